@@ -1,0 +1,1 @@
+//! Who gets the next request. Pure: no I/O, time is given in.

@@ -1,0 +1,1 @@
+//! Sockets that connect, by libzmq.

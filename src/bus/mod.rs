@@ -1,0 +1,1 @@
+//! ZeroMQ on tokio: the side that binds and the side that connects.

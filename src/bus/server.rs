@@ -1,0 +1,1 @@
+//! Sockets that bind and see their peers.

@@ -1,0 +1,1 @@
+//! Socket specs: `tcp://IDENTITY@host:port#bind` and their kin.

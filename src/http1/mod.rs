@@ -1,0 +1,1 @@
+//! HTTP/1 as a pure core: heads, body framing, the reply scanner.

@@ -1,0 +1,27 @@
+//! What was typed: the command line as clap reads it, without any look at files or the system.
+
+use clap::{Parser, Subcommand};
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "lurcher", version, about, max_term_width = 100, disable_help_subcommand = true)]
+pub(super) struct Cli {
+    /// What is logged to stderr: error, warn, info, debug, trace, or directives as `lurcher::bus=debug` [default: info]
+    #[arg(long, global = true, value_name = "LEVEL", env = "LURCHER_LOG")]
+    pub(super) log: Option<String>,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the HTTP front of a Mongrel2 configuration
+    Serve(super::serve::Args),
+    /// Run a handler and connect it to a server
+    Run(super::run::Args),
+    /// Load, check, show and match configurations: m2sh's work
+    Config(super::config::Args),
+    /// Start a front with handlers, to look at
+    Demo(super::demo::Args),
+}

@@ -1,0 +1,11 @@
+//! `lurcher demo`.
+
+use std::process::ExitCode;
+
+/// Arguments of `lurcher demo`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {}
+
+pub(super) fn main(_args: Args) -> anyhow::Result<ExitCode> {
+    anyhow::bail!("not there yet")
+}

@@ -1,0 +1,39 @@
+//! The program: what was typed becomes one command, is run, and ends in an exit code.
+//!
+//! Only this module names clap and anyhow, reads the environment, prints, or decides about the exit code: 0 success,
+//! 1 failure, 2 usage. stdout carries data, stderr log and errors; an error is one lower-case line,
+//! `what was being done: why`.
+
+mod args;
+mod config;
+mod demo;
+mod log;
+mod run;
+mod serve;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+pub use run::BuiltIn;
+
+/// Runs the program with the arguments of the process; `built_in` are the handlers that `lurcher run` knows by name.
+pub fn main(built_in: &'static [BuiltIn]) -> ExitCode {
+    let cli = args::Cli::parse();
+    log::install(cli.log.as_deref());
+    let result = match cli.command {
+        args::Command::Serve(args) => serve::main(args),
+        args::Command::Run(args) => run::main(args, built_in),
+        args::Command::Config(args) => config::main(args),
+        args::Command::Demo(args) => demo::main(args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            // A chain of causes on one line; nobody is left to tell when stderr is gone.
+            drop(writeln!(std::io::stderr(), "lurcher: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Lurcher turns web requests into ZeroMQ messages and back, in the protocols of the Mongrel2 web server.
+//!
+//! The modules in reading order, from the floor up; edges point down only (see ARCHITECTURE.md):
+//!
+//! * floor 0, pure, no I/O: [`tnetstring`], [`endpoint`], [`wire`], [`zmtp`], [`http1`], [`routing`], [`balancer`]
+//! * floor 1, services: [`drain`], [`metrics`], [`sys`], [`bus`], [`config`]
+//! * floor 2: [`pool`], the handlers behind one route
+//! * floor 3, roles that never see each other: [`front`], [`handler`]
+//! * floor 4: [`launcher`]
+//!
+//! Handler authors need [`handler`] alone; build with `default-features = false` to leave the gateway out.
+
+pub mod tnetstring;
+
+pub mod endpoint;
+
+pub mod wire;
+
+pub mod zmtp;
+
+pub mod http1;
+
+pub mod routing;
+
+pub mod balancer;
+
+pub mod drain;
+
+pub mod metrics;
+
+pub mod sys;
+
+pub mod bus;
+
+#[cfg(feature = "gateway")]
+pub mod config;
+
+pub mod pool;
+
+#[cfg(feature = "gateway")]
+pub mod front;
+
+pub mod handler;
+
+#[cfg(feature = "gateway")]
+pub mod launcher;

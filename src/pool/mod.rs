@@ -1,0 +1,1 @@
+//! The handlers behind one route.

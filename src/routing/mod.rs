@@ -1,0 +1,1 @@
+//! Hosts, routes and patterns, matched exactly as Mongrel2 does.

@@ -1,0 +1,1 @@
+//! The tnetstring codec.

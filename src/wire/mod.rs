@@ -1,0 +1,1 @@
+//! The Mongrel2 messages between a front and its handlers.

@@ -1,0 +1,1 @@
+//! Integration tests: http1_suite.

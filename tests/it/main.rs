@@ -1,0 +1,15 @@
+//! The one integration binary: real sockets, the real program, port 0.
+
+mod bus_peers;
+mod config_commands;
+mod delivery;
+mod demo;
+mod exchanges;
+mod floor_plan;
+mod handler_library;
+mod http1_suite;
+mod interop;
+mod routing_golden;
+mod serve;
+mod support;
+mod zmtp_golden;
