@@ -54,12 +54,20 @@ struct Peer {
 impl Balancer {
     /// A balancer without peers; `slots` bounds the open requests of each.
     pub fn new(slots: Option<u32>) -> Self {
-        Self { slots, ..Self::default() }
+        Self {
+            slots,
+            ..Self::default()
+        }
     }
 
     /// Adds a peer. It has no open requests and counts as longest idle among those that were busy before.
     pub fn add(&mut self, standing: Standing) -> Key {
-        let key = Key(self.peers.insert(Peer { open: 0, attached: 0, busy_tick: 0, standing }));
+        let key = Key(self.peers.insert(Peer {
+            open: 0,
+            attached: 0,
+            busy_tick: 0,
+            standing,
+        }));
         self.enlist(key);
         key
     }
@@ -103,7 +111,9 @@ impl Balancer {
 
     /// A stream of this peer has ended.
     pub fn detach(&mut self, key: Key) {
-        self.change(key, |peer, _| peer.attached = peer.attached.saturating_sub(1));
+        self.change(key, |peer, _| {
+            peer.attached = peer.attached.saturating_sub(1)
+        });
     }
 
     /// Open requests of a peer.
@@ -167,7 +177,9 @@ impl Balancer {
         let expected: BTreeSet<_> = self
             .peers
             .iter()
-            .filter(|(_, peer)| peer.standing == Standing::Ready && self.slots.is_none_or(|slots| peer.open < slots))
+            .filter(|(_, peer)| {
+                peer.standing == Standing::Ready && self.slots.is_none_or(|slots| peer.open < slots)
+            })
             .map(|(key, peer)| (peer.open, peer.busy_tick, Key(key)))
             .collect();
         assert_eq!(self.eligible, expected);

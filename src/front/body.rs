@@ -53,6 +53,19 @@ impl Body {
         Self { accepted, rest, began: now, received: 0 }
     }
 
+    /// Whether there is nothing to wait for.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self.rest, Rest::Length(0))
+    }
+
+    /// Whether the client may still wait for leave to send, when so many bytes behind the head are here.
+    pub(super) fn is_missing(&self, here: usize) -> bool {
+        match self.rest {
+            Rest::Length(left) => here < left,
+            Rest::Chunked { .. } => here == 0,
+        }
+    }
+
     /// Uses some bytes of the client.
     pub(super) fn feed(&mut self, data: &[u8]) -> Fed {
         match &mut self.rest {

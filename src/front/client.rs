@@ -69,6 +69,10 @@ pub(super) struct Client {
     pub(super) behind: Cell<bool>,
     /// When the sweep has to wake the task, in milliseconds of the shard's clock; `NEVER` for never.
     pub(super) deadline: Cell<u64>,
+    /// The deadline has passed.
+    pub(super) expired: Cell<bool>,
+    /// The open response has gone on for so long that it counts as a stream.
+    pub(super) streaming: Cell<bool>,
     /// When the open response began, in milliseconds of the shard's clock; `NEVER` when none is open or it is known to be
     /// a stream.
     pub(super) response_began: Cell<u64>,
@@ -119,6 +123,8 @@ impl Client {
             cut: Cell::new(None),
             behind: Cell::new(false),
             deadline: Cell::new(NEVER),
+            expired: Cell::new(false),
+            streaming: Cell::new(false),
             response_began: Cell::new(NEVER),
             last_handler: RefCell::new(None),
             activity: Cell::new(activity),

@@ -39,6 +39,9 @@ const TURNS_MAX: usize = 32;
 /// What is left of a payload that the socket did not take is copied below this size, so as not to hold the receive buffer.
 const COPY_BELOW: usize = 16 * 1024;
 
+/// The status in the access log of a request whose client left before a response began: nginx's number for it.
+const CLIENT_GONE: u16 = 499;
+
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A client connection. See the module.
@@ -50,6 +53,8 @@ pub(super) struct Connection {
     input: Vec<u8>,
     /// The input, or what it is for, has changed since it was last looked at.
     fresh: bool,
+    /// Some of a head is here, so that the whole of it is due.
+    begun: bool,
     /// The client has shut down its sending side while the last bytes for it were still to be written.
     deaf: bool,
     progress: Progress,
@@ -96,6 +101,7 @@ impl Connection {
             shard,
             input: Vec::new(),
             fresh: false,
+            begun: false,
             deaf: false,
             progress: Progress::default(),
             output: VecDeque::new(),
@@ -130,6 +136,7 @@ impl Connection {
     fn obey(&mut self) -> Result<(), Gone> {
         if let Some(why) = self.client.cut_by() {
             debug!(client = %self.client.addr, ?why, "connection cut");
+            self.end_exchange();
             self.client.leave(if why == Cut::ByHandler { Farewell::Silent } else { Farewell::Told });
             return Err(Gone);
         }
@@ -285,14 +292,15 @@ impl Connection {
         self.client.response_began.set(NEVER);
         self.client.remember_handler(&exchange.handler.pool, exchange.ticket.peer());
         if let Some(line) = exchange.line {
-            self.shard.log(&line, exchange.scanner.status().unwrap_or(200), exchange.scanner.body_bytes());
+            let unanswered = if exchange.opaque { 200 } else { CLIENT_GONE };
+            self.shard.log(&line, exchange.scanner.status().unwrap_or(unanswered), exchange.scanner.body_bytes());
         }
     }
 
     fn await_head(&mut self) {
         self.state = State::Head;
         self.fresh = !self.input.is_empty();
-        self.client.set_deadline(if self.fresh { self.shard.limits.head_timeout } else { self.shard.limits.idle_timeout });
+        self.client.set_deadline(self.shard.limits.idle_timeout);
     }
 
     /// The handler asks for the connection to be closed, after what it sent before.
@@ -396,8 +404,7 @@ impl Connection {
         });
         match parsed {
             Parsed::Partial => {
-                if self.input.is_empty() {
-                    // The first bytes of a head: from now on the whole of it is due.
+                if !std::mem::replace(&mut self.begun, true) {
                     self.client.set_deadline(self.shard.limits.head_timeout);
                 }
                 None
@@ -409,6 +416,7 @@ impl Connection {
             Parsed::Complete((len, dispatched)) => {
                 Name::Requests.increment();
                 self.client.note_ping();
+                self.begun = false;
                 match dispatched {
                     Dispatched::Refused { trouble, head_request, line } => self.refuse(trouble, head_request, line),
                     Dispatched::Accepted { accepted, wants_continue } => {
@@ -428,7 +436,7 @@ impl Connection {
             let (message, accepted) = body.finish();
             return self.submit(message, accepted);
         }
-        if wants_continue && body.missing(here) {
+        if wants_continue && body.is_missing(here) {
             self.output.push_back(Bytes::from_static(CONTINUE));
         }
         self.client.set_deadline(self.shard.limits.body_grace);

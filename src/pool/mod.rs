@@ -26,7 +26,9 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::bus::server::{self, BindError, Bound, Kind, Listening, Message, Outgoing, Peer, PeerId, Sink};
+use crate::bus::server::{
+    self, BindError, Bound, Kind, Listening, Message, Outgoing, Peer, PeerId, Sink,
+};
 use crate::drain::Watch;
 use crate::endpoint::Endpoint;
 use crate::metrics::Name;
@@ -133,8 +135,19 @@ pub async fn bind(
     options: &server::Options,
 ) -> Result<BoundPool, BindError> {
     let push = server::bind(send, Kind::Push, options.clone()).await?;
-    let sub = server::bind(recv, Kind::Sub { topics: vec![settings.topic.clone()] }, options.clone()).await?;
-    Ok(BoundPool { push, sub, settings })
+    let sub = server::bind(
+        recv,
+        Kind::Sub {
+            topics: vec![settings.topic.clone()],
+        },
+        options.clone(),
+    )
+    .await?;
+    Ok(BoundPool {
+        push,
+        sub,
+        settings,
+    })
 }
 
 impl BoundPool {
@@ -193,7 +206,9 @@ pub struct Pool {
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Pool")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -246,27 +261,49 @@ impl Pool {
     /// # Errors
     ///
     /// [`Failure::QueueFull`] when it would have to wait and the queue is full.
-    pub fn submit(self: &Rc<Self>, message: Bytes, retry: Retry, caller: Rc<dyn Caller>) -> Result<Ticket, Failure> {
+    pub fn submit(
+        self: &Rc<Self>,
+        message: Bytes,
+        retry: Retry,
+        caller: Rc<dyn Caller>,
+    ) -> Result<Ticket, Failure> {
         let state = &mut *self.state.borrow_mut();
         state.serial = state.serial.wrapping_add(1);
         let serial = state.serial;
-        let open = Open { serial, phase: Phase::Failed, message, retry, attempts: 0, started: false, caller };
+        let open = Open {
+            serial,
+            phase: Phase::Failed,
+            message,
+            retry,
+            attempts: 0,
+            started: false,
+            caller,
+        };
         if state.waiting == 0
             && let Some(worker) = state.workers.pick()
         {
             let place = state.open.insert(open);
             self.hand_over(state, place, worker);
-            return Ok(Ticket { pool: Rc::clone(self), place, serial });
+            return Ok(Ticket {
+                pool: Rc::clone(self),
+                place,
+                serial,
+            });
         }
         if state.waiting >= self.settings.waiting_max
-            || state.waiting_bytes.saturating_add(open.message.len()) > self.settings.waiting_bytes_max
+            || state.waiting_bytes.saturating_add(open.message.len())
+                > self.settings.waiting_bytes_max
         {
             return Err(Failure::QueueFull);
         }
         let place = state.open.insert(open);
         state.enqueue(place, End::Back);
         self.unsettled.notify_one();
-        Ok(Ticket { pool: Rc::clone(self), place, serial })
+        Ok(Ticket {
+            pool: Rc::clone(self),
+            place,
+            serial,
+        })
     }
 
     /// Tells the handler that knows a connection of something about it: the peer `to` if it is still there, else
@@ -288,7 +325,14 @@ impl Pool {
         let mut body = Vec::with_capacity(64);
         notice.encode(self.settings.protocol, &mut body);
         let sent = peer.is_some_and(|peer| {
-            peer.send(Outgoing { head: self.prefix(id), body: Bytes::from(body) }, NO_TAG).is_ok()
+            peer.send(
+                Outgoing {
+                    head: self.prefix(id),
+                    body: Bytes::from(body),
+                },
+                NO_TAG,
+            )
+            .is_ok()
         });
         if !sent {
             Name::NoticesDropped.increment();
@@ -319,11 +363,20 @@ impl Pool {
 
     /// Hands the request at `place` to a worker that was just picked; back to the queue when its socket is full.
     fn hand_over(&self, state: &mut State, place: usize, worker: workers::Id) {
-        let Some(open) = state.open.get_mut(place) else { return };
+        let Some(open) = state.open.get_mut(place) else {
+            return;
+        };
         let head = self.prefix(Rc::clone(&open.caller).id());
-        let outgoing = Outgoing { head, body: open.message.clone() };
+        let outgoing = Outgoing {
+            head,
+            body: open.message.clone(),
+        };
         let tag = tag(place, open.serial);
-        if state.workers.peer(worker).is_some_and(|peer| peer.send(outgoing, tag).is_ok()) {
+        if state
+            .workers
+            .peer(worker)
+            .is_some_and(|peer| peer.send(outgoing, tag).is_ok())
+        {
             open.phase = Phase::Handed { worker };
             open.attempts += 1;
         } else {
@@ -367,12 +420,16 @@ impl Pool {
         let places: Vec<usize> = state
             .open
             .iter()
-            .filter(|(_, open)| open.phase == Phase::Handed { worker } || open.phase == Phase::Attached { worker })
+            .filter(|(_, open)| {
+                open.phase == Phase::Handed { worker } || open.phase == Phase::Attached { worker }
+            })
             .map(|(place, _)| place)
             .collect();
         // The youngest first, as each goes to the head of the queue.
         for place in places.into_iter().rev() {
-            let Some(open) = state.open.get_mut(place) else { continue };
+            let Some(open) = state.open.get_mut(place) else {
+                continue;
+            };
             open.caller.retire_id();
             if open.retry == Retry::Safe && !open.started && open.attempts < ATTEMPTS_MAX {
                 Name::RequestsHandedOn.increment();
@@ -391,7 +448,11 @@ impl Pool {
     /// The ticket of this request was dropped.
     fn release(&self, place: usize, serial: u32) {
         let state = &mut *self.state.borrow_mut();
-        if state.open.get(place).is_none_or(|open| open.serial != serial) {
+        if state
+            .open
+            .get(place)
+            .is_none_or(|open| open.serial != serial)
+        {
             return;
         }
         let open = state.open.remove(place);
@@ -406,9 +467,17 @@ impl Pool {
         }
     }
 
-    fn with_open<R>(&self, place: usize, serial: u32, how: impl FnOnce(&mut Workers, &mut Open) -> R) -> Option<R> {
+    fn with_open<R>(
+        &self,
+        place: usize,
+        serial: u32,
+        how: impl FnOnce(&mut Workers, &mut Open) -> R,
+    ) -> Option<R> {
         let state = &mut *self.state.borrow_mut();
-        let open = state.open.get_mut(place).filter(|open| open.serial == serial)?;
+        let open = state
+            .open
+            .get_mut(place)
+            .filter(|open| open.serial == serial)?;
         Some(how(&mut state.workers, open))
     }
 }
@@ -423,8 +492,12 @@ enum End {
 
 impl State {
     fn enqueue(&mut self, place: usize, end: End) {
-        let Some(open) = self.open.get_mut(place) else { return };
-        open.phase = Phase::Waiting { since: Instant::now() };
+        let Some(open) = self.open.get_mut(place) else {
+            return;
+        };
+        open.phase = Phase::Waiting {
+            since: Instant::now(),
+        };
         self.waiting += 1;
         self.waiting_bytes += open.message.len();
         Name::RequestsWaiting.increment();
@@ -435,7 +508,8 @@ impl State {
         }
         if self.queue.len() > self.waiting + QUEUE_SLACK {
             let open = &self.open;
-            self.queue.retain(|(place, serial)| is_waiting(open, *place, *serial));
+            self.queue
+                .retain(|(place, serial)| is_waiting(open, *place, *serial));
         }
     }
 
@@ -460,7 +534,9 @@ impl State {
     /// A message that its peer never got wholly: the request waits again, before all others.
     fn take_back(&mut self, tag: u64) {
         let (place, serial) = ((tag >> 32) as usize, (tag & 0xffff_ffff) as u32);
-        let Some(open) = self.open.get_mut(place) else { return };
+        let Some(open) = self.open.get_mut(place) else {
+            return;
+        };
         if let Phase::Handed { worker } = open.phase
             && open.serial == serial
         {
@@ -473,7 +549,11 @@ impl State {
     /// Fails what has waited for too long.
     fn expire(&mut self, now: Instant, wait_max: Duration) {
         while let Some((place, serial)) = self.queue.front().copied() {
-            let phase = self.open.get(place).filter(|open| open.serial == serial).map(|open| open.phase);
+            let phase = self
+                .open
+                .get(place)
+                .filter(|open| open.serial == serial)
+                .map(|open| open.phase);
             match phase {
                 Some(Phase::Waiting { since }) if now.duration_since(since) < wait_max => break,
                 Some(Phase::Waiting { .. }) => {
@@ -492,7 +572,8 @@ impl State {
 }
 
 fn is_waiting(open: &Slab<Open>, place: usize, serial: u32) -> bool {
-    open.get(place).is_some_and(|open| open.serial == serial && matches!(open.phase, Phase::Waiting { .. }))
+    open.get(place)
+        .is_some_and(|open| open.serial == serial && matches!(open.phase, Phase::Waiting { .. }))
 }
 
 /// An open request. Dropping it ends the request: its response has ended, or its client is gone.
@@ -504,38 +585,45 @@ pub struct Ticket {
 
 impl fmt::Debug for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ticket").field("place", &self.place).finish_non_exhaustive()
+        f.debug_struct("Ticket")
+            .field("place", &self.place)
+            .finish_non_exhaustive()
     }
 }
 
 impl Ticket {
     /// The first bytes of a response came, from this reply socket: the request cannot be handed on any more.
     pub fn started(&self, voice: PeerId) {
-        self.pool.with_open(self.place, self.serial, |workers, open| {
-            open.started = true;
-            open.message = Bytes::new();
-            if let Phase::Handed { worker } = open.phase {
-                workers.tie(worker, voice);
-            }
-        });
+        self.pool
+            .with_open(self.place, self.serial, |workers, open| {
+                open.started = true;
+                open.message = Bytes::new();
+                if let Phase::Handed { worker } = open.phase {
+                    workers.tie(worker, voice);
+                }
+            });
     }
 
     /// The response has become a stream: the request does not make its peer busy any more.
     pub fn attach(&self) {
-        self.pool.with_open(self.place, self.serial, |workers, open| {
-            if let Phase::Handed { worker } = open.phase {
-                open.phase = Phase::Attached { worker };
-                workers.attach(worker);
-            }
-        });
+        self.pool
+            .with_open(self.place, self.serial, |workers, open| {
+                if let Phase::Handed { worker } = open.phase {
+                    open.phase = Phase::Attached { worker };
+                    workers.attach(worker);
+                }
+            });
     }
 
     /// The peer that has the request, if it was handed over.
     pub fn peer(&self) -> Option<PeerId> {
-        self.pool.with_open(self.place, self.serial, |workers, open| match open.phase {
-            Phase::Handed { worker } | Phase::Attached { worker } => workers.peer(worker).map(|peer| peer.id()),
-            Phase::Waiting { .. } | Phase::Failed => None,
-        })?
+        self.pool
+            .with_open(self.place, self.serial, |workers, open| match open.phase {
+                Phase::Handed { worker } | Phase::Attached { worker } => {
+                    workers.peer(worker).map(|peer| peer.id())
+                }
+                Phase::Waiting { .. } | Phase::Failed => None,
+            })?
     }
 }
 

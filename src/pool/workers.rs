@@ -50,12 +50,19 @@ struct Worker {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Connected, and its reply socket not yet seen subscribed.
-    Pairing { since: Instant },
+    Pairing {
+        since: Instant,
+    },
     Ready,
     /// Its socket takes nothing more.
-    Blocked { since: Instant, stalled: bool },
+    Blocked {
+        since: Instant,
+        stalled: bool,
+    },
     /// Its PULL is lost, and its PUB may be about to be.
-    Doubtful { since: Instant },
+    Doubtful {
+        since: Instant,
+    },
     /// Its PULL is closed; it answers what it has.
     Draining,
 }
@@ -122,7 +129,9 @@ impl Workers {
     }
 
     fn let_go(&mut self, id: Id, count: impl FnOnce(&mut Balancer, Key)) {
-        let Some(worker) = self.workers.get_mut(id.0) else { return };
+        let Some(worker) = self.workers.get_mut(id.0) else {
+            return;
+        };
         worker.held = worker.held.saturating_sub(1);
         match worker.key {
             Some(key) => count(&mut self.balancer, key),
@@ -137,7 +146,10 @@ impl Workers {
             && let Some(key) = worker.key
             && worker.phase == Phase::Ready
         {
-            worker.phase = Phase::Blocked { since: Instant::now(), stalled: false };
+            worker.phase = Phase::Blocked {
+                since: Instant::now(),
+                stalled: false,
+            };
             self.balancer.set(key, Standing::Held);
         }
     }
@@ -181,28 +193,50 @@ impl Workers {
     /// The peer for a notice: `to` if it still takes messages, else the least busy one, else any.
     pub(super) fn listener(&self, to: Option<PeerId>) -> Option<Rc<Peer>> {
         let named = to.and_then(|peer| self.find(peer));
-        let best = || self.balancer.first().and_then(|key| self.by_key.get(key.index()).copied().flatten());
-        let any = || self.workers.iter().find(|(_, worker)| worker.key.is_some()).map(|(index, _)| Id(index));
+        let best = || {
+            self.balancer
+                .first()
+                .and_then(|key| self.by_key.get(key.index()).copied().flatten())
+        };
+        let any = || {
+            self.workers
+                .iter()
+                .find(|(_, worker)| worker.key.is_some())
+                .map(|(index, _)| Id(index))
+        };
         let id = named.or_else(best).or_else(any)?;
         self.peer(id).cloned()
     }
 
     /// The peer for a notice to the handler behind a voice.
     pub(super) fn listener_of_voice(&self, voice: PeerId) -> Option<Rc<Peer>> {
-        let connected = || self.workers.iter().map(|(_, worker)| worker).filter(|worker| worker.key.is_some());
+        let connected = || {
+            self.workers
+                .iter()
+                .map(|(_, worker)| worker)
+                .filter(|worker| worker.key.is_some())
+        };
         let tied = connected().find(|worker| worker.voice == Some(voice));
         let near = || {
             let origin = self.voices.get(&voice)?.origin;
             connected().find(|worker| worker.peer.origin() == origin)
         };
-        tied.or_else(near).map(|worker| Rc::clone(&worker.peer)).or_else(|| self.listener(None))
+        tied.or_else(near)
+            .map(|worker| Rc::clone(&worker.peer))
+            .or_else(|| self.listener(None))
     }
 
     /// A PULL peer has joined.
     pub(super) fn join(&mut self, peer: &Rc<Peer>, now: Instant) {
         let key = self.balancer.add(Standing::Held);
         let phase = Phase::Pairing { since: now };
-        let id = Id(self.workers.insert(Worker { peer: Rc::clone(peer), key: Some(key), held: 0, voice: None, phase }));
+        let id = Id(self.workers.insert(Worker {
+            peer: Rc::clone(peer),
+            key: Some(key),
+            held: 0,
+            voice: None,
+            phase,
+        }));
         if self.by_key.len() <= key.index() {
             self.by_key.resize(key.index() + 1, None);
         }
@@ -213,7 +247,13 @@ impl Workers {
 
     /// A PUB peer has joined; it is not subscribed yet.
     pub(super) fn voice_joined(&mut self, peer: &Rc<Peer>) {
-        self.voices.insert(peer.id(), Voice { origin: peer.origin(), subscribed: false });
+        self.voices.insert(
+            peer.id(),
+            Voice {
+                origin: peer.origin(),
+                subscribed: false,
+            },
+        );
     }
 
     /// What this PUB sends from now on reaches us.
@@ -229,7 +269,11 @@ impl Workers {
     fn pair(&mut self, origin: Origin) {
         let voices = || self.voices.values().filter(|voice| voice.origin == origin);
         let subscribed = voices().filter(|voice| voice.subscribed).count();
-        let workers = || self.workers.iter().filter(|(_, worker)| worker.key.is_some() && worker.peer.origin() == origin);
+        let workers = || {
+            self.workers
+                .iter()
+                .filter(|(_, worker)| worker.key.is_some() && worker.peer.origin() == origin)
+        };
         let enough = match origin {
             Origin::Process(_) => subscribed > 0,
             Origin::Address(_) | Origin::Unknown => subscribed >= workers().count(),
@@ -272,14 +316,19 @@ impl Workers {
         let (origin, voice) = (worker.peer.origin(), worker.voice);
         let alive = match voice {
             Some(voice) => self.voices.contains_key(&voice),
-            None => !self.take_lost_voice(origin, now) && self.voices.values().any(|voice| voice.origin == origin),
+            None => {
+                !self.take_lost_voice(origin, now)
+                    && self.voices.values().any(|voice| voice.origin == origin)
+            }
         };
         (!alive).then_some(id)
     }
 
     /// A PUB peer is lost. Gives the workers that are dead with it.
     pub(super) fn voice_lost(&mut self, peer: PeerId, now: Instant) -> Vec<Id> {
-        let Some(Voice { origin, .. }) = self.voices.remove(&peer) else { return Vec::new() };
+        let Some(Voice { origin, .. }) = self.voices.remove(&peer) else {
+            return Vec::new();
+        };
         let last_of_origin = !self.voices.values().any(|voice| voice.origin == origin);
         let mut dead = Vec::new();
         let mut claimed = false;
@@ -313,8 +362,12 @@ impl Workers {
 
     /// Whether a voice of this origin, whose worker was not known, was lost just now; it is then used up.
     fn take_lost_voice(&mut self, origin: Origin, now: Instant) -> bool {
-        self.lost_voices.retain(|(at, _)| now.duration_since(*at) <= LOSS_WINDOW);
-        let found = self.lost_voices.iter().position(|(_, lost)| *lost == origin);
+        self.lost_voices
+            .retain(|(at, _)| now.duration_since(*at) <= LOSS_WINDOW);
+        let found = self
+            .lost_voices
+            .iter()
+            .position(|(_, lost)| *lost == origin);
         found.is_some_and(|index| self.lost_voices.remove(index).is_some())
     }
 
@@ -338,11 +391,17 @@ impl Workers {
                         drained.push(id);
                     }
                 }
-                Phase::Blocked { since, stalled: false } if now.duration_since(since) >= STALL_AFTER => {
+                Phase::Blocked {
+                    since,
+                    stalled: false,
+                } if now.duration_since(since) >= STALL_AFTER => {
                     let taken_back = worker.peer.take_unsent();
                     warn!(%peer, held = worker.held, taken_back = taken_back.len(), "handler has stalled: its socket does not drain");
                     Name::HandlersStalled.increment();
-                    worker.phase = Phase::Blocked { since, stalled: true };
+                    worker.phase = Phase::Blocked {
+                        since,
+                        stalled: true,
+                    };
                     settled.taken_back.extend(taken_back);
                 }
                 _ => {}
@@ -367,6 +426,9 @@ impl Workers {
     }
 
     fn find(&self, peer: PeerId) -> Option<Id> {
-        self.workers.iter().find(|(_, worker)| worker.peer.id() == peer && worker.key.is_some()).map(|(index, _)| Id(index))
+        self.workers
+            .iter()
+            .find(|(_, worker)| worker.peer.id() == peer && worker.key.is_some())
+            .map(|(index, _)| Id(index))
     }
 }
