@@ -60,22 +60,36 @@ impl FromStr for Endpoint {
                 "*" | "0" => None,
                 port => Some(port.parse().map_err(|_| EndpointError)?),
             };
-            Transport::Tcp { host: host.trim_matches(['[', ']']).to_owned(), port }
+            Transport::Tcp {
+                host: host.trim_matches(['[', ']']).to_owned(),
+                port,
+            }
         } else if let Some(path) = text.strip_prefix("ipc://") {
-            Transport::Ipc { path: path.to_owned() }
+            Transport::Ipc {
+                path: path.to_owned(),
+            }
         } else if let Some(name) = text.strip_prefix("inproc://") {
-            Transport::Inproc { name: name.to_owned() }
+            Transport::Inproc {
+                name: name.to_owned(),
+            }
         } else {
             return Err(EndpointError);
         };
-        Ok(Endpoint { transport, identity: None, mode: None })
+        Ok(Endpoint {
+            transport,
+            identity: None,
+            mode: None,
+        })
     }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.transport {
-            Transport::Tcp { host, port: Some(port) } => write!(f, "tcp://{host}:{port}"),
+            Transport::Tcp {
+                host,
+                port: Some(port),
+            } => write!(f, "tcp://{host}:{port}"),
             Transport::Tcp { host, port: None } => write!(f, "tcp://{host}:*"),
             Transport::Ipc { path } => write!(f, "ipc://{path}"),
             Transport::Inproc { name } => write!(f, "inproc://{name}"),

@@ -12,6 +12,10 @@ pub enum Protocol {
 impl Protocol {
     /// Exactly `tnetstring` switches, everything else is JSON.
     pub fn from_config(text: &str) -> Protocol {
-        if text == "tnetstring" { Protocol::Tnetstring } else { Protocol::Json }
+        if text == "tnetstring" {
+            Protocol::Tnetstring
+        } else {
+            Protocol::Json
+        }
     }
 }
