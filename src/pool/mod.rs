@@ -327,7 +327,7 @@ impl Pool {
         let sent = peer.is_some_and(|peer| {
             peer.send(
                 Outgoing {
-                    head: self.prefix(id),
+                    head: self.prefix(id).into(),
                     body: Bytes::from(body),
                 },
                 NO_TAG,
@@ -368,7 +368,7 @@ impl Pool {
         };
         let head = self.prefix(Rc::clone(&open.caller).id());
         let outgoing = Outgoing {
-            head,
+            head: head.into(),
             body: open.message.clone(),
         };
         let tag = tag(place, open.serial);
