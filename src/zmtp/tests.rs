@@ -30,8 +30,15 @@ impl Wire {
     fn with(role: SocketType, options: Options) -> Self {
         let now = Instant::now();
         let session = Session::new(role, Rc::new(options), now);
-        let mut wire =
-            Self { session, input: BytesMut::new(), start: now, now, events: vec![], sent: vec![], failed: None };
+        let mut wire = Self {
+            session,
+            input: BytesMut::new(),
+            start: now,
+            now,
+            events: vec![],
+            sent: vec![],
+            failed: None,
+        };
         wire.collect();
         wire
     }
@@ -145,7 +152,10 @@ fn frame(flags: u8, body: &[u8]) -> Vec<u8> {
 }
 
 fn handshake(major: u8, minor: u8, socket_type: SocketType) -> Vec<u8> {
-    let ready = command(b"READY", &property(b"Socket-Type", socket_type.name().as_bytes()));
+    let ready = command(
+        b"READY",
+        &property(b"Socket-Type", socket_type.name().as_bytes()),
+    );
     [greeting(major, minor, b"NULL"), ready].concat()
 }
 
@@ -171,16 +181,29 @@ fn the_greeting_goes_out_piece_by_piece() {
     wire.feed(&peer[..9]);
     assert_eq!(wire.sent.len(), 10);
     wire.feed(&peer[9..10]);
-    assert_eq!(wire.sent.len(), 11, "byte 10 as soon as it is known not to be 1.0, without waiting for theirs");
+    assert_eq!(
+        wire.sent.len(),
+        11,
+        "byte 10 as soon as it is known not to be 1.0, without waiting for theirs"
+    );
     assert_eq!(wire.sent.last(), Some(&3));
     wire.feed(&peer[10..11]);
     assert_eq!(wire.sent[..64], greeting(3, 1, b"NULL"));
-    assert_eq!(wire.sent[64..], *b"\x04\x1a\x05READY\x0bSocket-Type\0\0\0\x04PUSH");
+    assert_eq!(
+        wire.sent[64..],
+        *b"\x04\x1a\x05READY\x0bSocket-Type\0\0\0\x04PUSH"
+    );
 }
 
 #[test]
 fn a_handshake_may_come_in_any_pieces() {
-    let bytes = [handshake(3, 1, SocketType::Pub), frame(0, b"hello"), frame(1, b"a"), frame(0, b"b")].concat();
+    let bytes = [
+        handshake(3, 1, SocketType::Pub),
+        frame(0, b"hello"),
+        frame(1, b"a"),
+        frame(0, b"b"),
+    ]
+    .concat();
     let mut answers = Vec::new();
     every_split(&bytes, |pieces| {
         let mut wire = Wire::new(SocketType::Sub);
@@ -189,7 +212,10 @@ fn a_handshake_may_come_in_any_pieces() {
         }
         assert_eq!(wire.failed, None);
         assert_eq!(wire.events.first(), Some(&Event::Ready));
-        assert_eq!(wire.messages(), [vec![b"hello".to_vec()], vec![b"a".to_vec(), b"b".to_vec()]]);
+        assert_eq!(
+            wire.messages(),
+            [vec![b"hello".to_vec()], vec![b"a".to_vec(), b"b".to_vec()]]
+        );
         assert!(wire.input.is_empty());
         answers.push(wire.sent);
     });
@@ -222,7 +248,10 @@ fn other_mechanisms_see_our_greeting_and_are_refused() {
     for mechanism in [&b"CURVE"[..], b"PLAIN", b"null", b"NULLX", b""] {
         let mut wire = Wire::new(SocketType::Push);
         wire.feed(&greeting(3, 1, mechanism));
-        assert!(matches!(wire.failed, Some(Violation::Mechanism(_))), "{mechanism:?}");
+        assert!(
+            matches!(wire.failed, Some(Violation::Mechanism(_))),
+            "{mechanism:?}"
+        );
         assert!(wire.sent.len() > 64);
     }
 }
@@ -266,13 +295,19 @@ fn a_1_0_pull_says_nothing_after_its_identity() {
     assert_eq!(wire.session.remote().identity, "work");
     assert_eq!(wire.session.remote().version, Version::V1_0);
     assert_eq!(wire.session.framing(), Framing::Old);
-    assert_eq!(wire.sent, SIGNATURE, "the signature is the whole of our identity frame");
+    assert_eq!(
+        wire.sent, SIGNATURE,
+        "the signature is the whole of our identity frame"
+    );
     wire.feed(b"\x01");
     assert_eq!(wire.failed, Some(Violation::Unasked));
 
     let mut at_once = Wire::new(SocketType::Push);
     at_once.feed(b"\x05\0work\x02\0x");
-    assert_eq!((at_once.failed, at_once.events), (Some(Violation::NotZmtp), vec![]));
+    assert_eq!(
+        (at_once.failed, at_once.events),
+        (Some(Violation::NotZmtp), vec![])
+    );
 }
 
 #[test]
@@ -299,7 +334,11 @@ fn a_2_0_peer_tells_its_type_and_identity() {
     assert_eq!(wire.events.first(), Some(&Event::Ready));
     assert_eq!(wire.session.remote().socket_type, Some(SocketType::Xpub));
     assert_eq!(wire.session.remote().identity, "abc");
-    assert_eq!(wire.sent[14..], *b"\x00\x01\x01", "subscribed by a message, and not PINGed");
+    assert_eq!(
+        wire.sent[14..],
+        *b"\x00\x01\x01",
+        "subscribed by a message, and not PINGed"
+    );
     assert_eq!(wire.messages(), [[b"hi"]]);
 
     let mut wrong = Wire::new(SocketType::Push);
@@ -310,7 +349,13 @@ fn a_2_0_peer_tells_its_type_and_identity() {
 #[test]
 fn old_versions_can_be_turned_off() {
     for bytes in [&b"\xff\0\0\0\0\0\0\0\x01\x7f\x01\x07\0\0"[..], b"\x01\0"] {
-        let mut wire = Wire::with(SocketType::Push, Options { old_versions: false, ..Options::default() });
+        let mut wire = Wire::with(
+            SocketType::Push,
+            Options {
+                old_versions: false,
+                ..Options::default()
+            },
+        );
         wire.feed(bytes);
         assert!(matches!(wire.failed, Some(Violation::VersionRefused(_))));
     }
@@ -318,8 +363,16 @@ fn old_versions_can_be_turned_off() {
 
 #[track_caller]
 fn check_ready(data: &[u8], expected: Result<(), ReadyError>) {
-    for bytes in [command(b"READY", data), [&[6][..], &(data.len() as u64 + 6).to_be_bytes(), b"\x05READY", data].concat()]
-    {
+    for bytes in [
+        command(b"READY", data),
+        [
+            &[6][..],
+            &(data.len() as u64 + 6).to_be_bytes(),
+            b"\x05READY",
+            data,
+        ]
+        .concat(),
+    ] {
         let mut wire = Wire::new(SocketType::Push);
         wire.feed(&greeting(3, 1, b"NULL")).feed(&bytes);
         match &expected {
@@ -341,28 +394,58 @@ fn metadata_of_ready_is_checked() {
     check_ready(&and(property(b"Identity", b"")), Ok(()));
     check_ready(&and(property(b"Identity", &[b'i'; 255])), Ok(()));
     check_ready(b"", Err(ReadyError::SocketTypeMissing));
-    check_ready(&property(b"Socket-Type", b"PUB"), Err(ReadyError::SocketType));
-    check_ready(&property(b"Socket-Type", b"pull"), Err(ReadyError::SocketType));
-    check_ready(&and(property(b"Socket-Type", b"PUB")), Err(ReadyError::SocketType));
-    check_ready(&and(property(b"Identity", &[b'i'; 256])), Err(ReadyError::IdentityTooLong));
+    check_ready(
+        &property(b"Socket-Type", b"PUB"),
+        Err(ReadyError::SocketType),
+    );
+    check_ready(
+        &property(b"Socket-Type", b"pull"),
+        Err(ReadyError::SocketType),
+    );
+    check_ready(
+        &and(property(b"Socket-Type", b"PUB")),
+        Err(ReadyError::SocketType),
+    );
+    check_ready(
+        &and(property(b"Identity", &[b'i'; 256])),
+        Err(ReadyError::IdentityTooLong),
+    );
     check_ready(&and(property(b"", b"x")), Err(ReadyError::NameEmpty));
-    check_ready(&and(b"\x01X\xff\xff\xff\xff".to_vec()), Err(ReadyError::Malformed));
+    check_ready(
+        &and(b"\x01X\xff\xff\xff\xff".to_vec()),
+        Err(ReadyError::Malformed),
+    );
     check_ready(&and(vec![5]), Err(ReadyError::Malformed));
 }
 
 #[test]
 fn a_missing_socket_type_may_be_let_pass() {
-    let mut wire = Wire::with(SocketType::Push, Options { socket_type_required: false, ..Options::default() });
-    wire.feed(&greeting(3, 1, b"NULL")).feed(&command(b"READY", b""));
+    let mut wire = Wire::with(
+        SocketType::Push,
+        Options {
+            socket_type_required: false,
+            ..Options::default()
+        },
+    );
+    wire.feed(&greeting(3, 1, b"NULL"))
+        .feed(&command(b"READY", b""));
     assert_eq!(wire.events, [Event::Ready]);
 }
 
 #[test]
 fn metadata_is_kept() {
     let mut wire = Wire::new(SocketType::Push);
-    let data = [property(b"Socket-Type", b"PULL"), property(b"X-Name", b"handler-1")].concat();
-    wire.feed(&greeting(3, 0, b"NULL")).feed(&command(b"READY", &data));
-    let name = Property { name: Bytes::from_static(b"X-Name"), value: Bytes::from_static(b"handler-1") };
+    let data = [
+        property(b"Socket-Type", b"PULL"),
+        property(b"X-Name", b"handler-1"),
+    ]
+    .concat();
+    wire.feed(&greeting(3, 0, b"NULL"))
+        .feed(&command(b"READY", &data));
+    let name = Property {
+        name: Bytes::from_static(b"X-Name"),
+        value: Bytes::from_static(b"handler-1"),
+    };
     assert_eq!(wire.session.remote().properties, [name]);
 }
 
@@ -370,17 +453,28 @@ fn metadata_is_kept() {
 fn nothing_but_ready_ends_a_handshake() {
     let ready = command(b"READY", &property(b"Socket-Type", b"PULL"));
     let as_message = [&[0][..], &ready[1..]].concat();
-    for bytes in [&as_message[..], &frame(0, b"hello"), &command(b"PING", b"\0\0"), &command(b"ready", b"")] {
+    for bytes in [
+        &as_message[..],
+        &frame(0, b"hello"),
+        &command(b"PING", b"\0\0"),
+        &command(b"ready", b""),
+    ] {
         let mut wire = Wire::new(SocketType::Push);
         wire.feed(&greeting(3, 1, b"NULL")).feed(bytes);
         assert_eq!(wire.failed, Some(Violation::NotReady), "{bytes:?}");
     }
     let mut refused = Wire::new(SocketType::Push);
-    refused.feed(&greeting(3, 1, b"NULL")).feed(&command(b"ERROR", b"\x02no"));
+    refused
+        .feed(&greeting(3, 1, b"NULL"))
+        .feed(&command(b"ERROR", b"\x02no"));
     assert_eq!(refused.failed, Some(Violation::Refused("no".into())));
     let mut long = Wire::new(SocketType::Push);
-    long.feed(&greeting(3, 1, b"NULL")).feed(&frame(4, &[0; 9 << 10])[..20]);
-    assert!(matches!(long.failed, Some(Violation::CommandTooLong { .. })));
+    long.feed(&greeting(3, 1, b"NULL"))
+        .feed(&frame(4, &[0; 9 << 10])[..20]);
+    assert!(matches!(
+        long.failed,
+        Some(Violation::CommandTooLong { .. })
+    ));
 }
 
 #[test]
@@ -408,7 +502,9 @@ fn a_handshake_has_ten_seconds() {
     let whole = handshake(3, 1, SocketType::Pull);
     for length in 0..whole.len() {
         let mut wire = Wire::new(SocketType::Push);
-        wire.at(seconds(5)).feed(&whole[..length]).at(Duration::from_millis(9_999));
+        wire.at(seconds(5))
+            .feed(&whole[..length])
+            .at(Duration::from_millis(9_999));
         assert_eq!(wire.failed, None);
         wire.at(seconds(10));
         assert_eq!(wire.failed, Some(Violation::HandshakeTimeout), "{length}");
@@ -423,7 +519,12 @@ fn frames_of_every_size_come_back() {
             let body = vec![b'x'; size];
             let header = framing.encode(size, false);
             let first = match framing {
-                Framing::New => [&handshake(3, 0, SocketType::Pub)[..], header.as_ref(), &body].concat(),
+                Framing::New => [
+                    &handshake(3, 0, SocketType::Pub)[..],
+                    header.as_ref(),
+                    &body,
+                ]
+                .concat(),
                 Framing::Old => [b"\x01\0", header.as_ref(), &body].concat(),
             };
             let mut wire = Wire::new(SocketType::Sub);
@@ -432,15 +533,22 @@ fn frames_of_every_size_come_back() {
         }
     }
     assert_eq!(Framing::Old.encode(253, true).as_ref(), b"\xfe\x01");
-    assert_eq!(Framing::Old.encode(254, false).as_ref(), b"\xff\0\0\0\0\0\0\0\xff\0");
+    assert_eq!(
+        Framing::Old.encode(254, false).as_ref(),
+        b"\xff\0\0\0\0\0\0\0\xff\0"
+    );
     assert_eq!(Framing::New.encode(255, true).as_ref(), b"\x01\xff");
-    assert_eq!(Framing::New.encode(256, true).as_ref(), b"\x03\0\0\0\0\0\0\x01\0");
+    assert_eq!(
+        Framing::New.encode(256, true).as_ref(),
+        b"\x03\0\0\0\0\0\0\x01\0"
+    );
 }
 
 #[test]
 fn reserved_bits_and_needlessly_long_frames_are_taken() {
     let mut wire = Wire::ready(SocketType::Sub);
-    wire.feed(b"\xf8\x05hello").feed(b"\x02\0\0\0\0\0\0\0\x02hi");
+    wire.feed(b"\xf8\x05hello")
+        .feed(b"\x02\0\0\0\0\0\0\0\x02hi");
     assert_eq!(wire.messages(), [[b"hello".to_vec()], [b"hi".to_vec()]]);
 }
 
@@ -460,8 +568,14 @@ fn commands_may_stand_inside_a_message() {
         for piece in pieces {
             wire.feed(piece);
         }
-        assert_eq!(wire.messages(), [[b"one".to_vec(), vec![], b"three".to_vec()]]);
-        assert_eq!(wire.sent, [command(b"PONG", b"ctx"), command(b"PONG", b"more")].concat());
+        assert_eq!(
+            wire.messages(),
+            [[b"one".to_vec(), vec![], b"three".to_vec()]]
+        );
+        assert_eq!(
+            wire.sent,
+            [command(b"PONG", b"ctx"), command(b"PONG", b"more")].concat()
+        );
     });
 }
 
@@ -475,7 +589,10 @@ fn pings_are_answered_with_at_most_16_bytes() {
     wire.feed(&command(b"PING", b"\0\00123456789abcdefg"));
     wire.feed(&command(b"PING", b"\0\0"));
     let pong = command(b"PONG", b"0123456789abcdef");
-    assert_eq!(wire.sent, [pong.clone(), pong, command(b"PONG", b"")].concat());
+    assert_eq!(
+        wire.sent,
+        [pong.clone(), pong, command(b"PONG", b"")].concat()
+    );
     wire.sent.clear();
     wire.feed(&command(b"PING", b"\0\0x").repeat(100));
     assert_eq!(wire.sent, command(b"PONG", b"x").repeat(100));
@@ -495,24 +612,39 @@ fn odd_commands_in_traffic_are_ignored() {
         wire.feed(&bytes);
     }
     wire.feed(b"\0\x02hi");
-    assert_eq!((wire.messages(), wire.sent), (vec![vec![b"hi".to_vec()]], vec![]));
+    assert_eq!(
+        (wire.messages(), wire.sent),
+        (vec![vec![b"hi".to_vec()]], vec![])
+    );
     let mut long = Wire::ready(SocketType::Sub);
     long.feed(&frame(4, &[b'x'; (64 << 10) + 1])[..9]);
-    assert!(matches!(long.failed, Some(Violation::CommandTooLong { .. })));
+    assert!(matches!(
+        long.failed,
+        Some(Violation::CommandTooLong { .. })
+    ));
 }
 
 #[test]
 fn messages_have_limits() {
-    let options = || Options { message_bytes_max: 1000, message_frames_max: 4, ..Options::default() };
+    let options = || Options {
+        message_bytes_max: 1000,
+        message_frames_max: 4,
+        ..Options::default()
+    };
     let too_long = |wire: &Wire| matches!(wire.failed, Some(Violation::MessageTooLong { .. }));
 
     let mut fits = Wire::ready_with(SocketType::Sub, options());
-    fits.feed(&frame(0, &[0; 1000])).feed(&frame(1, &[0; 500])).feed(&frame(0, &[0; 500]));
+    fits.feed(&frame(0, &[0; 1000]))
+        .feed(&frame(1, &[0; 500]))
+        .feed(&frame(0, &[0; 500]));
     assert_eq!((fits.failed.as_ref(), fits.messages().len()), (None, 2));
 
     let mut one = Wire::ready_with(SocketType::Sub, options());
     one.feed(&frame(0, &[0; 1001])[..9]);
-    assert!(too_long(&one), "seen in the header, before a byte of the body");
+    assert!(
+        too_long(&one),
+        "seen in the header, before a byte of the body"
+    );
 
     let mut sum = Wire::ready_with(SocketType::Sub, options());
     sum.feed(&frame(1, &[0; 999])).feed(&frame(0, &[0; 2]));
@@ -524,7 +656,10 @@ fn messages_have_limits() {
 
     let mut huge = Wire::ready(SocketType::Sub);
     huge.feed(b"\x02\x80\0\0\0\0\0\0\0");
-    assert_eq!(huge.failed, Some(Violation::Frame(FrameError::LengthNegative)));
+    assert_eq!(
+        huge.failed,
+        Some(Violation::Frame(FrameError::LengthNegative))
+    );
     let mut large = Wire::ready(SocketType::Sub);
     large.feed(b"\x02\x7f\xff\xff\xff\xff\xff\xff\xff");
     assert!(too_long(&large));
@@ -543,13 +678,24 @@ fn the_direction_nobody_reads_is_dropped_and_bounded() {
 
 #[test]
 fn a_subscription_takes_the_form_of_the_version() {
-    let options = || Options { topics: vec![b"a ".to_vec(), Vec::new()], ..Options::default() };
+    let options = || Options {
+        topics: vec![b"a ".to_vec(), Vec::new()],
+        ..Options::default()
+    };
     let after_ready = |wire: &Wire| wire.sent[64 + 27..].to_vec();
 
     let mut new = Wire::with(SocketType::Sub, options());
     new.feed(&handshake(3, 1, SocketType::Pub));
     let ping = command(b"PING", b"\0\0\0\0\0\0\0\0\0\x01");
-    assert_eq!(after_ready(&new), [command(b"SUBSCRIBE", b"a "), command(b"SUBSCRIBE", b""), ping].concat());
+    assert_eq!(
+        after_ready(&new),
+        [
+            command(b"SUBSCRIBE", b"a "),
+            command(b"SUBSCRIBE", b""),
+            ping
+        ]
+        .concat()
+    );
 
     let mut old = Wire::with(SocketType::Sub, options());
     old.feed(&handshake(3, 0, SocketType::Pub));
@@ -563,10 +709,14 @@ fn a_subscription_takes_the_form_of_the_version() {
 #[test]
 fn a_subscription_is_told_when_it_is_in_effect() {
     let mut new = Wire::ready(SocketType::Sub);
-    new.at(Duration::from_millis(500)).feed(&command(b"PONG", b"whatever"));
+    new.at(Duration::from_millis(500))
+        .feed(&command(b"PONG", b"whatever"));
     new.at(Duration::from_millis(501));
     assert_eq!(new.take_events(), []);
-    assert_eq!(new.at(Duration::from_millis(502)).take_events(), [Event::Subscribed]);
+    assert_eq!(
+        new.at(Duration::from_millis(502)).take_events(),
+        [Event::Subscribed]
+    );
 
     let mut mute = Wire::ready(SocketType::Sub);
     assert_eq!(mute.at(Duration::from_millis(999)).take_events(), []);
@@ -575,7 +725,10 @@ fn a_subscription_is_told_when_it_is_in_effect() {
     let mut old = Wire::new(SocketType::Sub);
     old.feed(&handshake(3, 0, SocketType::Pub)).take_events();
     assert_eq!(old.at(Duration::from_millis(9)).take_events(), []);
-    assert_eq!(old.at(Duration::from_millis(10)).take_events(), [Event::Subscribed]);
+    assert_eq!(
+        old.at(Duration::from_millis(10)).take_events(),
+        [Event::Subscribed]
+    );
     assert_eq!(old.session.poll_timeout(), None);
 }
 
@@ -612,7 +765,8 @@ fn only_who_knows_ping_is_pinged() {
     assert!(wire.sent.starts_with(b"\x04\x0f\x04PING\0\0"));
 
     let mut req = Wire::new(SocketType::Router);
-    req.feed(&handshake(3, 0, SocketType::Req)).feed(&command(b"PING", b"\0\0"));
+    req.feed(&handshake(3, 0, SocketType::Req))
+        .feed(&command(b"PING", b"\0\0"));
     req.sent.clear();
     req.at(seconds(100));
     assert_eq!(req.sent, b"", "a REQ of libzmq 4.2 breaks on a PING");
@@ -630,7 +784,10 @@ fn a_peers_own_time_to_live_is_honoured() {
     assert_eq!(wire.failed, Some(Violation::TimeToLive));
 
     let mut withdrawn = Wire::ready(SocketType::Sub);
-    withdrawn.feed(&command(b"PING", b"\0\x05")).feed(&command(b"PING", b"\0\0")).at(seconds(10));
+    withdrawn
+        .feed(&command(b"PING", b"\0\x05"))
+        .feed(&command(b"PING", b"\0\0"))
+        .at(seconds(10));
     assert_eq!(withdrawn.failed, None);
 }
 

@@ -89,7 +89,11 @@ impl From<&[u8]> for Head {
 
 impl From<Vec<u8>> for Head {
     fn from(bytes: Vec<u8>) -> Self {
-        if bytes.len() <= HEAD_INLINE_BYTES { Self::from(&bytes[..]) } else { Self(HeadBytes::Heap(bytes.into())) }
+        if bytes.len() <= HEAD_INLINE_BYTES {
+            Self::from(&bytes[..])
+        } else {
+            Self(HeadBytes::Heap(bytes.into()))
+        }
     }
 }
 
