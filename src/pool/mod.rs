@@ -17,7 +17,6 @@ mod workers;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -176,6 +175,7 @@ impl BoundPool {
             replies,
             unsettled: Notify::new(),
             listening: RefCell::new(Vec::new()),
+            scratch: RefCell::new(Vec::new()),
         });
         let push = self.push.run(Rc::new(PushSide(Rc::clone(&pool))), watch);
         let sub = self.sub.run(Rc::new(SubSide(Rc::clone(&pool))), watch);
@@ -202,6 +202,8 @@ pub struct Pool {
     /// Told when something begins that time has to settle.
     unsettled: Notify,
     listening: RefCell<Vec<Listening>>,
+    /// Where the heads of messages are put together.
+    scratch: RefCell<Vec<u8>>,
 }
 
 impl fmt::Debug for Pool {
@@ -355,10 +357,12 @@ impl Pool {
         }
     }
 
-    fn prefix(&self, id: ConnId) -> Vec<u8> {
-        let mut head = Vec::with_capacity(self.settings.sender.len() + 12);
-        request::encode_prefix(&self.settings.sender, id, &mut head);
-        head
+    /// `SENDER SP CONNID SP`.
+    fn head(&self, id: ConnId) -> Head {
+        let head = &mut *self.scratch.borrow_mut();
+        head.clear();
+        request::encode_prefix(&self.settings.sender, id, head);
+        Head::from(head.as_slice())
     }
 
     /// Hands the request at `place` to a worker that was just picked; back to the queue when its socket is full.
@@ -366,7 +370,7 @@ impl Pool {
         let Some(open) = state.open.get_mut(place) else {
             return;
         };
-        let head = self.prefix(Rc::clone(&open.caller).id());
+        let head = self.head(Rc::clone(&open.caller).id());
         let outgoing = Outgoing {
             head,
             body: open.message.clone(),
@@ -403,11 +407,8 @@ impl Pool {
     fn housekeeping(&self) -> bool {
         let now = Instant::now();
         let state = &mut *self.state.borrow_mut();
-        let settled = state.workers.settle(now);
-        for worker in settled.dead {
-            self.give_up(state, worker);
-        }
-        for tag in settled.taken_back.into_iter().rev() {
+        let taken_back = state.workers.settle(now);
+        for tag in taken_back.into_iter().rev() {
             state.take_back(tag);
         }
         self.pull(state);
@@ -648,6 +649,15 @@ impl Sink for PushSide {
     fn subscribed(&self, _: &Rc<Peer>) {}
 
     fn message(&self, _: &Rc<Peer>, _: Message) {}
+
+    fn blocked(&self, peer: &Rc<Peer>) {
+        self.0.state.borrow_mut().workers.blocked(peer.id());
+        self.0.unsettled.notify_one();
+    }
+
+    fn is_awaited(&self, peer: &Rc<Peer>) -> bool {
+        self.0.state.borrow().workers.is_awaited(peer.id())
+    }
 
     fn writable(&self, peer: &Rc<Peer>) {
         let state = &mut *self.0.state.borrow_mut();

@@ -72,15 +72,6 @@ struct Voice {
     subscribed: bool,
 }
 
-/// What time has settled.
-#[derive(Default)]
-pub(super) struct Settled {
-    /// Workers that are dead: what they had must be given up.
-    pub(super) dead: Vec<Id>,
-    /// Tags of messages that stalled workers never got.
-    pub(super) taken_back: Vec<u64>,
-}
-
 impl Workers {
     pub(super) fn new(slots: Option<u32>) -> Self {
         Self {
@@ -101,7 +92,7 @@ impl Workers {
                 continue;
             };
             let worker = &mut self.workers[id.0];
-            if worker.peer.is_blocked() {
+            if worker.peer.is_blocked() || worker.peer.is_silent() {
                 self.hold_back(id);
                 continue;
             }
@@ -163,6 +154,12 @@ impl Workers {
         }
     }
 
+    /// Whether an answer is expected from this peer.
+    pub(super) fn is_awaited(&self, peer: PeerId) -> bool {
+        self.workers.iter().any(|(_, worker)| worker.peer.id() == peer && worker.held > 0)
+    }
+
+    /// The worker's socket takes nothing more although something is queued.
     pub(super) fn blocked(&mut self, peer: PeerId) {
         if let Some(id) = self.find(peer) {
             self.hold_back(id);
@@ -371,9 +368,10 @@ impl Workers {
         found.is_some_and(|index| self.lost_voices.remove(index).is_some())
     }
 
-    /// Lets time settle pairing, doubtful losses and stalls.
-    pub(super) fn settle(&mut self, now: Instant) -> Settled {
-        let mut settled = Settled::default();
+    /// Lets time settle pairing, doubtful losses and stalls. Gives the tags of messages that stalled workers never got.
+    pub(super) fn settle(&mut self, now: Instant) -> Vec<u64> {
+        let mut all_taken_back = Vec::new();
+        let mut awake = Vec::new();
         let mut served = Vec::new();
         let mut drained = Vec::new();
         for (index, worker) in &mut self.workers {
@@ -402,25 +400,25 @@ impl Workers {
                         since,
                         stalled: true,
                     };
-                    settled.taken_back.extend(taken_back);
+                    all_taken_back.extend(taken_back);
                 }
                 _ => {}
             }
         }
-        for id in served {
+        for id in served.into_iter().chain(awake) {
             self.make_ready(id);
         }
         for id in drained {
             self.forget(id);
         }
-        settled
+        all_taken_back
     }
 
     /// Whether anything waits for time.
     pub(super) fn is_unsettled(&self) -> bool {
         self.workers.iter().any(|(_, worker)| match worker.phase {
             Phase::Pairing { .. } | Phase::Doubtful { .. } => true,
-            Phase::Blocked { stalled, .. } => !stalled,
+            Phase::Blocked { stalled, .. } => !stalled || !worker.peer.is_blocked(),
             Phase::Ready | Phase::Draining => false,
         })
     }
