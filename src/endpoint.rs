@@ -54,14 +54,29 @@ impl FromStr for Endpoint {
         let transport = match scheme {
             "tcp" => {
                 let (host, port) = rest.rsplit_once(':').ok_or_else(bad)?;
-                let port = if port == "*" { None } else { Some(port.parse().map_err(|_| bad())?) };
-                Transport::Tcp { host: host.trim_matches(['[', ']']).to_owned(), port }
+                let port = if port == "*" {
+                    None
+                } else {
+                    Some(port.parse().map_err(|_| bad())?)
+                };
+                Transport::Tcp {
+                    host: host.trim_matches(['[', ']']).to_owned(),
+                    port,
+                }
             }
-            "ipc" => Transport::Ipc { path: rest.to_owned() },
-            "inproc" => Transport::Inproc { name: rest.to_owned() },
+            "ipc" => Transport::Ipc {
+                path: rest.to_owned(),
+            },
+            "inproc" => Transport::Inproc {
+                name: rest.to_owned(),
+            },
             _ => return Err(bad()),
         };
-        Ok(Self { transport, identity: None, mode: None })
+        Ok(Self {
+            transport,
+            identity: None,
+            mode: None,
+        })
     }
 }
 impl fmt::Display for Endpoint {
@@ -87,8 +102,14 @@ impl Endpoint {
     /// One port down.
     pub fn one_port_down(&self) -> Option<Self> {
         match &self.transport {
-            Transport::Tcp { host, port: Some(port) } => Some(Self {
-                transport: Transport::Tcp { host: host.clone(), port: Some(port.checked_sub(1)?) },
+            Transport::Tcp {
+                host,
+                port: Some(port),
+            } => Some(Self {
+                transport: Transport::Tcp {
+                    host: host.clone(),
+                    port: Some(port.checked_sub(1)?),
+                },
                 identity: self.identity.clone(),
                 mode: self.mode,
             }),
