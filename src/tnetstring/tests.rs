@@ -1,0 +1,1 @@
+//! Claims about the tnetstring codec: examples, hostile inputs, and laws on random values.
