@@ -30,6 +30,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -70,8 +71,12 @@ const LINGER: u64 = 2_000;
 /// What is read and dropped meanwhile.
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
 
-/// How long handlers may take to close their ends when the front stops.
-const POOL_CLOSE: Duration = Duration::from_secs(3);
+/// How long the sockets of handlers may take to close when a front has ended.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long the last notices for handlers may take when the front stops, and how often that is looked at.
+const POOL_FLUSH: Duration = Duration::from_secs(1);
+const FLUSH_POLL: Duration = Duration::from_millis(5);
 
 /// Why a front could not be started. Nothing is left bound.
 #[derive(Debug, thiserror::Error)]
@@ -259,12 +264,16 @@ impl Front {
         // The accept loop sees the same signal; its listener is closed when this returns.
         drop(accepting.await);
         shard.drain().await;
-        let closing = async {
-            for (_, pool) in &pools {
-                pool.close().await;
+        // The last notices are on their way to handlers that read: a moment for them to leave.
+        let flushed = async {
+            while !pools.iter().all(|(_, pool)| pool.is_flushed()) {
+                tokio::time::sleep(FLUSH_POLL).await;
             }
         };
-        drop(tokio::time::timeout(POOL_CLOSE, closing).await);
+        drop(tokio::time::timeout(POOL_FLUSH, flushed).await);
+        for (_, pool) in &pools {
+            pool.close();
+        }
     }
 }
 
@@ -355,7 +364,7 @@ impl Shard {
     fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         if self.limits.tcp_keepalive {
-            crate::sys::set_keepalive(stream)?;
+            crate::sys::set_keepalive(stream.as_fd())?;
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::replies::Replies;
 use super::request::Request;
 use crate::bus::client::{self, Context, OpenError, Publisher, Receiver};
-use crate::endpoint::{Endpoint, ParseEndpointError};
+use crate::endpoint::{Endpoint, EndpointError};
 use crate::wire;
 
 /// Requests taken out of a socket at once.
@@ -77,7 +77,7 @@ impl Options {
     /// # Errors
     ///
     /// When one of them is no spec.
-    pub fn to(send_specs: &str) -> Result<Self, ParseEndpointError> {
+    pub fn to(send_specs: &str) -> Result<Self, EndpointError> {
         let specs: Result<Vec<Endpoint>, _> = send_specs.split(',').map(str::parse).collect();
         Ok(Self::new(specs?))
     }

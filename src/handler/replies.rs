@@ -151,7 +151,7 @@ impl Replies {
         headers: &[(&str, &str)],
     ) -> Result<(), ReplyError> {
         let form = Form {
-            head_only: request.method() == b"HEAD",
+            head_only: request.method() == Some(b"HEAD"),
             close: request.should_close(),
             old: request.version() == Some(b"HTTP/1.0"),
         };

@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::bus::server::{
-    self, BindError, Bound, Kind, Listening, Message, Outgoing, Peer, PeerId, Sink,
+    self, BindError, Bound, Head, Kind, Listening, Message, Outgoing, Peer, PeerId, Sink,
 };
 use crate::drain::Watch;
 use crate::endpoint::Endpoint;
@@ -329,7 +329,7 @@ impl Pool {
         let sent = peer.is_some_and(|peer| {
             peer.send(
                 Outgoing {
-                    head: self.prefix(id),
+                    head: self.head(id),
                     body: Bytes::from(body),
                 },
                 NO_TAG,
@@ -341,19 +341,15 @@ impl Pool {
         }
     }
 
-    /// Stops accepting peers and ends the connected ones once everything queued is written. Completes when they are
-    /// gone.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future leaves the peers ending by themselves.
-    pub async fn close(&self) {
-        let listening = self.listening.take();
-        for listening in &listening {
+    /// Whether everything given to the peers has left for them.
+    pub fn is_flushed(&self) -> bool {
+        self.state.borrow().workers.is_flushed()
+    }
+
+    /// Stops accepting peers and ends the connected ones in order. Their tasks end by themselves.
+    pub fn close(&self) {
+        for listening in self.listening.take() {
             listening.close();
-        }
-        for listening in listening {
-            listening.closed().await;
         }
     }
 
@@ -696,8 +692,8 @@ impl Sink for SubSide {
     fn message(&self, peer: &Rc<Peer>, message: Message) {
         Name::Replies.increment();
         match message.into_single() {
-            Some(frame) => self.0.replies.reply(&self.0, peer.id(), frame),
-            None => Name::RepliesMalformed.increment(),
+            Ok(frame) => self.0.replies.reply(&self.0, peer.id(), frame),
+            Err(_) => Name::RepliesMalformed.increment(),
         }
     }
 
