@@ -367,7 +367,9 @@ impl Dict for TnetstringDict {
         tnetstring::write_bytes(out, name);
         lower_from(out, start);
         tnetstring::write_list(out, |out| {
-            values.for_each(|value| tnetstring::write_bytes(out, value))
+            for value in values {
+                tnetstring::write_bytes(out, value);
+            }
         });
     }
 }
