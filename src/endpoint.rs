@@ -214,35 +214,27 @@ fn parse(spec: &str) -> Result<Endpoint, Reason> {
 }
 
 fn tcp(address: &str) -> Result<Transport, Reason> {
-    let (host, port) = match address.strip_prefix('[') {
-        Some(bracketed) => {
-            let (host, behind) = bracketed
-                .split_once(']')
-                .ok_or_else(|| Reason::Host(address.to_owned()))?;
-            if !is_ipv6(host) {
-                return Err(Reason::Host(format!("[{host}]")));
-            }
-            match behind.strip_prefix(':') {
-                Some(port) => (host, port),
-                None if behind.is_empty() => return Err(Reason::NoPort),
-                None => return Err(Reason::Host(address.to_owned())),
-            }
+    let bad = |host: &str| Reason::Host(host.to_owned());
+    let (host, port) = if let Some(bracketed) = address.strip_prefix('[') {
+        let (host, behind) = bracketed.split_once(']').ok_or_else(|| bad(address))?;
+        if !is_ipv6(host) || !(behind.is_empty() || behind.starts_with(':')) {
+            return Err(bad(address));
         }
-        None => {
-            // libzmq takes IPv6 addresses without brackets too: the last colon is the port's.
-            let (host, port) = address.rsplit_once(':').ok_or(Reason::NoPort)?;
-            if host.contains(':') && !is_ipv6(host) {
-                return Err(Reason::Host(host.to_owned()));
-            }
-            (host, port)
+        (host, behind.strip_prefix(':').ok_or(Reason::NoPort)?)
+    } else {
+        // libzmq takes IPv6 addresses without brackets too: the last colon is the port's.
+        let (host, port) = address.rsplit_once(':').ok_or(Reason::NoPort)?;
+        if host.contains(':') && !is_ipv6(host) {
+            return Err(bad(host));
         }
+        (host, port)
     };
     if host.is_empty() {
         return Err(Reason::NoHost);
     }
     let can_be = |char: char| char.is_alphanumeric() || "-_.:%*".contains(char);
     if !host.chars().all(can_be) || (host.contains('*') && host != "*") {
-        return Err(Reason::Host(host.to_owned()));
+        return Err(bad(host));
     }
     Ok(Transport::Tcp {
         host: host.to_owned(),

@@ -23,6 +23,11 @@ pub fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
+/// Turns keepalive probes on, with the system's own times (`SO_KEEPALIVE`).
+pub fn set_keepalive(socket: BorrowedFd<'_>) -> io::Result<()> {
+    socket2::SockRef::from(&socket).set_keepalive(true)
+}
+
 /// The soft and the hard limit on open file descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenFiles {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::dispatch::Accepted;
 use crate::http1::BodyFraming;
-use crate::http1::chunked::{self, Decoder};
+use crate::http1::chunked::{Decoded, Decoder, Status};
 use crate::wire::request;
 
 /// A body that is not whole yet, with the request that it belongs to.
@@ -79,10 +79,10 @@ impl Body {
             Rest::Chunked { decoder, decoded, bytes_max } => {
                 self.received += data.len() as u64;
                 match decoder.decode(data, decoded) {
-                    chunked::Decoded { .. } if decoded.len() > *bytes_max => Fed::TooLarge,
-                    chunked::Decoded { status: chunked::Status::More, .. } => Fed::More,
-                    chunked::Decoded { status: chunked::Status::Done, consumed } => Fed::Done(consumed),
-                    chunked::Decoded { status: chunked::Status::Refused(_), .. } => Fed::Malformed,
+                    Decoded { .. } if decoded.len() > *bytes_max => Fed::TooLarge,
+                    Decoded { status: Status::More, .. } => Fed::More,
+                    Decoded { status: Status::Done, consumed } => Fed::Done(consumed),
+                    Decoded { status: Status::Refused(_), .. } => Fed::Malformed,
                 }
             }
         }

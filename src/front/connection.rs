@@ -29,7 +29,7 @@ use super::client::{Client, Cut, Farewell, Mail, NEVER};
 use super::dispatch::{self, Accepted, Dispatched};
 use super::{FLUSH_TIMEOUT, INPUT_AHEAD_MAX, LINGER, LINGER_BYTES_MAX, Shard};
 use crate::bus::server::PeerId;
-use crate::http1::{self, Parsed, Progress, ScanState, Scanner};
+use crate::http1::{self, Asked, Parsed, Progress, ScanState, Scanner};
 use crate::metrics::Name;
 use crate::pool::{self, Failure, Ticket};
 
@@ -293,7 +293,7 @@ impl Connection {
         self.client.remember_handler(&exchange.handler.pool, exchange.ticket.peer());
         if let Some(line) = exchange.line {
             let unanswered = if exchange.opaque { 200 } else { CLIENT_GONE };
-            self.shard.log(&line, exchange.scanner.status().unwrap_or(unanswered), exchange.scanner.body_bytes());
+            self.shard.log(&line, exchange.scanner.status().unwrap_or(unanswered), exchange.scanner.bytes());
         }
     }
 
@@ -457,18 +457,18 @@ impl Connection {
 
     /// Gives a whole request to its handlers.
     fn submit(&mut self, message: Bytes, accepted: Accepted) {
-        let Accepted { handler, retry, asked, line, .. } = accepted;
+        let Accepted { handler, retry, asked, version, keep_alive, line, .. } = accepted;
+        let head_request = asked == Asked::Head;
         let caller = Rc::clone(&self.client) as Rc<dyn pool::Caller>;
         match handler.pool.submit(message, retry, caller) {
             Ok(ticket) => {
                 self.client.set_deadline(self.shard.limits.handler_timeout);
-                let head_request = asked.head;
-                let scanner = Scanner::new(asked);
+                let scanner = Scanner::new(asked, version, keep_alive);
                 let (started, opaque) = (false, false);
                 self.state =
                     State::Response(Box::new(Exchange { handler, ticket, scanner, started, opaque, head_request, line }));
             }
-            Err(why) => self.refuse(Trouble::Pool(why), asked.head, line),
+            Err(why) => self.refuse(Trouble::Pool(why), head_request, line),
         }
     }
 

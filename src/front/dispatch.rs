@@ -25,7 +25,10 @@ pub(super) struct Accepted {
     pub(super) message: Vec<u8>,
     pub(super) framing: BodyFraming,
     pub(super) retry: Retry,
+    /// What the response's end depends on.
     pub(super) asked: Asked,
+    pub(super) version: Version,
+    pub(super) keep_alive: bool,
     pub(super) line: Option<Line>,
 }
 
@@ -112,7 +115,9 @@ fn accept(
         message,
         framing: head.framing,
         retry: handler.retry(head.method),
-        asked: Asked::of(head),
+        asked: if head.head_request { Asked::Head } else { Asked::Other },
+        version: head.version,
+        keep_alive: head.keep_alive,
         line,
     };
     let wants_continue = head.expect == Expect::Continue && head.version == Version::Http11;

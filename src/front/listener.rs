@@ -33,7 +33,7 @@ pub(super) async fn accept(listener: TcpListener, shard: Rc<Shard>) {
             }
             tokio::select! {
                 () = &mut draining => return,
-                () = shard.registry.changed.notified() => {}
+                () = shard.registry.left.notified() => {}
             }
         }
         let accepted = tokio::select! {

@@ -29,7 +29,7 @@ pub(super) fn encode(
     context: &Context<'_>,
     body: usize,
 ) -> Vec<u8> {
-    let mut address = AddressText::default();
+    let mut address = AddressText { bytes: [0; 48] };
     let address = address.write(context.remote);
     let target = &head.target;
     let mut server: [(&str, &[u8]); 10] = [("", b""); 10];
@@ -77,7 +77,6 @@ pub(super) fn version(version: Version) -> &'static str {
 }
 
 /// An address as text, on the stack.
-#[derive(Default)]
 struct AddressText {
     bytes: [u8; 48],
 }

@@ -21,8 +21,10 @@ pub(super) struct Registry {
     clients: RefCell<Slab<Rc<Client>>>,
     by_id: RefCell<HashMap<u32, Rc<Client>, BuildHasherDefault<IdHasher>>>,
     next: Cell<u32>,
-    /// Told when the number of clients has changed.
-    pub(super) changed: Notify,
+    /// Told when a client has joined and there was none before.
+    pub(super) joined: Notify,
+    /// Told when a client has left.
+    pub(super) left: Notify,
 }
 
 impl Registry {
@@ -38,14 +40,16 @@ impl Registry {
     pub(super) fn join(&self, client: &Rc<Client>) {
         client.place.set(self.clients.borrow_mut().insert(Rc::clone(client)));
         Name::ConnectionsOpen.increment();
-        self.changed.notify_one();
+        if self.len() == 1 {
+            self.joined.notify_one();
+        }
     }
 
     pub(super) fn leave(&self, client: &Client) {
         let gone = self.clients.borrow_mut().try_remove(client.place.get());
         if gone.is_some() {
             Name::ConnectionsOpen.decrement();
-            self.changed.notify_one();
+            self.left.notify_one();
         }
     }
 

@@ -50,7 +50,7 @@ impl Handler {
         let safe = match self.retry {
             Retry::Safe => matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE"),
             Retry::Always => true,
-            Retry::Never => false,
+            Retry::No => false,
         };
         if safe { pool::Retry::Safe } else { pool::Retry::Never }
     }

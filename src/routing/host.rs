@@ -107,7 +107,7 @@ impl<T> HostTable<T> {
             };
         }
         let name = without_port(host);
-        let reversed = name.iter().rev().map(|byte| byte.to_ascii_lowercase());
+        let reversed = name.iter().rev().map(u8::to_ascii_lowercase);
         let Some((chain, tail, found)) = self.tree.find(reversed) else {
             return HostChoice::NoTail;
         };

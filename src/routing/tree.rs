@@ -43,18 +43,20 @@ impl Tree {
     pub(super) fn insert(&mut self, key: impl IntoIterator<Item = u8>, entry: usize) {
         let mut at = 0;
         for (depth, byte) in key.into_iter().enumerate() {
-            let made = self.nodes.len();
-            let node = &mut self.nodes[at];
-            at = match node.branches.iter().find(|&&(branch, _)| branch == byte) {
-                Some(&(_, next)) => next,
-                None => {
-                    node.branches.push((byte, made));
-                    self.nodes.push(Node {
-                        depth: depth + 1,
-                        ..Node::default()
-                    });
-                    made
-                }
+            let next = self.nodes[at]
+                .branches
+                .iter()
+                .find(|&&(branch, _)| branch == byte);
+            at = if let Some(&(_, next)) = next {
+                next
+            } else {
+                let made = self.nodes.len();
+                self.nodes[at].branches.push((byte, made));
+                self.nodes.push(Node {
+                    depth: depth + 1,
+                    ..Node::default()
+                });
+                made
             };
         }
         let chain = &mut self.nodes[at].chain;

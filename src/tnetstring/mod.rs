@@ -447,7 +447,11 @@ impl<'a> Value<'a> {
             Value::Bool(false) => write_element(out, b'!', b"false"),
             Value::Float(_) | Value::Null => write_element(out, b'~', b""),
             Value::List(values) => {
-                write_list(out, |out| values.iter().for_each(|value| value.encode(out)))
+                write_list(out, |out| {
+                    for value in values {
+                        value.encode(out);
+                    }
+                });
             }
             Value::Dict(pairs) => write_dict(out, |out| {
                 for (key, value) in pairs {

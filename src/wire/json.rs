@@ -25,9 +25,13 @@ pub(super) fn write_string(out: &mut Vec<u8>, text: &[u8]) {
 
 /// Whether nothing has to be escaped or checked. Without early exit, so that the compiler makes vector code of it.
 fn is_plain(text: &[u8]) -> bool {
-    !text.iter().fold(false, |odd, &byte| {
-        odd | (byte < b' ') | (byte == b'"') | (byte == b'\\') | (byte >= 0x80)
-    })
+    let odd = |byte: u8| {
+        u8::from(byte < b' ')
+            | u8::from(byte == b'"')
+            | u8::from(byte == b'\\')
+            | u8::from(byte >= 0x80)
+    };
+    text.iter().fold(0, |found, &byte| found | odd(byte)) == 0
 }
 
 #[cold]
@@ -80,7 +84,7 @@ pub(super) fn read_object(text: &Bytes) -> Result<Vec<(Bytes, HeaderValue)>, Dec
             let key = reader.string()?;
             reader.expect(b':')?;
             members.push((key, reader.value()?));
-            if !reader.more()? {
+            if !reader.more() {
                 break;
             }
         }
@@ -132,12 +136,12 @@ impl Reader<'_> {
     }
 
     /// Takes a comma, if there is one.
-    fn more(&mut self) -> Result<bool, DecodeErrorKind> {
+    fn more(&mut self) -> bool {
         let comma = self.peek() == Some(b',');
         if comma {
             self.skip(1);
         }
-        Ok(comma)
+        comma
     }
 
     fn value(&mut self) -> Result<HeaderValue, DecodeErrorKind> {
@@ -149,7 +153,7 @@ impl Reader<'_> {
         if self.peek() != Some(b']') {
             loop {
                 values.push(self.text()?);
-                if !self.more()? {
+                if !self.more() {
                     break;
                 }
             }

@@ -350,8 +350,11 @@ impl Driver {
                 Poll::Pending => {
                     // Without budget left the runtime only wants its turn; the socket may well be free.
                     let budget = tokio::task::coop::has_budget_remaining();
-                    if budget && self.peer.outbox.borrow().messages() > 0 {
-                        self.peer.set_blocked(true);
+                    if budget
+                        && self.peer.outbox.borrow().messages() > 0
+                        && !self.peer.set_blocked(true)
+                    {
+                        self.server.sink().blocked(&self.peer);
                     }
                     return Poll::Pending;
                 }

@@ -107,6 +107,11 @@ pub trait Sink {
     /// small one for long should copy it.
     fn message(&self, peer: &Rc<Peer>, message: Message);
 
+    /// The peer's socket takes no more although something is queued.
+    fn blocked(&self, peer: &Rc<Peer>) {
+        let _ = peer;
+    }
+
     /// The peer had been blocked, and everything queued for it has now been written.
     fn writable(&self, peer: &Rc<Peer>);
 

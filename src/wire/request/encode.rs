@@ -32,6 +32,12 @@ pub struct Field<'a> {
     pub value: &'a [u8],
 }
 
+impl<'a> From<(&'a [u8], &'a [u8])> for Field<'a> {
+    fn from((name, value): (&'a [u8], &'a [u8])) -> Self {
+        Self { name, value }
+    }
+}
+
 /// The head of a message: path and header dict.
 #[derive(Debug, Clone, Copy)]
 pub struct Outgoing<'a> {
@@ -361,7 +367,9 @@ impl Dict for TnetstringDict {
         tnetstring::write_bytes(out, name);
         lower_from(out, start);
         tnetstring::write_list(out, |out| {
-            values.for_each(|value| tnetstring::write_bytes(out, value))
+            for value in values {
+                tnetstring::write_bytes(out, value);
+            }
         });
     }
 }
