@@ -162,9 +162,13 @@ impl Message {
         std::iter::once(&self.first).chain(&self.rest)
     }
 
-    /// The frame of a message that has just one; `None` if it has more.
-    pub fn into_single(self) -> Option<Bytes> {
-        self.rest.is_empty().then_some(self.first)
+    /// The frame of a message that has just one; otherwise the message again.
+    pub fn into_single(self) -> Result<Bytes, Self> {
+        if self.rest.is_empty() {
+            Ok(self.first)
+        } else {
+            Err(self)
+        }
     }
 
     /// The sum of the frames' lengths in bytes.
