@@ -151,7 +151,7 @@ impl Replies {
         headers: &[(&str, &str)],
     ) -> Result<(), ReplyError> {
         let form = Form {
-            head_only: request.method() == b"HEAD",
+            head_only: request.method() == Some(b"HEAD"),
             close: request.should_close(),
             old: request.version() == Some(b"HTTP/1.0"),
         };
@@ -301,7 +301,7 @@ fn note(server: &Publisher, sent: Sent) {
     match sent {
         Sent::Queued => {}
         Sent::Dropped => {
-            tracing::debug!(endpoint = %server.endpoint(), "dropped a reply: the server is gone")
+            tracing::debug!(endpoint = %server.endpoint(), "dropped a reply: the server is gone");
         }
     }
 }
