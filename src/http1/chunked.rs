@@ -320,7 +320,10 @@ mod tests {
         let (data, used, status) = whole;
         match (expect, status) {
             (Ok((body, rest)), Status::Done) => {
-                assert_eq!((data.as_slice(), &input[used..]), (body.as_bytes(), rest));
+                assert_eq!(
+                    (data.as_slice(), &input.as_bytes()[used..]),
+                    (body.as_bytes(), rest.as_bytes())
+                );
             }
             (Err(true), Status::Refused(_)) | (Err(false), Status::More) => {}
             _ => panic!("{input:?}: {status:?}"),

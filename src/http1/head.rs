@@ -454,14 +454,11 @@ mod tests {
 
     #[test]
     fn any_number_of_fields_within_the_bound_is_read() {
-        for count in [0, 15, 16, 17, 63, 64, 65, 200, 2000] {
-            let mut request = "GET / HTTP/1.1\r\nHost: a\r\n".to_owned();
-            for number in 1..count {
-                request.push_str(&format!("a{number}: {number}\r\n"));
-            }
-            request.push_str("\r\n");
+        for count in [1, 15, 16, 17, 63, 64, 65, 200, 2000] {
+            let others = "X-Y: z\r\n".repeat(count - 1);
+            let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{others}\r\n");
             match run(&[request.as_bytes()], &Limits::default()) {
-                Outcome::Head(seen) => assert_eq!(seen.fields.len(), count.max(1)),
+                Outcome::Head(seen) => assert_eq!(seen.fields.len(), count),
                 other => panic!("{count}: {other:?}"),
             }
         }
