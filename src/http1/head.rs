@@ -278,6 +278,7 @@ mod tests {
     fn a_partial_head_is_a_value() {
         for partial in [
             "",
+            "\n\n\n\n\n\n\n\n",
             "\r\n",
             "\r",
             "G",
@@ -395,6 +396,8 @@ mod tests {
         refuse(b"SSH-2.0-x\r\n", 400);
         refuse(b"a=1&b=2", 400);
         refuse(b"GET /\x00", 400);
+        refuse(b"GET /%z", 400);
+        refuse(b"\n\n\n\n\n\n\n\n\n", 400);
         refuse(b"GET / HTTQ", 400);
     }
 

@@ -71,7 +71,11 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (wrong, split) = (self.wrong.len(), self.split.len());
-        write!(f, "{} vectors, {wrong} wrong, {split} depend on how they are cut", self.vectors)?;
+        write!(
+            f,
+            "{} vectors, {wrong} wrong, {split} depend on how they are cut",
+            self.vectors
+        )?;
         self.wrong
             .iter()
             .chain(&self.split)
@@ -132,13 +136,30 @@ fn from_base64(text: &str) -> Vec<u8> {
 fn judge(vector: &Vector, answers: &Answers) -> Option<&'static str> {
     // What a server may refuse for reasons that are not the syntax's.
     const POLICY: [u16; 10] = [403, 404, 405, 411, 413, 414, 415, 417, 426, 431];
-    let good = answers.statuses.iter().filter(|status| **status < 400).count();
-    let bad: Vec<u16> = answers.statuses.iter().copied().filter(|status| *status >= 400).collect();
+    let good = answers
+        .statuses
+        .iter()
+        .filter(|status| **status < 400)
+        .count();
+    let bad: Vec<u16> = answers
+        .statuses
+        .iter()
+        .copied()
+        .filter(|status| *status >= 400)
+        .collect();
     match vector.expect {
         Expected::Reject if good > vector.ok_before => Some("accepted"),
-        Expected::Reject if bad.is_empty() && !answers.closed => Some("neither answered nor closed"),
-        Expected::Accept if good > 0 && !bad.iter().any(|status| [400, 501, 505].contains(status)) => None,
-        Expected::Accept if !bad.is_empty() && bad.iter().all(|status| POLICY.contains(status)) => None,
+        Expected::Reject if bad.is_empty() && !answers.closed => {
+            Some("neither answered nor closed")
+        }
+        Expected::Accept
+            if good > 0 && !bad.iter().any(|status| [400, 501, 505].contains(status)) =>
+        {
+            None
+        }
+        Expected::Accept if !bad.is_empty() && bad.iter().all(|status| POLICY.contains(status)) => {
+            None
+        }
         Expected::Accept => Some("not accepted"),
         Expected::Incomplete if good > vector.ok_before => Some("accepted before it was whole"),
         _ => None,
@@ -180,7 +201,9 @@ impl Server {
         };
         let (used, done) = match &mut body.left {
             Left::Length(left) => {
-                let used = usize::try_from(*left).unwrap_or(usize::MAX).min(self.input.len());
+                let used = usize::try_from(*left)
+                    .unwrap_or(usize::MAX)
+                    .min(self.input.len());
                 body.received.extend_from_slice(&self.input[..used]);
                 *left -= used as u64;
                 (used, *left == 0)
@@ -200,8 +223,9 @@ impl Server {
         self.input.drain(..used);
         if done && let Some(body) = self.body.take() {
             let length = body.received.len();
-            self.output
-                .extend_from_slice(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").as_bytes());
+            self.output.extend_from_slice(
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").as_bytes(),
+            );
             if !body.head_request {
                 self.output.extend_from_slice(&body.received);
             }
@@ -213,19 +237,24 @@ impl Server {
 
     fn head(&mut self) -> bool {
         let limits = Limits::default();
-        let parsed = parse_head(&mut self.progress, &self.input, &limits, |head: Head<'_, '_>| {
-            let body = Body {
-                left: match head.framing {
-                    BodyFraming::None => Left::Length(0),
-                    BodyFraming::Length(length) => Left::Length(length),
-                    BodyFraming::Chunked => Left::Chunked(Decoder::new()),
-                },
-                received: Vec::new(),
-                keep_alive: head.keep_alive,
-                head_request: head.head_request,
-            };
-            (head.len, head.expect, body)
-        });
+        let parsed = parse_head(
+            &mut self.progress,
+            &self.input,
+            &limits,
+            |head: Head<'_, '_>| {
+                let body = Body {
+                    left: match head.framing {
+                        BodyFraming::None => Left::Length(0),
+                        BodyFraming::Length(length) => Left::Length(length),
+                        BodyFraming::Chunked => Left::Chunked(Decoder::new()),
+                    },
+                    received: Vec::new(),
+                    keep_alive: head.keep_alive,
+                    head_request: head.head_request,
+                };
+                (head.len, head.expect, body)
+            },
+        );
         match parsed {
             Parsed::Partial => false,
             Parsed::Refused(refusal) => {
@@ -245,8 +274,10 @@ impl Server {
     }
 
     fn refuse(&mut self, status: u16) {
-        self.output
-            .extend_from_slice(format!("HTTP/1.1 {status} No\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").as_bytes());
+        self.output.extend_from_slice(
+            format!("HTTP/1.1 {status} No\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+                .as_bytes(),
+        );
         self.answers.statuses.push(status);
         self.answers.closed = true;
     }
@@ -290,19 +321,30 @@ fn run_vector(address: SocketAddr, vector: &Vector, report: &Mutex<Report>) {
     let start = String::from_utf8_lossy(&vector.raw[..vector.raw.len().min(90)]).into_owned();
     let mut report = report.lock().unwrap();
     for answers in [Some(&whole), single.as_ref()].into_iter().flatten() {
-        report.answered += answers.statuses.iter().filter(|status| (200..400).contains(*status)).count();
+        report.answered += answers
+            .statuses
+            .iter()
+            .filter(|status| (200..400).contains(*status))
+            .count();
         if let Some(why) = judge(vector, answers) {
-            report.wrong.push(format!("{}: {why}: {:?} to {start:?}", vector.id, answers.statuses));
+            report.wrong.push(format!(
+                "{}: {why}: {:?} to {start:?}",
+                vector.id, answers.statuses
+            ));
         }
     }
     if let Some(single) = single.filter(|single| single.statuses != whole.statuses) {
-        report.split.push(format!("{}: {:?} or {:?} to {start:?}", vector.id, whole.statuses, single.statuses));
+        report.split.push(format!(
+            "{}: {:?} or {:?} to {start:?}",
+            vector.id, whole.statuses, single.statuses
+        ));
     }
 }
 
 /// One connection: sends `raw` in pieces and reads until the server closes or has nothing more to say.
 fn exchange(address: SocketAddr, raw: &[u8], piece: usize, predicted: &Answers) -> Answers {
-    let mut stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("connect to {address}: {error}"));
+    let mut stream =
+        TcpStream::connect(address).unwrap_or_else(|error| panic!("connect to {address}: {error}"));
     stream.set_nodelay(true).expect("no delay");
     stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
     for bytes in raw.chunks(piece) {
@@ -327,7 +369,9 @@ fn exchange(address: SocketAddr, raw: &[u8], piece: usize, predicted: &Answers) 
             (false, false) if statuses.is_empty() => end.saturating_duration_since(Instant::now()),
             _ => UNSURE,
         };
-        stream.set_read_timeout(Some(wait.max(Duration::from_millis(1)))).expect("a timeout");
+        stream
+            .set_read_timeout(Some(wait.max(Duration::from_millis(1))))
+            .expect("a timeout");
         match stream.read(&mut buffer) {
             Ok(0) => closed = true,
             Ok(count) => {
@@ -345,7 +389,12 @@ fn exchange(address: SocketAddr, raw: &[u8], piece: usize, predicted: &Answers) 
 /// The methods of the requests in `raw`, as far as they can be told: answers to HEAD have no body.
 fn methods(raw: &[u8]) -> Vec<&[u8]> {
     let mut starts = vec![0];
-    starts.extend(raw.windows(4).enumerate().filter(|(_, w)| w == b"\r\n\r\n").map(|(at, _)| at + 4));
+    starts.extend(
+        raw.windows(4)
+            .enumerate()
+            .filter(|(_, w)| w == b"\r\n\r\n")
+            .map(|(at, _)| at + 4),
+    );
     starts
         .iter()
         .filter_map(|start| {
@@ -404,12 +453,17 @@ fn the_core_reaches_every_verdict_for_every_cut() {
     for vector in &vectors {
         let whole = predict(&vector.raw, vector.raw.len().max(1));
         if let Some(why) = judge(vector, &whole) {
-            report.wrong.push(format!("{}: {why}: {:?}", vector.id, whole.statuses));
+            report
+                .wrong
+                .push(format!("{}: {why}: {:?}", vector.id, whole.statuses));
         }
         for piece in [1, 2, 3, 7, 64, 1000, 65_535] {
             let cut = predict(&vector.raw, piece);
             if cut != whole {
-                report.split.push(format!("{}: {whole:?}, in pieces of {piece} {cut:?}", vector.id));
+                report.split.push(format!(
+                    "{}: {whole:?}, in pieces of {piece} {cut:?}",
+                    vector.id
+                ));
             }
         }
     }
@@ -419,7 +473,10 @@ fn the_core_reaches_every_verdict_for_every_cut() {
 #[test]
 fn what_must_be_refused_is_refused_by_the_core_at_once() {
     // The suite lets a server also close or wait; the core says what is wrong.
-    for vector in vectors().iter().filter(|vector| vector.expect == Expected::Reject) {
+    for vector in vectors()
+        .iter()
+        .filter(|vector| vector.expect == Expected::Reject)
+    {
         let answers = predict(&vector.raw, vector.raw.len());
         let refused = answers.statuses.last().is_some_and(|status| *status >= 400);
         assert!(
@@ -445,7 +502,11 @@ fn a_server_made_of_the_core_passes_the_suite_over_sockets() {
     });
     let report = run_suite(address, &vectors());
     assert!(report.is_clean(), "{report}");
-    assert_eq!(report.answered, answered.load(Ordering::Relaxed), "accepted requests are answered");
+    assert_eq!(
+        report.answered,
+        answered.load(Ordering::Relaxed),
+        "accepted requests are answered"
+    );
 }
 
 fn serve(mut stream: TcpStream, answered: &AtomicUsize) -> std::io::Result<()> {
@@ -460,7 +521,10 @@ fn serve(mut stream: TcpStream, answered: &AtomicUsize) -> std::io::Result<()> {
         let before = server.answers.statuses.len();
         server.handle_bytes(&buffer[..count]);
         let new = server.answers.statuses.get(before..).unwrap_or_default();
-        answered.fetch_add(new.iter().filter(|status| **status < 400).count(), Ordering::Relaxed);
+        answered.fetch_add(
+            new.iter().filter(|status| **status < 400).count(),
+            Ordering::Relaxed,
+        );
         stream.write_all(&std::mem::take(&mut server.output))?;
     }
     // Half a close, then reading on for a while: a reset would take the answer away from the client.
