@@ -52,7 +52,7 @@ const NOT_REPEATABLE: &[(&str, &str)] = &[
 ];
 
 /// Small groups, so that waiting overlaps: a session is mostly idle.
-const EXCHANGES_PER_SESSION: usize = 26;
+const EXCHANGES_PER_SESSION: usize = 16;
 
 /// What this exchange needs, from its configuration, its bytes and its messages.
 fn need(exchange: &Exchange) -> Option<Need> {

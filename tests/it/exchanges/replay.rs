@@ -72,7 +72,7 @@ impl Session {
         };
         match server {
             Server::Lurcher => golden.address = program.listening(),
-            Server::Mongrel2 => program.accepting(golden.address),
+            Server::Mongrel2 => program.answering(golden.address),
         }
         let peers: Vec<(char, Peer)> = ['J', 'T', 'R']
             .into_iter()
@@ -182,7 +182,7 @@ impl<'a> Play<'a> {
                 self.read(*closed, last);
                 self.others.clear();
             }
-            Step::Silence { .. } => self.quiet(QUIET),
+            Step::Silence => self.quiet(QUIET),
             Step::Close => self.close(),
         }
     }
@@ -190,11 +190,8 @@ impl<'a> Play<'a> {
     fn planned(&mut self, step: &str) {
         match step {
             "request" => {
-                let wanted = self.requests().count();
+                // Recorded ids are not needed: planned replies take theirs from the request they answer.
                 self.wait(PATIENCE, |play| play.requests().count() > play.replies_sent || play.hopeless());
-                if wanted == 0 {
-                    // Recorded ids are not needed: planned replies take theirs from the request they answer.
-                }
             }
             "no_request" => {
                 let before = self.requests().count();
