@@ -19,7 +19,12 @@ pub fn channel() -> (Signal, Watch) {
         aborted: CancellationToken::new(),
         tasks: TaskTracker::new(),
     };
-    (Signal { watch: watch.clone() }, watch)
+    (
+        Signal {
+            watch: watch.clone(),
+        },
+        watch,
+    )
 }
 
 /// The right to begin the end. There is one, and it is not `Clone`: who holds it decides.
@@ -69,7 +74,11 @@ impl Signal {
         let tasks = self.watch.tasks.len();
         self.watch.aborted.cancel();
         waited.await;
-        if tasks == 0 { Outcome::Clean } else { Outcome::Aborted { tasks } }
+        if tasks == 0 {
+            Outcome::Clean
+        } else {
+            Outcome::Aborted { tasks }
+        }
     }
 }
 
@@ -118,7 +127,10 @@ impl Watch {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        tokio::spawn(self.tasks.track_future(self.aborted.clone().run_until_cancelled_owned(future)))
+        tokio::spawn(
+            self.tasks
+                .track_future(self.aborted.clone().run_until_cancelled_owned(future)),
+        )
     }
 
     /// The same for futures of a single-threaded shard. Needs a `tokio::runtime::LocalRuntime` or `LocalSet` around it.
@@ -128,7 +140,10 @@ impl Watch {
         F: Future + 'static,
         F::Output: 'static,
     {
-        tokio::task::spawn_local(self.tasks.track_future(self.aborted.clone().run_until_cancelled_owned(future)))
+        tokio::task::spawn_local(
+            self.tasks
+                .track_future(self.aborted.clone().run_until_cancelled_owned(future)),
+        )
     }
 }
 
@@ -148,7 +163,10 @@ mod tests {
     async fn a_task_that_does_not_end_is_cut_at_the_deadline_and_counted() {
         let (signal, watch) = channel();
         watch.spawn(std::future::pending::<()>());
-        assert_eq!(signal.finish(Duration::from_secs(1)).await, Outcome::Aborted { tasks: 1 });
+        assert_eq!(
+            signal.finish(Duration::from_secs(1)).await,
+            Outcome::Aborted { tasks: 1 }
+        );
         assert_eq!(watch.tasks(), 0);
     }
 }

@@ -4,7 +4,13 @@ use clap::{Parser, Subcommand};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
-#[command(name = "lurcher", version, about, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    name = "lurcher",
+    version,
+    about,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
 pub(super) struct Cli {
     /// What is logged to stderr: error, warn, info, debug, trace, or directives as `lurcher::bus=debug` [default: info]
     #[arg(long, global = true, value_name = "LEVEL", env = "LURCHER_LOG")]
