@@ -61,6 +61,8 @@ pub(super) struct Connection {
     /// What the socket has not taken yet, oldest first.
     output: VecDeque<Bytes>,
     state: State,
+    /// Flow control: bytes of a payload that is being written, told to its handler when the socket has taken them.
+    credits: usize,
 }
 
 /// What is awaited.
@@ -106,6 +108,7 @@ impl Connection {
             progress: Progress::default(),
             output: VecDeque::new(),
             state: State::Head,
+            credits: 0,
         }
     }
 
@@ -185,6 +188,9 @@ impl Connection {
             if self.flush(cx)?.is_pending() {
                 return Ok(());
             }
+            if self.credits > 0 {
+                self.client.credit(std::mem::take(&mut self.credits));
+            }
             match self.state {
                 State::Flush => match Pin::new(&mut self.stream).poll_shutdown(cx) {
                     Poll::Ready(Ok(())) if !self.deaf => {
@@ -202,8 +208,12 @@ impl Connection {
             let Some(mail) = self.client.next_mail() else { return Ok(()) };
             match mail {
                 Mail::Payload { bytes, voice } => {
+                    let size = bytes.len();
                     self.scan(&bytes, voice);
                     self.put(cx, bytes)?;
+                    if self.shard.limits.flow_control {
+                        self.credits += size;
+                    }
                 }
                 Mail::Close => self.handler_closes(),
                 Mail::Failed(why) => self.pool_failed(why),
@@ -258,6 +268,8 @@ impl Connection {
         if !exchange.started {
             exchange.started = true;
             exchange.ticket.started(voice);
+            self.client
+                .remember_handler(&exchange.handler.pool, exchange.ticket.peer());
             self.client.response_began.set(self.shard.clock.milliseconds());
             self.client.deadline.set(NEVER);
         }
@@ -290,7 +302,9 @@ impl Connection {
     fn end_exchange(&mut self) {
         let State::Response(exchange) = std::mem::replace(&mut self.state, State::Head) else { return };
         self.client.response_began.set(NEVER);
-        self.client.remember_handler(&exchange.handler.pool, exchange.ticket.peer());
+        if !exchange.started {
+            self.client.remember_handler(&exchange.handler.pool, exchange.ticket.peer());
+        }
         if let Some(line) = exchange.line {
             let unanswered = if exchange.opaque { 200 } else { CLIENT_GONE };
             self.shard.log(&line, exchange.scanner.status().unwrap_or(unanswered), exchange.scanner.bytes());
