@@ -112,7 +112,6 @@ impl Outgoing<'_> {
             }
         }
         if fits {
-            // The slots not taken hold the empty name, whose print is that of no field with a name.
             let left = room.len();
             self.write_few::<D>(
                 keys.get(..SERVER_KEYS_FAST.saturating_sub(left))
@@ -171,13 +170,14 @@ impl Outgoing<'_> {
             if same == 0 || self.values_max < 2 {
                 D::field(out, field);
             } else {
+                let bits = std::iter::successors(Some(1_u32), |bit| Some(bit.wrapping_shl(1)));
                 let others = self
                     .fields
                     .iter()
-                    .enumerate()
-                    .filter(|(n, _)| same.wrapping_shr(*n as u32) & 1 != 0);
+                    .zip(bits)
+                    .filter(|(_, bit)| same & bit != 0);
                 let values = others
-                    .map(|(_, field)| field.value)
+                    .map(|(field, _)| field.value)
                     .take(self.values_max.saturating_sub(1));
                 D::list(out, field.name, std::iter::once(field.value).chain(values));
             }
