@@ -310,19 +310,21 @@ struct JsonDict;
 
 impl Dict for JsonDict {
     fn pair(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
-        json::write_string(out, key);
-        out.push(b':');
-        json::write_string(out, value);
-        out.push(b',');
+        out.push(b'"');
+        json::write_text(out, key);
+        out.extend_from_slice(b"\":\"");
+        json::write_text(out, value);
+        out.extend_from_slice(b"\",");
     }
 
     fn field(out: &mut Vec<u8>, field: &Field<'_>) {
+        out.push(b'"');
         let start = out.len();
-        json::write_string(out, field.name);
+        json::write_text(out, field.name);
         lower_from(out, start);
-        out.push(b':');
-        json::write_string(out, field.value);
-        out.push(b',');
+        out.extend_from_slice(b"\":\"");
+        json::write_text(out, field.value);
+        out.extend_from_slice(b"\",");
     }
 
     fn list<'a>(out: &mut Vec<u8>, name: &[u8], values: impl Iterator<Item = &'a [u8]>) {
