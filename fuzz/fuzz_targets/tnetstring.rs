@@ -7,6 +7,9 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     if let Ok(Parsed::Complete { value, .. }) = parse(input, Limits::DEFAULT) {
         let mut out = Vec::new();
         value.encode(&mut out);
-        assert_eq!(parse(&out, Limits::DEFAULT), Ok(Parsed::Complete { value, rest: b"" }));
+        assert_eq!(
+            parse(&out, Limits::DEFAULT),
+            Ok(Parsed::Complete { value, rest: b"" })
+        );
     }
 });
