@@ -32,6 +32,12 @@ pub struct Field<'a> {
     pub value: &'a [u8],
 }
 
+impl<'a> From<(&'a [u8], &'a [u8])> for Field<'a> {
+    fn from((name, value): (&'a [u8], &'a [u8])) -> Self {
+        Self { name, value }
+    }
+}
+
 /// The head of a message: path and header dict.
 #[derive(Debug, Clone, Copy)]
 pub struct Outgoing<'a> {
