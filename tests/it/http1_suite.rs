@@ -316,7 +316,7 @@ pub(crate) fn run_suite(address: SocketAddr, vectors: &[Vector]) -> Report {
             });
         }
     });
-    report.into_inner().unwrap()
+    report.into_inner().expect("no lane panicked")
 }
 
 fn run_vector(address: SocketAddr, vector: &Vector, report: &Mutex<Report>) {
@@ -324,7 +324,7 @@ fn run_vector(address: SocketAddr, vector: &Vector, report: &Mutex<Report>) {
     let whole = exchange(address, &vector.raw, vector.raw.len().max(1), &predicted);
     let single = (vector.raw.len() < 20_000).then(|| exchange(address, &vector.raw, 1, &predicted));
     let start = String::from_utf8_lossy(&vector.raw[..vector.raw.len().min(90)]).into_owned();
-    let mut report = report.lock().unwrap();
+    let mut report = report.lock().expect("no lane panicked");
     for answers in [Some(&whole), single.as_ref()].into_iter().flatten() {
         report.answered += answers
             .statuses
@@ -544,7 +544,10 @@ fn the_front_passes_the_suite_and_hands_on_what_it_accepts_once() {
     let directory = scratch();
     let golden = golden::prepare("golden", directory.path());
     let database = golden.database.to_str().expect("a UTF-8 path");
-    let mut front = Program::lurcher(&["serve", database, "--server", &golden.uuid], directory.path());
+    let mut front = Program::lurcher(
+        &["serve", database, "--server", &golden.uuid],
+        directory.path(),
+    );
     let server = front.listening();
     // The one that has `/`.
     let (send, recv) = golden.handlers.first().expect("a handler");
@@ -568,7 +571,11 @@ fn the_front_passes_the_suite_and_hands_on_what_it_accepts_once() {
     });
     assert!(front.alive(), "{front}");
     assert!(report.is_clean(), "{report}");
-    assert_eq!(report.answered, requests.into_inner(), "one message for each accepted request");
+    assert_eq!(
+        report.answered,
+        requests.into_inner(),
+        "one message for each accepted request"
+    );
 }
 
 /// The 200 with the body of a request; `None` for notices, and for the first of an upload's two messages.
@@ -579,12 +586,15 @@ fn echo(message: &[u8]) -> Option<(&str, &str, Vec<u8>)> {
     }
     let (headers, rest) = netstring(rest);
     let headers: serde_json::Value = serde_json::from_slice(headers).expect("valid JSON");
-    if headers.get("x-mongrel2-upload-start").is_some() && headers.get("x-mongrel2-upload-done").is_none() {
+    if headers.get("x-mongrel2-upload-start").is_some()
+        && headers.get("x-mongrel2-upload-done").is_none()
+    {
         return None;
     }
     let (body, rest) = netstring(rest);
     assert!(rest.is_empty(), "nothing follows the body");
-    let mut payload = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
+    let mut payload =
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
     if headers["METHOD"] != "HEAD" {
         payload.extend_from_slice(body);
     }
@@ -592,8 +602,14 @@ fn echo(message: &[u8]) -> Option<(&str, &str, Vec<u8>)> {
 }
 
 fn netstring(bytes: &[u8]) -> (&[u8], &[u8]) {
-    let colon = bytes.iter().position(|byte| *byte == b':').expect("a netstring");
-    let length: usize = str::from_utf8(&bytes[..colon]).expect("ASCII").parse().expect("a length");
+    let colon = bytes
+        .iter()
+        .position(|byte| *byte == b':')
+        .expect("a netstring");
+    let length: usize = str::from_utf8(&bytes[..colon])
+        .expect("ASCII")
+        .parse()
+        .expect("a length");
     let (text, rest) = bytes[colon + 1..].split_at(length);
     (text, rest.strip_prefix(b",").expect("a comma"))
 }
