@@ -109,7 +109,7 @@ impl Signals {
                     info!("reopening logs");
                     log::reopen_error_log();
                     // Full means that the same was asked already.
-                    drop(reopen.try_send(()));
+                    let _asked = reopen.try_send(());
                 }
             }
         }

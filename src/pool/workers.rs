@@ -389,6 +389,10 @@ impl Workers {
                         drained.push(id);
                     }
                 }
+                // It was held for its silence, which has ended; a socket that drains again says so itself.
+                Phase::Blocked { .. } if !worker.peer.is_blocked() && !worker.peer.is_silent() => {
+                    awake.push(id);
+                }
                 Phase::Blocked {
                     since,
                     stalled: false,

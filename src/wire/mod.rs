@@ -14,6 +14,8 @@
 mod json;
 pub mod reply;
 pub mod request;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 

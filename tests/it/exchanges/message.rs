@@ -45,20 +45,34 @@ impl Message {
         let (text, kind, rest) = tnetstring(words.next()?)?;
         let (body, body_kind, rest) = tnetstring(rest)?;
         let (mut headers, valid) = match kind {
-            b',' => (json_object(text)?, serde_json::from_slice::<serde_json::Value>(text).is_ok()),
+            b',' => (
+                json_object(text)?,
+                serde_json::from_slice::<serde_json::Value>(text).is_ok(),
+            ),
             b'}' => (dict(text)?, true),
             _ => return None,
         };
         headers.sort();
         let body = body.to_vec();
-        (body_kind == b',' && rest.is_empty()).then_some(Self { handler, sender, id, path, headers, body, valid })
+        (body_kind == b',' && rest.is_empty()).then_some(Self {
+            handler,
+            sender,
+            id,
+            path,
+            headers,
+            body,
+            valid,
+        })
     }
 }
 
 /// `LENGTH:bytes KIND`, and what follows.
 fn tnetstring(bytes: &[u8]) -> Option<(&[u8], u8, &[u8])> {
     let colon = bytes.iter().position(|&byte| byte == b':')?;
-    let length: usize = std::str::from_utf8(bytes.get(..colon)?).ok()?.parse().ok()?;
+    let length: usize = std::str::from_utf8(bytes.get(..colon)?)
+        .ok()?
+        .parse()
+        .ok()?;
     let text = bytes.get(colon + 1..colon + 1 + length)?;
     let kind = *bytes.get(colon + 1 + length)?;
     Some((text, kind, bytes.get(colon + 2 + length..)?))
@@ -162,10 +176,14 @@ impl Json<'_> {
                     b'u' => {
                         let mut code = self.unit()?;
                         if (0xD800..0xDC00).contains(&code) && self.take(b'\\') && self.take(b'u') {
-                            code = 0x10000 + ((code - 0xD800) << 10) + (self.unit()?.checked_sub(0xDC00)?);
+                            code = 0x10000
+                                + ((code - 0xD800) << 10)
+                                + (self.unit()?.checked_sub(0xDC00)?);
                         }
                         let mut buffer = [0; 4];
-                        text.extend_from_slice(char::from_u32(code)?.encode_utf8(&mut buffer).as_bytes());
+                        text.extend_from_slice(
+                            char::from_u32(code)?.encode_utf8(&mut buffer).as_bytes(),
+                        );
                     }
                     other => text.push(other),
                 },
@@ -177,8 +195,8 @@ impl Json<'_> {
 
 #[test]
 fn both_protocols_read_the_same() {
-    let json = br#"id 7 /a 37:{"host":"x","accept":["a","b\\\u00e9"]},2:hi,"#;
-    let tnet = b"id 7 /a 36:6:accept,11:1:a,4:b\\\xC3\xA9,]4:host,1:x,}2:hi,";
+    let json = br#"id 7 /a 39:{"host":"x","accept":["a","b\\\u00e9"]},2:hi,"#;
+    let tnet = b"id 7 /a 35:6:accept,11:1:a,4:b\\\xC3\xA9,]4:host,1:x,}2:hi,";
     let json = Message::parse('J', json).expect("a JSON message");
     let tnet = Message::parse('J', tnet).expect("a tnetstring message");
     assert_eq!(json, tnet);

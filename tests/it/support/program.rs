@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::PATIENCE;
+use super::client::{Asked, Client};
 
 /// A running program whose standard error (and output) is read into lines.
 pub(crate) struct Program {
@@ -36,7 +37,10 @@ impl Program {
         let lines = Arc::new(Lines::default());
         let stderr = child.stderr.take().expect("piped");
         let stdout = child.stdout.take().expect("piped");
-        for stream in [Box::new(stderr) as Box<dyn std::io::Read + Send>, Box::new(stdout)] {
+        for stream in [
+            Box::new(stderr) as Box<dyn std::io::Read + Send>,
+            Box::new(stdout),
+        ] {
             let lines = Arc::clone(&lines);
             std::thread::spawn(move || {
                 let mut reader = BufReader::new(stream);
@@ -55,16 +59,30 @@ impl Program {
 
     /// The program under test with these arguments, in this working directory.
     pub(crate) fn lurcher(arguments: &[&str], directory: &Path) -> Self {
-        Self::start(Command::new(env!("CARGO_BIN_EXE_lurcher")).args(arguments).current_dir(directory))
+        Self::start(
+            Command::new(env!("CARGO_BIN_EXE_lurcher"))
+                .args(arguments)
+                .current_dir(directory),
+        )
     }
 
     /// Mongrel2 itself on a database; `None`, with a printed line, when it is not installed.
     pub(crate) fn mongrel2(database: &Path, uuid: &str, directory: &Path) -> Option<Self> {
-        if Command::new("mongrel2").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+        if Command::new("mongrel2")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_err()
+        {
             println!("skipped: mongrel2 is not installed (Debian: mongrel2-core)");
             return None;
         }
-        Some(Self::start(Command::new("mongrel2").arg(database).arg(uuid).current_dir(directory)))
+        Some(Self::start(
+            Command::new("mongrel2")
+                .arg(database)
+                .arg(uuid)
+                .current_dir(directory),
+        ))
     }
 
     /// The first `listening on http://ADDR` address this program prints.
@@ -75,12 +93,23 @@ impl Program {
         })
     }
 
-    /// Waits until the program accepts connections there: for programs that do not say so themselves.
-    pub(crate) fn accepting(&mut self, address: SocketAddr) {
+    /// Waits until Mongrel2 answers there. Its socket takes connections half a second before anything reads them.
+    pub(crate) fn answering(&mut self, address: SocketAddr) {
         let end = Instant::now() + PATIENCE;
-        while TcpStream::connect_timeout(&address, PATIENCE).is_err() {
-            assert!(self.alive(), "{self} ended before it listened on {address}");
-            assert!(Instant::now() < end, "{self} does not listen on {address}");
+        loop {
+            assert!(
+                self.alive(),
+                "{self}\nended before it listened on {address}"
+            );
+            assert!(Instant::now() < end, "{self}\ndoes not answer on {address}");
+            if let Ok(mut client) = Client::try_connect(address) {
+                // No request at all: refused by the server itself, whatever its routes.
+                if client.send(b"?\r\n\r\n").is_ok()
+                    && client.try_answer(Asked::Other, PATIENCE).is_some()
+                {
+                    return;
+                }
+            }
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -98,7 +127,12 @@ impl Program {
                     }
                     seen += 1;
                 }
-                lines = self.lines.more.wait_timeout(lines, Duration::from_millis(50)).unwrap().0;
+                lines = self
+                    .lines
+                    .more
+                    .wait_timeout(lines, Duration::from_millis(50))
+                    .unwrap()
+                    .0;
                 drop(lines);
             }
             assert!(self.alive(), "{self}\nended before it printed {what}");
@@ -124,8 +158,15 @@ impl Program {
 
     /// Sends a signal by name. Through the shell: the tests hold no unsafe code.
     pub(crate) fn signal(&self, signal: &str) {
-        let sent = Command::new("sh").arg("-c").arg(format!("kill -{signal} {}", self.id())).status();
-        assert!(sent.is_ok_and(|status| status.success()), "kill -{signal} {}", self.id());
+        let sent = Command::new("sh")
+            .arg("-c")
+            .arg(format!("kill -{signal} {}", self.id()))
+            .status();
+        assert!(
+            sent.is_ok_and(|status| status.success()),
+            "kill -{signal} {}",
+            self.id()
+        );
     }
 
     /// SIGKILL, and reaps the process.
@@ -152,7 +193,12 @@ impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines = self.lines.read.lock().unwrap();
         write!(f, "{} printed {} lines:", self.name, lines.len())?;
-        lines.iter().rev().take(40).rev().try_for_each(|line| write!(f, "\n    {line}"))
+        lines
+            .iter()
+            .rev()
+            .take(40)
+            .rev()
+            .try_for_each(|line| write!(f, "\n    {line}"))
     }
 }
 
