@@ -8,8 +8,13 @@ use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use crate::support::golden;
+use crate::support::peer::{Peer, Replies, address};
+use crate::support::program::Program;
+use crate::support::scratch;
 
 use lurcher::http1::chunked::{Decoder, Status};
 use lurcher::http1::{BodyFraming, Expect, Head, Limits, Parsed, Progress, parse_head};
@@ -311,7 +316,7 @@ pub(crate) fn run_suite(address: SocketAddr, vectors: &[Vector]) -> Report {
             });
         }
     });
-    report.into_inner().unwrap()
+    report.into_inner().expect("no lane panicked")
 }
 
 fn run_vector(address: SocketAddr, vector: &Vector, report: &Mutex<Report>) {
@@ -319,7 +324,7 @@ fn run_vector(address: SocketAddr, vector: &Vector, report: &Mutex<Report>) {
     let whole = exchange(address, &vector.raw, vector.raw.len().max(1), &predicted);
     let single = (vector.raw.len() < 20_000).then(|| exchange(address, &vector.raw, 1, &predicted));
     let start = String::from_utf8_lossy(&vector.raw[..vector.raw.len().min(90)]).into_owned();
-    let mut report = report.lock().unwrap();
+    let mut report = report.lock().expect("no lane panicked");
     for answers in [Some(&whole), single.as_ref()].into_iter().flatten() {
         report.answered += answers
             .statuses
@@ -532,4 +537,79 @@ fn serve(mut stream: TcpStream, answered: &AtomicUsize) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(1)))?;
     while stream.read(&mut buffer)? > 0 {}
     Ok(())
+}
+
+#[test]
+fn the_front_passes_the_suite_and_hands_on_what_it_accepts_once() {
+    let directory = scratch();
+    let golden = golden::prepare("golden", directory.path());
+    let database = golden.database.to_str().expect("a UTF-8 path");
+    let mut front = Program::lurcher(
+        &["serve", database, "--server", &golden.uuid],
+        directory.path(),
+    );
+    let server = front.listening();
+    // The one that has `/`.
+    let (send, recv) = golden.handlers.first().expect("a handler");
+    let (stop, requests) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let report = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let peer = Peer::connect(send, recv, Replies::Xpub);
+            peer.subscribed();
+            while !stop.load(Ordering::Relaxed) {
+                if let Some(message) = peer.recv(Duration::from_millis(20))
+                    && let Some((sender, id, payload)) = echo(&message)
+                {
+                    requests.fetch_add(1, Ordering::Relaxed);
+                    peer.reply(sender, id, &payload);
+                }
+            }
+        });
+        let report = std::panic::catch_unwind(|| run_suite(server, &vectors()));
+        stop.store(true, Ordering::Relaxed);
+        report.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    assert!(front.alive(), "{front}");
+    assert!(report.is_clean(), "{report}");
+    assert_eq!(
+        report.answered,
+        requests.into_inner(),
+        "one message for each accepted request"
+    );
+}
+
+/// The 200 with the body of a request; `None` for notices, and for the first of an upload's two messages.
+fn echo(message: &[u8]) -> Option<(&str, &str, Vec<u8>)> {
+    let (sender, id, path, rest) = address(message);
+    if path == "@*" {
+        return None;
+    }
+    let (headers, rest) = netstring(rest);
+    let headers: serde_json::Value = serde_json::from_slice(headers).expect("valid JSON");
+    if headers.get("x-mongrel2-upload-start").is_some()
+        && headers.get("x-mongrel2-upload-done").is_none()
+    {
+        return None;
+    }
+    let (body, rest) = netstring(rest);
+    assert!(rest.is_empty(), "nothing follows the body");
+    let mut payload =
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
+    if headers["METHOD"] != "HEAD" {
+        payload.extend_from_slice(body);
+    }
+    Some((sender, id, payload))
+}
+
+fn netstring(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let colon = bytes
+        .iter()
+        .position(|byte| *byte == b':')
+        .expect("a netstring");
+    let length: usize = str::from_utf8(&bytes[..colon])
+        .expect("ASCII")
+        .parse()
+        .expect("a length");
+    let (text, rest) = bytes[colon + 1..].split_at(length);
+    (text, rest.strip_prefix(b",").expect("a comma"))
 }
