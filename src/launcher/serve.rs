@@ -47,10 +47,7 @@ fn raise_descriptors(loaded: &Loaded) {
     let wanted = loaded.config.settings.max_fd;
     match sys::raise_open_files(wanted as u64) {
         Ok(limit) if limit.soft < wanted as u64 => {
-            warn!(
-                "superpoll.max_fd is {wanted}, but this process may open {} files only",
-                limit.soft
-            );
+            warn!("superpoll.max_fd is {wanted}, but this process may open {} files only", limit.soft);
         }
         Ok(_) => {}
         Err(error) => warn!("raise the limit on open files to {wanted}: {error}"),
@@ -71,10 +68,7 @@ async fn serve(loaded: &Loaded) -> anyhow::Result<ExitCode> {
     let (reopen, control) = Control::new();
     let served = watch.spawn_local(front.run(control));
     signals.wait(&reopen).await;
-    info!(
-        "draining: open requests are finished, for {} s at most",
-        settings.drain_timeout.as_secs()
-    );
+    info!("draining: open requests are finished, for {} s at most", settings.drain_timeout.as_secs());
     signal.drain();
     tokio::select! {
         _ = served => {}
@@ -115,7 +109,7 @@ impl Signals {
                     info!("reopening logs");
                     log::reopen_error_log();
                     // Full means that the same was asked already.
-                    drop(reopen.try_send(()));
+                    let _asked = reopen.try_send(());
                 }
             }
         }

@@ -77,7 +77,7 @@ impl Session {
         };
         match server {
             Server::Lurcher => golden.address = program.listening(),
-            Server::Mongrel2 => program.accepting(golden.address),
+            Server::Mongrel2 => program.answering(golden.address),
         }
         let peers: Vec<(char, Peer)> = ['J', 'T', 'R']
             .into_iter()
@@ -95,6 +95,11 @@ impl Session {
             retired: HashSet::new(),
             _directory: directory,
         })
+    }
+
+    /// Whether the server still runs.
+    pub(crate) fn alive(&mut self) -> bool {
+        self.program.alive()
     }
 
     /// Plays one exchange and judges it.
@@ -204,7 +209,7 @@ impl<'a> Play<'a> {
                 self.read(*closed, last);
                 self.others.clear();
             }
-            Step::Silence { .. } => self.quiet(QUIET),
+            Step::Silence => self.quiet(QUIET),
             Step::Close => self.close(),
         }
     }
@@ -212,13 +217,10 @@ impl<'a> Play<'a> {
     fn planned(&mut self, step: &str) {
         match step {
             "request" => {
-                let wanted = self.requests().count();
+                // Recorded ids are not needed: planned replies take theirs from the request they answer.
                 self.wait(PATIENCE, |play| {
                     play.requests().count() > play.replies_sent || play.hopeless()
                 });
-                if wanted == 0 {
-                    // Recorded ids are not needed: planned replies take theirs from the request they answer.
-                }
             }
             "no_request" => {
                 let before = self.requests().count();
