@@ -1,12 +1,18 @@
 //! Tests of the codec: every timer with a given `now`, every input cut everywhere.
 
+#![expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::large_stack_arrays,
+    clippy::octal_escapes,
+    reason = "tests know their bytes"
+)]
+
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::command::ReadyError;
-use super::frame::FrameError;
 use super::*;
 
 const SIGNATURE: &[u8] = b"\xff\0\0\0\0\0\0\0\x01\x7f";

@@ -524,7 +524,7 @@ fn a_pull_that_never_reads_is_blocked_and_others_are_served() {
             taken[taken.len() - 10..],
             (1_000_000..1_000_010).collect::<Vec<_>>()
         );
-        assert!(slow.queued_messages() <= 1);
+        assert!(slow.queued_messages() <= 1 && slow.is_blocked());
         drop(stuck);
         let lost = bus.recorder.lost(&slow).await;
         assert!(lost.len() <= 1 && !lost.iter().any(|tag| taken.contains(tag)));

@@ -26,6 +26,8 @@ const READ_BYTES: usize = 64 << 10;
 const READ_ROOM_MIN: usize = 16 << 10;
 /// An unfinished frame up to this is copied out of the shared buffer; a longer one keeps its place and grows there.
 const COPY_OUT_BYTES_MAX: usize = 16 << 10;
+/// Reads in one turn of a task before others have theirs.
+const READS_PER_TURN: usize = 4;
 /// With so many bytes of PONGs unsent, nothing more is read from a peer that PINGs and does not read.
 const URGENT_BYTES_MAX: usize = 64 << 10;
 
@@ -244,7 +246,7 @@ impl Driver {
         cx: &mut Context<'_>,
         now: Instant,
     ) -> Result<Turn, Ended> {
-        let mut told = 0;
+        let (mut told, mut reads) = (0, 0);
         self.leftover = true;
         loop {
             while let Some(event) = self.session.handle_bytes(input, now.into_std())? {
@@ -265,6 +267,10 @@ impl Driver {
                 self.leftover = false;
                 return Ok(Turn::Unread);
             }
+            if reads >= READS_PER_TURN {
+                return Ok(Turn::Again);
+            }
+            reads += 1;
             let room = input.capacity() - input.len();
             if room < READ_ROOM_MIN {
                 // Grows with what has arrived, never by what the peer declared.
@@ -334,11 +340,14 @@ impl Driver {
         self.flush_urgent();
         loop {
             if self.peer.outbox.borrow().is_empty() {
-                if self.peer.set_blocked(false) && !self.peer.is_gone() {
-                    self.server.sink().writable(&self.peer);
-                    if !self.peer.outbox.borrow().is_empty() {
-                        continue;
+                if self.peer.is_blocked() {
+                    // All may have been taken back: that does not mean that the socket takes more.
+                    ready!(self.stream.poll_write_ready(cx))?;
+                    self.peer.set_blocked(false);
+                    if !self.peer.is_gone() {
+                        self.server.sink().writable(&self.peer);
                     }
+                    continue;
                 }
                 return Poll::Ready(Ok(()));
             }
