@@ -15,7 +15,7 @@ pub enum Severity {
 }
 
 /// Where in the file.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Place {
     /// The file as a whole.
     #[default]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::diagnostic::{Diagnostic, Severity};
 use super::{Config, Reading, conf, sqlite};
 
-/// What every SQLite database begins with (SQLite file format, 1.3).
+/// What every `SQLite` database begins with (its file format, 1.3).
 const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// A `.conf` larger than this is none; it bounds what is read into memory, in bytes.

@@ -1,6 +1,6 @@
 //! Mongrel2's database: read with every mistake told by table, row and column, and written so that Mongrel2 runs it.
 //!
-//! The only file that names the SQLite crate. Reading never writes, not even a journal beside the database. The
+//! The only file that names the `SQLite` crate. Reading never writes, not even a journal beside the database. The
 //! schema is Mongrel2's own (its `config.sql` as m2sh 1.12 runs it); what Lurcher adds are columns at the end of a
 //! table, written only when a configuration uses them, since Mongrel2 names the columns it reads and so never sees more.
 
@@ -27,7 +27,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DatabaseError {
-    /// SQLite said no.
+    /// `SQLite` said no.
     #[error("{0}")]
     Sqlite(#[from] rusqlite::Error),
     /// It is a database, but of something else.
@@ -124,7 +124,7 @@ fn columns(database: &Connection, table: &str) -> Result<Vec<String>, rusqlite::
     statement.query_map([table], |row| row.get(0))?.collect()
 }
 
-/// A cell of a row, as SQLite stores it.
+/// A cell of a row, as `SQLite` stores it.
 #[derive(Debug, Clone)]
 enum Cell {
     Null,
@@ -542,7 +542,7 @@ CREATE TABLE IF NOT EXISTS log (id INTEGER PRIMARY KEY, who TEXT, what TEXT, loc
 /// A row of the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// When, in UTC, as SQLite writes it; empty in a row to be added.
+    /// When, in UTC, as `SQLite` writes it; empty in a row to be added.
     pub happened_at: String,
     /// Who did it.
     pub who: String,
