@@ -1,96 +1,298 @@
-//! Socket specs: `tcp://IDENTITY@host:port#bind` and their kin. (A stand-in until the real one lands.)
+//! Socket specs: `tcp://IDENTITY@host:port#bind` and their kin.
+//!
+//! Pure text: nothing is looked up and nothing is opened here. The forms are libzmq's `tcp://`, `ipc://` and `inproc://`,
+//! with m2wsgi's additions of an identity in front and of `#bind` or `#connect` behind.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-/// A socket spec.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The longest ipc path in bytes: `sun_path` has 108, and the last one is the final zero.
+pub const IPC_PATH_MAX: usize = 107;
+
+/// The longest identity in bytes: ZeroMQ's own limit.
+pub const IDENTITY_MAX: usize = 255;
+
+/// Where a socket binds or connects, and under what identity.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
-    /// Where.
+    /// The address.
     pub transport: Transport,
-    /// ZeroMQ identity.
+    /// The socket's ZeroMQ identity, if the spec names one.
     pub identity: Option<String>,
-    /// Bind or connect.
+    /// Which side of the connection this is, if the spec says so.
     pub mode: Option<Mode>,
 }
 
-/// Bind or connect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Bind.
-    Bind,
-    /// Connect.
-    Connect,
-}
-
-/// The transport.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Transport {
-    /// TCP.
+    /// `tcp://host:port`.
     Tcp {
-        /// Host.
+        /// `*`, a name, an IPv4 address, an IPv6 address without brackets, or the name of an interface.
         host: String,
-        /// Port; `None`: any free one.
+        /// The port; none for `*` and 0, which mean any free one.
         port: Option<u16>,
     },
-    /// Unix socket.
+    /// `ipc://path`; `@name` is an abstract name, `*` a path of the system's choice.
     Ipc {
-        /// Path.
+        /// The path, at most [`IPC_PATH_MAX`] bytes, relative to the working directory.
         path: String,
     },
-    /// In process.
+    /// `inproc://name`: inside one process.
     Inproc {
-        /// Name.
+        /// The name.
         name: String,
     },
 }
 
-/// Why a spec is none.
+/// Which side of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Waits for others.
+    Bind,
+    /// Goes to another.
+    Connect,
+}
+
+/// Why a text is no socket spec.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no socket spec")]
-pub struct EndpointError;
+#[error("socket spec `{}`: {reason}", .spec.escape_debug())]
+pub struct EndpointError {
+    /// The text.
+    pub spec: String,
+    /// What is wrong with it.
+    pub reason: Reason,
+}
 
-impl FromStr for Endpoint {
-    type Err = EndpointError;
+/// The ways to be no socket spec.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Reason {
+    /// No `://` in it.
+    #[error("no transport: write tcp://HOST:PORT, ipc://PATH or inproc://NAME")]
+    NoTransport,
+    /// Another word before `://`.
+    #[error("unknown transport `{}`: tcp, ipc and inproc are known", .0.escape_debug())]
+    UnknownTransport(String),
+    /// A tcp spec with no colon behind its host.
+    #[error("no port: write tcp://HOST:PORT, with * for any free port")]
+    NoPort,
+    /// A port that is no number from 0 to 65535 and not `*`.
+    #[error("port `{}` is not a number from 1 to 65535, nor *", .0.escape_debug())]
+    Port(String),
+    /// Nothing between `//` and the port.
+    #[error("no host: write * for all addresses of this machine")]
+    NoHost,
+    /// A host that cannot be one.
+    #[error("`{}` is not a host name or address", .0.escape_debug())]
+    Host(String),
+    /// Nothing behind `ipc://`.
+    #[error("no path")]
+    NoPath,
+    /// More bytes than a socket address holds.
+    #[error("a path of {length} bytes: at most {IPC_PATH_MAX} fit a socket address")]
+    PathLength {
+        /// Bytes of the path.
+        length: usize,
+    },
+    /// `ipc://@`: an abstract name needs at least one byte behind the `@`.
+    #[error("an abstract name with nothing behind the @")]
+    AbstractName,
+    /// Nothing behind `inproc://`.
+    #[error("no name")]
+    NoName,
+    /// Control bytes or spaces where none can be.
+    #[error("control bytes and spaces cannot be part of it")]
+    Control,
+    /// Nothing before the `@`, or more than [`IDENTITY_MAX`] bytes.
+    #[error("an identity of {length} bytes: 1 to {IDENTITY_MAX} are allowed")]
+    Identity {
+        /// Bytes of the identity.
+        length: usize,
+    },
+    /// Another word than `bind` or `connect` behind `#`.
+    #[error("`#{}`: only #bind and #connect are known", .0.escape_debug())]
+    UnknownMode(String),
+}
 
-    fn from_str(text: &str) -> Result<Endpoint, EndpointError> {
-        let transport = if let Some(rest) = text.strip_prefix("tcp://") {
-            let (host, port) = rest.rsplit_once(':').ok_or(EndpointError)?;
-            let port = match port {
-                "*" | "0" => None,
-                port => Some(port.parse().map_err(|_| EndpointError)?),
-            };
-            Transport::Tcp {
-                host: host.trim_matches(['[', ']']).to_owned(),
-                port,
-            }
-        } else if let Some(path) = text.strip_prefix("ipc://") {
-            Transport::Ipc {
-                path: path.to_owned(),
-            }
-        } else if let Some(name) = text.strip_prefix("inproc://") {
-            Transport::Inproc {
-                name: name.to_owned(),
-            }
-        } else {
-            return Err(EndpointError);
+impl Endpoint {
+    /// A tcp endpoint without identity and mode.
+    pub fn tcp(host: impl Into<String>, port: Option<u16>) -> Endpoint {
+        Transport::Tcp {
+            host: host.into(),
+            port,
+        }
+        .into()
+    }
+
+    /// The same with the port below it: where a handler's receive spec is when only its send spec was given.
+    ///
+    /// None for what has no port, no certain port, or no port below.
+    pub fn one_port_down(&self) -> Option<Endpoint> {
+        let Transport::Tcp {
+            host,
+            port: Some(port @ 2..),
+        } = &self.transport
+        else {
+            return None;
         };
-        Ok(Endpoint {
+        let transport = Transport::Tcp {
+            host: host.clone(),
+            port: Some(port - 1),
+        };
+        Some(Endpoint {
             transport,
-            identity: None,
-            mode: None,
+            ..self.clone()
         })
     }
 }
 
+impl From<Transport> for Endpoint {
+    fn from(transport: Transport) -> Self {
+        Endpoint {
+            transport,
+            identity: None,
+            mode: None,
+        }
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(spec: &str) -> Result<Self, EndpointError> {
+        parse(spec).map_err(|reason| EndpointError {
+            spec: spec.to_owned(),
+            reason,
+        })
+    }
+}
+
+fn parse(spec: &str) -> Result<Endpoint, Reason> {
+    let (transport, rest) = spec.split_once("://").ok_or(Reason::NoTransport)?;
+    if spec.chars().any(char::is_control) {
+        return Err(Reason::Control);
+    }
+    let (rest, mode) = match rest.rsplit_once('#') {
+        Some((rest, "bind")) => (rest, Some(Mode::Bind)),
+        Some((rest, "connect")) => (rest, Some(Mode::Connect)),
+        // A path or a name may well contain a `#`; a port cannot.
+        Some((_, mode)) if transport == "tcp" => return Err(Reason::UnknownMode(mode.to_owned())),
+        _ => (rest, None),
+    };
+    // An `@` at the very start of an ipc path is the mark of an abstract name, as libzmq has it; behind a slash it is
+    // part of the path.
+    let (identity, address) = match rest.split_once('@') {
+        Some(_) if transport == "tcp" => rest
+            .rsplit_once('@')
+            .map_or((None, rest), |(name, host)| (Some(name), host)),
+        Some((name, path)) if !name.is_empty() && !name.contains('/') => (Some(name), path),
+        _ => (None, rest),
+    };
+    if let Some(identity) = identity
+        && !(1..=IDENTITY_MAX).contains(&identity.len())
+    {
+        return Err(Reason::Identity {
+            length: identity.len(),
+        });
+    }
+    let transport = match transport {
+        "tcp" => tcp(address)?,
+        "ipc" => ipc(address)?,
+        "inproc" if address.is_empty() => return Err(Reason::NoName),
+        "inproc" => Transport::Inproc {
+            name: address.to_owned(),
+        },
+        other => return Err(Reason::UnknownTransport(other.to_owned())),
+    };
+    Ok(Endpoint {
+        transport,
+        identity: identity.map(str::to_owned),
+        mode,
+    })
+}
+
+fn tcp(address: &str) -> Result<Transport, Reason> {
+    let bad = |host: &str| Reason::Host(host.to_owned());
+    let (host, port) = if let Some(bracketed) = address.strip_prefix('[') {
+        let (host, behind) = bracketed.split_once(']').ok_or_else(|| bad(address))?;
+        if !is_ipv6(host) || !(behind.is_empty() || behind.starts_with(':')) {
+            return Err(bad(address));
+        }
+        (host, behind.strip_prefix(':').ok_or(Reason::NoPort)?)
+    } else {
+        // libzmq takes IPv6 addresses without brackets too: the last colon is the port's.
+        let (host, port) = address.rsplit_once(':').ok_or(Reason::NoPort)?;
+        if host.contains(':') && !is_ipv6(host) {
+            return Err(bad(host));
+        }
+        (host, port)
+    };
+    if host.is_empty() {
+        return Err(Reason::NoHost);
+    }
+    let can_be = |char: char| char.is_alphanumeric() || "-_.:%*".contains(char);
+    if !host.chars().all(can_be) || (host.contains('*') && host != "*") {
+        return Err(bad(host));
+    }
+    Ok(Transport::Tcp {
+        host: host.to_owned(),
+        port: parse_port(port)?,
+    })
+}
+
+/// An IPv6 address, with a zone perhaps.
+fn is_ipv6(host: &str) -> bool {
+    let (address, zone) = host.split_once('%').unwrap_or((host, "zone"));
+    address.parse::<Ipv6Addr>().is_ok() && !zone.is_empty()
+}
+
+fn parse_port(text: &str) -> Result<Option<u16>, Reason> {
+    if text == "*" {
+        return Ok(None);
+    }
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let port: Option<u16> = if digits { text.parse().ok() } else { None };
+    match port {
+        None => Err(Reason::Port(text.to_owned())),
+        Some(0) => Ok(None),
+        some => Ok(some),
+    }
+}
+
+fn ipc(path: &str) -> Result<Transport, Reason> {
+    match path {
+        "" => Err(Reason::NoPath),
+        "@" => Err(Reason::AbstractName),
+        _ if path.len() > IPC_PATH_MAX => Err(Reason::PathLength { length: path.len() }),
+        _ => Ok(Transport::Ipc {
+            path: path.to_owned(),
+        }),
+    }
+}
+
+/// What libzmq understands: without identity and mode, IPv6 in brackets, `*` for any port.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.transport {
-            Transport::Tcp {
-                host,
-                port: Some(port),
-            } => write!(f, "tcp://{host}:{port}"),
-            Transport::Tcp { host, port: None } => write!(f, "tcp://{host}:*"),
+        self.transport.fmt(f)
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Transport::Tcp { host, port } => {
+                if host.contains(':') {
+                    write!(f, "tcp://[{host}]:")?;
+                } else {
+                    write!(f, "tcp://{host}:")?;
+                }
+                match port {
+                    Some(port) => port.fmt(f),
+                    None => f.write_str("*"),
+                }
+            }
             Transport::Ipc { path } => write!(f, "ipc://{path}"),
             Transport::Inproc { name } => write!(f, "inproc://{name}"),
         }

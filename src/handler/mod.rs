@@ -1,1 +1,38 @@
-//! The handler library.
+//! The handler library: take requests from a Mongrel2 or Lurcher server, and answer them whenever you like, in as many
+//! pieces as you like, to one browser or to a hundred at once.
+//!
+//! A [`Connection`] receives [`Request`]s; its reply methods ([`Replies`], to which it dereferences) answer them. A
+//! [`Client`] is a handle on one browser, cheap to clone, to send to from any task. Both protocols are understood (JSON and
+//! tnetstring), several servers may be served at once, and lost servers are connected to again by libzmq.
+//!
+//! ```no_run
+//! use lurcher::handler::{Connection, Options};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! // The server's `send_spec`; its `recv_spec` is one port down unless named.
+//! let mut connection = Connection::connect(Options::to("tcp://127.0.0.1:9999")?).await?;
+//! while let Some(request) = connection.recv().await {
+//!     if request.is_disconnect() {
+//!         continue;
+//!     }
+//!     connection.reply_http(&request, b"hello\n", 200, "OK", &[("Content-Type", "text/plain")]).await?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What happens to replies is worth knowing. They wait while the server does not read (backpressure); they are dropped when
+//! the server is gone, since its clients are gone with it. None is lost at the start: a connection waits for the server's
+//! subscription before it takes the first request.
+//!
+//! This part has whole replies and raw pieces. Streaming responses, uploads, WebSocket and tower services come on top.
+
+mod connection;
+mod http;
+mod replies;
+mod request;
+
+pub use connection::{ConnectError, Connection, Options, StopHandle};
+pub use http::HttpError;
+pub use replies::{IDS_PER_MESSAGE, Replies, ReplyError};
+pub use request::{Client, Event, Request};

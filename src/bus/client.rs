@@ -1,1 +1,0 @@
-//! Sockets that connect, by libzmq.

@@ -1,0 +1,395 @@
+//! XPUB: replies to one server, without dropping any while that server is there.
+//!
+//! A plain PUB drops in silence: before the server's subscription has arrived, and above its high-water mark. An XPUB
+//! shows subscriptions as messages, and with `ZMQ_XPUB_NODROP` it says `EAGAIN` at the mark, which is the backpressure.
+//! `ZMQ_IMMEDIATE` makes libzmq forget queue and subscriptions with a lost connection: a server that comes back numbers
+//! its clients anew, and must not get what was meant for those it had before.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::{Context, Descriptor, OpenError, Opened, Options, is_again, open};
+use crate::endpoint::Endpoint;
+
+/// Milliseconds between attempts to reconnect. Below the 100 of a receiver, so that after a restart of the server the
+/// way back is there before, or soon after, the first request.
+const RECONNECT_MS: i32 = 50;
+
+/// After a server has pushed a request and not subscribed in time, so long nothing waits for it again.
+const PATIENCE_PAUSE: Duration = Duration::from_secs(30);
+
+/// Subscriptions are looked at every so many sends at least, for programs that only send.
+const SENDS_PER_LOOK: u32 = 1024;
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Sent {
+    /// libzmq has it and will write it while the connection lives.
+    Queued,
+    /// The server is not there, or subscribes to nothing: nobody could have received it.
+    Dropped,
+}
+
+/// An XPUB socket connected to one server. All methods take `&self` and may be used from any task.
+#[derive(Debug)]
+pub struct Publisher {
+    events: AsyncFd<Descriptor>,
+    state: Mutex<State>,
+    /// The line of those who must wait. First come, first served.
+    turn: Semaphore,
+    endpoint: Endpoint,
+}
+
+struct State {
+    socket: zmq::Socket,
+    message: zmq::Message,
+    /// What the server subscribes to.
+    topics: Vec<Vec<u8>>,
+    ear: Ear,
+    /// Somebody awaits the descriptor: nobody else may touch the socket, or the edge is lost.
+    awaited: bool,
+    /// The rest of a batch whose first message was sent and whose sender did not stay: goes before all else.
+    owed: VecDeque<Vec<u8>>,
+    sends_until_look: u32,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State")
+            .field("topics", &self.topics)
+            .field("ear", &self.ear)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether the server listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ear {
+    /// It has subscribed.
+    Listens,
+    /// It should subscribe soon: senders wait until then.
+    Expected { until: Instant },
+    /// It does not: messages are dropped. A request from it may raise hope again, but not before that moment.
+    Absent { hopeless_until: Option<Instant> },
+}
+
+enum Attempt {
+    Done(Sent),
+    /// Try again when the descriptor is readable, at the latest then.
+    Blocked(Option<Instant>),
+}
+
+impl Publisher {
+    /// Opens an XPUB socket and connects it; libzmq goes on trying for ever while nobody is there. Messages wait for the
+    /// server's subscription until `patience` has passed.
+    ///
+    /// # Errors
+    ///
+    /// When the endpoint is of no use (no such interface, path too long) or descriptors have run out.
+    pub fn connect(
+        context: &Context,
+        endpoint: &Endpoint,
+        options: &Options,
+        patience: Duration,
+    ) -> Result<Self, OpenError> {
+        let Opened { events, socket } = open(context, zmq::XPUB, endpoint, options, |socket| {
+            socket.set_immediate(true)?;
+            socket.set_reconnect_ivl(RECONNECT_MS)?;
+            set_nodrop(socket)
+        })?;
+        let state = State {
+            socket,
+            message: zmq::Message::new(),
+            topics: Vec::new(),
+            ear: Ear::Expected {
+                until: Instant::now() + patience,
+            },
+            awaited: false,
+            owed: VecDeque::new(),
+            sends_until_look: SENDS_PER_LOOK,
+        };
+        Ok(Self {
+            events,
+            state: Mutex::new(state),
+            turn: Semaphore::new(1),
+            endpoint: endpoint.clone(),
+        })
+    }
+
+    /// Where it is connected to.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Whether a message that begins so would pass the server's subscriptions; `None` when there are none.
+    pub fn would_pass(&self, beginning: &[u8]) -> Option<bool> {
+        let state = self.lock();
+        let passes = state
+            .topics
+            .iter()
+            .any(|topic| beginning.starts_with(topic));
+        (!state.topics.is_empty()).then_some(passes)
+    }
+
+    /// Waits until the server has subscribed; false when it has not done so by `deadline`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn subscribed(&self, deadline: Instant) -> io::Result<bool> {
+        let _turn = self.turn.acquire().await;
+        let _awaited = Awaited::begin(self);
+        loop {
+            {
+                let mut state = self.lock();
+                state.look()?;
+                if state.ear == Ear::Listens {
+                    return Ok(true);
+                }
+            }
+            let Ok(readable) = tokio::time::timeout_at(deadline, self.events.readable()).await
+            else {
+                return Ok(false);
+            };
+            readable?.clear_ready();
+        }
+    }
+
+    /// To be called when the server has shown to be there (it pushed something): looks whether it subscribes still, and
+    /// if not, lets senders wait for that, at most `patience`.
+    pub fn expect(&self, patience: Duration) -> io::Result<()> {
+        let mut state = self.lock();
+        if state.awaited {
+            // Whoever awaits the descriptor looks himself.
+            return Ok(());
+        }
+        state.look()?;
+        state.settle()?;
+        let hopeless_until = match state.ear {
+            Ear::Listens => return Ok(()),
+            Ear::Expected { until } => Some(until),
+            Ear::Absent { hopeless_until } => hopeless_until,
+        };
+        let now = Instant::now();
+        if hopeless_until.is_none_or(|until| until <= now) {
+            state.ear = Ear::Expected {
+                until: now + patience,
+            };
+        }
+        Ok(())
+    }
+
+    /// Sends one message; waits while the server is behind, and while its subscription is expected.
+    ///
+    /// # Errors
+    ///
+    /// Only what libzmq may say of a broken socket; never because of the network.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: the message is handed over if and only if the future completes.
+    pub async fn send(&self, message: Vec<u8>) -> io::Result<Sent> {
+        if self.try_send(&message)? {
+            return Ok(Sent::Queued);
+        }
+        self.send_slowly(VecDeque::from([message])).await
+    }
+
+    /// Sends several messages in order, with nothing of other senders between them.
+    ///
+    /// # Cancel safety
+    ///
+    /// All or nothing: dropped before the first was handed over, none is sent; after it, the rest goes out before
+    /// anything that is sent later (at the latest with the next call of any method here).
+    pub async fn send_all(&self, messages: impl IntoIterator<Item = Vec<u8>>) -> io::Result<Sent> {
+        let messages: VecDeque<_> = messages.into_iter().collect();
+        if messages.is_empty() {
+            return Ok(Sent::Queued);
+        }
+        self.send_slowly(messages).await
+    }
+
+    /// The common case without waiting; false when it must be done the long way.
+    fn try_send(&self, message: &[u8]) -> io::Result<bool> {
+        let mut state = self.lock();
+        if state.awaited
+            || state.ear != Ear::Listens
+            || !state.owed.is_empty()
+            || state.sends_until_look == 0
+        {
+            return Ok(false);
+        }
+        state.sends_until_look -= 1;
+        state.hand_over(message)
+    }
+
+    async fn send_slowly(&self, mut messages: VecDeque<Vec<u8>>) -> io::Result<Sent> {
+        // Most batches pass without waiting.
+        {
+            let mut state = self.lock();
+            if !state.awaited
+                && let Attempt::Done(sent) = self.attempt(&mut state, &mut messages)?
+            {
+                return Ok(sent);
+            }
+        }
+        let _turn = self.turn.acquire().await;
+        let _awaited = Awaited::begin(self);
+        loop {
+            let attempt = self.attempt(&mut self.lock(), &mut messages)?;
+            let deadline = match attempt {
+                Attempt::Done(sent) => return Ok(sent),
+                Attempt::Blocked(deadline) => deadline,
+            };
+            let readable = self.events.readable();
+            match deadline {
+                None => readable.await?.clear_ready(),
+                Some(deadline) => {
+                    if let Ok(readable) = tokio::time::timeout_at(deadline, readable).await {
+                        readable?.clear_ready();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks at the events and hands over what may be. Whatever it leaves undone, libzmq's descriptor will tell of.
+    fn attempt(&self, state: &mut State, messages: &mut VecDeque<Vec<u8>>) -> io::Result<Attempt> {
+        state.look()?;
+        state.sends_until_look = SENDS_PER_LOOK;
+        if let Ear::Expected { until } = state.ear {
+            let now = Instant::now();
+            if now < until {
+                return Ok(Attempt::Blocked(Some(until)));
+            }
+            tracing::warn!(endpoint = %self.endpoint, "server does not subscribe to replies, they are dropped until it does");
+            state.ear = Ear::Absent {
+                hopeless_until: Some(now + PATIENCE_PAUSE),
+            };
+        }
+        if let Ear::Absent { .. } = state.ear {
+            state.owed.clear();
+            messages.clear();
+            return Ok(Attempt::Done(Sent::Dropped));
+        }
+        if !state.settle()? {
+            return Ok(Attempt::Blocked(None));
+        }
+        if let Some(first) = messages.front()
+            && state.hand_over(first)?
+        {
+            messages.pop_front();
+            state.owed.append(messages);
+            state.settle()?;
+        }
+        let done = messages.is_empty() && state.owed.is_empty();
+        Ok(if done {
+            Attempt::Done(Sent::Queued)
+        } else {
+            Attempt::Blocked(None)
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Takes note of subscriptions. This is also what makes libzmq look at its commands: a send alone does so about once
+    /// a millisecond only.
+    fn look(&mut self) -> io::Result<()> {
+        loop {
+            match self.socket.recv(&mut self.message, zmq::DONTWAIT) {
+                Ok(()) => {}
+                Err(zmq::Error::EINTR) => continue,
+                Err(error) if is_again(error) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+            match self.message.split_first() {
+                Some((1, topic)) => {
+                    self.topics.push(topic.to_vec());
+                    self.ear = Ear::Listens;
+                }
+                Some((0, topic)) => {
+                    self.topics.retain(|known| known != topic);
+                    if self.topics.is_empty() && self.ear == Ear::Listens {
+                        self.ear = Ear::Absent {
+                            hopeless_until: None,
+                        };
+                    }
+                }
+                // A publisher may ignore whatever else is sent upstream.
+                _ => {}
+            }
+        }
+    }
+
+    /// Gives libzmq one message, if it takes one.
+    fn hand_over(&self, message: &[u8]) -> io::Result<bool> {
+        loop {
+            match self.socket.send(message, zmq::DONTWAIT) {
+                Ok(()) => return Ok(true),
+                Err(zmq::Error::EINTR) => {}
+                Err(error) if is_again(error) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Gives libzmq what is owed; true when nothing is left.
+    fn settle(&mut self) -> io::Result<bool> {
+        while let Some(message) = self.owed.pop_front() {
+            if !self.hand_over(&message)? {
+                self.owed.push_front(message);
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Marks the descriptor as awaited until dropped.
+struct Awaited<'a>(&'a Publisher);
+
+impl<'a> Awaited<'a> {
+    fn begin(publisher: &'a Publisher) -> Self {
+        publisher.lock().awaited = true;
+        Self(publisher)
+    }
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        self.0.lock().awaited = false;
+    }
+}
+
+/// Sets `ZMQ_XPUB_NODROP`, which the zmq crate has no name for.
+#[expect(unsafe_code, reason = "the zmq crate does not wrap this option")]
+fn set_nodrop(socket: &mut zmq::Socket) -> zmq::Result<()> {
+    let on: libc::c_int = 1;
+    #[expect(clippy::cast_possible_wrap, reason = "option numbers are small")]
+    let option = zmq_sys::ZMQ_XPUB_NODROP as libc::c_int;
+    // SAFETY: the socket is open and borrowed; libzmq reads `size_of::<c_int>()` bytes from a pointer that is valid for it.
+    let code = unsafe {
+        zmq_sys::zmq_setsockopt(
+            socket.as_mut_ptr(),
+            option,
+            (&raw const on).cast(),
+            size_of_val(&on),
+        )
+    };
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(zmq::Error::EINVAL)
+    }
+}

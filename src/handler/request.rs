@@ -1,0 +1,146 @@
+//! What a handler receives, and the handle on the client that it came from.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::replies::{self, ReplyError};
+use crate::bus::client::Publisher;
+use crate::wire::{self, ConnId, request::Kind};
+
+/// A message from a server: an HTTP request, or a notice about a connection.
+///
+/// It dereferences to [`wire::request::Request`], which has its parts: `sender`, `conn_id`, `path`, `headers`, `body`, and
+/// what can be asked of them: `is_disconnect()`, `should_close()`, `method()`, ….
+#[derive(Debug, Clone)]
+pub struct Request {
+    message: wire::request::Request,
+    server: Arc<Publisher>,
+}
+
+impl Request {
+    pub(super) fn new(message: wire::request::Request, server: Arc<Publisher>) -> Self {
+        Self { message, server }
+    }
+
+    /// A handle on the client that asked.
+    pub fn client(&self) -> Client {
+        Client {
+            server: Arc::clone(&self.server),
+            sender: self.message.sender.clone(),
+            conn_id: self.message.conn_id,
+        }
+    }
+
+    /// The message as one of the things that it can be.
+    pub fn into_event(self) -> Event {
+        match self.message.kind() {
+            Kind::Http => Event::Request(self),
+            Kind::Disconnect => Event::Disconnect(self.client()),
+            Kind::Credits(bytes) => Event::Credits(self.client(), bytes),
+            _ => Event::Other(self),
+        }
+    }
+
+    pub(super) fn server(&self) -> &Publisher {
+        &self.server
+    }
+}
+
+impl Deref for Request {
+    type Target = wire::request::Request;
+
+    fn deref(&self) -> &Self::Target {
+        &self.message
+    }
+}
+
+/// A [`Request`], told apart by marks that a client cannot forge (not by its METHOD alone).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// An HTTP request, to be answered.
+    Request(Request),
+    /// The client is gone; nothing that is sent to it arrives any more. Sent only to the handler that its connection
+    /// used last, and not when a handler closed the connection.
+    Disconnect(Client),
+    /// So many bytes were written to the client: with `download.flow_control` only.
+    Credits(Client, u64),
+    /// Anything else as it came; see its `kind()`.
+    Other(Request),
+}
+
+impl From<Request> for Event {
+    fn from(request: Request) -> Self {
+        request.into_event()
+    }
+}
+
+/// A handle on one client connection of one server: send to it at any time, from any task. Cheap to clone.
+///
+/// Two handles are equal when they mean the same connection.
+#[derive(Clone)]
+pub struct Client {
+    server: Arc<Publisher>,
+    sender: Bytes,
+    conn_id: ConnId,
+}
+
+impl Client {
+    /// The server's ident (`send_ident` of its handler).
+    pub fn sender(&self) -> &Bytes {
+        &self.sender
+    }
+
+    /// The server's number for the connection.
+    pub fn conn_id(&self) -> ConnId {
+        self.conn_id
+    }
+
+    /// Sends bytes as they are; no bytes at all close the connection, as with [`Client::close`].
+    ///
+    /// A client that is gone is no error: the server answers with a disconnect notice.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: the message is sent if and only if the future completes.
+    pub async fn send(&self, data: impl AsRef<[u8]>) -> Result<(), ReplyError> {
+        replies::send(&self.server, &self.sender, &[self.conn_id], data.as_ref()).await
+    }
+
+    /// Closes the connection when all that was sent before is written. No disconnect notice follows.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe, as [`Client::send`].
+    pub async fn close(&self) -> Result<(), ReplyError> {
+        self.send([]).await
+    }
+
+    fn key(&self) -> (*const Publisher, &Bytes, ConnId) {
+        (Arc::as_ptr(&self.server), &self.sender, self.conn_id)
+    }
+}
+
+impl PartialEq for Client {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Client {}
+
+impl Hash for Client {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({} {})", self.sender.escape_ascii(), self.conn_id)
+    }
+}

@@ -1,0 +1,270 @@
+//! Messages from a handler to the front: `SENDER SP LEN:IDS, SP PAYLOAD`.
+//!
+//! Decoding is the front's hot path and allocates nothing: ids are read one by one from the message, and the payload
+//! is a range in it, so that the caller can pass on a reference. The payload itself is never looked into, except for
+//! extended replies ([`decode_extended`]), whose payload is a command to the front.
+
+use std::ops::Range;
+
+use super::{ConnId, DecodeError, DecodeErrorKind};
+use crate::tnetstring::{self, Limits, Parsed, Value};
+
+/// Digits that a length of the ids may have: leading zeros are allowed here, since Mongrel2's parser takes them.
+const LENGTH_DIGITS_MAX: usize = 9;
+
+/// Ids that Mongrel2 takes in one message, unless `limits.handler_targets` says otherwise.
+pub const TARGETS_MAX: usize = 128;
+
+/// A reply, borrowed from the message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply<'a> {
+    /// Letters, digits and `-`. Mongrel2 compares it with nothing; the subscription has filtered it.
+    pub sender: &'a [u8],
+    /// The connections that get the payload, at least one. The same one twice gets it twice.
+    pub targets: Targets<'a>,
+    /// The ids began with `X `: the payload is for [`decode_extended`].
+    pub extended: bool,
+    /// Where the payload is in the message. Empty: close the connections.
+    pub payload: Range<usize>,
+}
+
+/// The ids of a reply, which were checked when it was decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Targets<'a> {
+    text: &'a [u8],
+    left: usize,
+}
+
+impl Iterator for Targets<'_> {
+    type Item = ConnId;
+
+    fn next(&mut self) -> Option<ConnId> {
+        self.left = self.left.checked_sub(1)?;
+        let mut id: u32 = 0;
+        while let [byte, rest @ ..] = self.text {
+            self.text = rest;
+            if *byte == b' ' {
+                break;
+            }
+            id = id
+                .wrapping_mul(10)
+                .wrapping_add(u32::from(byte.wrapping_sub(b'0')));
+        }
+        Some(ConnId(id))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Targets<'_> {}
+
+/// Decodes a message from a handler; `targets_max` is the setting `limits.handler_targets`.
+///
+/// # Errors
+/// `sender` (not letters, digits and `-`), or `targets` (length wrong, none, too many, no numbers or beyond 32 bits).
+pub fn decode(message: &[u8], targets_max: usize) -> Result<Reply<'_>, DecodeError> {
+    let end = message
+        .iter()
+        .position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'-'));
+    let (sender, rest) = match end.and_then(|end| message.split_at_checked(end)) {
+        None => return Err(DecodeErrorKind::Truncated.field("sender")),
+        Some(([], _)) => return Err(DecodeErrorKind::Empty.field("sender")),
+        Some((sender, [b' ', rest @ ..])) => (sender, rest),
+        Some((sender, rest)) => {
+            let byte = rest.first().copied().unwrap_or_default();
+            return Err(DecodeErrorKind::Byte {
+                byte,
+                at: sender.len(),
+            }
+            .field("sender"));
+        }
+    };
+    let (ids, payload) = split_ids(rest).map_err(|kind| kind.field("targets"))?;
+    let (extended, ids) = ids
+        .strip_prefix(b"X ")
+        .map_or((false, ids), |ids| (true, ids));
+    let targets = Targets {
+        text: ids,
+        left: count_ids(ids, targets_max).map_err(|kind| kind.field("targets"))?,
+    };
+    let start = message.len().saturating_sub(payload.len());
+    Ok(Reply {
+        sender,
+        targets,
+        extended,
+        payload: start..message.len(),
+    })
+}
+
+/// Splits `LEN:IDS, PAYLOAD` into ids and payload.
+fn split_ids(input: &[u8]) -> Result<(&[u8], &[u8]), DecodeErrorKind> {
+    let mut length: usize = 0;
+    for (at, &byte) in input.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' if at < LENGTH_DIGITS_MAX => {
+                length = length
+                    .saturating_mul(10)
+                    .saturating_add(usize::from(byte.wrapping_sub(b'0')));
+            }
+            b':' if at > 0 => {
+                let behind = input.get(at.saturating_add(1)..).unwrap_or_default();
+                return match behind.split_at_checked(length) {
+                    Some((ids, [b',', b' ', payload @ ..])) => Ok((ids, payload)),
+                    None | Some((_, [] | [b','])) => Err(DecodeErrorKind::Truncated),
+                    Some(_) => Err(DecodeErrorKind::Shape("a comma and a space behind the ids")),
+                };
+            }
+            _ => return Err(DecodeErrorKind::Byte { byte, at }),
+        }
+    }
+    Err(DecodeErrorKind::Truncated)
+}
+
+/// Checks numbers with at most one space behind each, and counts them.
+fn count_ids(ids: &[u8], max: usize) -> Result<usize, DecodeErrorKind> {
+    let mut count: usize = 0;
+    let mut number: Option<u32> = None;
+    for (at, &byte) in ids.iter().enumerate() {
+        match (byte, number) {
+            (b'0'..=b'9', before) => {
+                if before.is_none() {
+                    count = count.saturating_add(1);
+                    if count > max {
+                        return Err(DecodeErrorKind::TooMany { max });
+                    }
+                }
+                let digit = u32::from(byte.wrapping_sub(b'0'));
+                let next = before
+                    .unwrap_or_default()
+                    .checked_mul(10)
+                    .and_then(|tens| tens.checked_add(digit));
+                number = Some(next.ok_or(DecodeErrorKind::Range)?);
+            }
+            (b' ', Some(_)) => number = None,
+            _ => return Err(DecodeErrorKind::Byte { byte, at }),
+        }
+    }
+    if count == 0 {
+        Err(DecodeErrorKind::Empty)
+    } else {
+        Ok(count)
+    }
+}
+
+/// The payload of an extended reply.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Extended<'a> {
+    /// Key `ctl`: a command for the connection.
+    Ctl {
+        /// `keep-alive` with any value: resets the idle clock.
+        keep_alive: bool,
+        /// `credits`: so many more bytes of an upload may be sent. Other types than integers are left out.
+        credits: Option<i64>,
+        /// `cancel` with any value: drop the connection at once, unflushed and without a notice.
+        cancel: bool,
+    },
+    /// Any other key, and a `ctl` whose value is no dict. Mongrel2 drops the connection if no plug-in knows the key.
+    Other {
+        /// The key.
+        key: &'a [u8],
+        /// The value.
+        value: Value<'a>,
+    },
+}
+
+/// Decodes the payload of an extended reply: a tnetstring list of a string and a value, and nothing behind it.
+///
+/// # Errors
+/// `control`: anything else. Mongrel2 logs and ignores such a message (and answers for unknown ids as usual).
+pub fn decode_extended(payload: &[u8]) -> Result<Extended<'_>, DecodeError> {
+    let value = match tnetstring::parse(payload, Limits::DEFAULT) {
+        Ok(Parsed::Complete { value, rest: [] }) => value,
+        Ok(Parsed::Complete { rest, .. }) => {
+            return Err(DecodeErrorKind::Trailing { bytes: rest.len() }.field("control"));
+        }
+        Ok(Parsed::Partial { .. }) => return Err(DecodeErrorKind::Truncated.field("control")),
+        Err(error) => return Err(DecodeErrorKind::Tnetstring(error).field("control")),
+    };
+    let pair = match value {
+        Value::List(items) => <[Value<'_>; 2]>::try_from(items).ok(),
+        _ => None,
+    };
+    match pair {
+        Some([Value::Bytes(b"ctl"), value @ Value::Dict(_)]) => Ok(Extended::Ctl {
+            keep_alive: value.get("keep-alive").is_some(),
+            credits: value.get("credits").and_then(Value::as_integer),
+            cancel: value.get("cancel").is_some(),
+        }),
+        Some([Value::Bytes(key), value]) => Ok(Extended::Other { key, value }),
+        _ => Err(DecodeErrorKind::Shape("a list of a key and a value").field("control")),
+    }
+}
+
+/// Appends a reply to `out`: `payload` for each of `targets`; an empty payload closes them.
+///
+/// The receiver takes a limited number of ids ([`TARGETS_MAX`] by default): who has more sends several messages.
+pub fn encode(sender: &[u8], targets: &[ConnId], payload: &[u8], out: &mut Vec<u8>) {
+    out.reserve(
+        sender
+            .len()
+            .saturating_add(payload.len())
+            .saturating_add(targets.len().saturating_mul(11)),
+    );
+    encode_address(sender, b"", targets, out);
+    out.extend_from_slice(payload);
+}
+
+/// Appends an extended reply to `out`.
+pub fn encode_extended(
+    sender: &[u8],
+    targets: &[ConnId],
+    control: &Extended<'_>,
+    out: &mut Vec<u8>,
+) {
+    encode_address(sender, b"X ", targets, out);
+    tnetstring::write_list(out, |out| match control {
+        Extended::Ctl {
+            keep_alive,
+            credits,
+            cancel,
+        } => {
+            tnetstring::write_bytes(out, b"ctl");
+            tnetstring::write_dict(out, |out| {
+                if *keep_alive {
+                    tnetstring::write_bytes(out, b"keep-alive");
+                    tnetstring::write_integer(out, 1);
+                }
+                if let Some(credits) = credits {
+                    tnetstring::write_bytes(out, b"credits");
+                    tnetstring::write_integer(out, *credits);
+                }
+                if *cancel {
+                    tnetstring::write_bytes(out, b"cancel");
+                    tnetstring::write_integer(out, 1);
+                }
+            });
+        }
+        Extended::Other { key, value } => {
+            tnetstring::write_bytes(out, key);
+            value.encode(out);
+        }
+    });
+}
+
+/// Appends `SENDER SP LEN:IDS, SP`.
+fn encode_address(sender: &[u8], mark: &[u8], targets: &[ConnId], out: &mut Vec<u8>) {
+    out.extend_from_slice(sender);
+    out.push(b' ');
+    let open = tnetstring::Open::at_end(out, if targets.len() < 2 { 1 } else { 3 });
+    out.extend_from_slice(mark);
+    for (index, id) in targets.iter().enumerate() {
+        if index > 0 {
+            out.push(b' ');
+        }
+        out.extend_from_slice(itoa::Buffer::new().format(id.0).as_bytes());
+    }
+    open.close(out, b',');
+    out.push(b' ');
+}

@@ -1,0 +1,16 @@
+//! Messages from the front to a handler: `SENDER SP CONNID SP PATH SP HEADERS BODY`.
+//!
+//! [`Outgoing`] and [`Notice`] write them, on the front's hot path; [`Request`] reads them, for handlers, and
+//! [`Kind`] says what one is about by marks that no client can forge.
+
+mod decode;
+mod encode;
+mod headers;
+mod kind;
+
+pub use decode::Request;
+pub use encode::{
+    Field, NAMES_MAX, Notice, Outgoing, VALUES_MAX, encode_body_prefix, encode_prefix,
+};
+pub use headers::{HeaderValue, Headers};
+pub use kind::{Kind, Language};

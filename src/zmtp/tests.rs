@@ -1,0 +1,1 @@
+//! Tests of the codec: every timer with a given `now`, every input cut everywhere.
