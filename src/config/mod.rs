@@ -3,6 +3,7 @@
 //! [`load`] is the way in for a server; [`read`] is the way in for tools that want every server and every finding. The
 //! model knows nothing of either form, opens no socket and enforces no limit. Only `sqlite` names the `SQLite` crate.
 
+pub mod check;
 pub mod conf;
 mod diagnostic;
 mod draft;

@@ -48,7 +48,6 @@ macro_rules! settings {
         $effect:expr, $meaning:literal; )*) => {
         /// All settings of a configuration, typed; what was not set has its default.
         #[derive(Debug, Clone, PartialEq, Eq)]
-        #[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own, named by its key")]
         pub struct Settings {
             $(
                 #[doc = concat!("`", $key, "` (", $unit, "): ", $meaning, ".")]

@@ -106,13 +106,19 @@ struct Mailbox {
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("addr", &self.addr).field("id", &self.id.get()).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("addr", &self.addr)
+            .field("id", &self.id.get())
+            .finish_non_exhaustive()
     }
 }
 
 impl Client {
     pub(super) fn new(shard: Rc<Shard>, addr: SocketAddr) -> Rc<Self> {
-        let activity = Activity { last_ping: shard.clock.seconds(), ..Activity::default() };
+        let activity = Activity {
+            last_ping: shard.clock.seconds(),
+            ..Activity::default()
+        };
         Rc::new(Self {
             shard,
             addr,
@@ -156,8 +162,11 @@ impl Client {
             return;
         }
         mailbox.bytes += bytes.len();
-        let bytes =
-            if self.behind.get() && bytes.len() < COPY_BELOW { Bytes::copy_from_slice(bytes) } else { bytes.clone() };
+        let bytes = if self.behind.get() && bytes.len() < COPY_BELOW {
+            Bytes::copy_from_slice(bytes)
+        } else {
+            bytes.clone()
+        };
         mailbox.push(Mail::Payload { bytes, voice });
         self.wake();
     }
@@ -197,7 +206,8 @@ impl Client {
 
     /// Sets the deadline to so many milliseconds from now; `NEVER` for none.
     pub(super) fn set_deadline(&self, milliseconds: u64) {
-        self.deadline.set(self.shard.clock.milliseconds().saturating_add(milliseconds));
+        self.deadline
+            .set(self.shard.clock.milliseconds().saturating_add(milliseconds));
     }
 
     /// The id under which handlers know the connection, if any does.

@@ -156,7 +156,9 @@ impl Workers {
 
     /// Whether an answer is expected from this peer.
     pub(super) fn is_awaited(&self, peer: PeerId) -> bool {
-        self.workers.iter().any(|(_, worker)| worker.peer.id() == peer && worker.held > 0)
+        self.workers
+            .iter()
+            .any(|(_, worker)| worker.peer.id() == peer && worker.held > 0)
     }
 
     /// The worker's socket takes nothing more although something is queued.

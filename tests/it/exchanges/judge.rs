@@ -81,7 +81,11 @@ pub(crate) fn sound(observed: &Observed) -> Verdict {
         return Err(format!("headers that are not valid JSON: {message:?}"));
     }
     let says_close = |answer: &Answer| {
-        answer.header("connection").is_some_and(|v| String::from_utf8_lossy(v).to_ascii_lowercase().contains("close"))
+        answer.header("connection").is_some_and(|v| {
+            String::from_utf8_lossy(v)
+                .to_ascii_lowercase()
+                .contains("close")
+        })
     };
     if observed.looked && !observed.closed && final_answers(observed).iter().any(says_close) {
         return Err("an answer says Connection: close, but the connection stays open".to_owned());
@@ -90,21 +94,37 @@ pub(crate) fn sound(observed: &Observed) -> Verdict {
 }
 
 /// Whether a deviation's `accept` holds.
-pub(crate) fn accepted(accept: &Value, exchange: &Exchange, observed: &Observed, scope: Scope) -> Verdict {
+pub(crate) fn accepted(
+    accept: &Value,
+    exchange: &Exchange,
+    observed: &Observed,
+    scope: Scope,
+) -> Verdict {
     let Value::Object(keys) = accept else {
-        return if accept == "any" { Ok(()) } else { Err(format!("cannot read accept: {accept}")) };
+        return if accept == "any" {
+            Ok(())
+        } else {
+            Err(format!("cannot read accept: {accept}"))
+        };
     };
     for (key, wanted) in keys {
         let verdict = match key.as_str() {
             "same" => same(wanted, exchange, observed, scope),
             "any_of" => any_of(wanted, exchange, observed, scope),
             "closed" if scope == Scope::Client => Ok(()),
-            "closed" => expect(wanted.as_bool() == Some(observed.closed), "another state of the connection"),
-            "status" | "statuses" | "body" | "headers" | "client_raw" | "ws_close" => client_key(key, wanted, observed),
+            "closed" => expect(
+                wanted.as_bool() == Some(observed.closed),
+                "another state of the connection",
+            ),
+            "status" | "statuses" | "body" | "headers" | "client_raw" | "ws_close" => {
+                client_key(key, wanted, observed)
+            }
             "live_etag" | "plan" => Ok(()),
             _ if scope == Scope::Client => Ok(()),
             "stream_body" => stream_body(wanted, exchange, observed),
-            "backend_requests" | "backend_paths" | "backend_bodies" | "backend_header" => backend(key, wanted, observed),
+            "backend_requests" | "backend_paths" | "backend_bodies" | "backend_header" => {
+                backend(key, wanted, observed)
+            }
             _ => handler_key(key, wanted, observed),
         };
         verdict.map_err(|why| format!("{key} {wanted}: {why}"))?;
@@ -120,7 +140,9 @@ pub(crate) fn allowed_closed(accept: &Value, recorded: Option<bool>) -> (bool, b
     if let (true, Some(closed)) = (list(&accept["same"]).any(|part| part == "closed"), recorded) {
         return (closed, !closed);
     }
-    let mut alternatives = list(&accept["any_of"]).map(|one| allowed_closed(one, recorded)).peekable();
+    let mut alternatives = list(&accept["any_of"])
+        .map(|one| allowed_closed(one, recorded))
+        .peekable();
     if alternatives.peek().is_none() {
         return (true, true);
     }
@@ -142,7 +164,11 @@ fn list(value: &Value) -> impl Iterator<Item = &Value> {
 }
 
 fn expect(holds: bool, otherwise: &str) -> Verdict {
-    if holds { Ok(()) } else { Err(otherwise.to_owned()) }
+    if holds {
+        Ok(())
+    } else {
+        Err(otherwise.to_owned())
+    }
 }
 
 fn any_of(wanted: &Value, exchange: &Exchange, observed: &Observed, scope: Scope) -> Verdict {
@@ -165,7 +191,10 @@ fn same(wanted: &Value, exchange: &Exchange, observed: &Observed, scope: Scope) 
             Some("handler") => same_messages(&exchange.messages, &observed.messages, Text::Latin1)?,
             Some("upload") => {
                 let whole = uploaded_body(exchange);
-                expect(observed.uploads.iter().all(|file| *file == whole), "an upload file differs from the body")?;
+                expect(
+                    observed.uploads.iter().all(|file| *file == whole),
+                    "an upload file differs from the body",
+                )?;
             }
             Some("backend") => expect(!observed.backend.is_empty(), "nothing reached the backend")?,
             _ => return Err(format!("unknown part {part}")),
@@ -176,9 +205,10 @@ fn same(wanted: &Value, exchange: &Exchange, observed: &Observed, scope: Scope) 
 
 fn same_closed(exchange: &Exchange, observed: &Observed) -> Verdict {
     match exchange.closed {
-        Some(closed) if observed.looked && closed != observed.closed => {
-            Err(format!("recorded closed {closed}, observed {}", observed.closed))
-        }
+        Some(closed) if observed.looked && closed != observed.closed => Err(format!(
+            "recorded closed {closed}, observed {}",
+            observed.closed
+        )),
         _ => Ok(()),
     }
 }
@@ -186,7 +216,14 @@ fn same_closed(exchange: &Exchange, observed: &Observed) -> Verdict {
 fn same_client(exchange: &Exchange, observed: &Observed) -> Verdict {
     let recorded = parts(&exchange.client_receives, exchange, observed);
     let seen = parts(&observed.client, exchange, observed);
-    expect(recorded == seen, &format!("the client got {}, recorded {}", short(&seen), short(&recorded)))
+    expect(
+        recorded == seen,
+        &format!(
+            "the client got {}, recorded {}",
+            short(&seen),
+            short(&recorded)
+        ),
+    )
 }
 
 fn short(parts: &[Part]) -> String {
@@ -206,7 +243,11 @@ fn clip(bytes: &[u8]) -> String {
 fn parts(bytes: &[u8], exchange: &Exchange, observed: &Observed) -> Vec<Part> {
     let recorded;
     let payloads = if observed.payloads.is_empty() {
-        recorded = exchange.replies.iter().map(|reply| payload(reply).to_vec()).collect::<Vec<_>>();
+        recorded = exchange
+            .replies
+            .iter()
+            .map(|reply| payload(reply).to_vec())
+            .collect::<Vec<_>>();
         &recorded
     } else {
         &observed.payloads
@@ -216,12 +257,18 @@ fn parts(bytes: &[u8], exchange: &Exchange, observed: &Observed) -> Vec<Part> {
     let mut next = 0;
     while !rest.is_empty() {
         let unsent = payloads.iter().enumerate().skip(next);
-        if let Some((index, payload)) = unsent.into_iter().find(|(_, p)| !p.is_empty() && rest.starts_with(p)) {
+        if let Some((index, payload)) = unsent
+            .into_iter()
+            .find(|(_, p)| !p.is_empty() && rest.starts_with(p))
+        {
             parts.push(Part::Handler(payload.clone()));
             rest = &rest[payload.len()..];
             next = index + 1;
         } else if let Some((answer, length)) = split_answer(rest, Asked::Other, false) {
-            parts.push(Part::Own { status: answer.status, body: answer.body });
+            parts.push(Part::Own {
+                status: answer.status,
+                body: answer.body,
+            });
             rest = &rest[length..];
         } else {
             parts.push(Part::Raw(rest.to_vec()));
@@ -242,35 +289,60 @@ pub(crate) fn payload(reply: &[u8]) -> &[u8] {
 }
 
 fn same_messages(recorded: &[Message], observed: &[Message], text: Text) -> Verdict {
-    let mut handlers: Vec<char> = recorded.iter().chain(observed).map(|message| message.handler).collect();
+    let mut handlers: Vec<char> = recorded
+        .iter()
+        .chain(observed)
+        .map(|message| message.handler)
+        .collect();
     handlers.sort_unstable();
     handlers.dedup();
     let mut ids = BTreeMap::new();
     for handler in handlers {
-        let of = |list: &[Message]| list.iter().filter(|m| m.handler == handler).cloned().collect::<Vec<_>>();
+        let of = |list: &[Message]| {
+            list.iter()
+                .filter(|m| m.handler == handler)
+                .cloned()
+                .collect::<Vec<_>>()
+        };
         let (recorded, observed) = (of(recorded), of(observed));
         let paths = |list: &[Message]| list.iter().map(|m| clip(&m.path)).collect::<Vec<_>>();
         expect(
             recorded.len() == observed.len(),
-            &format!("handler {handler} got {:?}, recorded {:?}", paths(&observed), paths(&recorded)),
+            &format!(
+                "handler {handler} got {:?}, recorded {:?}",
+                paths(&observed),
+                paths(&recorded)
+            ),
         )?;
         for (recorded, observed) in recorded.iter().zip(&observed) {
-            let id = ids.entry(recorded.id.clone()).or_insert_with(|| observed.id.clone());
+            let id = ids
+                .entry(recorded.id.clone())
+                .or_insert_with(|| observed.id.clone());
             let fields = recorded.sender == observed.sender
                 && recorded.path == observed.path
                 && recorded.body == observed.body
                 && *id == observed.id
                 && same_headers(&recorded.headers, &observed.headers, text);
-            expect(fields, &format!("handler {handler} got {observed:?}, recorded {recorded:?}"))?;
+            expect(
+                fields,
+                &format!("handler {handler} got {observed:?}, recorded {recorded:?}"),
+            )?;
         }
     }
     let mut fresh: Vec<_> = ids.values().collect();
     fresh.sort();
     fresh.dedup();
-    expect(fresh.len() == ids.len(), "two recorded connections came under one id")
+    expect(
+        fresh.len() == ids.len(),
+        "two recorded connections came under one id",
+    )
 }
 
-fn same_headers(recorded: &[(Vec<u8>, Values)], observed: &[(Vec<u8>, Values)], text: Text) -> bool {
+fn same_headers(
+    recorded: &[(Vec<u8>, Values)],
+    observed: &[(Vec<u8>, Values)],
+    text: Text,
+) -> bool {
     let value = |name: &[u8], a: &[u8], b: &[u8]| {
         if name.starts_with(b"x-mongrel2-upload-") {
             return a.is_empty() == b.is_empty();
@@ -278,16 +350,19 @@ fn same_headers(recorded: &[(Vec<u8>, Values)], observed: &[(Vec<u8>, Values)], 
         a == b || (text == Text::Latin1 && latin1(a).iter().any(|read| read == b))
     };
     recorded.len() == observed.len()
-        && recorded.iter().zip(observed).all(|((name, a), (other, b))| {
-            name == other
-                && match (a, b) {
-                    (Values::One(a), Values::One(b)) => value(name, a, b),
-                    (Values::List(a), Values::List(b)) => {
-                        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| value(name, a, b))
+        && recorded
+            .iter()
+            .zip(observed)
+            .all(|((name, a), (other, b))| {
+                name == other
+                    && match (a, b) {
+                        (Values::One(a), Values::One(b)) => value(name, a, b),
+                        (Values::List(a), Values::List(b)) => {
+                            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| value(name, a, b))
+                        }
+                        _ => false,
                     }
-                    _ => false,
-                }
-        })
+            })
 }
 
 /// The two readings of bytes that are not UTF-8: all of them as Latin-1, or only the bytes that do not fit.
@@ -323,14 +398,26 @@ fn final_answers(observed: &Observed) -> Vec<Answer> {
 
 fn client_key(key: &str, wanted: &Value, observed: &Observed) -> Verdict {
     let answers = final_answers(observed);
-    let statuses: Vec<Value> = answers.iter().map(|answer| Value::from(answer.status)).collect();
+    let statuses: Vec<Value> = answers
+        .iter()
+        .map(|answer| Value::from(answer.status))
+        .collect();
     let seen = format!("the client got {:?}", clip(&observed.client));
     match key {
-        "status" => expect(statuses.first().is_some_and(|first| list(wanted).any(|one| one == first)), &seen),
+        "status" => expect(
+            statuses
+                .first()
+                .is_some_and(|first| list(wanted).any(|one| one == first)),
+            &seen,
+        ),
         "statuses" => {
             let statuses = Value::Array(statuses);
             let several = list(wanted).any(Value::is_array);
-            let holds = if several { list(wanted).any(|one| *one == statuses) } else { *wanted == statuses };
+            let holds = if several {
+                list(wanted).any(|one| *one == statuses)
+            } else {
+                *wanted == statuses
+            };
             expect(holds, &seen)
         }
         "body" => {
@@ -338,7 +425,11 @@ fn client_key(key: &str, wanted: &Value, observed: &Observed) -> Verdict {
                 Value::String(one) => vec![one],
                 several => list(several).filter_map(Value::as_str).collect(),
             };
-            let holds = answers.len() >= bodies.len() && bodies.iter().zip(&answers).all(|(w, a)| w.as_bytes() == a.body);
+            let holds = answers.len() >= bodies.len()
+                && bodies
+                    .iter()
+                    .zip(&answers)
+                    .all(|(w, a)| w.as_bytes() == a.body);
             expect(holds, &seen)
         }
         "headers" => {
@@ -353,8 +444,14 @@ fn client_key(key: &str, wanted: &Value, observed: &Observed) -> Verdict {
             }
             Ok(())
         }
-        "client_raw" => expect(matches(wanted.as_str().ok_or("not a pattern")?, &observed.client)?, &seen),
-        "ws_close" => expect(wanted.as_u64() == close_code(&observed.client).map(u64::from), &seen),
+        "client_raw" => expect(
+            matches(wanted.as_str().ok_or("not a pattern")?, &observed.client)?,
+            &seen,
+        ),
+        "ws_close" => expect(
+            wanted.as_u64() == close_code(&observed.client).map(u64::from),
+            &seen,
+        ),
         _ => Err("unknown key".to_owned()),
     }
 }
@@ -362,7 +459,8 @@ fn client_key(key: &str, wanted: &Value, observed: &Observed) -> Verdict {
 /// A regular expression on the whole text.
 fn matches(pattern: &str, text: &[u8]) -> Result<bool, String> {
     // The bytes mode of the engine wants its escapes ASCII; a dot is any byte.
-    let regex = Regex::new(&format!(r"(?s-u)\A(?:{pattern})\z")).map_err(|error| error.to_string())?;
+    let regex =
+        Regex::new(&format!(r"(?s-u)\A(?:{pattern})\z")).map_err(|error| error.to_string())?;
     Ok(regex.is_match(text))
 }
 
@@ -373,8 +471,14 @@ fn close_code(client: &[u8]) -> Option<u16> {
     loop {
         let (&first, &second) = (rest.first()?, rest.get(1)?);
         let (length, at) = match second & 0x7F {
-            126 => (usize::from(u16::from_be_bytes(rest.get(2..4)?.try_into().ok()?)), 4),
-            127 => (usize::try_from(u64::from_be_bytes(rest.get(2..10)?.try_into().ok()?)).ok()?, 10),
+            126 => (
+                usize::from(u16::from_be_bytes(rest.get(2..4)?.try_into().ok()?)),
+                4,
+            ),
+            127 => (
+                usize::try_from(u64::from_be_bytes(rest.get(2..10)?.try_into().ok()?)).ok()?,
+                10,
+            ),
             short => (usize::from(short), 2),
         };
         let payload = rest.get(at..at + length)?;
@@ -399,9 +503,16 @@ fn count(wanted: &Value, seen: usize) -> Verdict {
 }
 
 fn handler_key(key: &str, wanted: &Value, observed: &Observed) -> Verdict {
-    let requests: Vec<&Message> = observed.messages.iter().filter(|message| !message.is_notice()).collect();
+    let requests: Vec<&Message> = observed
+        .messages
+        .iter()
+        .filter(|message| !message.is_notice())
+        .collect();
     let texts = |of: fn(&Message) -> &[u8]| -> Value {
-        requests.iter().map(|message| Value::from(String::from_utf8_lossy(of(message)).into_owned())).collect()
+        requests
+            .iter()
+            .map(|message| Value::from(String::from_utf8_lossy(of(message)).into_owned()))
+            .collect()
     };
     match key {
         "handler_messages" => count(wanted, observed.messages.len()),
@@ -418,13 +529,17 @@ fn handler_key(key: &str, wanted: &Value, observed: &Observed) -> Verdict {
         "request_on" => {
             let letters: String = requests.iter().map(|message| message.handler).collect();
             let wanted = wanted.as_str().unwrap_or_default();
-            let one = wanted.len() == 1 && letters.chars().all(|letter| wanted.contains(letter)) && !letters.is_empty();
+            let one = wanted.len() == 1
+                && letters.chars().all(|letter| wanted.contains(letter))
+                && !letters.is_empty();
             expect(one || wanted == letters, &format!("saw {letters}"))
         }
         "request_headers" => {
             let first = requests.first().ok_or("no request")?;
             for (name, value) in wanted.as_object().ok_or("not an object")? {
-                let seen = first.header(name).map_or(Value::Null, |v| String::from_utf8_lossy(v).into());
+                let seen = first
+                    .header(name)
+                    .map_or(Value::Null, |v| String::from_utf8_lossy(v).into());
                 let holds = seen == *value || list(value).any(|one| seen == *one);
                 expect(holds, &format!("{name} is {seen}"))?;
             }
@@ -437,18 +552,26 @@ fn handler_key(key: &str, wanted: &Value, observed: &Observed) -> Verdict {
 fn backend(key: &str, wanted: &Value, observed: &Observed) -> Verdict {
     let seen = &observed.backend;
     let texts = |of: fn(&BackendRequest) -> &[u8]| -> Value {
-        seen.iter().map(|request| Value::from(String::from_utf8_lossy(of(request)).into_owned())).collect()
+        seen.iter()
+            .map(|request| Value::from(String::from_utf8_lossy(of(request)).into_owned()))
+            .collect()
     };
     match key {
         "backend_requests" => count(wanted, seen.len()),
-        "backend_paths" => expect(*wanted == texts(|request| request.path.as_bytes()), "other paths"),
+        "backend_paths" => expect(
+            *wanted == texts(|request| request.path.as_bytes()),
+            "other paths",
+        ),
         "backend_bodies" => expect(*wanted == texts(|request| &request.body), "other bodies"),
         _ => {
             let first = seen.first().ok_or("nothing reached the backend")?;
             for (name, value) in wanted.as_object().ok_or("not an object")? {
                 let of = first.headers.iter().find(|(n, _)| n == name);
                 let seen = of.map_or(Value::Null, |(_, v)| String::from_utf8_lossy(v).into());
-                expect(seen == *value || list(value).any(|one| seen == *one), &format!("{name} is {seen}"))?;
+                expect(
+                    seen == *value || list(value).any(|one| seen == *one),
+                    &format!("{name} is {seen}"),
+                )?;
             }
             Ok(())
         }
@@ -457,11 +580,17 @@ fn backend(key: &str, wanted: &Value, observed: &Observed) -> Verdict {
 
 fn stream_body(wanted: &Value, exchange: &Exchange, observed: &Observed) -> Verdict {
     let whole = uploaded_body(exchange);
-    let requests = observed.messages.iter().filter(|message| !message.is_notice());
+    let requests = observed
+        .messages
+        .iter()
+        .filter(|message| !message.is_notice());
     let streamed: Vec<u8> = requests.flat_map(|message| message.body.clone()).collect();
     match wanted.as_str() {
         Some("complete") => expect(streamed == whole, "the parts are not the body"),
-        Some("part") => expect(whole.starts_with(&streamed), "the parts are not the beginning of the body"),
+        Some("part") => expect(
+            whole.starts_with(&streamed),
+            "the parts are not the beginning of the body",
+        ),
         _ => Err("unknown".to_owned()),
     }
 }
@@ -472,5 +601,7 @@ fn uploaded_body(exchange: &Exchange) -> Vec<u8> {
     // A request read as if it were an answer: the framing of bodies is the same.
     let head = sent.windows(2).position(|w| w == b"\r\n").unwrap_or(0);
     let answer = [b"HTTP/1.1 200 OK", sent.get(head..).unwrap_or_default()].concat();
-    split_answer(&answer, Asked::Other, true).map(|(answer, _)| answer.body).unwrap_or_default()
+    split_answer(&answer, Asked::Other, true)
+        .map(|(answer, _)| answer.body)
+        .unwrap_or_default()
 }

@@ -45,20 +45,34 @@ impl Message {
         let (text, kind, rest) = tnetstring(words.next()?)?;
         let (body, body_kind, rest) = tnetstring(rest)?;
         let (mut headers, valid) = match kind {
-            b',' => (json_object(text)?, serde_json::from_slice::<serde_json::Value>(text).is_ok()),
+            b',' => (
+                json_object(text)?,
+                serde_json::from_slice::<serde_json::Value>(text).is_ok(),
+            ),
             b'}' => (dict(text)?, true),
             _ => return None,
         };
         headers.sort();
         let body = body.to_vec();
-        (body_kind == b',' && rest.is_empty()).then_some(Self { handler, sender, id, path, headers, body, valid })
+        (body_kind == b',' && rest.is_empty()).then_some(Self {
+            handler,
+            sender,
+            id,
+            path,
+            headers,
+            body,
+            valid,
+        })
     }
 }
 
 /// `LENGTH:bytes KIND`, and what follows.
 fn tnetstring(bytes: &[u8]) -> Option<(&[u8], u8, &[u8])> {
     let colon = bytes.iter().position(|&byte| byte == b':')?;
-    let length: usize = std::str::from_utf8(bytes.get(..colon)?).ok()?.parse().ok()?;
+    let length: usize = std::str::from_utf8(bytes.get(..colon)?)
+        .ok()?
+        .parse()
+        .ok()?;
     let text = bytes.get(colon + 1..colon + 1 + length)?;
     let kind = *bytes.get(colon + 1 + length)?;
     Some((text, kind, bytes.get(colon + 2 + length..)?))
@@ -162,10 +176,14 @@ impl Json<'_> {
                     b'u' => {
                         let mut code = self.unit()?;
                         if (0xD800..0xDC00).contains(&code) && self.take(b'\\') && self.take(b'u') {
-                            code = 0x10000 + ((code - 0xD800) << 10) + (self.unit()?.checked_sub(0xDC00)?);
+                            code = 0x10000
+                                + ((code - 0xD800) << 10)
+                                + (self.unit()?.checked_sub(0xDC00)?);
                         }
                         let mut buffer = [0; 4];
-                        text.extend_from_slice(char::from_u32(code)?.encode_utf8(&mut buffer).as_bytes());
+                        text.extend_from_slice(
+                            char::from_u32(code)?.encode_utf8(&mut buffer).as_bytes(),
+                        );
                     }
                     other => text.push(other),
                 },

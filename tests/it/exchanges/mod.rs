@@ -35,9 +35,15 @@ enum Need {
 const NOT_YET: &[(Need, &str)] = &[
     (Need::Dir, "directories are not served yet"),
     (Need::Proxy, "proxying is not built yet"),
-    (Need::Uploads, "uploads to files and streamed ones are not built yet"),
+    (
+        Need::Uploads,
+        "uploads to files and streamed ones are not built yet",
+    ),
     (Need::WebSocket, "WebSocket is not built yet"),
-    (Need::MessageSockets, "Flash JSON and XML message sockets are not built yet"),
+    (
+        Need::MessageSockets,
+        "Flash JSON and XML message sockets are not built yet",
+    ),
     (Need::Tls, "TLS is not built yet"),
     (Need::Control, "ctl replies are not acted on yet"),
 ];
@@ -47,8 +53,14 @@ const LEFT_OUT: &[(&str, &str)] = &[];
 
 /// Exchanges that the real server does not repeat every time, with the reason: not judged when it plays.
 const NOT_REPEATABLE: &[(&str, &str)] = &[
-    ("reply_17_messages", "how many messages of the burst were written before the 17th is a race"),
-    ("writes_do_not_ping", "the sweep of the idle rule runs once a second, so four or five ticks get through"),
+    (
+        "reply_17_messages",
+        "how many messages of the burst were written before the 17th is a race",
+    ),
+    (
+        "writes_do_not_ping",
+        "the sweep of the idle rule runs once a second, so four or five ticks get through",
+    ),
 ];
 
 /// Small groups, so that waiting overlaps: a session is mostly idle.
@@ -57,8 +69,17 @@ const EXCHANGES_PER_SESSION: usize = 26;
 /// What this exchange needs, from its configuration, its bytes and its messages.
 fn need(exchange: &Exchange) -> Option<Need> {
     let sent = exchange.client_sends.concat().to_ascii_lowercase();
-    let contains = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
-    let named = |name: &str| exchange.messages.iter().any(|message| message.header(name).is_some());
+    let contains = |bytes: &[u8], text: &str| {
+        bytes
+            .windows(text.len())
+            .any(|window| window == text.as_bytes())
+    };
+    let named = |name: &str| {
+        exchange
+            .messages
+            .iter()
+            .any(|message| message.header(name).is_some())
+    };
     match exchange.protocol.as_str() {
         "dir" => return Some(Need::Dir),
         "proxy" => return Some(Need::Proxy),
@@ -70,25 +91,42 @@ fn need(exchange: &Exchange) -> Option<Need> {
     if contains(&sent, "sec-websocket") {
         return Some(Need::WebSocket);
     }
-    if exchange.client_sends.iter().any(|chunk| chunk.starts_with(b"@") || chunk.starts_with(b"<")) {
+    if exchange
+        .client_sends
+        .iter()
+        .any(|chunk| chunk.starts_with(b"@") || chunk.starts_with(b"<"))
+    {
         return Some(Need::MessageSockets);
     }
     // With both framings the request is refused before its body is looked at.
     let chunked = contains(&sent, "transfer-encoding") && !contains(&sent, "content-length");
-    if chunked || named("x-mongrel2-upload-start") || named("UPLOAD_STREAM") || contains(&sent, "post /u") {
+    if chunked
+        || named("x-mongrel2-upload-start")
+        || named("UPLOAD_STREAM")
+        || contains(&sent, "post /u")
+    {
         return Some(Need::Uploads);
     }
     // The malformed ones are refused as any other malformed reply.
-    let control = exchange.replies.iter().any(|reply| contains(reply, ":ctl,"));
+    let control = exchange
+        .replies
+        .iter()
+        .any(|reply| contains(reply, ":ctl,"));
     (control && !exchange.name.starts_with("malformed_")).then_some(Need::Control)
 }
 
 /// Why an exchange is not played, if so.
 fn left_out(exchange: &Exchange) -> Option<&'static str> {
-    let by_name = LEFT_OUT.iter().find(|(name, _)| *name == exchange.name).map(|(_, reason)| *reason);
+    let by_name = LEFT_OUT
+        .iter()
+        .find(|(name, _)| *name == exchange.name)
+        .map(|(_, reason)| *reason);
     by_name.or_else(|| {
         let need = need(exchange)?;
-        NOT_YET.iter().find(|(part, _)| *part == need).map(|(_, reason)| *reason)
+        NOT_YET
+            .iter()
+            .find(|(part, _)| *part == need)
+            .map(|(_, reason)| *reason)
     })
 }
 
@@ -101,8 +139,9 @@ fn server() -> Server {
 
 /// The exchanges to play, by configuration.
 fn wanted() -> BTreeMap<String, Vec<Exchange>> {
-    let only: Option<BTreeSet<String>> =
-        std::env::var("LURCHER_GOLDEN_ONLY").ok().map(|names| names.split(',').map(str::to_owned).collect());
+    let only: Option<BTreeSet<String>> = std::env::var("LURCHER_GOLDEN_ONLY")
+        .ok()
+        .map(|names| names.split(',').map(str::to_owned).collect());
     let all = std::env::var_os("LURCHER_GOLDEN_ALL").is_some();
     let mut wanted: BTreeMap<String, Vec<Exchange>> = BTreeMap::new();
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
@@ -117,7 +156,10 @@ fn wanted() -> BTreeMap<String, Vec<Exchange>> {
                 continue;
             }
         }
-        wanted.entry(exchange.config.clone()).or_default().push(exchange);
+        wanted
+            .entry(exchange.config.clone())
+            .or_default()
+            .push(exchange);
     }
     for (reason, count) in reasons {
         println!("{count:3} exchanges left out: {reason}");
@@ -126,7 +168,10 @@ fn wanted() -> BTreeMap<String, Vec<Exchange>> {
 }
 
 /// Plays all wanted exchanges; `None` when the server is not installed.
-fn play_all(server: Server, deviations: &BTreeMap<String, Deviation>) -> Option<BTreeMap<String, Outcome>> {
+fn play_all(
+    server: Server,
+    deviations: &BTreeMap<String, Deviation>,
+) -> Option<BTreeMap<String, Outcome>> {
     let wanted = wanted();
     std::thread::scope(|scope| {
         let mut sessions = Vec::new();
@@ -158,7 +203,8 @@ fn every_recorded_exchange_comes_out_the_same_or_as_its_deviation_expects() {
     let Some(outcomes) = play_all(server, &deviations) else {
         return;
     };
-    let excused = |name: &str| server == Server::Mongrel2 && NOT_REPEATABLE.iter().any(|(n, _)| *n == name);
+    let excused =
+        |name: &str| server == Server::Mongrel2 && NOT_REPEATABLE.iter().any(|(n, _)| *n == name);
     let mut failures = Vec::new();
     for (name, outcome) in &outcomes {
         match &outcome.failure {
@@ -167,22 +213,41 @@ fn every_recorded_exchange_comes_out_the_same_or_as_its_deviation_expects() {
             None => {}
         }
     }
-    println!("{} exchanges played, {} wrong", outcomes.len(), failures.len());
+    println!(
+        "{} exchanges played, {} wrong",
+        outcomes.len(),
+        failures.len()
+    );
     if server == Server::Lurcher {
         failures.extend(documentation(&outcomes, &deviations));
     }
-    assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), outcomes.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} of {}:\n{}",
+        failures.len(),
+        outcomes.len(),
+        failures.join("\n")
+    );
 }
 
 /// docs/COMPATIBILITY.md names exactly the deviations that were seen, among those that were played.
-fn documentation(outcomes: &BTreeMap<String, Outcome>, deviations: &BTreeMap<String, Deviation>) -> Vec<String> {
+fn documentation(
+    outcomes: &BTreeMap<String, Outcome>,
+    deviations: &BTreeMap<String, Deviation>,
+) -> Vec<String> {
     let listed = documented();
     let mut wrong = Vec::new();
     for (name, outcome) in outcomes {
-        let reason = deviations.get(name).map_or("", |deviation| deviation.reason.as_str());
+        let reason = deviations
+            .get(name)
+            .map_or("", |deviation| deviation.reason.as_str());
         match (outcome.deviated, listed.contains(name)) {
-            (true, false) => wrong.push(format!("{name} deviates ({reason}), but docs/COMPATIBILITY.md does not say so")),
-            (false, true) => wrong.push(format!("docs/COMPATIBILITY.md lists {name}, which no longer deviates")),
+            (true, false) => wrong.push(format!(
+                "{name} deviates ({reason}), but docs/COMPATIBILITY.md does not say so"
+            )),
+            (false, true) => wrong.push(format!(
+                "docs/COMPATIBILITY.md lists {name}, which no longer deviates"
+            )),
             _ => {}
         }
     }
@@ -195,28 +260,48 @@ fn documented() -> BTreeSet<String> {
     let text = fs::read_to_string(path).expect("docs/COMPATIBILITY.md");
     let cells = text.lines().filter_map(|line| line.strip_prefix("| `"));
     let names = cells.filter_map(|cell| cell.split(" |").next());
-    names.flat_map(|cell| cell.split(['`', ',', ' ']).map(str::to_owned)).filter(|name| !name.is_empty()).collect()
+    names
+        .flat_map(|cell| cell.split(['`', ',', ' ']).map(str::to_owned))
+        .filter(|name| !name.is_empty())
+        .collect()
 }
 
 #[test]
 fn every_name_left_out_or_documented_is_a_recorded_one() {
     let exchanges = exchanges();
-    let recorded: BTreeSet<&str> = exchanges.iter().map(|exchange| exchange.name.as_str()).collect();
+    let recorded: BTreeSet<&str> = exchanges
+        .iter()
+        .map(|exchange| exchange.name.as_str())
+        .collect();
     for (name, reason) in LEFT_OUT.iter().chain(NOT_REPEATABLE) {
         assert!(recorded.contains(name), "{name} ({reason}) is not recorded");
     }
     for (name, _) in LEFT_OUT {
-        let exchange = exchanges.iter().find(|exchange| exchange.name == *name).expect("recorded");
+        let exchange = exchanges
+            .iter()
+            .find(|exchange| exchange.name == *name)
+            .expect("recorded");
         assert_eq!(need(exchange), None, "{name} is left out twice");
     }
     for (part, reason) in NOT_YET {
-        assert!(exchanges.iter().any(|exchange| need(exchange) == Some(*part)), "nothing needs {part:?} ({reason})");
+        assert!(
+            exchanges
+                .iter()
+                .any(|exchange| need(exchange) == Some(*part)),
+            "nothing needs {part:?} ({reason})"
+        );
     }
     let deviations = deviations();
     for name in deviations.keys() {
-        assert!(recorded.contains(name.as_str()), "deviations.json has {name}, which is not recorded");
+        assert!(
+            recorded.contains(name.as_str()),
+            "deviations.json has {name}, which is not recorded"
+        );
     }
     for name in documented() {
-        assert!(deviations.contains_key(&name), "docs/COMPATIBILITY.md lists {name}, which deviations.json does not have");
+        assert!(
+            deviations.contains_key(&name),
+            "docs/COMPATIBILITY.md lists {name}, which deviations.json does not have"
+        );
     }
 }

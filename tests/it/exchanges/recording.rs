@@ -54,12 +54,19 @@ pub(crate) fn exchanges() -> Vec<Exchange> {
 /// All deviations by the name of their exchange.
 pub(crate) fn deviations() -> BTreeMap<String, Deviation> {
     let text = fs::read(data().join("exchanges/deviations.json")).expect("deviations.json");
-    let map: BTreeMap<String, Value> = serde_json::from_slice(&text).expect("deviations.json is JSON");
+    let map: BTreeMap<String, Value> =
+        serde_json::from_slice(&text).expect("deviations.json is JSON");
     map.into_iter()
         .filter(|(name, _)| name != "_format")
         .map(|(name, value)| {
             let reason = value["reason"].as_str().expect("a reason").to_owned();
-            (name, Deviation { reason, accept: value["accept"].clone() })
+            (
+                name,
+                Deviation {
+                    reason,
+                    accept: value["accept"].clone(),
+                },
+            )
         })
         .collect()
 }
@@ -67,10 +74,19 @@ pub(crate) fn deviations() -> BTreeMap<String, Deviation> {
 fn exchange(value: &Value) -> Exchange {
     let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
     let list = |key: &str| -> Vec<Vec<u8>> {
-        value[key].as_array().into_iter().flatten().map(|item| base64(item.as_str().expect("text"))).collect()
+        value[key]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|item| base64(item.as_str().expect("text")))
+            .collect()
     };
-    let mut steps: Vec<Step> =
-        value["timeline"].as_array().into_iter().flatten().filter_map(step).collect();
+    let mut steps: Vec<Step> = value["timeline"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(step)
+        .collect();
     let cut = steps.is_empty();
     let received = list("handler_received_b64");
     if text("name") == "big_response" {
@@ -94,12 +110,20 @@ fn exchange(value: &Value) -> Exchange {
     let recorded = base64(&text("client_receives_b64"));
     Exchange {
         name: text("name"),
-        config: text("config_notes").split('.').next().unwrap_or_default().to_owned(),
+        config: text("config_notes")
+            .split('.')
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
         protocol: text("protocol"),
         steps,
         client_sends: list("client_sends_chunks_b64"),
         // Some clients read at the very end without a step of its own for it.
-        client_receives: if client_receives.len() >= recorded.len() { client_receives } else { recorded },
+        client_receives: if client_receives.len() >= recorded.len() {
+            client_receives
+        } else {
+            recorded
+        },
         closed: value["server_closed_connection"].as_bool(),
         replies: list("handler_replies_b64"),
         messages,
@@ -114,10 +138,16 @@ fn step(value: &Value) -> Option<Step> {
         return Some(Step::Send(bytes));
     }
     if let Some(message) = bytes("handler_received_b64") {
-        return Some(Step::Receive { handler: letter("handler")?, message });
+        return Some(Step::Receive {
+            handler: letter("handler")?,
+            message,
+        });
     }
     if let Some(message) = bytes("handler_replies_b64") {
-        return Some(Step::Reply { handler: letter("handler")?, message });
+        return Some(Step::Reply {
+            handler: letter("handler")?,
+            message,
+        });
     }
     if let Some(bytes) = bytes("client_receives_b64") {
         let closed = value["connection_closed"].as_bool().unwrap_or(false);
@@ -136,10 +166,19 @@ fn big_response(sends: &[Vec<u8>], received: &[Vec<u8>]) -> Vec<Step> {
     let ident = "81b7114c-534c-4107-9f17-b317cfd59f62";
     let reply = crate::support::peer::reply(ident, "32", &answer);
     let mut steps: Vec<Step> = sends.iter().cloned().map(Step::Send).collect();
-    let mut receives = received.iter().map(|m| Step::Receive { handler: 'J', message: m.clone() });
+    let mut receives = received.iter().map(|m| Step::Receive {
+        handler: 'J',
+        message: m.clone(),
+    });
     steps.extend(receives.next());
-    steps.push(Step::Reply { handler: 'J', message: reply });
-    steps.push(Step::Read { bytes: answer, closed: false });
+    steps.push(Step::Reply {
+        handler: 'J',
+        message: reply,
+    });
+    steps.push(Step::Read {
+        bytes: answer,
+        closed: false,
+    });
     steps.push(Step::Close);
     steps.extend(receives);
     steps
@@ -169,7 +208,13 @@ pub(crate) fn base64(text: &str) -> Vec<u8> {
 
 #[test]
 fn base64_of_every_remainder_is_read() {
-    for (text, bytes) in [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYg==", "foob")] {
+    for (text, bytes) in [
+        ("", ""),
+        ("Zg==", "f"),
+        ("Zm8=", "fo"),
+        ("Zm9v", "foo"),
+        ("Zm9vYg==", "foob"),
+    ] {
         assert_eq!(base64(text), bytes.as_bytes());
     }
 }

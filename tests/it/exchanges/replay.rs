@@ -67,8 +67,13 @@ impl Session {
         let mut golden = golden::prepare(config, directory.path());
         let database = golden.database.to_str().expect("a UTF-8 path");
         let mut program = match server {
-            Server::Lurcher => Program::lurcher(&["serve", database, "--server", &golden.uuid], directory.path()),
-            Server::Mongrel2 => Program::mongrel2(&golden.database, &golden.uuid, directory.path())?,
+            Server::Lurcher => Program::lurcher(
+                &["serve", database, "--server", &golden.uuid],
+                directory.path(),
+            ),
+            Server::Mongrel2 => {
+                Program::mongrel2(&golden.database, &golden.uuid, directory.path())?
+            }
         };
         match server {
             Server::Lurcher => golden.address = program.listening(),
@@ -82,7 +87,14 @@ impl Session {
         for (_, peer) in &peers {
             peer.subscribed();
         }
-        Some(Self { server, program, golden, peers, retired: HashSet::new(), _directory: directory })
+        Some(Self {
+            server,
+            program,
+            golden,
+            peers,
+            retired: HashSet::new(),
+            _directory: directory,
+        })
     }
 
     /// Plays one exchange and judges it.
@@ -97,12 +109,17 @@ impl Session {
         let strictly = judge::as_recorded(exchange, &observed, Text::AsRecorded);
         let mut failure = judged.err();
         if failure.is_some() && deviation.is_some() && strictly.is_ok() {
-            failure = Some("no longer deviates from the recording, as deviations.json wants it to".to_owned());
+            failure = Some(
+                "no longer deviates from the recording, as deviations.json wants it to".to_owned(),
+            );
         }
         if !self.program.alive() {
             failure = Some(format!("the server is gone: {}", self.program));
         }
-        Outcome { failure, deviated: strictly.is_err() }
+        Outcome {
+            failure,
+            deviated: strictly.is_err(),
+        }
     }
 }
 
@@ -142,7 +159,12 @@ impl<'a> Play<'a> {
     }
 
     fn run(&mut self) {
-        if self.exchange.steps.iter().any(|step| matches!(step, Step::Send(_) | Step::Read { .. })) {
+        if self
+            .exchange
+            .steps
+            .iter()
+            .any(|step| matches!(step, Step::Send(_) | Step::Read { .. }))
+        {
             self.client = Some(Client::connect(self.session.golden.address));
         }
         let plan: Vec<String> = self
@@ -191,7 +213,9 @@ impl<'a> Play<'a> {
         match step {
             "request" => {
                 let wanted = self.requests().count();
-                self.wait(PATIENCE, |play| play.requests().count() > play.replies_sent || play.hopeless());
+                self.wait(PATIENCE, |play| {
+                    play.requests().count() > play.replies_sent || play.hopeless()
+                });
                 if wanted == 0 {
                     // Recorded ids are not needed: planned replies take theirs from the request they answer.
                 }
@@ -200,7 +224,8 @@ impl<'a> Play<'a> {
                 let before = self.requests().count();
                 self.quiet(QUIET_IN_DOUBT);
                 if self.requests().count() > before {
-                    self.observed.broken = Some("a request came that should have waited".to_owned());
+                    self.observed.broken =
+                        Some("a request came that should have waited".to_owned());
                 }
             }
             "reply" | "reply101" => self.planned_reply(step == "reply101"),
@@ -211,7 +236,10 @@ impl<'a> Play<'a> {
     }
 
     fn requests(&self) -> impl Iterator<Item = &Message> {
-        self.observed.messages.iter().filter(|message| !message.is_notice())
+        self.observed
+            .messages
+            .iter()
+            .filter(|message| !message.is_notice())
     }
 
     fn planned_reply(&mut self, switching: bool) {
@@ -220,21 +248,31 @@ impl<'a> Play<'a> {
         };
         let payload = if switching {
             let accept = String::from_utf8_lossy(&request.body).into_owned();
-            let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
+            let head =
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
             format!("{head}Sec-WebSocket-Accept: {accept}\r\n\r\n").into_bytes()
         } else {
-            let recorded = self.exchange.replies.get(self.replies_sent).map(|reply| judge::payload(reply).to_vec());
-            recorded.unwrap_or_else(|| b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello".to_vec())
+            let recorded = self
+                .exchange
+                .replies
+                .get(self.replies_sent)
+                .map(|reply| judge::payload(reply).to_vec());
+            recorded
+                .unwrap_or_else(|| b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello".to_vec())
         };
         let sender = String::from_utf8_lossy(&request.sender).into_owned();
-        self.peer(request.handler).reply(&sender, &request.id, &payload);
+        self.peer(request.handler)
+            .reply(&sender, &request.id, &payload);
         self.observed.payloads.push(payload);
         self.replies_sent += 1;
     }
 
     fn peer(&self, letter: char) -> &'a Peer {
         let peers = &self.session.peers;
-        peers.iter().find_map(|(l, peer)| (*l == letter).then_some(peer)).expect("a handler of that letter")
+        peers
+            .iter()
+            .find_map(|(l, peer)| (*l == letter).then_some(peer))
+            .expect("a handler of that letter")
     }
 
     fn send(&mut self, bytes: &[u8]) {
@@ -256,11 +294,22 @@ impl<'a> Play<'a> {
         if !known && !self.ids.is_empty() && !recorded.is_notice() {
             self.another_client(recorded);
         }
-        let of = |list: &[Message]| list.iter().filter(|message| message.handler == recorded.handler).count();
-        let upto = &self.exchange.messages[..self.recorded_messages.min(self.exchange.messages.len())];
+        let of = |list: &[Message]| {
+            list.iter()
+                .filter(|message| message.handler == recorded.handler)
+                .count()
+        };
+        let upto =
+            &self.exchange.messages[..self.recorded_messages.min(self.exchange.messages.len())];
         let wanted = of(upto);
-        self.wait(PATIENCE, |play| of(&play.observed.messages) >= wanted || play.hopeless());
-        let seen = self.observed.messages.iter().filter(|message| message.handler == recorded.handler);
+        self.wait(PATIENCE, |play| {
+            of(&play.observed.messages) >= wanted || play.hopeless()
+        });
+        let seen = self
+            .observed
+            .messages
+            .iter()
+            .filter(|message| message.handler == recorded.handler);
         if let (false, Some(message)) = (known, seen.into_iter().nth(wanted.saturating_sub(1))) {
             self.ids.insert(recorded.id.clone(), message.id.clone());
         }
@@ -276,16 +325,30 @@ impl<'a> Play<'a> {
 
     /// A request whose client the record does not show: sent again from what the handler got.
     fn another_client(&mut self, recorded: &Message) {
-        let field = |name: &str| String::from_utf8_lossy(recorded.header(name).unwrap_or_default()).into_owned();
-        let request =
-            format!("{} {} {}\r\nHost: {}\r\n\r\n", field("METHOD"), field("URI"), field("VERSION"), field("host"));
+        let field = |name: &str| {
+            String::from_utf8_lossy(recorded.header(name).unwrap_or_default()).into_owned()
+        };
+        let request = format!(
+            "{} {} {}\r\nHost: {}\r\n\r\n",
+            field("METHOD"),
+            field("URI"),
+            field("VERSION"),
+            field("host")
+        );
         let mut client = Client::connect(self.session.golden.address);
-        client.send(request.as_bytes()).expect("send a second client's request");
+        client
+            .send(request.as_bytes())
+            .expect("send a second client's request");
         self.others.push(client);
     }
 
     fn reply(&mut self, letter: char, recorded: &[u8]) {
-        let requested = |id: &str| self.exchange.messages.iter().any(|m| !m.is_notice() && m.id == id);
+        let requested = |id: &str| {
+            self.exchange
+                .messages
+                .iter()
+                .any(|m| !m.is_notice() && m.id == id)
+        };
         let (message, unknown) = rewrite(recorded, |id| match self.ids.get(id) {
             Some(id) => Some(id.clone()),
             None if requested(id) => None,
@@ -298,7 +361,9 @@ impl<'a> Play<'a> {
             self.ids.entry(id.clone()).or_insert(id);
         }
         self.peer(letter).send(&message);
-        self.observed.payloads.push(judge::payload(&message).to_vec());
+        self.observed
+            .payloads
+            .push(judge::payload(&message).to_vec());
         self.replies_sent += 1;
         if let Some((_, pause)) = PACED.iter().find(|(name, _)| *name == self.exchange.name) {
             self.pause(*pause);
@@ -308,18 +373,32 @@ impl<'a> Play<'a> {
     /// Reads until the client has what it should have and nothing more comes, or the server closes.
     fn read(&mut self, recorded_closed: bool, last: bool) {
         let (may_close, may_stay) = match self.deviation {
-            Some(deviation) if last => judge::allowed_closed(&deviation.accept, self.exchange.closed),
+            Some(deviation) if last => {
+                judge::allowed_closed(&deviation.accept, self.exchange.closed)
+            }
             Some(_) => (true, true),
             None => (recorded_closed, !recorded_closed),
         };
-        let quiet = if may_close && may_stay { QUIET_IN_DOUBT } else { QUIET };
-        let patience = if last { CLOSING } else { Duration::from_secs(1) };
+        let quiet = if may_close && may_stay {
+            QUIET_IN_DOUBT
+        } else {
+            QUIET
+        };
+        let patience = if last {
+            CLOSING
+        } else {
+            Duration::from_secs(1)
+        };
         self.wait(patience, |play| {
             let ended = play.client.as_ref().is_none_or(Client::ended);
             let complete = match play.deviation {
-                Some(deviation) if last => {
-                    judge::accepted(&deviation.accept, play.exchange, &play.observed, Scope::Client).is_ok()
-                }
+                Some(deviation) if last => judge::accepted(
+                    &deviation.accept,
+                    play.exchange,
+                    &play.observed,
+                    Scope::Client,
+                )
+                .is_ok(),
                 _ => judge::client_so_far(&play.recorded_so_far, play.exchange, &play.observed),
             };
             ended || (complete && may_stay && play.last_event.elapsed() > quiet)
@@ -330,9 +409,12 @@ impl<'a> Play<'a> {
 
     fn close(&mut self) {
         let looks = self.exchange.closed.is_some()
-            || self.deviation.is_some_and(|deviation| judge::mentions_closed(&deviation.accept));
+            || self
+                .deviation
+                .is_some_and(|deviation| judge::mentions_closed(&deviation.accept));
         if looks && self.client.is_some() && !self.observed.looked {
-            self.recorded_so_far.clone_from(&self.exchange.client_receives);
+            self.recorded_so_far
+                .clone_from(&self.exchange.client_receives);
             self.read(self.exchange.closed == Some(true), true);
         }
         self.pump(Duration::ZERO);
@@ -355,11 +437,20 @@ impl<'a> Play<'a> {
         match self.deviation {
             Some(deviation) => {
                 judge::sound(&self.observed)?;
-                judge::accepted(&deviation.accept, self.exchange, &self.observed, Scope::Whole)
+                judge::accepted(
+                    &deviation.accept,
+                    self.exchange,
+                    &self.observed,
+                    Scope::Whole,
+                )
             }
             None => {
                 judge::as_recorded(self.exchange, &self.observed, Text::AsRecorded)?;
-                if self.session.server == Server::Lurcher { judge::sound(&self.observed) } else { Ok(()) }
+                if self.session.server == Server::Lurcher {
+                    judge::sound(&self.observed)
+                } else {
+                    Ok(())
+                }
             }
         }
     }
@@ -388,19 +479,31 @@ impl<'a> Play<'a> {
     /// Takes in what handlers and clients get, waiting at most so long for the first of it.
     fn pump(&mut self, wait: Duration) {
         let session = self.session;
-        let mut items: Vec<zmq::PollItem<'_>> =
-            session.peers.iter().map(|(_, peer)| peer.pull().as_poll_item(zmq::POLLIN)).collect();
-        let clients = self.client.iter().chain(&self.others).filter(|client| !client.ended());
-        items.extend(clients.map(|client| zmq::PollItem::from_fd(client.stream().as_raw_fd(), zmq::POLLIN)));
+        let mut items: Vec<zmq::PollItem<'_>> = session
+            .peers
+            .iter()
+            .map(|(_, peer)| peer.pull().as_poll_item(zmq::POLLIN))
+            .collect();
+        let clients = self
+            .client
+            .iter()
+            .chain(&self.others)
+            .filter(|client| !client.ended());
+        items.extend(
+            clients.map(|client| zmq::PollItem::from_fd(client.stream().as_raw_fd(), zmq::POLLIN)),
+        );
         let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
         zmq::poll(&mut items, wait).expect("poll");
         drop(items);
         let mut event = false;
         for (letter, peer) in &session.peers {
             while let Some(bytes) = peer.recv(Duration::ZERO) {
-                let message = Message::parse(*letter, &bytes)
-                    .unwrap_or_else(|| panic!("not a message: {:?}", String::from_utf8_lossy(&bytes)));
-                if session.retired.contains(&message.id) && !self.ids.values().any(|id| *id == message.id) {
+                let message = Message::parse(*letter, &bytes).unwrap_or_else(|| {
+                    panic!("not a message: {:?}", String::from_utf8_lossy(&bytes))
+                });
+                if session.retired.contains(&message.id)
+                    && !self.ids.values().any(|id| *id == message.id)
+                {
                     continue;
                 }
                 self.note_upload(&message);
@@ -411,7 +514,9 @@ impl<'a> Play<'a> {
         if let Some(client) = &mut self.client {
             let before = client.bytes().len();
             event |= client.read_some(Duration::from_millis(1));
-            self.observed.client.extend_from_slice(&client.bytes()[before..]);
+            self.observed
+                .client
+                .extend_from_slice(&client.bytes()[before..]);
         }
         for client in &mut self.others {
             event |= client.read_some(Duration::from_millis(1));
@@ -439,9 +544,15 @@ fn id_field(reply: &[u8]) -> Option<std::ops::Range<usize>> {
 }
 
 fn ids(reply: &[u8]) -> Vec<String> {
-    let field = id_field(reply).and_then(|range| reply.get(range)).unwrap_or_default();
-    let words = field.split(|&byte| byte == b' ').map(|word| String::from_utf8_lossy(word).into_owned());
-    words.filter(|word| word.bytes().all(|byte| byte.is_ascii_digit()) && !word.is_empty()).collect()
+    let field = id_field(reply)
+        .and_then(|range| reply.get(range))
+        .unwrap_or_default();
+    let words = field
+        .split(|&byte| byte == b' ')
+        .map(|word| String::from_utf8_lossy(word).into_owned());
+    words
+        .filter(|word| word.bytes().all(|byte| byte.is_ascii_digit()) && !word.is_empty())
+        .collect()
 }
 
 /// Puts this run's ids into a recorded reply; a wrong length stays as wrong as it was. Also whether an id had none.
@@ -449,9 +560,11 @@ fn rewrite(reply: &[u8], fresh: impl Fn(&str) -> Option<String>) -> (Vec<u8>, bo
     let Some(range) = id_field(reply) else {
         return (reply.to_vec(), false);
     };
-    let (Some(head), Some(field), Some(tail)) =
-        (reply.get(..range.start - 1), reply.get(range.clone()), reply.get(range.end..))
-    else {
+    let (Some(head), Some(field), Some(tail)) = (
+        reply.get(..range.start - 1),
+        reply.get(range.clone()),
+        reply.get(range.end..),
+    ) else {
         return (reply.to_vec(), false);
     };
     let mut unknown = false;
@@ -472,7 +585,8 @@ fn rewrite(reply: &[u8], fresh: impl Fn(&str) -> Option<String>) -> (Vec<u8>, bo
     let Some((sender, length)) = head.rsplit_once(' ') else {
         return (reply.to_vec(), unknown);
     };
-    let length = length.parse::<usize>().unwrap_or(0) + fresh_field.len() - field.len().min(fresh_field.len());
+    let length = length.parse::<usize>().unwrap_or(0) + fresh_field.len()
+        - field.len().min(fresh_field.len());
     let length = length - field.len().saturating_sub(fresh_field.len()).min(length);
     let mut message = format!("{sender} {length}:{fresh_field}").into_bytes();
     message.extend_from_slice(tail);
@@ -483,7 +597,10 @@ fn rewrite(reply: &[u8], fresh: impl Fn(&str) -> Option<String>) -> (Vec<u8>, bo
 fn a_wrong_length_stays_wrong_when_ids_are_rewritten() {
     let fresh = |_: &str| Some("4711".to_owned());
     assert_eq!(rewrite(b"u 9:1, hi", fresh).0, b"u 12:4711, hi");
-    assert_eq!(rewrite(b"u 4:1234, hi", |_| Some("7".to_owned())).0, b"u 1:7, hi");
+    assert_eq!(
+        rewrite(b"u 4:1234, hi", |_| Some("7".to_owned())).0,
+        b"u 1:7, hi"
+    );
     assert_eq!(rewrite(b"u 4:X 29, hi", fresh).0, b"u 6:X 4711, hi");
     assert_eq!(rewrite(b"u 0:, hi", fresh).0, b"u 0:, hi");
 }

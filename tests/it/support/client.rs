@@ -24,7 +24,10 @@ pub(crate) struct Answer {
 impl Answer {
     /// The first value of a header; names are given in lower case.
     pub(crate) fn header(&self, name: &str) -> Option<&[u8]> {
-        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_slice())
+        self.headers
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| v.as_slice())
     }
 }
 
@@ -41,17 +44,29 @@ pub(crate) fn split_answer(bytes: &[u8], asked: Asked, ended: bool) -> Option<(A
     let head_len = bytes.windows(4).position(|w| w == b"\r\n\r\n")? + 4;
     let head = String::from_utf8_lossy(bytes.get(..head_len)?).into_owned();
     let mut lines = head.split("\r\n");
-    let status = lines.next()?.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok()?;
+    let status = lines
+        .next()?
+        .strip_prefix("HTTP/1.")?
+        .get(2..5)?
+        .parse()
+        .ok()?;
     let headers: Vec<(String, Vec<u8>)> = lines
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().as_bytes().to_vec()))
         .collect();
-    let mut answer = Answer { status, headers, body: Vec::new() };
+    let mut answer = Answer {
+        status,
+        headers,
+        body: Vec::new(),
+    };
     let rest = bytes.get(head_len..)?;
     if status < 200 || status == 204 || status == 304 || asked == Asked::Head {
         return Some((answer, head_len));
     }
-    if answer.header("transfer-encoding").is_some_and(|v| v.eq_ignore_ascii_case(b"chunked")) {
+    if answer
+        .header("transfer-encoding")
+        .is_some_and(|v| v.eq_ignore_ascii_case(b"chunked"))
+    {
         let mut at = 0;
         loop {
             let line = rest.get(at..)?.windows(2).position(|w| w == b"\r\n")?;
@@ -86,7 +101,11 @@ impl Client {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { stream, read: Vec::new(), ended: false })
+        Ok(Self {
+            stream,
+            read: Vec::new(),
+            ended: false,
+        })
     }
 
     /// Sends bytes as one write.
@@ -106,13 +125,17 @@ impl Client {
             return false;
         }
         let wait = wait.max(Duration::from_millis(1));
-        self.stream.set_read_timeout(Some(wait)).expect("a non-zero timeout");
+        self.stream
+            .set_read_timeout(Some(wait))
+            .expect("a non-zero timeout");
         let mut buffer = [0; 65536];
         match self.stream.read(&mut buffer) {
             Ok(0) => self.ended = true,
             Ok(n) => self.read.extend_from_slice(&buffer[..n]),
             Err(error) => match error.kind() {
-                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => return false,
+                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => {
+                    return false;
+                }
                 _ => self.ended = true,
             },
         }
@@ -132,7 +155,11 @@ impl Client {
     /// The next answer, 1xx included.
     pub(crate) fn answer(&mut self) -> Answer {
         self.try_answer(Asked::Other, PATIENCE).unwrap_or_else(|| {
-            panic!("no answer; read {:?}, ended {}", String::from_utf8_lossy(&self.read), self.ended)
+            panic!(
+                "no answer; read {:?}, ended {}",
+                String::from_utf8_lossy(&self.read),
+                self.ended
+            )
         })
     }
 

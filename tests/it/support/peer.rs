@@ -36,15 +36,27 @@ impl Peer {
             socket.set_rcvhwm(0).expect("rcvhwm");
             socket.set_reconnect_ivl(20).expect("reconnect_ivl");
         }
-        publish.connect(recv_spec).unwrap_or_else(|error| panic!("connect {recv_spec}: {error}"));
-        pull.connect(send_spec).unwrap_or_else(|error| panic!("connect {send_spec}: {error}"));
-        Self { pull, publish, _context: context }
+        publish
+            .connect(recv_spec)
+            .unwrap_or_else(|error| panic!("connect {recv_spec}: {error}"));
+        pull.connect(send_spec)
+            .unwrap_or_else(|error| panic!("connect {send_spec}: {error}"));
+        Self {
+            pull,
+            publish,
+            _context: context,
+        }
     }
 
     /// Waits until the server has subscribed to the replies ([`Replies::Xpub`] only).
     pub(crate) fn subscribed(&self) {
-        self.publish.set_rcvtimeo(i32::try_from(PATIENCE.as_millis()).expect("seconds")).expect("rcvtimeo");
-        let subscription = self.publish.recv_bytes(0).expect("the server subscribes to the replies");
+        self.publish
+            .set_rcvtimeo(i32::try_from(PATIENCE.as_millis()).expect("seconds"))
+            .expect("rcvtimeo");
+        let subscription = self
+            .publish
+            .recv_bytes(0)
+            .expect("the server subscribes to the replies");
         assert_eq!(subscription.first(), Some(&1), "a subscription");
     }
 

@@ -36,7 +36,10 @@ impl Program {
         let lines = Arc::new(Lines::default());
         let stderr = child.stderr.take().expect("piped");
         let stdout = child.stdout.take().expect("piped");
-        for stream in [Box::new(stderr) as Box<dyn std::io::Read + Send>, Box::new(stdout)] {
+        for stream in [
+            Box::new(stderr) as Box<dyn std::io::Read + Send>,
+            Box::new(stdout),
+        ] {
             let lines = Arc::clone(&lines);
             std::thread::spawn(move || {
                 let mut reader = BufReader::new(stream);
@@ -55,16 +58,30 @@ impl Program {
 
     /// The program under test with these arguments, in this working directory.
     pub(crate) fn lurcher(arguments: &[&str], directory: &Path) -> Self {
-        Self::start(Command::new(env!("CARGO_BIN_EXE_lurcher")).args(arguments).current_dir(directory))
+        Self::start(
+            Command::new(env!("CARGO_BIN_EXE_lurcher"))
+                .args(arguments)
+                .current_dir(directory),
+        )
     }
 
     /// Mongrel2 itself on a database; `None`, with a printed line, when it is not installed.
     pub(crate) fn mongrel2(database: &Path, uuid: &str, directory: &Path) -> Option<Self> {
-        if Command::new("mongrel2").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+        if Command::new("mongrel2")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_err()
+        {
             println!("skipped: mongrel2 is not installed (Debian: mongrel2-core)");
             return None;
         }
-        Some(Self::start(Command::new("mongrel2").arg(database).arg(uuid).current_dir(directory)))
+        Some(Self::start(
+            Command::new("mongrel2")
+                .arg(database)
+                .arg(uuid)
+                .current_dir(directory),
+        ))
     }
 
     /// The first `listening on http://ADDR` address this program prints.
@@ -98,7 +115,12 @@ impl Program {
                     }
                     seen += 1;
                 }
-                lines = self.lines.more.wait_timeout(lines, Duration::from_millis(50)).unwrap().0;
+                lines = self
+                    .lines
+                    .more
+                    .wait_timeout(lines, Duration::from_millis(50))
+                    .unwrap()
+                    .0;
                 drop(lines);
             }
             assert!(self.alive(), "{self}\nended before it printed {what}");
@@ -124,8 +146,15 @@ impl Program {
 
     /// Sends a signal by name. Through the shell: the tests hold no unsafe code.
     pub(crate) fn signal(&self, signal: &str) {
-        let sent = Command::new("sh").arg("-c").arg(format!("kill -{signal} {}", self.id())).status();
-        assert!(sent.is_ok_and(|status| status.success()), "kill -{signal} {}", self.id());
+        let sent = Command::new("sh")
+            .arg("-c")
+            .arg(format!("kill -{signal} {}", self.id()))
+            .status();
+        assert!(
+            sent.is_ok_and(|status| status.success()),
+            "kill -{signal} {}",
+            self.id()
+        );
     }
 
     /// SIGKILL, and reaps the process.
@@ -152,7 +181,12 @@ impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines = self.lines.read.lock().unwrap();
         write!(f, "{} printed {} lines:", self.name, lines.len())?;
-        lines.iter().rev().take(40).rev().try_for_each(|line| write!(f, "\n    {line}"))
+        lines
+            .iter()
+            .rev()
+            .take(40)
+            .rev()
+            .try_for_each(|line| write!(f, "\n    {line}"))
     }
 }
 
