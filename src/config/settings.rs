@@ -222,6 +222,8 @@ impl Settings {
             };
             odd.extend(reading.map(|reading| (index, format!("setting `{key}`: {reading}"))));
             match find(key).map(|setting| setting.effect) {
+                // What is switched off is off here too.
+                Some(Effect::NotYet) if matches!(text.trim(), "" | "0") => {}
                 Some(Effect::NotYet) => {
                     odd.push((index, format!("setting `{key}` has no effect yet")));
                 }
