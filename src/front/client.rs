@@ -110,13 +110,19 @@ struct Mailbox {
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("addr", &self.addr).field("id", &self.id.get()).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("addr", &self.addr)
+            .field("id", &self.id.get())
+            .finish_non_exhaustive()
     }
 }
 
 impl Client {
     pub(super) fn new(shard: Rc<Shard>, addr: SocketAddr) -> Rc<Self> {
-        let activity = Activity { last_ping: shard.clock.seconds(), ..Activity::default() };
+        let activity = Activity {
+            last_ping: shard.clock.seconds(),
+            ..Activity::default()
+        };
         Rc::new(Self {
             shard,
             addr,
@@ -152,7 +158,11 @@ impl Client {
     /// Puts a payload into the mailbox; a client whose mailbox is full is cut. One payload always fits.
     pub(super) fn deliver(&self, bytes: &Bytes, voice: PeerId) {
         let limits = &self.shard.limits;
-        let limit = if limits.flow_control { DOWNLOAD_CREDITS } else { limits.mailbox_bytes };
+        let limit = if limits.flow_control {
+            DOWNLOAD_CREDITS
+        } else {
+            limits.mailbox_bytes
+        };
         let mailbox = &mut *self.mailbox.borrow_mut();
         if mailbox.bytes > 0 && mailbox.bytes.saturating_add(bytes.len()) > limit {
             Name::SlowClients.increment();
@@ -161,8 +171,11 @@ impl Client {
             return;
         }
         mailbox.bytes += bytes.len();
-        let bytes =
-            if self.behind.get() && bytes.len() < COPY_BELOW { Bytes::copy_from_slice(bytes) } else { bytes.clone() };
+        let bytes = if self.behind.get() && bytes.len() < COPY_BELOW {
+            Bytes::copy_from_slice(bytes)
+        } else {
+            bytes.clone()
+        };
         mailbox.push(Mail::Payload { bytes, voice });
         self.wake();
     }
@@ -202,7 +215,8 @@ impl Client {
 
     /// Sets the deadline to so many milliseconds from now; `NEVER` for none.
     pub(super) fn set_deadline(&self, milliseconds: u64) {
-        self.deadline.set(self.shard.clock.milliseconds().saturating_add(milliseconds));
+        self.deadline
+            .set(self.shard.clock.milliseconds().saturating_add(milliseconds));
     }
 
     /// The id under which handlers know the connection, if any does.

@@ -85,5 +85,9 @@ impl From<&Settings> for Limits {
 
 /// A setting of 0 seconds turns a deadline off.
 fn milliseconds(time: Duration) -> u64 {
-    if time.is_zero() { NEVER } else { u64::try_from(time.as_millis()).unwrap_or(NEVER) }
+    if time.is_zero() {
+        NEVER
+    } else {
+        u64::try_from(time.as_millis()).unwrap_or(NEVER)
+    }
 }
