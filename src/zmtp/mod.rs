@@ -18,9 +18,6 @@ mod options;
 mod session;
 mod violation;
 
-#[cfg(test)]
-mod tests;
-
 pub use command::{Property, ReadyError};
 pub use frame::{EncodedHeader, FrameError, Framing, HEADER_BYTES_MAX};
 pub use options::Options;
@@ -190,3 +187,6 @@ impl From<Bytes> for Message {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -945,6 +945,62 @@ fn limits_end_a_connection() {
     });
 }
 
+/// Bytes of memory that this process has mapped.
+fn mapped() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    pages.split(' ').next().unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[test]
+fn memory_follows_what_arrived_and_not_what_was_declared() {
+    shard(async {
+        let bus = Bus::sub().await;
+        let before = mapped();
+        let mut peers = Vec::new();
+        for _ in 0..200 {
+            let mut raw = Raw::ready(&bus.address, "PUB").await;
+            raw.write(&[&b"\x02\0\0\0\0\x03\xc0\0\0"[..], &payload(20_000)].concat())
+                .await;
+            peers.push(raw);
+        }
+        // They are all seen to be alive after that.
+        for raw in &mut peers {
+            raw.read(12 + 17).await;
+        }
+        bus.recorder
+            .wait(|seen| (seen.joined.len() == 200).then_some(()))
+            .await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let grown = mapped().saturating_sub(before);
+        assert!(
+            grown < 2 << 30,
+            "{grown} bytes for 200 times 60 MiB declared"
+        );
+    });
+}
+
+#[test]
+fn a_reset_during_the_handshake_harms_nobody() {
+    shard(async {
+        let bus = Bus::push().await;
+        for length in [0, 10, 64, 70] {
+            let mut raw = Raw::connect(&bus.address).await;
+            raw.write(&[greeting(), ready("PULL")].concat()[..length])
+                .await;
+            raw.read(10).await;
+            raw.stream.set_zero_linger().unwrap();
+        }
+        let pull = connect(zmq::PULL, &bus.address);
+        bus.recorder
+            .peer(0)
+            .await
+            .send(Bytes::from_static(b"hi").into(), 0)
+            .unwrap();
+        assert_eq!(blocking(move || pull.recv_bytes(0).unwrap()).await, b"hi");
+        assert_eq!(bus.recorder.seen.borrow().joined.len(), 1);
+    });
+}
+
 #[test]
 fn half_a_message_is_dropped_with_its_connection() {
     shard(async {

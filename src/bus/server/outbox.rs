@@ -302,32 +302,40 @@ mod tests {
         bytes
     }
 
+    /// The same messages, written so many bytes at a time.
+    #[track_caller]
+    fn check(sizes: &[(usize, usize)], step: usize) {
+        let (mut outbox, mut scratch) = (outbox(), Scratch::default());
+        let mut expected = Vec::new();
+        for (tag, (head, body)) in (0..).zip(sizes) {
+            expected.extend(push(&mut outbox, tag, *head, *body));
+        }
+        assert_eq!(outbox.bytes(), expected.len());
+        let mut written = Vec::new();
+        while !outbox.is_empty() {
+            written.extend(write(&mut outbox, &mut scratch, step));
+            assert_eq!(outbox.bytes(), expected.len() - written.len());
+        }
+        assert!(written == expected, "{step}");
+    }
+
     #[test]
     fn any_short_writes_give_the_same_bytes() {
-        let sizes = [
-            (0, 0),
-            (48, 0),
-            (0, 1),
-            (48, 600),
-            (62, 255),
-            (100, 8192),
-            (48, 8193),
-            (0, 70_000),
-            (1, 1),
-        ];
-        for step in [1, 2, 7, 50, 1000, 8191, 100_000, usize::MAX] {
-            let (mut outbox, mut scratch) = (outbox(), Scratch::default());
-            let mut expected = Vec::new();
-            for (tag, (head, body)) in sizes.into_iter().enumerate() {
-                expected.extend(push(&mut outbox, tag as u64, head, body));
-            }
-            assert_eq!(outbox.bytes(), expected.len());
-            let mut written = Vec::new();
-            while !outbox.is_empty() {
-                written.extend(write(&mut outbox, &mut scratch, step));
-                assert_eq!(outbox.bytes(), expected.len() - written.len());
-            }
-            assert!(written == expected, "{step}");
+        for step in 1..20 {
+            check(&[(0, 0), (48, 0), (0, 1), (62, 255), (63, 2), (1, 1)], step);
+        }
+        for step in [61, 997, 8191, 8192, 50_000, usize::MAX] {
+            check(
+                &[
+                    (0, 0),
+                    (48, 600),
+                    (100, 8192),
+                    (48, 8193),
+                    (0, 70_000),
+                    (1, 1),
+                ],
+                step,
+            );
         }
     }
 
