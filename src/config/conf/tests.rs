@@ -245,8 +245,9 @@ fn hostile_text_never_panics() {
             + "h = "
             + HANDLER;
     for at in (0..text.len()).step_by(3) {
-        reading(&text[..at]);
-        reading(&text[at..]);
+        let (front, back) = text.split_at(at);
+        reading(front);
+        reading(back);
         for byte in *b"\"}[(,:=#\\\xff" {
             let mut bytes = text.clone().into_bytes();
             bytes[at] = byte;
