@@ -51,7 +51,10 @@ impl AccessLog {
         let writer = std::thread::Builder::new()
             .name("access log".into())
             .spawn(move || write_lines(&receiver, &path, BufWriter::new(file)))?;
-        Ok(Self { lines: Some(sender), writer: Some(writer) })
+        Ok(Self {
+            lines: Some(sender),
+            writer: Some(writer),
+        })
     }
 
     /// Opens the file of that name again: it was renamed.

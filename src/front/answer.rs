@@ -57,9 +57,18 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
         Trouble::NotImplemented => (501, "Not Implemented"),
         Trouble::TooLarge => (413, "Entity Too Large"),
         Trouble::Expectation => (417, "Expectation Failed"),
-        Trouble::Pool(Failure::QueueFull) => (503, "Service Unavailable: too many requests are waiting for a handler"),
-        Trouble::Pool(Failure::WaitOver) => (503, "Service Unavailable: no handler took the request in time"),
-        Trouble::Pool(Failure::HandlerLost) => (502, "Bad Gateway: the handler was lost while it had the request"),
+        Trouble::Pool(Failure::QueueFull) => (
+            503,
+            "Service Unavailable: too many requests are waiting for a handler",
+        ),
+        Trouble::Pool(Failure::WaitOver) => (
+            503,
+            "Service Unavailable: no handler took the request in time",
+        ),
+        Trouble::Pool(Failure::HandlerLost) => (
+            502,
+            "Bad Gateway: the handler was lost while it had the request",
+        ),
         Trouble::HandlerTimeout => (504, "Gateway Timeout: the handler did not answer in time"),
     };
     Answer { status, body }
@@ -90,7 +99,11 @@ impl Answer {
     /// The bytes, in Mongrel2's order of headers; without the body for a HEAD request.
     pub(super) fn bytes(self, head_request: bool) -> Bytes {
         let body = if head_request { "" } else { self.body };
-        let retry = if self.status == 503 { "Retry-After: 1\r\n" } else { "" };
+        let retry = if self.status == 503 {
+            "Retry-After: 1\r\n"
+        } else {
+            ""
+        };
         Bytes::from(format!(
             "HTTP/1.1 {} {}\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: {}\r\n{retry}Server: {}\r\n\r\n{body}",
             self.status,

@@ -23,7 +23,11 @@ pub(super) struct Body {
 enum Rest {
     /// So many bytes are still to come.
     Length(usize),
-    Chunked { decoder: Decoder, decoded: Vec<u8>, bytes_max: usize },
+    Chunked {
+        decoder: Decoder,
+        decoded: Vec<u8>,
+        bytes_max: usize,
+    },
 }
 
 /// What became of some bytes.
@@ -42,7 +46,11 @@ impl Body {
     /// Begins the body of an accepted request. A body of known length was already compared with `bytes_max`.
     pub(super) fn new(mut accepted: Accepted, bytes_max: usize, now: u64) -> Self {
         let rest = match accepted.framing {
-            BodyFraming::Chunked => Rest::Chunked { decoder: Decoder::default(), decoded: Vec::new(), bytes_max },
+            BodyFraming::Chunked => Rest::Chunked {
+                decoder: Decoder::default(),
+                decoded: Vec::new(),
+                bytes_max,
+            },
             BodyFraming::None | BodyFraming::Length(_) => {
                 let length = accepted.length();
                 request::encode_body_prefix(length, &mut accepted.message);
@@ -50,7 +58,12 @@ impl Body {
                 Rest::Length(length)
             }
         };
-        Self { accepted, rest, began: now, received: 0 }
+        Self {
+            accepted,
+            rest,
+            began: now,
+            received: 0,
+        }
     }
 
     /// Whether there is nothing to wait for.
@@ -74,15 +87,32 @@ impl Body {
                 self.accepted.message.extend_from_slice(&data[..used]);
                 *left -= used;
                 self.received += used as u64;
-                if *left == 0 { Fed::Done(used) } else { Fed::More }
+                if *left == 0 {
+                    Fed::Done(used)
+                } else {
+                    Fed::More
+                }
             }
-            Rest::Chunked { decoder, decoded, bytes_max } => {
+            Rest::Chunked {
+                decoder,
+                decoded,
+                bytes_max,
+            } => {
                 self.received += data.len() as u64;
                 match decoder.decode(data, decoded) {
                     Decoded { .. } if decoded.len() > *bytes_max => Fed::TooLarge,
-                    Decoded { status: Status::More, .. } => Fed::More,
-                    Decoded { status: Status::Done, consumed } => Fed::Done(consumed),
-                    Decoded { status: Status::Refused(_), .. } => Fed::Malformed,
+                    Decoded {
+                        status: Status::More,
+                        ..
+                    } => Fed::More,
+                    Decoded {
+                        status: Status::Done,
+                        consumed,
+                    } => Fed::Done(consumed),
+                    Decoded {
+                        status: Status::Refused(_),
+                        ..
+                    } => Fed::Malformed,
                 }
             }
         }
@@ -115,6 +145,9 @@ impl Body {
             self.accepted.message.extend_from_slice(&decoded);
         }
         self.accepted.message.push(b',');
-        (Bytes::from(std::mem::take(&mut self.accepted.message)), self.accepted)
+        (
+            Bytes::from(std::mem::take(&mut self.accepted.message)),
+            self.accepted,
+        )
     }
 }

@@ -20,12 +20,18 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn new() -> Self {
-        Self { started: Instant::now(), now: Cell::new(0) }
+        Self {
+            started: Instant::now(),
+            now: Cell::new(0),
+        }
     }
 
     /// Reads the time.
     pub(super) fn tick(&self) {
-        self.now.set(u64::try_from(Instant::now().duration_since(self.started).as_millis()).unwrap_or(u64::MAX));
+        self.now.set(
+            u64::try_from(Instant::now().duration_since(self.started).as_millis())
+                .unwrap_or(u64::MAX),
+        );
     }
 
     /// Milliseconds since the start, as of the last tick.

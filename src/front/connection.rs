@@ -61,6 +61,8 @@ pub(super) struct Connection {
     /// What the socket has not taken yet, oldest first.
     output: VecDeque<Bytes>,
     state: State,
+    /// Flow control: bytes of a payload that is being written, told to its handler when the socket has taken them.
+    credits: usize,
 }
 
 /// What is awaited.
@@ -106,6 +108,7 @@ impl Connection {
             progress: Progress::default(),
             output: VecDeque::new(),
             state: State::Head,
+            credits: 0,
         }
     }
 
@@ -137,7 +140,11 @@ impl Connection {
         if let Some(why) = self.client.cut_by() {
             debug!(client = %self.client.addr, ?why, "connection cut");
             self.end_exchange();
-            self.client.leave(if why == Cut::ByHandler { Farewell::Silent } else { Farewell::Told });
+            self.client.leave(if why == Cut::ByHandler {
+                Farewell::Silent
+            } else {
+                Farewell::Told
+            });
             return Err(Gone);
         }
         if self.client.expired.take() {
@@ -171,7 +178,11 @@ impl Connection {
                 }
             }
             State::Response(exchange) => {
-                let (started, head_request, line) = (exchange.started, exchange.head_request, exchange.line.take());
+                let (started, head_request, line) = (
+                    exchange.started,
+                    exchange.head_request,
+                    exchange.line.take(),
+                );
                 self.abandon(Trouble::HandlerTimeout, started, head_request, line);
             }
             State::Flush | State::Linger { .. } => return Err(Gone),
@@ -184,6 +195,9 @@ impl Connection {
         loop {
             if self.flush(cx)?.is_pending() {
                 return Ok(());
+            }
+            if self.credits > 0 {
+                self.client.credit(std::mem::take(&mut self.credits));
             }
             match self.state {
                 State::Flush => match Pin::new(&mut self.stream).poll_shutdown(cx) {
@@ -199,11 +213,17 @@ impl Connection {
                 State::Linger { .. } => return Ok(()),
                 State::Head | State::Body(_) | State::Response(_) => {}
             }
-            let Some(mail) = self.client.next_mail() else { return Ok(()) };
+            let Some(mail) = self.client.next_mail() else {
+                return Ok(());
+            };
             match mail {
                 Mail::Payload { bytes, voice } => {
+                    let size = bytes.len();
                     self.scan(&bytes, voice);
                     self.put(cx, bytes)?;
+                    if self.shard.limits.flow_control {
+                        self.credits += size;
+                    }
                 }
                 Mail::Close => self.handler_closes(),
                 Mail::Failed(why) => self.pool_failed(why),
@@ -243,7 +263,11 @@ impl Connection {
                 Poll::Ready(Err(error)) => return Err(self.failed(&error)),
                 Poll::Pending => {
                     self.client.behind.set(true);
-                    let kept = if bytes.len() < COPY_BELOW { Bytes::copy_from_slice(&bytes) } else { bytes };
+                    let kept = if bytes.len() < COPY_BELOW {
+                        Bytes::copy_from_slice(&bytes)
+                    } else {
+                        bytes
+                    };
                     self.output.push_back(kept);
                     return Ok(());
                 }
@@ -254,11 +278,17 @@ impl Connection {
 
     /// Follows a payload: it may be the end of the response.
     fn scan(&mut self, payload: &[u8], voice: PeerId) {
-        let State::Response(exchange) = &mut self.state else { return };
+        let State::Response(exchange) = &mut self.state else {
+            return;
+        };
         if !exchange.started {
             exchange.started = true;
             exchange.ticket.started(voice);
-            self.client.response_began.set(self.shard.clock.milliseconds());
+            self.client
+                .remember_handler(&exchange.handler.pool, exchange.ticket.peer());
+            self.client
+                .response_began
+                .set(self.shard.clock.milliseconds());
             self.client.deadline.set(NEVER);
         }
         let scan = exchange.scanner.scan(payload);
@@ -288,12 +318,21 @@ impl Connection {
 
     /// Ends the open exchange, if there is one: the ticket is given back, the log line written.
     fn end_exchange(&mut self) {
-        let State::Response(exchange) = std::mem::replace(&mut self.state, State::Head) else { return };
+        let State::Response(exchange) = std::mem::replace(&mut self.state, State::Head) else {
+            return;
+        };
         self.client.response_began.set(NEVER);
-        self.client.remember_handler(&exchange.handler.pool, exchange.ticket.peer());
+        if !exchange.started {
+            self.client
+                .remember_handler(&exchange.handler.pool, exchange.ticket.peer());
+        }
         if let Some(line) = exchange.line {
             let unanswered = if exchange.opaque { 200 } else { CLIENT_GONE };
-            self.shard.log(&line, exchange.scanner.status().unwrap_or(unanswered), exchange.scanner.bytes());
+            self.shard.log(
+                &line,
+                exchange.scanner.status().unwrap_or(unanswered),
+                exchange.scanner.bytes(),
+            );
         }
     }
 
@@ -312,7 +351,11 @@ impl Connection {
     /// The pool has given up the open request.
     fn pool_failed(&mut self, why: Failure) {
         if let State::Response(exchange) = &mut self.state {
-            let (started, head_request, line) = (exchange.started, exchange.head_request, exchange.line.take());
+            let (started, head_request, line) = (
+                exchange.started,
+                exchange.head_request,
+                exchange.line.take(),
+            );
             self.abandon(Trouble::Pool(why), started, head_request, line);
         }
     }
@@ -335,7 +378,15 @@ impl Connection {
         debug!(client = %self.client.addr, ?trouble, status = answer.status, "request refused");
         Name::RequestsRefused.increment();
         if let Some(line) = line {
-            self.shard.log(&line, answer.status, if head_request { 0 } else { answer.body.len() as u64 });
+            self.shard.log(
+                &line,
+                answer.status,
+                if head_request {
+                    0
+                } else {
+                    answer.body.len() as u64
+                },
+            );
         }
         self.end_exchange();
         self.output.push_back(answer.bytes(head_request));
@@ -418,8 +469,15 @@ impl Connection {
                 self.client.note_ping();
                 self.begun = false;
                 match dispatched {
-                    Dispatched::Refused { trouble, head_request, line } => self.refuse(trouble, head_request, line),
-                    Dispatched::Accepted { accepted, wants_continue } => {
+                    Dispatched::Refused {
+                        trouble,
+                        head_request,
+                        line,
+                    } => self.refuse(trouble, head_request, line),
+                    Dispatched::Accepted {
+                        accepted,
+                        wants_continue,
+                    } => {
                         let here = data.len().saturating_sub(len);
                         self.accept(accepted, wants_continue, here);
                     }
@@ -431,7 +489,11 @@ impl Connection {
 
     /// Begins the body of a request; one without a body goes on at once.
     fn accept(&mut self, accepted: Accepted, wants_continue: bool, here: usize) {
-        let body = Body::new(accepted, self.shard.limits.content_length, self.shard.clock.milliseconds());
+        let body = Body::new(
+            accepted,
+            self.shard.limits.content_length,
+            self.shard.clock.milliseconds(),
+        );
         if body.is_empty() {
             let (message, accepted) = body.finish();
             return self.submit(message, accepted);
@@ -444,7 +506,11 @@ impl Connection {
     }
 
     fn refuse_body(&mut self, trouble: Trouble) {
-        let line = if let State::Body(body) = &mut self.state { body.accepted.line.take() } else { None };
+        let line = if let State::Body(body) = &mut self.state {
+            body.accepted.line.take()
+        } else {
+            None
+        };
         self.refuse(trouble, false, line);
     }
 
@@ -457,7 +523,15 @@ impl Connection {
 
     /// Gives a whole request to its handlers.
     fn submit(&mut self, message: Bytes, accepted: Accepted) {
-        let Accepted { handler, retry, asked, version, keep_alive, line, .. } = accepted;
+        let Accepted {
+            handler,
+            retry,
+            asked,
+            version,
+            keep_alive,
+            line,
+            ..
+        } = accepted;
         let head_request = asked == Asked::Head;
         let caller = Rc::clone(&self.client) as Rc<dyn pool::Caller>;
         match handler.pool.submit(message, retry, caller) {
@@ -465,8 +539,15 @@ impl Connection {
                 self.client.set_deadline(self.shard.limits.handler_timeout);
                 let scanner = Scanner::new(asked, version, keep_alive);
                 let (started, opaque) = (false, false);
-                self.state =
-                    State::Response(Box::new(Exchange { handler, ticket, scanner, started, opaque, head_request, line }));
+                self.state = State::Response(Box::new(Exchange {
+                    handler,
+                    ticket,
+                    scanner,
+                    started,
+                    opaque,
+                    head_request,
+                    line,
+                }));
             }
             Err(why) => self.refuse(Trouble::Pool(why), head_request, line),
         }
@@ -474,14 +555,17 @@ impl Connection {
 
     /// Reads from the client.
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        if self.deaf || (matches!(self.state, State::Response(_)) && self.input.len() >= INPUT_AHEAD_MAX) {
+        if self.deaf
+            || (matches!(self.state, State::Response(_)) && self.input.len() >= INPUT_AHEAD_MAX)
+        {
             return Poll::Pending;
         }
         if let State::Body(body) = &mut self.state
             && self.input.is_empty()
             && let Some((message, left)) = body.direct()
         {
-            let read = match poll_read_buf(Pin::new(&mut self.stream), cx, &mut message.limit(left)) {
+            let read = match poll_read_buf(Pin::new(&mut self.stream), cx, &mut message.limit(left))
+            {
                 Poll::Ready(Ok(read)) => read,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.failed(&error))),
                 Poll::Pending => return Poll::Pending,
@@ -517,7 +601,11 @@ impl Connection {
     fn take(&mut self, data: &[u8]) -> Result<(), Gone> {
         if let State::Linger { dropped } = &mut self.state {
             *dropped += data.len();
-            return if *dropped > LINGER_BYTES_MAX { Err(Gone) } else { Ok(()) };
+            return if *dropped > LINGER_BYTES_MAX {
+                Err(Gone)
+            } else {
+                Ok(())
+            };
         }
         if !self.input.is_empty() {
             self.input.extend_from_slice(data);

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::Shard;
 use super::access_log::Line;
 use super::answer::Trouble;
-use super::client::Client;
+use super::client::{Client, DOWNLOAD_CREDITS_TEXT};
 use super::message::{self, Context};
 use super::site::{Handler, Target};
 use crate::http1::{Asked, BodyFraming, Expect, Head, Version};
@@ -45,13 +45,24 @@ impl Accepted {
 /// What a head led to.
 pub(super) enum Dispatched {
     /// A handler gets it. `wants_continue`: the client waits for a 100 before it sends the body.
-    Accepted { accepted: Accepted, wants_continue: bool },
+    Accepted {
+        accepted: Accepted,
+        wants_continue: bool,
+    },
     /// It is answered here.
-    Refused { trouble: Trouble, head_request: bool, line: Option<Line> },
+    Refused {
+        trouble: Trouble,
+        head_request: bool,
+        line: Option<Line>,
+    },
 }
 
 /// Decides about a head.
-pub(super) fn dispatch(shard: &Shard, client: &Client, head: &Head<'_, '_, Field<'_>>) -> Dispatched {
+pub(super) fn dispatch(
+    shard: &Shard,
+    client: &Client,
+    head: &Head<'_, '_, Field<'_>>,
+) -> Dispatched {
     let site = shard.site();
     let host = site.host(head.host);
     let line = shard.access_log.is_some().then(|| Line {
@@ -70,7 +81,11 @@ pub(super) fn dispatch(shard: &Shard, client: &Client, head: &Head<'_, '_, Field
             None => return accept(shard, client, head, pattern, handler, line),
         },
     };
-    Dispatched::Refused { trouble, head_request: head.head_request, line }
+    Dispatched::Refused {
+        trouble,
+        head_request: head.head_request,
+        line,
+    }
 }
 
 /// What a handler's route refuses on sight of the head.
@@ -79,7 +94,9 @@ fn refuse(shard: &Shard, head: &Head<'_, '_, Field<'_>>) -> Option<Trouble> {
         return Some(Trouble::Expectation);
     }
     match head.framing {
-        BodyFraming::Length(length) if length > shard.limits.content_length as u64 => Some(Trouble::TooLarge),
+        BodyFraming::Length(length) if length > shard.limits.content_length as u64 => {
+            Some(Trouble::TooLarge)
+        }
         _ => None,
     }
 }
@@ -97,6 +114,8 @@ fn accept(
         pattern,
         remote: client.addr.ip(),
         keep_forwarded_for: shard.limits.keep_forwarded_for,
+        credits: (shard.limits.flow_control && !client.has_handler())
+            .then_some(DOWNLOAD_CREDITS_TEXT),
         names_max: shard.limits.header_names_max,
         values_max: shard.limits.header_values_max,
     };
@@ -105,7 +124,12 @@ fn accept(
         BodyFraming::None | BodyFraming::Chunked => 16,
     };
     let message = if head.fields.iter().any(is_reserved) {
-        let fields: Vec<Field<'_>> = head.fields.iter().filter(|field| !is_reserved(field)).copied().collect();
+        let fields: Vec<Field<'_>> = head
+            .fields
+            .iter()
+            .filter(|field| !is_reserved(field))
+            .copied()
+            .collect();
         message::encode(head, &fields, &context, body)
     } else {
         message::encode(head, head.fields, &context, body)
@@ -115,15 +139,25 @@ fn accept(
         message,
         framing: head.framing,
         retry: handler.retry(head.method),
-        asked: if head.head_request { Asked::Head } else { Asked::Other },
+        asked: if head.head_request {
+            Asked::Head
+        } else {
+            Asked::Other
+        },
         version: head.version,
         keep_alive: head.keep_alive,
         line,
     };
     let wants_continue = head.expect == Expect::Continue && head.version == Version::Http11;
-    Dispatched::Accepted { accepted, wants_continue }
+    Dispatched::Accepted {
+        accepted,
+        wants_continue,
+    }
 }
 
 fn is_reserved(field: &Field<'_>) -> bool {
-    field.name.get(..RESERVED_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED_PREFIX))
+    field
+        .name
+        .get(..RESERVED_PREFIX.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(RESERVED_PREFIX))
 }

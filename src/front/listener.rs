@@ -28,7 +28,10 @@ pub(super) async fn accept(listener: TcpListener, shard: Rc<Shard>) {
     loop {
         while shard.registry.len() >= shard.limits.connections_max {
             if !complained {
-                warn!(connections = shard.registry.len(), "connection limit reached: new clients wait");
+                warn!(
+                    connections = shard.registry.len(),
+                    "connection limit reached: new clients wait"
+                );
                 complained = true;
             }
             tokio::select! {
@@ -66,11 +69,16 @@ fn serve(shard: &Rc<Shard>, stream: TcpStream, addr: SocketAddr) {
     }
     let client = Client::new(Rc::clone(shard), addr);
     shard.registry.join(&client);
-    shard.watch.track_local(Connection::new(stream, client, Rc::clone(shard)));
+    shard
+        .watch
+        .track_local(Connection::new(stream, client, Rc::clone(shard)));
 }
 
 fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc_codes::EMFILE | libc_codes::ENFILE | libc_codes::ENOBUFS | libc_codes::ENOMEM))
+    matches!(
+        error.raw_os_error(),
+        Some(libc_codes::EMFILE | libc_codes::ENFILE | libc_codes::ENOBUFS | libc_codes::ENOMEM)
+    )
 }
 
 /// The four system errors that mean "later": the same numbers on every Linux.

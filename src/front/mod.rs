@@ -121,7 +121,9 @@ pub struct Front {
 
 impl fmt::Debug for Front {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Front").field("addr", &self.addr).finish_non_exhaustive()
+        f.debug_struct("Front")
+            .field("addr", &self.addr)
+            .finish_non_exhaustive()
     }
 }
 
@@ -130,7 +132,11 @@ pub fn inside_chroot(chroot: &str, path: &str) -> PathBuf {
     if chroot.is_empty() {
         return PathBuf::from(path);
     }
-    let separator = if chroot.ends_with('/') || path.starts_with('/') { "" } else { "/" };
+    let separator = if chroot.ends_with('/') || path.starts_with('/') {
+        ""
+    } else {
+        "/"
+    };
     PathBuf::from(format!("{chroot}{separator}{path}"))
 }
 
@@ -152,7 +158,10 @@ pub async fn bind(server: &Server, settings: &Settings, watch: &Watch) -> Result
         }
         let bound = bind_handler(server, settings, &handler)
             .await
-            .map_err(|source| BindError::Handler { ident: handler.send_ident.clone(), source })?;
+            .map_err(|source| BindError::Handler {
+                ident: handler.send_ident.clone(),
+                source,
+            })?;
         handlers.push((handler, bound));
     }
     let access_log = if settings.disable_access_logging {
@@ -171,14 +180,22 @@ pub async fn bind(server: &Server, settings: &Settings, watch: &Watch) -> Result
         draining: Cell::new(false),
         watch: watch.clone(),
     });
-    Ok(Front { listener, addr, handlers, server: server.clone(), shard })
+    Ok(Front {
+        listener,
+        addr,
+        handlers,
+        server: server.clone(),
+        shard,
+    })
 }
 
 /// Whether a handler shares one socket, and not both, with one before it. Mongrel2 cannot bind it then.
 fn clashes(handlers: &[(Arc<Handler>, BoundPool)], handler: &Handler) -> bool {
     let free = |spec: &Endpoint| matches!(spec.transport, Transport::Tcp { port: None, .. });
     handlers.iter().any(|(other, _)| {
-        let same = |a: &crate::config::Spec, b: &crate::config::Spec| a.text == b.text && !free(&a.endpoint);
+        let same = |a: &crate::config::Spec, b: &crate::config::Spec| {
+            a.text == b.text && !free(&a.endpoint)
+        };
         same(&other.send_spec, &handler.send_spec) || same(&other.recv_spec, &handler.recv_spec)
     })
 }
@@ -216,7 +233,11 @@ fn inside(chroot: &str, endpoint: &Endpoint) -> Endpoint {
 
 fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
     let attempt = || {
-        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        let socket = if addr.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        }?;
         socket.set_reuseaddr(true)?;
         socket.bind(addr)?;
         let listener = socket.listen(listener::BACKLOG)?;
@@ -256,7 +277,9 @@ impl Front {
         let sweeper = Rc::clone(&shard);
         shard.watch.spawn_local(sweep::run(sweeper));
         info!("listening on http://{}", self.addr);
-        let accepting = shard.watch.spawn_local(listener::accept(self.listener, Rc::clone(&shard)));
+        let accepting = shard
+            .watch
+            .spawn_local(listener::accept(self.listener, Rc::clone(&shard)));
         tokio::select! {
             () = shard.watch.draining() => {}
             () = control.serve(&shard) => {}
@@ -279,16 +302,16 @@ impl Front {
 
 fn build_site(server: &Server, pools: &[(Arc<Handler>, Rc<Pool>)]) -> Site {
     let target = |target: &Target| match target {
-        Target::Handler(handler) => pools.iter().find(|(known, _)| known.same_sockets(handler)).map_or(
-            site::Target::Dead,
-            |(known, pool)| {
+        Target::Handler(handler) => pools
+            .iter()
+            .find(|(known, _)| known.same_sockets(handler))
+            .map_or(site::Target::Dead, |(known, pool)| {
                 site::Target::Handler(Rc::new(site::Handler {
                     pool: Rc::clone(pool),
                     protocol: known.protocol,
                     retry: known.retry,
                 }))
-            },
-        ),
+            }),
         Target::Dir(_) | Target::Proxy(_) => site::Target::Unserved,
     };
     let hosts = server
@@ -347,7 +370,9 @@ struct Shard {
 
 impl Shard {
     fn site(&self) -> &Site {
-        self.site.get().expect("connections are accepted after the site is set")
+        self.site
+            .get()
+            .expect("connections are accepted after the site is set")
     }
 
     fn is_draining(&self) -> bool {
@@ -383,8 +408,12 @@ impl Shard {
             () = tokio::time::sleep(self.limits.drain_timeout) => {}
             () = self.watch.aborted() => {}
         }
-        warn!(connections = self.registry.len(), "time is up: open connections are cut");
-        self.registry.for_each(|client| client.cut(client::Cut::Aborted));
+        warn!(
+            connections = self.registry.len(),
+            "time is up: open connections are cut"
+        );
+        self.registry
+            .for_each(|client| client.cut(client::Cut::Aborted));
         let gone = async {
             while self.registry.len() > 0 {
                 self.registry.left.notified().await;

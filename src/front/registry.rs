@@ -30,7 +30,10 @@ pub(super) struct Registry {
 impl Registry {
     /// A registry whose first id is `start`.
     pub(super) fn new(start: u32) -> Self {
-        Self { next: Cell::new(start), ..Self::default() }
+        Self {
+            next: Cell::new(start),
+            ..Self::default()
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -38,7 +41,9 @@ impl Registry {
     }
 
     pub(super) fn join(&self, client: &Rc<Client>) {
-        client.place.set(self.clients.borrow_mut().insert(Rc::clone(client)));
+        client
+            .place
+            .set(self.clients.borrow_mut().insert(Rc::clone(client)));
         Name::ConnectionsOpen.increment();
         if self.len() == 1 {
             self.joined.notify_one();

@@ -46,7 +46,9 @@ impl Shard {
     }
 
     fn extended(&self, pool: &Rc<Pool>, from: PeerId, reply: &Reply<'_>, message: &Bytes) {
-        let extended = message.get(reply.payload.clone()).map(reply::decode_extended);
+        let extended = message
+            .get(reply.payload.clone())
+            .map(reply::decode_extended);
         let cancels = matches!(extended, Some(Ok(Extended::Ctl { cancel: true, .. })));
         if let Some(Err(error)) = &extended {
             Name::RepliesMalformed.increment();
@@ -63,7 +65,9 @@ impl Shard {
             };
             match &extended {
                 Some(Ok(Extended::Ctl { cancel: true, .. })) => client.cut(Cut::ByHandler),
-                Some(Ok(Extended::Ctl { keep_alive: true, .. })) => client.note_ping(),
+                Some(Ok(Extended::Ctl {
+                    keep_alive: true, ..
+                })) => client.note_ping(),
                 Some(Ok(Extended::Ctl { .. }) | Err(_)) | None => {}
                 Some(Ok(Extended::Other { key, .. })) => {
                     warn!(key = %String::from_utf8_lossy(key), %id, "extended reply that nobody here serves: connection dropped");

@@ -52,7 +52,11 @@ impl Handler {
             Retry::Always => true,
             Retry::No => false,
         };
-        if safe { pool::Retry::Safe } else { pool::Retry::Never }
+        if safe {
+            pool::Retry::Safe
+        } else {
+            pool::Retry::Never
+        }
     }
 }
 
@@ -64,7 +68,11 @@ impl Site {
             table.insert(&matching, index);
             list.push(host);
         }
-        Self { table, hosts: list, default }
+        Self {
+            table,
+            hosts: list,
+            default,
+        }
     }
 
     /// The host for a Host header's value, or for none.
@@ -102,9 +110,14 @@ mod tests {
 
     #[test]
     fn a_port_is_cut_and_an_ipv6_literal_is_not() {
-        for (value, name) in
-            [("a.b:80", "a.b"), ("a.b", "a.b"), ("[::1]:80", "[::1]"), ("[::1", "[::1"), (":80", ":80"), ("", "")]
-        {
+        for (value, name) in [
+            ("a.b:80", "a.b"),
+            ("a.b", "a.b"),
+            ("[::1]:80", "[::1]"),
+            ("[::1", "[::1"),
+            (":80", ":80"),
+            ("", ""),
+        ] {
             assert_eq!(host_name(value.as_bytes()), name.as_bytes(), "{value}");
         }
     }

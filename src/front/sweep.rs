@@ -19,8 +19,10 @@ pub(super) async fn run(shard: Rc<Shard>) {
     let tick = u64::try_from(shard.limits.ping.tick.as_millis()).unwrap_or(NEVER);
     loop {
         if shard.registry.len() == 0 {
-            shard.registry.joined.notified().await;
-            shard.clock.tick();
+            tokio::select! {
+                () = shard.registry.joined.notified() => shard.clock.tick(),
+                () = shard.watch.draining() => return,
+            }
         }
         tokio::time::sleep(TICK).await;
         shard.clock.tick();
@@ -31,7 +33,12 @@ pub(super) async fn run(shard: Rc<Shard>) {
         }
         shard.registry.for_each(|client| {
             look(client, now);
-            if ping && violations(client.activity.get(), &shard.limits.ping, shard.clock.seconds()) > shard.limits.ping.kill_limit
+            if ping
+                && violations(
+                    client.activity.get(),
+                    &shard.limits.ping,
+                    shard.clock.seconds(),
+                ) > shard.limits.ping.kill_limit
             {
                 debug!(client = %client.addr, "too many of the ping and rate limits are violated");
                 client.cut(Cut::Idle);
@@ -64,8 +71,16 @@ fn violations(activity: Activity, limits: &PingLimits, now: u32) -> u64 {
     let since = |then: Option<u32>| u64::from(then.map_or(0, |then| now.saturating_sub(then)));
     let ping = limits.min_ping > 0 && since(Some(activity.last_ping)) > limits.min_ping;
     let slow = |bytes: u64, last, rate: u64| rate > 0 && bytes / (since(last) + 1) < rate;
-    let read = slow(activity.bytes_read, activity.last_read, limits.min_read_rate);
-    let write = slow(activity.bytes_written, activity.last_write, limits.min_write_rate);
+    let read = slow(
+        activity.bytes_read,
+        activity.last_read,
+        limits.min_read_rate,
+    );
+    let write = slow(
+        activity.bytes_written,
+        activity.last_write,
+        limits.min_write_rate,
+    );
     u64::from(ping) + u64::from(read) + u64::from(write)
 }
 
@@ -75,19 +90,34 @@ mod tests {
     use std::time::Duration;
 
     fn limits(min_ping: u64, min_read_rate: u64, min_write_rate: u64) -> PingLimits {
-        PingLimits { tick: Duration::from_secs(10), min_ping, min_read_rate, min_write_rate, kill_limit: 2 }
+        PingLimits {
+            tick: Duration::from_secs(10),
+            min_ping,
+            min_read_rate,
+            min_write_rate,
+            kill_limit: 2,
+        }
     }
 
     #[test]
     fn a_connection_that_does_nothing_violates_all_three_limits_after_the_ping_time() {
-        let idle = Activity { last_ping: 0, last_read: Some(0), last_write: Some(0), bytes_read: 500, bytes_written: 500 };
+        let idle = Activity {
+            last_ping: 0,
+            last_read: Some(0),
+            last_write: Some(0),
+            bytes_read: 500,
+            bytes_written: 500,
+        };
         assert_eq!(violations(idle, &limits(120, 300, 300), 60), 2);
         assert_eq!(violations(idle, &limits(120, 300, 300), 121), 3);
     }
 
     #[test]
     fn a_limit_of_zero_is_off() {
-        let idle = Activity { last_ping: 0, ..Activity::default() };
+        let idle = Activity {
+            last_ping: 0,
+            ..Activity::default()
+        };
         assert_eq!(violations(idle, &limits(0, 0, 0), 10_000), 0);
         assert_eq!(violations(idle, &limits(3, 0, 0), 4), 1);
     }

@@ -24,7 +24,10 @@ pub(super) fn install(directives: Option<&str>) {
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
         .with_filter(filter);
-    tracing_subscriber::registry().with(stderr).with(ErrorLog).init();
+    tracing_subscriber::registry()
+        .with(stderr)
+        .with(ErrorLog)
+        .init();
 }
 
 /// The open error log of the process.
@@ -43,14 +46,19 @@ pub(super) fn open_error_log(path: &Path, level: i64) -> io::Result<()> {
     if let Ok(mut slot) = FILE.lock() {
         *slot = Some((path.to_owned(), file));
     }
-    VERBOSITY.store(usize::try_from(level.clamp(0, 3)).unwrap_or(2) + 1, Ordering::Relaxed);
+    VERBOSITY.store(
+        usize::try_from(level.clamp(0, 3)).unwrap_or(2) + 1,
+        Ordering::Relaxed,
+    );
     Ok(())
 }
 
 /// Opens the file of that name again: it was renamed.
 pub(super) fn reopen_error_log() {
     let Ok(mut slot) = FILE.lock() else { return };
-    let Some((path, file)) = slot.as_mut() else { return };
+    let Some((path, file)) = slot.as_mut() else {
+        return;
+    };
     let result = open(path).map(|new| *file = new);
     let path = path.clone();
     drop(slot);
@@ -83,7 +91,10 @@ impl<S: Subscriber> Layer<S> for ErrorLog {
         event.record(&mut text);
         let date = httpdate::fmt_http_date(SystemTime::now());
         let (file, line) = (metadata.file().unwrap_or("?"), metadata.line().unwrap_or(0));
-        let line = format!("{date} [{name}] ({file}:{line}) {}{}\n", text.message, text.fields);
+        let line = format!(
+            "{date} [{name}] ({file}:{line}) {}{}\n",
+            text.message, text.fields
+        );
         if let Ok(mut slot) = FILE.lock()
             && let Some((_, file)) = slot.as_mut()
         {

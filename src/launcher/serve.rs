@@ -47,7 +47,10 @@ fn raise_descriptors(loaded: &Loaded) {
     let wanted = loaded.config.settings.max_fd;
     match sys::raise_open_files(wanted as u64) {
         Ok(limit) if limit.soft < wanted as u64 => {
-            warn!("superpoll.max_fd is {wanted}, but this process may open {} files only", limit.soft);
+            warn!(
+                "superpoll.max_fd is {wanted}, but this process may open {} files only",
+                limit.soft
+            );
         }
         Ok(_) => {}
         Err(error) => warn!("raise the limit on open files to {wanted}: {error}"),
@@ -66,15 +69,20 @@ async fn serve(loaded: &Loaded) -> anyhow::Result<ExitCode> {
     }
     let mut signals = Signals::new().context("listen for signals")?;
     let (reopen, control) = Control::new();
-    let served = watch.spawn_local(front.run(control));
-    signals.wait(&reopen).await;
-    info!("draining: open requests are finished, for {} s at most", settings.drain_timeout.as_secs());
-    signal.drain();
+    let mut served = std::pin::pin!(front.run(control));
     tokio::select! {
-        _ = served => {}
+        () = &mut served => {}
         () = signals.wait(&reopen) => {
-            warn!("asked again: ending at once");
-            signal.abort();
+            info!("draining: open requests are finished, for {} s at most", settings.drain_timeout.as_secs());
+            signal.drain();
+            tokio::select! {
+                () = &mut served => {}
+                () = signals.wait(&reopen) => {
+                    warn!("asked again: ending at once");
+                    signal.abort();
+                    served.await;
+                }
+            }
         }
     }
     // Connections were given their time; what is left are handlers' sockets, closing.
@@ -109,7 +117,7 @@ impl Signals {
                     info!("reopening logs");
                     log::reopen_error_log();
                     // Full means that the same was asked already.
-                    drop(reopen.try_send(()));
+                    let _asked = reopen.try_send(());
                 }
             }
         }

@@ -156,7 +156,9 @@ impl Workers {
 
     /// Whether an answer is expected from this peer.
     pub(super) fn is_awaited(&self, peer: PeerId) -> bool {
-        self.workers.iter().any(|(_, worker)| worker.peer.id() == peer && worker.held > 0)
+        self.workers
+            .iter()
+            .any(|(_, worker)| worker.peer.id() == peer && worker.held > 0)
     }
 
     /// The worker's socket takes nothing more although something is queued.
@@ -388,6 +390,10 @@ impl Workers {
                     if worker.held == 0 {
                         drained.push(id);
                     }
+                }
+                // It was held for its silence, which has ended; a socket that drains again says so itself.
+                Phase::Blocked { .. } if !worker.peer.is_blocked() && !worker.peer.is_silent() => {
+                    awake.push(id);
                 }
                 Phase::Blocked {
                     since,

@@ -56,6 +56,14 @@ pub(super) struct Server {
     refusals: RefCell<HashMap<Origin, Instant>>,
     accept_failed: Cell<Option<Instant>>,
     stopped: CancellationToken,
+    /// Cancelled when the last task is gone.
+    closed: CancellationToken,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.closed.cancel();
+    }
 }
 
 /// Stops a running socket. Dropping it changes nothing: the socket goes on until told otherwise.
@@ -63,6 +71,7 @@ pub(super) struct Server {
 pub struct Listening {
     server: Weak<Server>,
     stopped: CancellationToken,
+    closed: CancellationToken,
 }
 
 impl std::fmt::Debug for Listening {
@@ -88,6 +97,15 @@ impl Listening {
                 peer.close();
             }
         }
+    }
+
+    /// Completes when accepting has ended and every connection is closed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: it only waits.
+    pub async fn closed(&self) {
+        self.closed.cancelled().await;
     }
 
     /// Connections open now, unfinished handshakes and closing ones included.
@@ -123,6 +141,7 @@ impl Server {
             refusals: RefCell::default(),
             accept_failed: Cell::new(None),
             stopped: CancellationToken::new(),
+            closed: CancellationToken::new(),
         }
     }
 
@@ -131,6 +150,7 @@ impl Server {
         let listening = Listening {
             server: Rc::downgrade(&self),
             stopped: self.stopped.clone(),
+            closed: self.closed.clone(),
         };
         let inner = watch.clone();
         watch.spawn_local(async move { self.accept(socket, inner).await });
