@@ -127,10 +127,10 @@ mod tests {
     fn bytes_that_nobody_has_read_are_counted() {
         let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
         assert_eq!(unacknowledged_bytes(one.as_fd()).unwrap(), 0);
-        std::io::Write::write_all(&mut &one, b"hello").unwrap();
+        io::Write::write_all(&mut &one, b"hello").unwrap();
         assert!(unacknowledged_bytes(one.as_fd()).unwrap() > 0);
         let mut got = [0; 5];
-        std::io::Read::read_exact(&mut &other, &mut got).unwrap();
+        io::Read::read_exact(&mut &other, &mut got).unwrap();
         assert_eq!(unacknowledged_bytes(one.as_fd()).unwrap(), 0);
     }
 

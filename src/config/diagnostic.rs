@@ -15,7 +15,7 @@ pub enum Severity {
 }
 
 /// Where in the file.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Place {
     /// The file as a whole.
     #[default]
@@ -27,6 +27,8 @@ pub enum Place {
         /// The column.
         column: usize,
     },
+    /// A part of the model, in words: what `config check` finds has no single place in a file.
+    Part(String),
     /// In a database.
     Row {
         /// The table.
@@ -69,6 +71,7 @@ impl fmt::Display for Diagnostic {
         write!(f, "{}:", self.path.display())?;
         match &self.place {
             Place::File => {}
+            Place::Part(part) => write!(f, " {part}:")?,
             Place::Text { line, column } => write!(f, "{line}:{column}:")?,
             Place::Row {
                 table,

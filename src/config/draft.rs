@@ -475,7 +475,10 @@ fn spec(what: &str, text: Located<String>, findings: &mut Findings) -> Option<Sp
             endpoint,
         }),
         Err(error) => {
-            findings.error(&text.place, format!("{what} {:?}: {error}", text.value));
+            findings.error(
+                &text.place,
+                format!("{what} {:?}: {}", text.value, error.reason),
+            );
             None
         }
     }

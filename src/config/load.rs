@@ -6,9 +6,9 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::{Config, Reading, conf, sqlite};
+use super::{Config, Reading, check, conf, sqlite};
 
-/// What every SQLite database begins with (SQLite file format, 1.3).
+/// What every `SQLite` database begins with (its file format, 1.3).
 const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// A `.conf` larger than this is none; it bounds what is read into memory, in bytes.
@@ -135,9 +135,11 @@ pub fn load(path: Option<&Path>, selector: &Selector) -> Result<Loaded, LoadErro
         .iter()
         .filter(|candidate| candidate.server.is_some())
         .count();
+    let config = reading.into_config();
+    warnings.extend(check::plugins(&path, &config.servers[server]));
     Ok(Loaded {
         path,
-        config: reading.into_config(),
+        config,
         server,
         warnings,
     })

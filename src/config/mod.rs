@@ -1,8 +1,9 @@
 //! Configuration: a Mongrel2 database or an m2sh `.conf`, read into one validated, immutable model.
 //!
 //! [`load`] is the way in for a server; [`read`] is the way in for tools that want every server and every finding. The
-//! model knows nothing of either form, opens no socket and enforces no limit. Only `sqlite` names the SQLite crate.
+//! model knows nothing of either form, opens no socket and enforces no limit. Only `sqlite` names the `SQLite` crate.
 
+pub mod check;
 pub mod conf;
 mod diagnostic;
 mod draft;

@@ -48,7 +48,6 @@ macro_rules! settings {
         $effect:expr, $meaning:literal; )*) => {
         /// All settings of a configuration, typed; what was not set has its default.
         #[derive(Debug, Clone, PartialEq, Eq)]
-        #[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own, named by its key")]
         pub struct Settings {
             $(
                 #[doc = concat!("`", $key, "` (", $unit, "): ", $meaning, ".")]
@@ -223,8 +222,10 @@ impl Settings {
             };
             odd.extend(reading.map(|reading| (index, format!("setting `{key}`: {reading}"))));
             match find(key).map(|setting| setting.effect) {
+                // What is switched off is off here too.
+                Some(Effect::NotYet) if matches!(text.trim(), "" | "0") => {}
                 Some(Effect::NotYet) => {
-                    odd.push((index, format!("setting `{key}` has no effect yet")))
+                    odd.push((index, format!("setting `{key}` has no effect yet")));
                 }
                 Some(Effect::Meaningless(why)) => {
                     odd.push((index, format!("setting `{key}` has no meaning here: {why}")));
@@ -310,12 +311,15 @@ fn map<T, U>(reading: Reading<T>, with: impl FnOnce(T) -> U) -> Reading<U> {
     }
 }
 
+/// More than any number here can mean, and still safe to add and to multiply by a few.
+const NUMBER_MAX: i64 = 1 << 50;
+
 fn number(text: &str) -> Reading<u64> {
-    map(atoi(text, i64::MAX), i64::unsigned_abs)
+    map(atoi(text, NUMBER_MAX), i64::unsigned_abs)
 }
 
 fn count(text: &str) -> Reading<usize> {
-    map(atoi(text, i64::MAX), |value| {
+    map(atoi(text, NUMBER_MAX), |value| {
         usize::try_from(value).unwrap_or(usize::MAX)
     })
 }
@@ -325,7 +329,7 @@ fn limit(text: &str) -> Reading<Option<usize>> {
 }
 
 fn flag(text: &str) -> Reading<bool> {
-    map(atoi(text, i64::MAX), |value| value != 0)
+    map(atoi(text, NUMBER_MAX), |value| value != 0)
 }
 
 /// Held to 32 bits, so that it can be added to any point in time.
@@ -436,9 +440,9 @@ mod tests {
             ("", 0, true),
             ("-1", 0, true),
             ("-0", 0, false),
-            ("99999999999999999999", i64::MAX, true),
+            ("99999999999999999999", NUMBER_MAX, true),
         ] {
-            let reading = atoi(text, i64::MAX);
+            let reading = atoi(text, NUMBER_MAX);
             assert_eq!(
                 (reading.value, reading.odd.is_some()),
                 (value, odd),

@@ -1,6 +1,6 @@
 //! Mongrel2's database: read with every mistake told by table, row and column, and written so that Mongrel2 runs it.
 //!
-//! The only file that names the SQLite crate. Reading never writes, not even a journal beside the database. The
+//! The only file that names the `SQLite` crate. Reading never writes, not even a journal beside the database. The
 //! schema is Mongrel2's own (its `config.sql` as m2sh 1.12 runs it); what Lurcher adds are columns at the end of a
 //! table, written only when a configuration uses them, since Mongrel2 names the columns it reads and so never sees more.
 
@@ -27,7 +27,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DatabaseError {
-    /// SQLite said no.
+    /// `SQLite` said no.
     #[error("{0}")]
     Sqlite(#[from] rusqlite::Error),
     /// It is a database, but of something else.
@@ -124,7 +124,7 @@ fn columns(database: &Connection, table: &str) -> Result<Vec<String>, rusqlite::
     statement.query_map([table], |row| row.get(0))?.collect()
 }
 
-/// A cell of a row, as SQLite stores it.
+/// A cell of a row, as `SQLite` stores it.
 #[derive(Debug, Clone)]
 enum Cell {
     Null,
@@ -220,23 +220,23 @@ impl Row {
         }
     }
 
-    fn located<T>(&self, column: &'static str, value: T) -> Told<T> {
-        Some(Located {
+    fn located<T>(&self, column: &'static str, value: T) -> Located<T> {
+        Located {
             value,
             place: self.place(column),
-        })
+        }
     }
 
     fn text(&self, column: &'static str, findings: &mut Findings) -> Told<String> {
         match self.cells.get(column) {
-            Some(Cell::Text(text)) => self.located(column, text.clone()),
+            Some(Cell::Text(text)) => Some(self.located(column, text.clone())),
             other => self.wrong(column, "text", other, findings),
         }
     }
 
     fn number(&self, column: &'static str, findings: &mut Findings) -> Told<i64> {
         match self.cells.get(column) {
-            Some(Cell::Number(number)) => self.located(column, *number),
+            Some(Cell::Number(number)) => Some(self.located(column, *number)),
             other => self.wrong(column, "a whole number", other, findings),
         }
     }
@@ -248,14 +248,14 @@ impl Row {
         findings: &mut Findings,
     ) -> Told<String> {
         match self.cells.get(column) {
-            Some(Cell::Absent) => self.located(column, default.to_owned()),
+            Some(Cell::Absent) => Some(self.located(column, default.to_owned())),
             _ => self.text(column, findings),
         }
     }
 
     fn number_or(&self, column: &'static str, default: i64, findings: &mut Findings) -> Told<i64> {
         match self.cells.get(column) {
-            Some(Cell::Absent) => self.located(column, default),
+            Some(Cell::Absent) => Some(self.located(column, default)),
             _ => self.number(column, findings),
         }
     }
@@ -379,7 +379,7 @@ impl Reader {
                 name: if row.set("name") {
                     row.text("name", findings)
                 } else {
-                    row.located("name", String::new())
+                    Some(row.located("name", String::new()))
                 },
                 access_log: row.text("access_log", findings),
                 error_log: row.text("error_log", findings),
@@ -492,17 +492,16 @@ impl Reader {
     fn plugin(&mut self, row: &Row) -> Option<Plugin> {
         let name = row.text("name", &mut self.findings);
         let settings = row.text("settings", &mut self.findings)?;
-        match plugin::Value::from_tnetstring(&settings.value) {
-            Some(value @ plugin::Value::Hash(_)) => Some(Plugin {
-                name: name?.value,
-                settings: value,
-            }),
-            _ => {
-                self.findings
-                    .error(&settings.place, "is no tnetstring dictionary");
-                None
-            }
-        }
+        let Some(value @ plugin::Value::Hash(_)) = plugin::Value::from_tnetstring(&settings.value)
+        else {
+            self.findings
+                .error(&settings.place, "is no tnetstring dictionary");
+            return None;
+        };
+        Some(Plugin {
+            name: name?.value,
+            settings: value,
+        })
     }
 }
 
@@ -542,7 +541,7 @@ CREATE TABLE IF NOT EXISTS log (id INTEGER PRIMARY KEY, who TEXT, what TEXT, loc
 /// A row of the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// When, in UTC, as SQLite writes it; empty in a row to be added.
+    /// When, in UTC, as `SQLite` writes it; empty in a row to be added.
     pub happened_at: String,
     /// Who did it.
     pub who: String,

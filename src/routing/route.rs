@@ -133,6 +133,16 @@ impl<T> RouteTable<T> {
             .map(|entry| (entry.text.as_str(), &entry.target))
     }
 
+    /// Whether both send every path to a route of the same text. The order of insertion may differ where it decides
+    /// nothing.
+    pub fn routes_like<U>(&self, other: &RouteTable<U>) -> bool {
+        self.entries.len() == other.entries.len()
+            && self.tree.alike(&other.tree, |mine, theirs| {
+                let (mine, theirs) = (self.entries.get(mine), other.entries.get(theirs));
+                mine.map(|entry| &entry.text) == theirs.map(|entry| &entry.text)
+            })
+    }
+
     fn chain<'a>(&'a self, chain: &'a [usize]) -> impl Iterator<Item = (usize, &'a Entry<T>)> {
         chain
             .iter()

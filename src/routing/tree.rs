@@ -93,4 +93,31 @@ impl Tree {
         }
         Some((&at.chain, at.depth, found))
     }
+
+    /// Whether every text leads to the same key in both, with entries that `same` holds to be the same, in one order.
+    pub(super) fn alike(&self, other: &Tree, same: impl Fn(usize, usize) -> bool) -> bool {
+        let mut pairs = vec![(0, 0)];
+        while let Some((left, right)) = pairs.pop() {
+            let (left, right) = (&self.nodes[left], &other.nodes[right]);
+            let chains = left.chain.len() == right.chain.len()
+                && left
+                    .chain
+                    .iter()
+                    .zip(&right.chain)
+                    .all(|(&left, &right)| same(left, right));
+            // Only the first branch counts in its place: it is the one a short text follows.
+            let first = left.branches.first().map(|&(byte, _)| byte)
+                == right.branches.first().map(|&(byte, _)| byte);
+            if !chains || !first || left.branches.len() != right.branches.len() {
+                return false;
+            }
+            for &(byte, next) in &left.branches {
+                match right.branches.iter().find(|&&(other, _)| other == byte) {
+                    Some(&(_, counterpart)) => pairs.push((next, counterpart)),
+                    None => return false,
+                }
+            }
+        }
+        true
+    }
 }
