@@ -330,20 +330,24 @@ impl Workers {
         };
         let last_of_origin = !self.voices.values().any(|voice| voice.origin == origin);
         let mut dead = Vec::new();
-        let mut claimed = false;
+        // Where it is not known whose voice it was, it was that of one worker at most that has left and has no other.
+        let mut claimed = self
+            .all
+            .iter()
+            .any(|(_, worker)| worker.voice == Some(peer));
         let mut unpaired = Vec::new();
         for (index, worker) in &mut self.all {
             let tied = worker.voice == Some(peer);
             let near = worker.voice.is_none() && worker.peer.origin() == origin;
             match worker.phase {
-                Phase::Doubtful { .. } if tied || (near && !claimed) => {
+                Phase::Doubtful { .. } | Phase::Draining
+                    if tied || (near && (!claimed || last_of_origin)) =>
+                {
                     claimed = true;
                     dead.push(Id(index));
                 }
-                Phase::Draining if tied || (near && last_of_origin) => dead.push(Id(index)),
                 // It still takes requests and could not answer them: held until it has a voice again.
                 Phase::Ready if tied || (near && last_of_origin) => {
-                    claimed |= tied;
                     worker.phase = Phase::Pairing { since: now };
                     unpaired.extend(worker.key);
                 }
@@ -354,6 +358,7 @@ impl Workers {
             self.balancer.set(key, Standing::Held);
         }
         if !claimed {
+            self.forget_old_losses(now);
             self.lost_voices.push_back((now, origin));
         }
         dead
@@ -361,13 +366,17 @@ impl Workers {
 
     /// Whether a voice of this origin, whose worker was not known, was lost just now; it is then used up.
     fn take_lost_voice(&mut self, origin: Origin, now: Instant) -> bool {
-        self.lost_voices
-            .retain(|(at, _)| now.duration_since(*at) <= LOSS_WINDOW);
+        self.forget_old_losses(now);
         let found = self
             .lost_voices
             .iter()
             .position(|(_, lost)| *lost == origin);
         found.is_some_and(|index| self.lost_voices.remove(index).is_some())
+    }
+
+    fn forget_old_losses(&mut self, now: Instant) {
+        self.lost_voices
+            .retain(|(at, _)| now.duration_since(*at) <= LOSS_WINDOW);
     }
 
     /// Lets time settle pairing, doubtful losses and stalls. Gives the tags of messages that stalled workers never got.
