@@ -1,11 +1,6 @@
 //! Recorded connections of real libraries, replayed into the codec: as they came, byte by byte and all at once. What is
 //! delivered and what is answered must be the same each time, and what an independent reader found in the bytes.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot go on should say where"
-)]
-
 use std::rc::Rc;
 use std::time::Instant;
 

@@ -109,6 +109,7 @@ impl Driver {
     /// Serves the connection to its end.
     pub(super) async fn run(mut self) {
         let ended = poll_fn(|cx| self.poll(cx)).await;
+        let deadline = Instant::now() + self.server.options().close_timeout;
         match ended {
             Ended::ByPeer(error) => {
                 tracing::debug!(peer = %self.peer.id(), origin = %self.peer.origin(), ?error, "peer closed");
@@ -126,15 +127,14 @@ impl Driver {
                     // What it did wrong is permanent more often than not: it may see our greeting and stop by itself.
                     let output = self.session.output();
                     self.peer.outbox.borrow_mut().push_urgent(output);
-                    self.linger().await;
+                    self.linger(deadline).await;
                 }
             }
             Ended::Closed => {
-                let deadline = Instant::now() + self.server.options().close_timeout;
                 // What was queued before the close still goes out if there is time; what does not is told as lost.
                 drop(tokio::time::timeout_at(deadline, poll_fn(|cx| self.poll_flush(cx))).await);
                 self.tell_lost();
-                self.linger().await;
+                self.linger(deadline).await;
             }
         }
     }
@@ -397,8 +397,7 @@ impl Driver {
 
     /// Says that we will send no more, and reads until the peer has closed too: closing with unread bytes would reset the
     /// connection, which can destroy what the peer has not read yet.
-    async fn linger(&mut self) {
-        let deadline = Instant::now() + self.server.options().close_timeout;
+    async fn linger(&mut self, deadline: Instant) {
         let polite = async {
             poll_fn(|cx| self.poll_flush(cx)).await?;
             self.stream.shutdown().await?;
