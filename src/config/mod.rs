@@ -258,3 +258,6 @@ pub struct Plugin {
     /// Its settings.
     pub settings: plugin::Value,
 }
+
+#[cfg(test)]
+mod tests;
