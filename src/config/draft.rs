@@ -134,7 +134,10 @@ pub(super) fn settings(rows: &[SettingRow], findings: &mut Findings) -> Settings
         if !seen.insert(row.key.as_str()) {
             findings.warning(
                 &row.place,
-                format!("setting `{}` is given again; the last one counts", row.key.escape_debug()),
+                format!(
+                    "setting `{}` is given again; the last one counts",
+                    row.key.escape_debug()
+                ),
             );
         }
     }

@@ -222,13 +222,13 @@ impl Settings {
             };
             odd.extend(reading.map(|reading| (index, format!("setting `{key}`: {reading}"))));
             match find(key).map(|setting| setting.effect) {
-                Some(Effect::NotYet) => {
+                Some(Effect::NotYet) if asks(key, text) => {
                     odd.push((index, format!("setting `{key}` has no effect yet")));
                 }
                 Some(Effect::Meaningless(why)) => {
                     odd.push((index, format!("setting `{key}` has no meaning here: {why}")));
                 }
-                Some(Effect::Honoured) | None => {}
+                Some(Effect::Honoured | Effect::NotYet) | None => {}
             }
             head_bytes_set |= key == "limits.head_bytes";
         }
@@ -240,6 +240,11 @@ impl Settings {
     }
 }
 
+/// Whether a value asks for anything: a switch that is off does not.
+fn asks(key: &str, text: &str) -> bool {
+    find(key).is_some_and(|setting| setting.unit != "0 or 1" || flag(text).value)
+}
+
 fn unknown(key: &str) -> String {
     let near = TABLE
         .iter()
@@ -248,7 +253,10 @@ fn unknown(key: &str) -> String {
         .filter(|&(distance, _)| distance <= 3)
         .map(|(_, near)| format!("; did you mean `{near}`?"))
         .unwrap_or_default();
-    format!("setting `{}` is unknown and ignored{near}", key.escape_debug())
+    format!(
+        "setting `{}` is unknown and ignored{near}",
+        key.escape_debug()
+    )
 }
 
 /// Edit distance (Levenshtein), for hints.
