@@ -222,7 +222,9 @@ impl Settings {
             };
             odd.extend(reading.map(|reading| (index, format!("setting `{key}`: {reading}"))));
             match find(key).map(|setting| setting.effect) {
-                Some(Effect::NotYet) if asks(key, text) => {
+                // What is switched off is off here too.
+                Some(Effect::NotYet) if matches!(text.trim(), "" | "0") => {}
+                Some(Effect::NotYet) => {
                     odd.push((index, format!("setting `{key}` has no effect yet")));
                 }
                 Some(Effect::Meaningless(why)) => {
@@ -238,11 +240,6 @@ impl Settings {
         }
         (settings, odd)
     }
-}
-
-/// Whether a value asks for anything: a switch that is off does not.
-fn asks(key: &str, text: &str) -> bool {
-    find(key).is_some_and(|setting| setting.unit != "0 or 1" || flag(text).value)
 }
 
 fn unknown(key: &str) -> String {

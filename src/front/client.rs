@@ -23,6 +23,10 @@ use crate::wire::request::Notice;
 /// receive buffer of 64 KiB in memory.
 const COPY_BELOW: usize = 16 * 1024;
 
+/// Flow control: bytes that a handler may have outstanding on one connection, as in Mongrel2; and the same as text.
+pub(super) const DOWNLOAD_CREDITS: usize = 102_400;
+pub(super) const DOWNLOAD_CREDITS_TEXT: &str = "102400";
+
 /// One thing for a connection's task to do.
 #[derive(Debug)]
 pub(super) enum Mail {
@@ -153,7 +157,12 @@ impl Client {
 
     /// Puts a payload into the mailbox; a client whose mailbox is full is cut. One payload always fits.
     pub(super) fn deliver(&self, bytes: &Bytes, voice: PeerId) {
-        let limit = self.shard.limits.mailbox_bytes;
+        let limits = &self.shard.limits;
+        let limit = if limits.flow_control {
+            DOWNLOAD_CREDITS
+        } else {
+            limits.mailbox_bytes
+        };
         let mailbox = &mut *self.mailbox.borrow_mut();
         if mailbox.bytes > 0 && mailbox.bytes.saturating_add(bytes.len()) > limit {
             Name::SlowClients.increment();
@@ -225,6 +234,20 @@ impl Client {
     /// Remembers who was given a request.
     pub(super) fn remember_handler(&self, pool: &Rc<Pool>, peer: Option<PeerId>) {
         *self.last_handler.borrow_mut() = Some((Rc::clone(pool), peer));
+    }
+
+    /// Whether a handler knows the connection.
+    pub(super) fn has_handler(&self) -> bool {
+        self.last_handler.borrow().is_some()
+    }
+
+    /// Flow control: tells the handler that the client has taken so many bytes.
+    pub(super) fn credit(&self, bytes: usize) {
+        if let Some(id) = self.id()
+            && let Some((pool, peer)) = &*self.last_handler.borrow()
+        {
+            pool.notify(*peer, id, Notice::Credits(bytes as u64));
+        }
     }
 
     /// Ends the connection's life as handlers see it: the id is gone, and the handler last used is told if it is to be.

@@ -61,6 +61,8 @@ pub(super) struct Connection {
     /// What the socket has not taken yet, oldest first.
     output: VecDeque<Bytes>,
     state: State,
+    /// Flow control: bytes of a payload that is being written, told to its handler when the socket has taken them.
+    credits: usize,
 }
 
 /// What is awaited.
@@ -106,6 +108,7 @@ impl Connection {
             progress: Progress::default(),
             output: VecDeque::new(),
             state: State::Head,
+            credits: 0,
         }
     }
 
@@ -193,6 +196,9 @@ impl Connection {
             if self.flush(cx)?.is_pending() {
                 return Ok(());
             }
+            if self.credits > 0 {
+                self.client.credit(std::mem::take(&mut self.credits));
+            }
             match self.state {
                 State::Flush => match Pin::new(&mut self.stream).poll_shutdown(cx) {
                     Poll::Ready(Ok(())) if !self.deaf => {
@@ -212,8 +218,12 @@ impl Connection {
             };
             match mail {
                 Mail::Payload { bytes, voice } => {
+                    let size = bytes.len();
                     self.scan(&bytes, voice);
                     self.put(cx, bytes)?;
+                    if self.shard.limits.flow_control {
+                        self.credits += size;
+                    }
                 }
                 Mail::Close => self.handler_closes(),
                 Mail::Failed(why) => self.pool_failed(why),
@@ -275,6 +285,8 @@ impl Connection {
             exchange.started = true;
             exchange.ticket.started(voice);
             self.client
+                .remember_handler(&exchange.handler.pool, exchange.ticket.peer());
+            self.client
                 .response_began
                 .set(self.shard.clock.milliseconds());
             self.client.deadline.set(NEVER);
@@ -310,8 +322,10 @@ impl Connection {
             return;
         };
         self.client.response_began.set(NEVER);
-        self.client
-            .remember_handler(&exchange.handler.pool, exchange.ticket.peer());
+        if !exchange.started {
+            self.client
+                .remember_handler(&exchange.handler.pool, exchange.ticket.peer());
+        }
         if let Some(line) = exchange.line {
             let unanswered = if exchange.opaque { 200 } else { CLIENT_GONE };
             self.shard.log(

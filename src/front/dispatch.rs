@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::Shard;
 use super::access_log::Line;
 use super::answer::Trouble;
-use super::client::Client;
+use super::client::{Client, DOWNLOAD_CREDITS_TEXT};
 use super::message::{self, Context};
 use super::site::{Handler, Target};
 use crate::http1::{Asked, BodyFraming, Expect, Head, Version};
@@ -114,6 +114,8 @@ fn accept(
         pattern,
         remote: client.addr.ip(),
         keep_forwarded_for: shard.limits.keep_forwarded_for,
+        credits: (shard.limits.flow_control && !client.has_handler())
+            .then_some(DOWNLOAD_CREDITS_TEXT),
         names_max: shard.limits.header_names_max,
         values_max: shard.limits.header_values_max,
     };

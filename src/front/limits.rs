@@ -29,6 +29,8 @@ pub(super) struct Limits {
     pub(super) drain_timeout: Duration,
     pub(super) keep_forwarded_for: bool,
     pub(super) tcp_keepalive: bool,
+    /// `download.flow_control`: handlers are told how much of what they sent a client has taken.
+    pub(super) flow_control: bool,
     pub(super) ping: PingLimits,
 }
 
@@ -69,6 +71,7 @@ impl From<&Settings> for Limits {
             drain_timeout: settings.drain_timeout,
             keep_forwarded_for: settings.no_clobber_xff,
             tcp_keepalive: settings.tcp_keepalive,
+            flow_control: settings.download_flow_control,
             ping: PingLimits {
                 tick: settings.tick_timer,
                 min_ping: settings.min_ping.as_secs(),

@@ -15,6 +15,8 @@ pub(super) struct Context<'a> {
     pub(super) remote: IpAddr,
     /// `no_clobber_xff`: the client's own X-Forwarded-For stands, and none is added.
     pub(super) keep_forwarded_for: bool,
+    /// Flow control, and the first request of its connection: how many bytes the handler may have outstanding.
+    pub(super) credits: Option<&'a str>,
     pub(super) names_max: usize,
     pub(super) values_max: usize,
 }
@@ -32,7 +34,7 @@ pub(super) fn encode(
     let mut address = AddressText { bytes: [0; 48] };
     let address = address.write(context.remote);
     let target = &head.target;
-    let mut server: [(&str, &[u8]); 10] = [("", b""); 10];
+    let mut server: [(&str, &[u8]); 11] = [("", b""); 11];
     let mut count = 0;
     let mut add = |key: &'static str, value| {
         server[count] = (key, value);
@@ -41,6 +43,9 @@ pub(super) fn encode(
     add("PATH", target.path);
     if !context.keep_forwarded_for {
         add("x-forwarded-for", address);
+    }
+    if let Some(credits) = context.credits {
+        add("DOWNLOAD_CREDITS", credits.as_bytes());
     }
     add("METHOD", head.method);
     add("VERSION", version(head.version).as_bytes());

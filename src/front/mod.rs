@@ -351,7 +351,7 @@ impl Control {
                 log.reopen();
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

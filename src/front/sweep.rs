@@ -19,8 +19,10 @@ pub(super) async fn run(shard: Rc<Shard>) {
     let tick = u64::try_from(shard.limits.ping.tick.as_millis()).unwrap_or(NEVER);
     loop {
         if shard.registry.len() == 0 {
-            shard.registry.joined.notified().await;
-            shard.clock.tick();
+            tokio::select! {
+                () = shard.registry.joined.notified() => shard.clock.tick(),
+                () = shard.watch.draining() => return,
+            }
         }
         tokio::time::sleep(TICK).await;
         shard.clock.tick();

@@ -48,7 +48,7 @@ pub struct Options {
     /// When stopping: a server that has pushed nothing for so long has nothing more in flight. Default: 100 ms.
     pub quiet_time: Duration,
     /// When stopping: the longest time to go on receiving from servers that do not become quiet. What they push after that
-    /// is lost, since ZeroMQ has no way to ask a PUSH socket to stop. Default: 5 s.
+    /// is lost, since nothing can to ask a PUSH socket to stop. Default: 5 s.
     pub drain_timeout: Duration,
     /// How long unsent replies are kept trying at the end. Default: 5 s.
     pub linger: Duration,
@@ -80,6 +80,15 @@ impl Options {
     pub fn to(send_specs: &str) -> Result<Self, EndpointError> {
         let specs: Result<Vec<Endpoint>, _> = send_specs.split(',').map(str::parse).collect();
         Ok(Self::new(specs?))
+    }
+
+    /// Whether specs come in pairs, as [`Connection::connect`] needs them.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::RecvSpec`] and [`ConnectError::Count`].
+    pub fn check(&self) -> Result<(), ConnectError> {
+        self.pairs().map(drop)
     }
 
     /// The recv specs, inferred where none are given.

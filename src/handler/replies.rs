@@ -301,7 +301,7 @@ fn note(server: &Publisher, sent: Sent) {
     match sent {
         Sent::Queued => {}
         Sent::Dropped => {
-            tracing::debug!(endpoint = %server.endpoint(), "dropped a reply: the server is gone")
+            tracing::debug!(endpoint = %server.endpoint(), "dropped a reply: the server is gone");
         }
     }
 }

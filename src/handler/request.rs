@@ -41,6 +41,7 @@ impl Request {
             Kind::Http => Event::Request(self),
             Kind::Disconnect => Event::Disconnect(self.client()),
             Kind::Credits(bytes) => Event::Credits(self.client(), bytes),
+            Kind::Message(_) => Event::Message(self),
             _ => Event::Other(self),
         }
     }
@@ -69,7 +70,9 @@ pub enum Event {
     Disconnect(Client),
     /// So many bytes were written to the client: with `download.flow_control` only.
     Credits(Client, u64),
-    /// Anything else as it came; see its `kind()`.
+    /// A message from a JSON or XML socket; `kind()` says which.
+    Message(Request),
+    /// Anything else as it came; `kind()` says what.
     Other(Request),
 }
 

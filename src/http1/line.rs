@@ -186,11 +186,10 @@ impl Progress {
                 .unwrap_or(rest.len());
             self.at = self.at.saturating_add(plain);
             match rest.get(plain..).unwrap_or_default() {
-                [] => return Ok(false),
+                [] | [b'%'] => return Ok(false),
                 [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
                     self.at = self.at.saturating_add(3);
                 }
-                [b'%'] => return Ok(false),
                 [b'%', high] if high.is_ascii_hexdigit() => return Ok(false),
                 [b'%', ..] => return Err(Refusal::bad("request target with a broken % escape")),
                 [b' ', ..] if self.at > self.method_end.saturating_add(1) => {
@@ -277,22 +276,25 @@ static CLASSES: [u8; 256] = classes();
 
 const fn classes() -> [u8; 256] {
     let mut table = [0; 256];
-    let mut rest: &[u8] = b"-._~!$&'()*+,;=:@/?#[]";
-    while let [byte, tail @ ..] = rest {
-        table[*byte as usize] = PLAIN;
-        rest = tail;
-    }
-    let mut rest: &[u8] = b"{}^";
-    while let [byte, tail @ ..] = rest {
-        table[*byte as usize] = RELAXED;
-        rest = tail;
-    }
+    let mut rest: &mut [u8] = &mut table;
     let mut byte = 0_u8;
-    while byte < 0x80 {
-        if byte.is_ascii_alphanumeric() {
-            table[byte as usize] = PLAIN;
-        }
-        byte += 1;
+    while let Some((class, tail)) = rest.split_first_mut() {
+        *class = match byte {
+            b'{' | b'}' | b'^' => RELAXED,
+            // Not `%`, which is looked at with what follows it, nor: controls, space, `"`, `<`, `>`, `\`, backtick, `|`, 0x80 up.
+            b'!'
+            | b'#'..=b'$'
+            | b'&'..=b';'
+            | b'='
+            | b'?'..=b'['
+            | b']'
+            | b'_'
+            | b'a'..=b'z'
+            | b'~' => PLAIN,
+            _ => 0,
+        };
+        rest = tail;
+        byte = byte.wrapping_add(1);
     }
     table
 }

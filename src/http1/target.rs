@@ -42,12 +42,11 @@ impl<'b> Target<'b> {
             };
         }
         let (uri, fragment) = split_at_mark(text, b'#');
-        let (authority, uri) = match uri {
-            [b'/', ..] => (None, uri),
-            _ => {
-                let (authority, uri) = absolute(uri)?;
-                (Some(authority), uri)
-            }
+        let (authority, uri) = if uri.starts_with(b"/") {
+            (None, uri)
+        } else {
+            let (authority, uri) = absolute(uri)?;
+            (Some(authority), uri)
         };
         if memchr::memchr2(b'[', b']', uri).is_some()
             || fragment.is_some_and(|text| memchr::memchr3(b'[', b']', b'#', text).is_some())

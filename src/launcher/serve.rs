@@ -69,18 +69,20 @@ async fn serve(loaded: &Loaded) -> anyhow::Result<ExitCode> {
     }
     let mut signals = Signals::new().context("listen for signals")?;
     let (reopen, control) = Control::new();
-    let served = watch.spawn_local(front.run(control));
-    signals.wait(&reopen).await;
-    info!(
-        "draining: open requests are finished, for {} s at most",
-        settings.drain_timeout.as_secs()
-    );
-    signal.drain();
+    let mut served = std::pin::pin!(front.run(control));
     tokio::select! {
-        _ = served => {}
+        () = &mut served => {}
         () = signals.wait(&reopen) => {
-            warn!("asked again: ending at once");
-            signal.abort();
+            info!("draining: open requests are finished, for {} s at most", settings.drain_timeout.as_secs());
+            signal.drain();
+            tokio::select! {
+                () = &mut served => {}
+                () = signals.wait(&reopen) => {
+                    warn!("asked again: ending at once");
+                    signal.abort();
+                    served.await;
+                }
+            }
         }
     }
     // Connections were given their time; what is left are handlers' sockets, closing.
@@ -115,7 +117,7 @@ impl Signals {
                     info!("reopening logs");
                     log::reopen_error_log();
                     // Full means that the same was asked already.
-                    drop(reopen.try_send(()));
+                    let _asked = reopen.try_send(());
                 }
             }
         }

@@ -14,7 +14,7 @@
 
 mod workers;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::rc::Rc;
@@ -175,6 +175,7 @@ impl BoundPool {
             replies,
             unsettled: Notify::new(),
             listening: RefCell::new(Vec::new()),
+            closed: Cell::new(false),
             scratch: RefCell::new(Vec::new()),
         });
         let push = self.push.run(Rc::new(PushSide(Rc::clone(&pool))), watch);
@@ -182,7 +183,7 @@ impl BoundPool {
         pool.listening.borrow_mut().extend([push, sub]);
         let housekeeper = Rc::downgrade(&pool);
         watch.spawn_local(async move {
-            while let Some(pool) = housekeeper.upgrade() {
+            while let Some(pool) = housekeeper.upgrade().filter(|pool| !pool.closed.get()) {
                 if !pool.housekeeping() {
                     pool.unsettled.notified().await;
                 }
@@ -202,6 +203,7 @@ pub struct Pool {
     /// Told when something begins that time has to settle.
     unsettled: Notify,
     listening: RefCell<Vec<Listening>>,
+    closed: Cell<bool>,
     /// Where the heads of messages are put together.
     scratch: RefCell<Vec<u8>>,
 }
@@ -348,6 +350,8 @@ impl Pool {
 
     /// Stops accepting peers and ends the connected ones in order. Their tasks end by themselves.
     pub fn close(&self) {
+        self.closed.set(true);
+        self.unsettled.notify_one();
         for listening in self.listening.take() {
             listening.close();
         }
@@ -482,6 +486,7 @@ impl Pool {
 /// The tag of messages that nobody takes back: notices.
 const NO_TAG: u64 = u64::MAX;
 
+#[derive(Clone, Copy)]
 enum End {
     Front,
     Back,

@@ -128,11 +128,10 @@ impl Driver {
                 }
             }
             Ended::Closed => {
-                let unsent = self.peer.outbox.borrow_mut().take_unbegun();
                 let deadline = Instant::now() + self.server.options().close_timeout;
-                // Whether the half-written message makes it is seen in the outbox.
+                // What was queued before the close still goes out if there is time; what does not is told as lost.
                 drop(tokio::time::timeout_at(deadline, poll_fn(|cx| self.poll_flush(cx))).await);
-                self.tell_lost_with(unsent);
+                self.tell_lost();
                 self.linger().await;
             }
         }
@@ -378,16 +377,11 @@ impl Driver {
         Poll::Ready(Ok(written))
     }
 
+    /// Tells the sink once that a peer which had joined is lost.
     fn tell_lost(&mut self) {
-        self.tell_lost_with(Vec::new());
-    }
-
-    /// Tells the sink once that a peer which had joined is lost: what the outbox still has, and then `rest`.
-    fn tell_lost_with(&mut self, rest: Vec<u64>) {
         self.peer.set_gone();
-        let mut unsent = self.peer.outbox.borrow_mut().take_all();
+        let unsent = self.peer.outbox.borrow_mut().take_all();
         if self.peer.has_joined() && !std::mem::replace(&mut self.told_lost, true) {
-            unsent.extend(rest);
             self.server.sink().lost(&self.peer, unsent);
         }
     }

@@ -20,6 +20,7 @@ use super::stream::Stream;
 use super::{Options, Sink};
 use crate::drain::Watch;
 use crate::metrics::Name;
+use crate::sys;
 use crate::zmtp::{self, SocketType, Violation};
 
 /// How long accepting rests when the process has no descriptor left: long enough not to spin, short enough not to be
@@ -56,6 +57,14 @@ pub(super) struct Server {
     refusals: RefCell<HashMap<Origin, Instant>>,
     accept_failed: Cell<Option<Instant>>,
     stopped: CancellationToken,
+    /// Cancelled when the last task is gone.
+    closed: CancellationToken,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.closed.cancel();
+    }
 }
 
 /// Stops a running socket. Dropping it changes nothing: the socket goes on until told otherwise.
@@ -63,6 +72,7 @@ pub(super) struct Server {
 pub struct Listening {
     server: Weak<Server>,
     stopped: CancellationToken,
+    closed: CancellationToken,
 }
 
 impl std::fmt::Debug for Listening {
@@ -88,6 +98,15 @@ impl Listening {
                 peer.close();
             }
         }
+    }
+
+    /// Completes when accepting has ended and every connection is closed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: it only waits.
+    pub async fn closed(&self) {
+        self.closed.cancelled().await;
     }
 
     /// Connections open now, unfinished handshakes and closing ones included.
@@ -123,6 +142,7 @@ impl Server {
             refusals: RefCell::default(),
             accept_failed: Cell::new(None),
             stopped: CancellationToken::new(),
+            closed: CancellationToken::new(),
         }
     }
 
@@ -131,6 +151,7 @@ impl Server {
         let listening = Listening {
             server: Rc::downgrade(&self),
             stopped: self.stopped.clone(),
+            closed: self.closed.clone(),
         };
         let inner = watch.clone();
         watch.spawn_local(async move { self.accept(socket, inner).await });
@@ -214,7 +235,7 @@ impl Server {
             };
             match accepted {
                 Ok((stream, origin)) => self.admit(stream, origin, &watch),
-                Err(error) if is_exhausted(&error) => {
+                Err(error) if sys::is_exhaustion(&error) => {
                     self.log_exhausted(&error);
                     tokio::select! {
                         () = watch.draining() => {}
@@ -324,11 +345,4 @@ impl Socket {
             }
         }
     }
-}
-
-fn is_exhausted(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
-    )
 }

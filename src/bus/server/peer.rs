@@ -87,6 +87,16 @@ impl From<&[u8]> for Head {
     }
 }
 
+impl From<Vec<u8>> for Head {
+    fn from(bytes: Vec<u8>) -> Self {
+        if bytes.len() <= HEAD_INLINE_BYTES {
+            Self::from(&bytes[..])
+        } else {
+            Self(HeadBytes::Heap(bytes.into()))
+        }
+    }
+}
+
 impl fmt::Debug for Head {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Head({:?})", Bytes::copy_from_slice(self.as_slice()))
@@ -288,8 +298,9 @@ impl Peer {
         tags
     }
 
-    /// Asks for an orderly close: the message being written is finished, the rest is told as lost, and the connection ends when
-    /// the peer has closed too or has had its time. Nothing more is received.
+    /// Asks for an orderly close: what is queued is written if that can be done within the close timeout, the rest is told as lost,
+    /// and the connection ends when the peer has closed too or has had its time. Nothing more is taken or received. Whoever does not
+    /// want to wait for a peer that is blocked calls [`Peer::take_unsent`] first.
     pub fn close(&self) {
         self.ask(Asked::Close);
     }

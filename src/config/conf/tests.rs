@@ -1,3 +1,5 @@
+//! What the `.conf` language means, and what is said of its mistakes.
+
 use std::path::Path;
 
 use super::super::{Config, Reading, Retry, Target};

@@ -195,8 +195,8 @@ impl Json<'_> {
 
 #[test]
 fn both_protocols_read_the_same() {
-    let json = br#"id 7 /a 37:{"host":"x","accept":["a","b\\\u00e9"]},2:hi,"#;
-    let tnet = b"id 7 /a 36:6:accept,11:1:a,4:b\\\xC3\xA9,]4:host,1:x,}2:hi,";
+    let json = br#"id 7 /a 39:{"host":"x","accept":["a","b\\\u00e9"]},2:hi,"#;
+    let tnet = b"id 7 /a 35:6:accept,11:1:a,4:b\\\xC3\xA9,]4:host,1:x,}2:hi,";
     let json = Message::parse('J', json).expect("a JSON message");
     let tnet = Message::parse('J', tnet).expect("a tnetstring message");
     assert_eq!(json, tnet);

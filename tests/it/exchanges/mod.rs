@@ -64,7 +64,7 @@ const NOT_REPEATABLE: &[(&str, &str)] = &[
 ];
 
 /// Small groups, so that waiting overlaps: a session is mostly idle.
-const EXCHANGES_PER_SESSION: usize = 26;
+const EXCHANGES_PER_SESSION: usize = 16;
 
 /// What this exchange needs, from its configuration, its bytes and its messages.
 fn need(exchange: &Exchange) -> Option<Need> {
@@ -181,6 +181,9 @@ fn play_all(
                     let mut session = Session::start(config, server)?;
                     let mut outcomes = Vec::new();
                     for exchange in group {
+                        if !session.alive() {
+                            session = Session::start(config, server)?;
+                        }
                         let outcome = session.play(exchange, deviations.get(&exchange.name));
                         outcomes.push((exchange.name.clone(), outcome));
                     }

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::PATIENCE;
+use super::client::{Asked, Client};
 
 /// A running program whose standard error (and output) is read into lines.
 pub(crate) struct Program {
@@ -92,12 +93,23 @@ impl Program {
         })
     }
 
-    /// Waits until the program accepts connections there: for programs that do not say so themselves.
-    pub(crate) fn accepting(&mut self, address: SocketAddr) {
+    /// Waits until Mongrel2 answers there. Its socket takes connections half a second before anything reads them.
+    pub(crate) fn answering(&mut self, address: SocketAddr) {
         let end = Instant::now() + PATIENCE;
-        while TcpStream::connect_timeout(&address, PATIENCE).is_err() {
-            assert!(self.alive(), "{self} ended before it listened on {address}");
-            assert!(Instant::now() < end, "{self} does not listen on {address}");
+        loop {
+            assert!(
+                self.alive(),
+                "{self}\nended before it listened on {address}"
+            );
+            assert!(Instant::now() < end, "{self}\ndoes not answer on {address}");
+            if let Ok(mut client) = Client::try_connect(address) {
+                // No request at all: refused by the server itself, whatever its routes.
+                if client.send(b"?\r\n\r\n").is_ok()
+                    && client.try_answer(Asked::Other, PATIENCE).is_some()
+                {
+                    return;
+                }
+            }
             std::thread::sleep(Duration::from_millis(10));
         }
     }

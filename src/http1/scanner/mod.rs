@@ -238,14 +238,14 @@ impl Scanner {
         match carry.take() {
             None => {
                 if !may_be_response(rest) {
-                    return self.opaque(0, rest);
+                    return Some(self.opaque(0, rest));
                 }
                 match head_end(rest, 0) {
                     Search::Found(end) => {
                         let (head, after) = rest.split_at_checked(end)?;
-                        self.whole_head(head, 0, after, rest)
+                        Some(self.whole_head(head, 0, after, rest))
                     }
-                    Search::Not(_) if rest.len() >= HEAD_MAX => self.opaque(0, rest),
+                    Search::Not(_) if rest.len() >= HEAD_MAX => Some(self.opaque(0, rest)),
                     Search::Not(searched) => {
                         self.state = State::Head(Some(Box::new(Carry {
                             bytes: rest.to_vec(),
@@ -262,15 +262,17 @@ impl Scanner {
                     .bytes
                     .extend_from_slice(rest.get(..room).unwrap_or(rest));
                 if !may_be_response(&carry.bytes) {
-                    return self.opaque(before, rest);
+                    return Some(self.opaque(before, rest));
                 }
                 match head_end(&carry.bytes, carry.searched) {
                     Search::Found(end) => {
                         let head = carry.bytes.get(..end)?;
                         let after = rest.get(end.saturating_sub(before)..)?;
-                        self.whole_head(head, before, after, rest)
+                        Some(self.whole_head(head, before, after, rest))
                     }
-                    Search::Not(_) if carry.bytes.len() >= HEAD_MAX => self.opaque(before, rest),
+                    Search::Not(_) if carry.bytes.len() >= HEAD_MAX => {
+                        Some(self.opaque(before, rest))
+                    }
                     Search::Not(searched) => {
                         carry.searched = searched;
                         self.state = State::Head(Some(carry));
@@ -282,11 +284,11 @@ impl Scanner {
     }
 
     /// `before`: bytes of earlier payloads that turn out to belong to something opaque.
-    fn opaque<'p>(&mut self, before: usize, rest: &'p [u8]) -> Option<&'p [u8]> {
+    fn opaque<'p>(&mut self, before: usize, rest: &'p [u8]) -> &'p [u8] {
         self.state = State::Opaque;
         self.close = true;
         self.body = self.body.saturating_add(before as u64);
-        Some(rest)
+        rest
     }
 
     fn whole_head<'p>(
@@ -295,7 +297,7 @@ impl Scanner {
         before: usize,
         after: &'p [u8],
         rest: &'p [u8],
-    ) -> Option<&'p [u8]> {
+    ) -> &'p [u8] {
         let Some(response) = read_head(head) else {
             return self.opaque(before, rest);
         };
@@ -303,12 +305,12 @@ impl Scanner {
         if (100..200).contains(&code) && code != 101 {
             // Interim: the final response is still to come (RFC 9110 15.2).
             self.state = State::Head(None);
-            return Some(after);
+            return after;
         }
         self.status = code;
         if code == 101 || (self.asked == Asked::Connect && (200..300).contains(&code)) {
             self.state = State::Switched;
-            return Some(after);
+            return after;
         }
         self.close |= response.close;
         // RFC 9112 6.3 in its order: case 1, then 4 to 8.
@@ -329,7 +331,7 @@ impl Scanner {
                 }
             }
         };
-        Some(after)
+        after
     }
 }
 
@@ -433,3 +435,6 @@ fn summary(response: &httparse::Response<'_, '_>) -> Option<Response> {
         close: close || (old && !keep_alive),
     })
 }
+
+#[cfg(test)]
+mod tests;
