@@ -230,7 +230,7 @@ impl Settings {
                 Some(Effect::Meaningless(why)) => {
                     odd.push((index, format!("setting `{key}` has no meaning here: {why}")));
                 }
-                Some(Effect::Honoured | Effect::NotYet) | None => {}
+                Some(Effect::Honoured) | None => {}
             }
             head_bytes_set |= key == "limits.head_bytes";
         }

@@ -174,7 +174,7 @@ fn a_loaded_database_runs_under_mongrel2_with_lurchers_columns_in_it() {
         return;
     };
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    mongrel2.accepting(address);
+    mongrel2.answering(address);
     let mut client = TcpStream::connect(address).expect("connect");
     client
         .write_all(b"GET /dir/hello.txt HTTP/1.1\r\nHost: localhost\r\n\r\n")

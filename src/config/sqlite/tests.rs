@@ -1,3 +1,5 @@
+//! Databases that are whole, old, foreign or wrong, each told as it is.
+
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
@@ -161,14 +163,14 @@ fn wrong_cells_are_told_by_table_row_and_column() {
     assert_eq!(
         fixture.findings(),
         [
-            "host 1, column name: is text that is not UTF-8, and must be text",
-            "handler 1, column recv_spec: is a blob, and must be text",
-            "handler 1, column protocol: is NULL, and must be text",
-            "route 2, column target_type: is \"dirt\", and must be \"handler\", \"dir\" or \"proxy\"",
-            "route 4, column target_id: points at row 9 of table `proxy`, which is not there",
-            "filter 1, column settings: is no tnetstring dictionary",
-            "server 1, column error_log: is NULL, and must be text",
-            "server 1, column port: is the text \"http\", and must be a whole number",
+            "table host, row 1, column name: is text that is not UTF-8, and must be text",
+            "table handler, row 1, column recv_spec: is a blob, and must be text",
+            "table handler, row 1, column protocol: is NULL, and must be text",
+            "table route, row 2, column target_type: is \"dirt\", and must be \"handler\", \"dir\" or \"proxy\"",
+            "table route, row 4, column target_id: points at row 9 of table `proxy`, which is not there",
+            "table filter, row 1, column settings: is no tnetstring dictionary",
+            "table server, row 1, column error_log: is NULL, and must be text",
+            "table server, row 1, column port: is the text \"http\", and must be a whole number",
         ]
     );
 }
@@ -183,10 +185,10 @@ fn the_settings_and_types_of_a_database_are_held_to_the_rules() {
     assert_eq!(
         fixture.findings(),
         [
-            "setting 3, column value: is NULL, and must be text",
-            "setting 2, column value: warning: setting `limits.content_length` is given again; the last one counts",
-            "setting 2, column value: warning: setting `limits.content_length`: \"10k\" is no number; read as 10",
-            "mimetype 274, column extension: mime type extension \"html\" must begin with a dot",
+            "table setting, row 3, column value: is NULL, and must be text",
+            "table setting, row 2, column value: warning: setting `limits.content_length` is given again; the last one counts",
+            "table setting, row 2, column value: warning: setting `limits.content_length`: \"10k\" is no number; read as 10",
+            "table mimetype, row 274, column extension: mime type extension \"html\" must begin with a dot",
         ]
     );
     assert!(read(&fixture.path).unwrap().fatal);
