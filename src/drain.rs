@@ -145,6 +145,17 @@ impl Watch {
                 .track_future(self.aborted.clone().run_until_cancelled_owned(future)),
         )
     }
+
+    /// Like [`Watch::spawn_local`], but an abort does not drop the future: it must see to that itself. For tasks of which
+    /// there are so many that each should not wait for the signal on its own, as a front's connections.
+    #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
+    pub fn track_local<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: 'static,
+    {
+        tokio::task::spawn_local(self.tasks.track_future(future))
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::str::FromStr;
 /// The longest ipc path in bytes: `sun_path` has 108, and the last one is the final zero.
 pub const IPC_PATH_MAX: usize = 107;
 
-/// The longest identity in bytes: ZeroMQ's own limit.
+/// The longest identity in bytes: the protocol's own limit.
 pub const IDENTITY_MAX: usize = 255;
 
 /// Where a socket binds or connects, and under what identity.
@@ -18,7 +18,7 @@ pub const IDENTITY_MAX: usize = 255;
 pub struct Endpoint {
     /// The address.
     pub transport: Transport,
-    /// The socket's ZeroMQ identity, if the spec names one.
+    /// The socket's identity, if the spec names one.
     pub identity: Option<String>,
     /// Which side of the connection this is, if the spec says so.
     pub mode: Option<Mode>,
@@ -102,8 +102,8 @@ pub enum Reason {
     /// Nothing behind `inproc://`.
     #[error("no name")]
     NoName,
-    /// Control bytes or spaces where none can be.
-    #[error("control bytes and spaces cannot be part of it")]
+    /// Control bytes, which no spec has.
+    #[error("control bytes cannot be part of it")]
     Control,
     /// Nothing before the `@`, or more than [`IDENTITY_MAX`] bytes.
     #[error("an identity of {length} bytes: 1 to {IDENTITY_MAX} are allowed")]
@@ -214,35 +214,27 @@ fn parse(spec: &str) -> Result<Endpoint, Reason> {
 }
 
 fn tcp(address: &str) -> Result<Transport, Reason> {
-    let (host, port) = match address.strip_prefix('[') {
-        Some(bracketed) => {
-            let (host, behind) = bracketed
-                .split_once(']')
-                .ok_or_else(|| Reason::Host(address.to_owned()))?;
-            if !is_ipv6(host) {
-                return Err(Reason::Host(format!("[{host}]")));
-            }
-            match behind.strip_prefix(':') {
-                Some(port) => (host, port),
-                None if behind.is_empty() => return Err(Reason::NoPort),
-                None => return Err(Reason::Host(address.to_owned())),
-            }
+    let bad = |host: &str| Reason::Host(host.to_owned());
+    let (host, port) = if let Some(bracketed) = address.strip_prefix('[') {
+        let (host, behind) = bracketed.split_once(']').ok_or_else(|| bad(address))?;
+        if !is_ipv6(host) || !(behind.is_empty() || behind.starts_with(':')) {
+            return Err(bad(address));
         }
-        None => {
-            // libzmq takes IPv6 addresses without brackets too: the last colon is the port's.
-            let (host, port) = address.rsplit_once(':').ok_or(Reason::NoPort)?;
-            if host.contains(':') && !is_ipv6(host) {
-                return Err(Reason::Host(host.to_owned()));
-            }
-            (host, port)
+        (host, behind.strip_prefix(':').ok_or(Reason::NoPort)?)
+    } else {
+        // libzmq takes IPv6 addresses without brackets too: the last colon is the port's.
+        let (host, port) = address.rsplit_once(':').ok_or(Reason::NoPort)?;
+        if host.contains(':') && !is_ipv6(host) {
+            return Err(bad(host));
         }
+        (host, port)
     };
     if host.is_empty() {
         return Err(Reason::NoHost);
     }
     let can_be = |char: char| char.is_alphanumeric() || "-_.:%*".contains(char);
     if !host.chars().all(can_be) || (host.contains('*') && host != "*") {
-        return Err(Reason::Host(host.to_owned()));
+        return Err(bad(host));
     }
     Ok(Transport::Tcp {
         host: host.to_owned(),
@@ -303,6 +295,192 @@ impl fmt::Display for Transport {
             }
             Transport::Ipc { path } => write!(f, "ipc://{path}"),
             Transport::Inproc { name } => write!(f, "inproc://{name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// `spec` parses, and prints as `shown`.
+    #[track_caller]
+    fn check(spec: &str, shown: &str) -> Endpoint {
+        let endpoint: Endpoint = spec.parse().unwrap();
+        assert_eq!(endpoint.to_string(), shown);
+        endpoint
+    }
+
+    #[track_caller]
+    fn check_error(spec: &str, text: &str) {
+        let error = spec.parse::<Endpoint>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("socket spec `{}`: {text}", spec.escape_debug())
+        );
+    }
+
+    #[test]
+    fn tcp_specs_read_as_libzmq_reads_them() {
+        for (spec, host, port) in [
+            ("tcp://127.0.0.1:9999", "127.0.0.1", Some(9999)),
+            ("tcp://localhost:1", "localhost", Some(1)),
+            (
+                "tcp://my-host_2.example.com:65535",
+                "my-host_2.example.com",
+                Some(65535),
+            ),
+            ("tcp://*:9999", "*", Some(9999)),
+            ("tcp://eth0:9999", "eth0", Some(9999)),
+            ("tcp://[::1]:9999", "::1", Some(9999)),
+            ("tcp://[::]:*", "::", None),
+            ("tcp://[fe80::1%eth0]:9999", "fe80::1%eth0", Some(9999)),
+            ("tcp://*:*", "*", None),
+        ] {
+            let endpoint = check(spec, spec);
+            assert_eq!(endpoint, Endpoint::tcp(host, port), "{spec}");
+        }
+        check("tcp://::1:9999", "tcp://[::1]:9999");
+        check("tcp://127.0.0.1:0", "tcp://127.0.0.1:*");
+        check("tcp://127.0.0.1:08080", "tcp://127.0.0.1:8080");
+    }
+
+    #[test]
+    fn an_identity_and_a_mode_are_read_and_not_printed() {
+        let endpoint = check("tcp://main@127.0.0.1:9999#bind", "tcp://127.0.0.1:9999");
+        assert_eq!(endpoint.identity.as_deref(), Some("main"));
+        assert_eq!(endpoint.mode, Some(Mode::Bind));
+        let endpoint = check("tcp://a@b:c/d@[::1]:9999#connect", "tcp://[::1]:9999");
+        assert_eq!(endpoint.identity.as_deref(), Some("a@b:c/d"));
+        assert_eq!(endpoint.mode, Some(Mode::Connect));
+        let endpoint = check("ipc://main@run/send#connect", "ipc://run/send");
+        assert_eq!(endpoint.identity.as_deref(), Some("main"));
+        assert_eq!(endpoint.mode, Some(Mode::Connect));
+        assert_eq!(check("tcp://*:1", "tcp://*:1").mode, None);
+    }
+
+    #[test]
+    fn ipc_paths_may_hold_what_paths_may_hold() {
+        for spec in [
+            "ipc://run/control",
+            "ipc:///tmp/a b@c#d",
+            "ipc://@abstract",
+            "ipc://*",
+            "ipc:///tmp/ü",
+        ] {
+            let endpoint = check(spec, spec);
+            assert_eq!(endpoint.identity, None, "{spec}");
+        }
+        let longest = "x".repeat(IPC_PATH_MAX);
+        check(&format!("ipc://{longest}"), &format!("ipc://{longest}"));
+        check_error(
+            &format!("ipc://{longest}x"),
+            "a path of 108 bytes: at most 107 fit a socket address",
+        );
+        check_error("ipc://", "no path");
+        check_error("ipc://@", "an abstract name with nothing behind the @");
+        check_error("ipc://a\0b", "control bytes cannot be part of it");
+    }
+
+    #[test]
+    fn inproc_has_a_name() {
+        check("inproc://bus", "inproc://bus");
+        check_error("inproc://", "no name");
+    }
+
+    #[test]
+    fn errors_say_what_to_write_instead() {
+        let transport = "no transport: write tcp://HOST:PORT, ipc://PATH or inproc://NAME";
+        check_error("", transport);
+        check_error("127.0.0.1:9999", transport);
+        check_error("tcp:127.0.0.1:9999", transport);
+        check_error(
+            "http://a:1",
+            "unknown transport `http`: tcp, ipc and inproc are known",
+        );
+        check_error(
+            "TCP://a:1",
+            "unknown transport `TCP`: tcp, ipc and inproc are known",
+        );
+        let port = "no port: write tcp://HOST:PORT, with * for any free port";
+        check_error("tcp://127.0.0.1", port);
+        check_error("tcp://[::1]", port);
+        check_error("tcp://", port);
+        check_error(
+            "tcp://:9999",
+            "no host: write * for all addresses of this machine",
+        );
+        check_error(
+            "tcp://a:65536",
+            "port `65536` is not a number from 1 to 65535, nor *",
+        );
+        check_error("tcp://a:", "port `` is not a number from 1 to 65535, nor *");
+        check_error(
+            "tcp://a:+1",
+            "port `+1` is not a number from 1 to 65535, nor *",
+        );
+        check_error(
+            "tcp://a:1/",
+            "port `1/` is not a number from 1 to 65535, nor *",
+        );
+        check_error("tcp://a b:1", "`a b` is not a host name or address");
+        check_error("tcp://a/b:1", "`a/b` is not a host name or address");
+        check_error("tcp://**:1", "`**` is not a host name or address");
+        check_error("tcp://1:2:3", "`1:2` is not a host name or address");
+        check_error("tcp://[::1:1", "`[::1:1` is not a host name or address");
+        check_error("tcp://[eth0]:1", "`[eth0]:1` is not a host name or address");
+        check_error(
+            "tcp://[::1]9999",
+            "`[::1]9999` is not a host name or address",
+        );
+        check_error(
+            "tcp://a:1#listen",
+            "`#listen`: only #bind and #connect are known",
+        );
+        check_error("tcp://@a:1", "an identity of 0 bytes: 1 to 255 are allowed");
+        check_error(
+            &format!("tcp://{}@a:1", "i".repeat(256)),
+            "an identity of 256 bytes: 1 to 255 are allowed",
+        );
+        check_error("tcp://a:1\n", "control bytes cannot be part of it");
+    }
+
+    #[test]
+    fn the_receive_spec_is_one_port_down_with_all_the_rest() {
+        let down = |spec: &str| spec.parse::<Endpoint>().unwrap().one_port_down();
+        assert_eq!(
+            down("tcp://main@[::1]:9999#bind"),
+            Some("tcp://main@[::1]:9998#bind".parse().unwrap())
+        );
+        for without in [
+            "tcp://a:1",
+            "tcp://a:*",
+            "tcp://a:0",
+            "ipc://a",
+            "inproc://a",
+        ] {
+            assert_eq!(down(without), None, "{without}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_reads_as_the_same_address(spec in "(tcp|ipc)://[a-z0-9*:.%\\[\\]@#-]{0,20}(:[0-9]{1,5})?") {
+            if let Ok(endpoint) = spec.parse::<Endpoint>()
+                && !matches!(&endpoint.transport, Transport::Ipc { path } if path.contains(['@', '#']))
+            {
+                let again: Endpoint = endpoint.to_string().parse().unwrap();
+                prop_assert_eq!(again, Endpoint::from(endpoint.transport));
+            }
+        }
+
+        #[test]
+        fn any_text_parses_or_is_refused_in_one_line(spec in "\\PC*|(tcp|ipc|inproc)://.*") {
+            if let Err(error) = spec.parse::<Endpoint>() {
+                prop_assert!(!error.to_string().contains(char::is_control));
+            }
         }
     }
 }

@@ -21,7 +21,8 @@ pub use run::{BuiltIn, Handler, Opt, Values};
 /// Runs the program with the arguments of the process; `built_in` are the handlers that `lurcher run` knows by name.
 pub fn main(built_in: &'static [BuiltIn]) -> ExitCode {
     let command = args::Cli::command().mut_subcommand("run", |run| run::describe(run, built_in));
-    let cli = args::Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    let cli =
+        args::Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
     log::install(cli.log.as_deref());
     let result = match cli.command {
         args::Command::Serve(args) => serve::main(args),

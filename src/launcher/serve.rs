@@ -1,11 +1,125 @@
-//! `lurcher serve`.
+//! `lurcher serve`: a front for one server of a configuration.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use anyhow::Context as _;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::log;
+use crate::config::{self, Loaded, Selector, Severity};
+use crate::drain;
+use crate::front::{self, Control};
+use crate::sys;
 
 /// Arguments of `lurcher serve`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// A Mongrel2 database or an m2sh .conf [default: config.sqlite, else mongrel2.conf]
+    config: Option<PathBuf>,
+    /// Which server of the configuration, by name or uuid; needed when it has several
+    #[arg(long, value_name = "NAME|UUID")]
+    server: Option<String>,
+}
 
-pub(super) fn main(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not there yet")
+pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
+    let selector = args.server.map_or(Selector::Only, Selector::Named);
+    let loaded = config::load(args.config.as_deref(), &selector)?;
+    for warning in &loaded.warnings {
+        match warning.severity {
+            Severity::Note => info!("{warning}"),
+            Severity::Warning | Severity::Error => warn!("{warning}"),
+        }
+    }
+    raise_descriptors(&loaded);
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .context("start the runtime")?;
+    runtime.block_on(serve(&loaded))
+}
+
+/// Mongrel2 sets the limit to `superpoll.max_fd`; here it is raised to that, and never lowered.
+fn raise_descriptors(loaded: &Loaded) {
+    let wanted = loaded.config.settings.max_fd;
+    match sys::raise_open_files(wanted as u64) {
+        Ok(limit) if limit.soft < wanted as u64 => {
+            warn!(
+                "superpoll.max_fd is {wanted}, but this process may open {} files only",
+                limit.soft
+            );
+        }
+        Ok(_) => {}
+        Err(error) => warn!("raise the limit on open files to {wanted}: {error}"),
+    }
+}
+
+async fn serve(loaded: &Loaded) -> anyhow::Result<ExitCode> {
+    let server = &loaded.config.servers[loaded.server];
+    let settings = &loaded.config.settings;
+    let (signal, watch) = drain::channel();
+    let front = front::bind(server, settings, &watch).await?;
+    if !server.error_log.is_empty() {
+        let path = front::inside_chroot(&server.chroot, &server.error_log);
+        log::open_error_log(&path, server.error_log_level)
+            .with_context(|| format!("open error log {}", path.display()))?;
+    }
+    let mut signals = Signals::new().context("listen for signals")?;
+    let (reopen, control) = Control::new();
+    let mut served = std::pin::pin!(front.run(control));
+    tokio::select! {
+        () = &mut served => {}
+        () = signals.wait(&reopen) => {
+            info!("draining: open requests are finished, for {} s at most", settings.drain_timeout.as_secs());
+            signal.drain();
+            tokio::select! {
+                () = &mut served => {}
+                () = signals.wait(&reopen) => {
+                    warn!("asked again: ending at once");
+                    signal.abort();
+                    served.await;
+                }
+            }
+        }
+    }
+    // Connections were given their time; what is left are handlers' sockets, closing.
+    signal.finish(front::CLOSE_TIMEOUT).await;
+    info!("ended");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The signals that mean something.
+struct Signals {
+    interrupt: UnixSignal,
+    terminate: UnixSignal,
+    hangup: UnixSignal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for SIGINT or SIGTERM; SIGHUP reopens the logs meanwhile.
+    async fn wait(&mut self, reopen: &mpsc::Sender<()>) {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return,
+                _ = self.hangup.recv() => {
+                    info!("reopening logs");
+                    log::reopen_error_log();
+                    // Full means that the same was asked already.
+                    let _asked = reopen.try_send(());
+                }
+            }
+        }
+    }
 }

@@ -1,1 +1,714 @@
-//! The handlers behind one route.
+//! The handlers behind one route: sockets that bind, peers that come and go, requests that wait or are open.
+//!
+//! A [`Pool`] owns the two sockets of a Mongrel2 handler entry: requests leave by the PUSH side, replies come in by
+//! the SUB side. It hands each request to the connected PULL peer with the fewest open requests ([`crate::balancer`])
+//! and keeps a request until its [`Ticket`] is dropped, so that
+//!
+//! * a request that was not wholly written to a peer when it was lost goes to another, at the head of the queue;
+//! * one that was written is handed on once, under a fresh id, where that is safe and no byte of a response came,
+//!   and otherwise fails at once with [`Failure::HandlerLost`];
+//! * nobody's answer depends on a peer that does not read: a socket that stops draining gets nothing more.
+//!
+//! What it does not do: read replies (they go to [`Replies`] as they came), know connections or HTTP. Everything is
+//! on one shard: `Rc` and `RefCell`, no lock, no channel, and no task woken for a message.
+
+mod workers;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use slab::Slab;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::bus::server::{
+    self, BindError, Bound, Head, Kind, Listening, Message, Outgoing, Peer, PeerId, Sink,
+};
+use crate::drain::Watch;
+use crate::endpoint::Endpoint;
+use crate::metrics::Name;
+use crate::wire::request::{self, Notice};
+use crate::wire::{ConnId, Protocol};
+
+use workers::Workers;
+
+/// A handler is held back so long for its reply socket: then it is served without. DESIGN: "after a short grace".
+const PAIRING_GRACE: Duration = Duration::from_secs(1);
+
+/// A PULL and a PUB of one address that are lost within this time were one handler that died.
+const LOSS_WINDOW: Duration = Duration::from_millis(200);
+
+/// A socket that has not drained for so long is stalled: what was not written to it goes to others.
+const STALL_AFTER: Duration = Duration::from_secs(1);
+
+/// How often unsettled matters (held peers, doubtful losses, stalls, waiting requests) are looked at.
+const HOUSEKEEPING: Duration = Duration::from_millis(50);
+
+/// How often a request may be handed to a peer that then dies with it: the first time and once more.
+const ATTEMPTS_MAX: u8 = 2;
+
+/// Stale entries of the queue that are tolerated before it is swept.
+const QUEUE_SLACK: usize = 64;
+
+/// What is fixed about a pool.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The sender that stands in every message: `send_ident`.
+    pub sender: Bytes,
+    /// The protocol of the messages; here only notices need it.
+    pub protocol: Protocol,
+    /// What replies must begin with: `recv_ident`, empty for everything.
+    pub topic: Vec<u8>,
+    /// Most open requests per peer, if bounded.
+    pub slots: Option<u32>,
+    /// Most requests that wait for a peer.
+    pub waiting_max: usize,
+    /// Most bytes of requests that wait for a peer.
+    pub waiting_bytes_max: usize,
+    /// Longest time that a request waits for a peer.
+    pub wait_max: Duration,
+}
+
+/// Why a request will not be answered by a handler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Nobody is connected, or all are busy, and too many requests wait already.
+    #[error("too many requests are waiting for a handler")]
+    QueueFull,
+    /// It has waited for as long as it may.
+    #[error("no handler took the request in time")]
+    WaitOver,
+    /// The handler that had it is gone.
+    #[error("the handler was lost while it had the request")]
+    HandlerLost,
+}
+
+/// Whether a request may be handed to a second handler when the first is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// It may: answering twice does no harm.
+    Safe,
+    /// It may not.
+    Never,
+}
+
+/// Who made a request. None of these may call back into the pool.
+pub trait Caller {
+    /// The id under which the request is handed over now.
+    fn id(self: Rc<Self>) -> ConnId;
+
+    /// The id given before must not reach the caller any more: a handler that is given up may still answer under it.
+    fn retire_id(&self);
+
+    /// No handler will answer.
+    fn failed(&self, why: Failure);
+}
+
+/// Who reads the replies.
+pub trait Replies {
+    /// A message came from a reply socket. Must not wait.
+    fn reply(&self, pool: &Rc<Pool>, from: PeerId, message: Bytes);
+}
+
+/// The sockets of a pool, bound but not served: errors come here, before anything runs.
+#[derive(Debug)]
+pub struct BoundPool {
+    push: Bound,
+    sub: Bound,
+    settings: Settings,
+}
+
+/// Binds both sockets of a handler.
+///
+/// # Errors
+///
+/// When either address cannot be bound; neither is then.
+pub async fn bind(
+    send: &Endpoint,
+    recv: &Endpoint,
+    settings: Settings,
+    options: &server::Options,
+) -> Result<BoundPool, BindError> {
+    let push = server::bind(send, Kind::Push, options.clone()).await?;
+    let sub = server::bind(
+        recv,
+        Kind::Sub {
+            topics: vec![settings.topic.clone()],
+        },
+        options.clone(),
+    )
+    .await?;
+    Ok(BoundPool {
+        push,
+        sub,
+        settings,
+    })
+}
+
+impl BoundPool {
+    /// Where requests leave, with its real port.
+    pub fn send_endpoint(&self) -> &Endpoint {
+        self.push.endpoint()
+    }
+
+    /// Where replies come in, with its real port.
+    pub fn recv_endpoint(&self) -> &Endpoint {
+        self.sub.endpoint()
+    }
+
+    /// Begins to serve peers.
+    pub fn run(self, replies: Rc<dyn Replies>, watch: &Watch) -> Rc<Pool> {
+        let pool = Rc::new(Pool {
+            state: RefCell::new(State {
+                workers: Workers::new(self.settings.slots),
+                open: Slab::new(),
+                queue: VecDeque::new(),
+                waiting: 0,
+                waiting_bytes: 0,
+                serial: 0,
+            }),
+            settings: self.settings,
+            replies,
+            unsettled: Notify::new(),
+            listening: RefCell::new(Vec::new()),
+            closed: Cell::new(false),
+            scratch: RefCell::new(Vec::new()),
+        });
+        let push = self.push.run(Rc::new(PushSide(Rc::clone(&pool))), watch);
+        let sub = self.sub.run(Rc::new(SubSide(Rc::clone(&pool))), watch);
+        pool.listening.borrow_mut().extend([push, sub]);
+        let housekeeper = Rc::downgrade(&pool);
+        watch.spawn_local(async move {
+            while let Some(pool) = housekeeper.upgrade().filter(|pool| !pool.closed.get()) {
+                if !pool.housekeeping() {
+                    pool.unsettled.notified().await;
+                }
+                drop(pool);
+                tokio::time::sleep(HOUSEKEEPING).await;
+            }
+        });
+        pool
+    }
+}
+
+/// The handlers behind one route. See the module.
+pub struct Pool {
+    settings: Settings,
+    state: RefCell<State>,
+    replies: Rc<dyn Replies>,
+    /// Told when something begins that time has to settle.
+    unsettled: Notify,
+    listening: RefCell<Vec<Listening>>,
+    closed: Cell<bool>,
+    /// Where the heads of messages are put together.
+    scratch: RefCell<Vec<u8>>,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+struct State {
+    workers: Workers,
+    open: Slab<Open>,
+    /// Requests that wait, oldest first, as places in `open` with their serial; may hold stale entries.
+    queue: VecDeque<(usize, u32)>,
+    waiting: usize,
+    waiting_bytes: usize,
+    /// Tells requests apart that use the same place in `open` one after the other.
+    serial: u32,
+}
+
+/// A request that has a ticket.
+struct Open {
+    serial: u32,
+    phase: Phase,
+    /// Kept until a response begins, so that it can be handed on.
+    message: Bytes,
+    retry: Retry,
+    attempts: u8,
+    started: bool,
+    caller: Rc<dyn Caller>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Waiting { since: Instant },
+    Handed { worker: workers::Id },
+    Attached { worker: workers::Id },
+    Failed,
+}
+
+/// What the pool's place in `open` and its serial look like as the tag of a message on the bus.
+fn tag(place: usize, serial: u32) -> u64 {
+    (place as u64) << 32 | u64::from(serial)
+}
+
+impl Pool {
+    /// What is fixed about this pool.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Gives a request to the best peer, or lets it wait for one.
+    ///
+    /// `message` is everything behind `SENDER SP CONNID SP`. The request is open until the ticket is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::QueueFull`] when it would have to wait and the queue is full.
+    pub fn submit(
+        self: &Rc<Self>,
+        message: Bytes,
+        retry: Retry,
+        caller: Rc<dyn Caller>,
+    ) -> Result<Ticket, Failure> {
+        let state = &mut *self.state.borrow_mut();
+        state.serial = state.serial.wrapping_add(1);
+        let serial = state.serial;
+        let open = Open {
+            serial,
+            phase: Phase::Failed,
+            message,
+            retry,
+            attempts: 0,
+            started: false,
+            caller,
+        };
+        if state.waiting == 0
+            && let Some(worker) = state.workers.pick()
+        {
+            let place = state.open.insert(open);
+            self.hand_over(state, place, worker);
+            return Ok(Ticket {
+                pool: Rc::clone(self),
+                place,
+                serial,
+            });
+        }
+        if state.waiting >= self.settings.waiting_max
+            || state.waiting_bytes.saturating_add(open.message.len())
+                > self.settings.waiting_bytes_max
+        {
+            return Err(Failure::QueueFull);
+        }
+        let place = state.open.insert(open);
+        state.enqueue(place, End::Back);
+        self.unsettled.notify_one();
+        Ok(Ticket {
+            pool: Rc::clone(self),
+            place,
+            serial,
+        })
+    }
+
+    /// Tells the handler that knows a connection of something about it: the peer `to` if it is still there, else
+    /// another of this pool. With no peer at all the notice is dropped and counted.
+    pub fn notify(&self, to: Option<PeerId>, id: ConnId, notice: Notice) {
+        let state = &mut *self.state.borrow_mut();
+        let peer = state.workers.listener(to);
+        self.send_notice(peer, id, notice);
+    }
+
+    /// The same for the handler whose reply socket is `voice`.
+    pub fn notify_voice(&self, voice: PeerId, id: ConnId, notice: Notice) {
+        let state = &mut *self.state.borrow_mut();
+        let peer = state.workers.listener_of_voice(voice);
+        self.send_notice(peer, id, notice);
+    }
+
+    fn send_notice(&self, peer: Option<Rc<Peer>>, id: ConnId, notice: Notice) {
+        let mut body = Vec::with_capacity(64);
+        notice.encode(self.settings.protocol, &mut body);
+        let sent = peer.is_some_and(|peer| {
+            peer.send(
+                Outgoing {
+                    head: self.head(id),
+                    body: Bytes::from(body),
+                },
+                NO_TAG,
+            )
+            .is_ok()
+        });
+        if !sent {
+            Name::NoticesDropped.increment();
+        }
+    }
+
+    /// Whether everything given to the peers has left for them.
+    pub fn is_flushed(&self) -> bool {
+        self.state.borrow().workers.is_flushed()
+    }
+
+    /// Stops accepting peers and ends the connected ones in order. Their tasks end by themselves.
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.unsettled.notify_one();
+        for listening in self.listening.take() {
+            listening.close();
+        }
+    }
+
+    /// `SENDER SP CONNID SP`.
+    fn head(&self, id: ConnId) -> Head {
+        let head = &mut *self.scratch.borrow_mut();
+        head.clear();
+        request::encode_prefix(&self.settings.sender, id, head);
+        Head::from(head.as_slice())
+    }
+
+    /// Hands the request at `place` to a worker that was just picked; back to the queue when its socket is full.
+    fn hand_over(&self, state: &mut State, place: usize, worker: workers::Id) {
+        let Some(open) = state.open.get_mut(place) else {
+            return;
+        };
+        let head = self.head(Rc::clone(&open.caller).id());
+        let outgoing = Outgoing {
+            head,
+            body: open.message.clone(),
+        };
+        let tag = tag(place, open.serial);
+        if state
+            .workers
+            .peer(worker)
+            .is_some_and(|peer| peer.send(outgoing, tag).is_ok())
+        {
+            open.phase = Phase::Handed { worker };
+            open.attempts += 1;
+        } else {
+            state.workers.end(worker);
+            state.workers.hold_back(worker);
+            state.enqueue(place, End::Front);
+            self.unsettled.notify_one();
+        }
+    }
+
+    /// Hands over what waits, for as long as somebody can take it.
+    fn pull(&self, state: &mut State) {
+        while state.waiting > 0
+            && let Some(worker) = state.workers.pick()
+        {
+            match state.dequeue() {
+                Some(place) => self.hand_over(state, place, worker),
+                None => state.workers.end(worker),
+            }
+        }
+    }
+
+    /// Lets time settle what is unsettled; says whether anything is left to settle.
+    fn housekeeping(&self) -> bool {
+        let now = Instant::now();
+        let state = &mut *self.state.borrow_mut();
+        let taken_back = state.workers.settle(now);
+        for tag in taken_back.into_iter().rev() {
+            state.take_back(tag);
+        }
+        self.pull(state);
+        state.expire(now, self.settings.wait_max);
+        state.waiting > 0 || state.workers.is_unsettled()
+    }
+
+    /// Ends what a dead worker had: handed on where that is safe, failed otherwise.
+    fn give_up(&self, state: &mut State, worker: workers::Id) {
+        let places: Vec<usize> = state
+            .open
+            .iter()
+            .filter(|(_, open)| {
+                open.phase == Phase::Handed { worker } || open.phase == Phase::Attached { worker }
+            })
+            .map(|(place, _)| place)
+            .collect();
+        // The youngest first, as each goes to the head of the queue.
+        for place in places.into_iter().rev() {
+            let Some(open) = state.open.get_mut(place) else {
+                continue;
+            };
+            open.caller.retire_id();
+            if open.retry == Retry::Safe && !open.started && open.attempts < ATTEMPTS_MAX {
+                Name::RequestsHandedOn.increment();
+                state.enqueue(place, End::Front);
+            } else {
+                Name::RequestsLostHandler.increment();
+                open.phase = Phase::Failed;
+                open.caller.failed(Failure::HandlerLost);
+            }
+        }
+        state.workers.forget(worker);
+        self.pull(state);
+        self.unsettled.notify_one();
+    }
+
+    /// The ticket of this request was dropped.
+    fn release(&self, place: usize, serial: u32) {
+        let state = &mut *self.state.borrow_mut();
+        if state
+            .open
+            .get(place)
+            .is_none_or(|open| open.serial != serial)
+        {
+            return;
+        }
+        let open = state.open.remove(place);
+        match open.phase {
+            Phase::Waiting { .. } => state.unwait(open.message.len()),
+            Phase::Handed { worker } => state.workers.end(worker),
+            Phase::Attached { worker } => state.workers.detach(worker),
+            Phase::Failed => {}
+        }
+        if state.waiting > 0 {
+            self.pull(state);
+        }
+    }
+
+    fn with_open<R>(
+        &self,
+        place: usize,
+        serial: u32,
+        how: impl FnOnce(&mut Workers, &mut Open) -> R,
+    ) -> Option<R> {
+        let state = &mut *self.state.borrow_mut();
+        let open = state
+            .open
+            .get_mut(place)
+            .filter(|open| open.serial == serial)?;
+        Some(how(&mut state.workers, open))
+    }
+}
+
+/// The tag of messages that nobody takes back: notices.
+const NO_TAG: u64 = u64::MAX;
+
+#[derive(Clone, Copy)]
+enum End {
+    Front,
+    Back,
+}
+
+impl State {
+    fn enqueue(&mut self, place: usize, end: End) {
+        let Some(open) = self.open.get_mut(place) else {
+            return;
+        };
+        open.phase = Phase::Waiting {
+            since: Instant::now(),
+        };
+        self.waiting += 1;
+        self.waiting_bytes += open.message.len();
+        Name::RequestsWaiting.increment();
+        let entry = (place, open.serial);
+        match end {
+            End::Front => self.queue.push_front(entry),
+            End::Back => self.queue.push_back(entry),
+        }
+        if self.queue.len() > self.waiting + QUEUE_SLACK {
+            let open = &self.open;
+            self.queue
+                .retain(|(place, serial)| is_waiting(open, *place, *serial));
+        }
+    }
+
+    fn unwait(&mut self, bytes: usize) {
+        self.waiting -= 1;
+        self.waiting_bytes -= bytes;
+        Name::RequestsWaiting.decrement();
+    }
+
+    /// Takes the oldest request that waits from the queue.
+    fn dequeue(&mut self) -> Option<usize> {
+        while let Some((place, serial)) = self.queue.pop_front() {
+            if is_waiting(&self.open, place, serial) {
+                let bytes = self.open.get(place).map_or(0, |open| open.message.len());
+                self.unwait(bytes);
+                return Some(place);
+            }
+        }
+        None
+    }
+
+    /// A message that its peer never got wholly: the request waits again, before all others.
+    fn take_back(&mut self, tag: u64) {
+        let (place, serial) = ((tag >> 32) as usize, (tag & 0xffff_ffff) as u32);
+        let Some(open) = self.open.get_mut(place) else {
+            return;
+        };
+        if let Phase::Handed { worker } = open.phase
+            && open.serial == serial
+        {
+            open.attempts = open.attempts.saturating_sub(1);
+            self.workers.end(worker);
+            self.enqueue(place, End::Front);
+        }
+    }
+
+    /// Fails what has waited for too long.
+    fn expire(&mut self, now: Instant, wait_max: Duration) {
+        while let Some((place, serial)) = self.queue.front().copied() {
+            let phase = self
+                .open
+                .get(place)
+                .filter(|open| open.serial == serial)
+                .map(|open| open.phase);
+            match phase {
+                Some(Phase::Waiting { since }) if now.duration_since(since) < wait_max => break,
+                Some(Phase::Waiting { .. }) => {
+                    self.dequeue();
+                    if let Some(open) = self.open.get_mut(place) {
+                        open.phase = Phase::Failed;
+                        open.caller.failed(Failure::WaitOver);
+                    }
+                }
+                _ => {
+                    self.queue.pop_front();
+                }
+            }
+        }
+    }
+}
+
+fn is_waiting(open: &Slab<Open>, place: usize, serial: u32) -> bool {
+    open.get(place)
+        .is_some_and(|open| open.serial == serial && matches!(open.phase, Phase::Waiting { .. }))
+}
+
+/// An open request. Dropping it ends the request: its response has ended, or its client is gone.
+pub struct Ticket {
+    pool: Rc<Pool>,
+    place: usize,
+    serial: u32,
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket")
+            .field("place", &self.place)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ticket {
+    /// The first bytes of a response came, from this reply socket: the request cannot be handed on any more.
+    pub fn started(&self, voice: PeerId) {
+        self.pool
+            .with_open(self.place, self.serial, |workers, open| {
+                open.started = true;
+                open.message = Bytes::new();
+                if let Phase::Handed { worker } = open.phase {
+                    workers.tie(worker, voice);
+                }
+            });
+    }
+
+    /// The response has become a stream: the request does not make its peer busy any more.
+    pub fn attach(&self) {
+        self.pool
+            .with_open(self.place, self.serial, |workers, open| {
+                if let Phase::Handed { worker } = open.phase {
+                    open.phase = Phase::Attached { worker };
+                    workers.attach(worker);
+                }
+            });
+    }
+
+    /// The peer that has the request, if it was handed over.
+    pub fn peer(&self) -> Option<PeerId> {
+        self.pool
+            .with_open(self.place, self.serial, |workers, open| match open.phase {
+                Phase::Handed { worker } | Phase::Attached { worker } => {
+                    workers.peer(worker).map(|peer| peer.id())
+                }
+                Phase::Waiting { .. } | Phase::Failed => None,
+            })?
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.pool.release(self.place, self.serial);
+    }
+}
+
+/// The PUSH side of a pool as the bus sees it.
+struct PushSide(Rc<Pool>);
+
+impl Sink for PushSide {
+    fn joined(&self, peer: &Rc<Peer>) {
+        Name::HandlersJoined.increment();
+        let state = &mut *self.0.state.borrow_mut();
+        state.workers.join(peer, Instant::now());
+        self.0.pull(state);
+        self.0.unsettled.notify_one();
+    }
+
+    fn subscribed(&self, _: &Rc<Peer>) {}
+
+    fn message(&self, _: &Rc<Peer>, _: Message) {}
+
+    fn blocked(&self, peer: &Rc<Peer>) {
+        self.0.state.borrow_mut().workers.blocked(peer.id());
+        self.0.unsettled.notify_one();
+    }
+
+    fn is_awaited(&self, peer: &Rc<Peer>) -> bool {
+        self.0.state.borrow().workers.is_awaited(peer.id())
+    }
+
+    fn writable(&self, peer: &Rc<Peer>) {
+        let state = &mut *self.0.state.borrow_mut();
+        state.workers.drained(peer.id());
+        self.0.pull(state);
+    }
+
+    fn lost(&self, peer: &Rc<Peer>, unsent: Vec<u64>) {
+        Name::HandlersLost.increment();
+        let state = &mut *self.0.state.borrow_mut();
+        for tag in unsent.into_iter().rev() {
+            state.take_back(tag);
+        }
+        if let Some(dead) = state.workers.leave(peer.id(), Instant::now()) {
+            self.0.give_up(state, dead);
+        }
+        self.0.pull(state);
+        self.0.unsettled.notify_one();
+    }
+}
+
+/// The SUB side.
+struct SubSide(Rc<Pool>);
+
+impl Sink for SubSide {
+    fn joined(&self, peer: &Rc<Peer>) {
+        self.0.state.borrow_mut().workers.voice_joined(peer);
+    }
+
+    fn subscribed(&self, peer: &Rc<Peer>) {
+        let state = &mut *self.0.state.borrow_mut();
+        state.workers.voice_subscribed(peer.id());
+        self.0.pull(state);
+    }
+
+    fn message(&self, peer: &Rc<Peer>, message: Message) {
+        Name::Replies.increment();
+        match message.into_single() {
+            Ok(frame) => self.0.replies.reply(&self.0, peer.id(), frame),
+            Err(_) => Name::RepliesMalformed.increment(),
+        }
+    }
+
+    fn writable(&self, _: &Rc<Peer>) {}
+
+    fn lost(&self, peer: &Rc<Peer>, _: Vec<u64>) {
+        let state = &mut *self.0.state.borrow_mut();
+        for dead in state.workers.voice_lost(peer.id(), Instant::now()) {
+            self.0.give_up(state, dead);
+        }
+        self.0.unsettled.notify_one();
+    }
+}

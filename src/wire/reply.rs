@@ -268,3 +268,209 @@ fn encode_address(sender: &[u8], mark: &[u8], targets: &[ConnId], out: &mut Vec<
     open.close(out, b',');
     out.push(b' ');
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ids(text: &str) -> Result<Vec<u32>, DecodeError> {
+        let message = format!("u {}:{text}, payload", text.len());
+        let reply = decode(message.as_bytes(), TARGETS_MAX)?;
+        assert_eq!(&message.as_bytes()[reply.payload], b"payload");
+        Ok(reply.targets.map(|id| id.0).collect())
+    }
+
+    #[track_caller]
+    fn check_error(message: impl AsRef<[u8]>, text: &str) {
+        let error = decode(message.as_ref(), 3).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            text,
+            "{}",
+            message.as_ref().escape_ascii()
+        );
+    }
+
+    #[test]
+    fn a_reply_is_cut_into_sender_ids_and_payload() {
+        let message = b"81b7-x 12:15 16 888888, HTTP/1.1 200 OK\r\n\r\n";
+        let reply = decode(message, TARGETS_MAX).unwrap();
+        assert_eq!(reply.sender, b"81b7-x");
+        assert_eq!(reply.targets.len(), 3);
+        assert!(reply.targets.eq([ConnId(15), ConnId(16), ConnId(888_888)]));
+        assert!(!reply.extended);
+        assert_eq!(&message[reply.payload], b"HTTP/1.1 200 OK\r\n\r\n");
+    }
+
+    #[test]
+    fn an_empty_payload_is_a_payload() {
+        let reply = decode(b"u 1:7, ", TARGETS_MAX).unwrap();
+        assert_eq!(reply.payload, 7..7);
+    }
+
+    #[test]
+    fn each_id_may_have_one_space_behind_it() {
+        assert_eq!(ids("1"), Ok(vec![1]));
+        assert_eq!(ids("1 "), Ok(vec![1]));
+        assert_eq!(ids("1 2 2 "), Ok(vec![1, 2, 2]));
+        assert_eq!(ids("007 4294967295"), Ok(vec![7, u32::MAX]));
+        assert_eq!(ids("X 1 2").unwrap(), [1, 2], "extended");
+        for bad in [
+            "",
+            " 1",
+            "1  2",
+            "X",
+            "X ",
+            "x 1",
+            "1 X 2",
+            "-1",
+            "1,2",
+            "4294967296",
+            "99999999999999999999",
+        ] {
+            assert_eq!(ids(bad).unwrap_err().field, "targets", "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_part_and_the_reason() {
+        check_error("", "malformed sender: the message ends too early");
+        check_error("abc", "malformed sender: the message ends too early");
+        check_error(" 1:1, x", "malformed sender: empty");
+        check_error("u_u 1:1, x", "malformed sender: unexpected byte 0x5f at 1");
+        check_error("u ", "malformed targets: the message ends too early");
+        check_error("u :, x", "malformed targets: unexpected byte 0x3a at 0");
+        check_error("u 9:1, x", "malformed targets: the message ends too early");
+        check_error("u 1:1,", "malformed targets: the message ends too early");
+        check_error(
+            "u 1:1,hi",
+            "malformed targets: expected a comma and a space behind the ids",
+        );
+        check_error(
+            "u 1:12, x",
+            "malformed targets: expected a comma and a space behind the ids",
+        );
+        check_error("u 0:, x", "malformed targets: empty");
+        check_error("u 2:1a, x", "malformed targets: unexpected byte 0x61 at 1");
+        check_error("u 7:1 2 3 4, x", "malformed targets: more than 3 items");
+        check_error(
+            "u 0000000001:1, x",
+            "malformed targets: unexpected byte 0x31 at 9",
+        );
+        check_error(
+            "u 10:4294967296, x",
+            "malformed targets: a number out of range",
+        );
+    }
+
+    #[test]
+    fn a_command_is_read_whatever_its_values() {
+        let ctl = |keep_alive, credits, cancel| {
+            Ok(Extended::Ctl {
+                keep_alive,
+                credits,
+                cancel,
+            })
+        };
+        assert_eq!(
+            decode_extended(b"28:3:ctl,18:10:keep-alive,1:1#}]"),
+            ctl(true, None, false)
+        );
+        assert_eq!(
+            decode_extended(b"26:3:ctl,16:6:cancel,4:true!}]"),
+            ctl(false, None, true)
+        );
+        assert_eq!(
+            decode_extended(b"27:3:ctl,17:7:credits,4:1000#}]"),
+            ctl(false, Some(1000), false)
+        );
+        assert_eq!(
+            decode_extended(b"25:3:ctl,15:7:credits,2:10,}]"),
+            ctl(false, None, false)
+        );
+        assert_eq!(decode_extended(b"9:3:ctl,0:}]"), ctl(false, None, false));
+    }
+
+    #[test]
+    fn other_keys_are_handed_on_and_a_ctl_without_dict_is_one() {
+        let key = &b"nope"[..];
+        assert_eq!(
+            decode_extended(b"13:4:nope,3:abc,]"),
+            Ok(Extended::Other {
+                key,
+                value: Value::from("abc")
+            })
+        );
+        let key = &b"ctl"[..];
+        assert_eq!(
+            decode_extended(b"9:3:ctl,0:~]"),
+            Ok(Extended::Other {
+                key,
+                value: Value::Null
+            })
+        );
+    }
+
+    #[test]
+    fn what_is_no_list_of_key_and_value_is_an_error() {
+        for bad in [
+            "",
+            "hello",
+            "0:~",
+            "6:3:ctl,]",
+            "0:]",
+            "9:0:~3:abc,]",
+            "12:3:ctl,0:}0:~]",
+            "9:3:ctl,0:}]x",
+            "9:3:ctl,0:",
+        ] {
+            assert_eq!(
+                decode_extended(bad.as_bytes()).unwrap_err().field,
+                "control",
+                "{bad}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_undoes_encoding(
+            sender in "[A-Za-z0-9-]{1,40}",
+            targets in proptest::collection::vec(any::<u32>().prop_map(ConnId), 1..=TARGETS_MAX),
+            payload in proptest::collection::vec(any::<u8>(), 0..50),
+        ) {
+            let mut message = Vec::new();
+            encode(sender.as_bytes(), &targets, &payload, &mut message);
+            let reply = decode(&message, TARGETS_MAX).unwrap();
+            prop_assert_eq!(reply.sender, sender.as_bytes());
+            prop_assert_eq!(reply.targets.len(), targets.len());
+            prop_assert_eq!(reply.targets.collect::<Vec<_>>(), targets);
+            prop_assert!(!reply.extended);
+            prop_assert_eq!(&message[reply.payload], &payload[..]);
+        }
+
+        #[test]
+        fn decoding_undoes_encoding_of_commands(keep_alive: bool, credits: Option<i64>, cancel: bool, id: u32) {
+            let control = Extended::Ctl { keep_alive, credits, cancel };
+            let mut message = Vec::new();
+            encode_extended(b"u", &[ConnId(id)], &control, &mut message);
+            let reply = decode(&message, 1).unwrap();
+            prop_assert!(reply.extended);
+            prop_assert!(reply.targets.eq([ConnId(id)]));
+            prop_assert_eq!(decode_extended(&message[reply.payload]), Ok(control));
+        }
+
+        #[test]
+        fn random_bytes_never_panic(message in "[u]? ?[0-9X:, ]{0,30}", bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            for message in [message.as_bytes(), &bytes] {
+                if let Ok(reply) = decode(message, TARGETS_MAX) {
+                    prop_assert_eq!(reply.targets.len(), reply.targets.clone().count());
+                    drop(decode_extended(&message[reply.payload]));
+                }
+                drop(decode_extended(message));
+            }
+        }
+    }
+}

@@ -10,6 +10,7 @@
 //! So whether the connection is up is learnt from libzmq's monitor, and a subscription counts for one connection only.
 
 use std::collections::VecDeque;
+use std::ffi::c_int;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -483,9 +484,9 @@ fn watch_connection(context: &Context, socket: &zmq::Socket) -> zmq::Result<zmq:
 /// Sets `ZMQ_XPUB_NODROP`, which the zmq crate has no name for.
 #[expect(unsafe_code, reason = "the zmq crate does not wrap this option")]
 fn set_nodrop(socket: &mut zmq::Socket) -> zmq::Result<()> {
-    let on: libc::c_int = 1;
+    let on: c_int = 1;
     #[expect(clippy::cast_possible_wrap, reason = "option numbers are small")]
-    let option = zmq_sys::ZMQ_XPUB_NODROP as libc::c_int;
+    let option = zmq_sys::ZMQ_XPUB_NODROP as c_int;
     // SAFETY: the socket is open and borrowed; libzmq reads `size_of::<c_int>()` bytes from a pointer that is valid for it.
     let code = unsafe {
         zmq_sys::zmq_setsockopt(

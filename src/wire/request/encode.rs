@@ -32,6 +32,12 @@ pub struct Field<'a> {
     pub value: &'a [u8],
 }
 
+impl<'a> From<(&'a [u8], &'a [u8])> for Field<'a> {
+    fn from((name, value): (&'a [u8], &'a [u8])) -> Self {
+        Self { name, value }
+    }
+}
+
 /// The head of a message: path and header dict.
 #[derive(Debug, Clone, Copy)]
 pub struct Outgoing<'a> {
@@ -112,7 +118,6 @@ impl Outgoing<'_> {
             }
         }
         if fits {
-            // The slots not taken hold the empty name, whose print is that of no field with a name.
             let left = room.len();
             self.write_few::<D>(
                 keys.get(..SERVER_KEYS_FAST.saturating_sub(left))
@@ -171,13 +176,14 @@ impl Outgoing<'_> {
             if same == 0 || self.values_max < 2 {
                 D::field(out, field);
             } else {
+                let bits = std::iter::successors(Some(1_u32), |bit| Some(bit.wrapping_shl(1)));
                 let others = self
                     .fields
                     .iter()
-                    .enumerate()
-                    .filter(|(n, _)| same.wrapping_shr(*n as u32) & 1 != 0);
+                    .zip(bits)
+                    .filter(|(_, bit)| same & bit != 0);
                 let values = others
-                    .map(|(_, field)| field.value)
+                    .map(|(field, _)| field.value)
                     .take(self.values_max.saturating_sub(1));
                 D::list(out, field.name, std::iter::once(field.value).chain(values));
             }
@@ -310,19 +316,21 @@ struct JsonDict;
 
 impl Dict for JsonDict {
     fn pair(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
-        json::write_string(out, key);
-        out.push(b':');
-        json::write_string(out, value);
-        out.push(b',');
+        out.push(b'"');
+        json::write_text(out, key);
+        out.extend_from_slice(b"\":\"");
+        json::write_text(out, value);
+        out.extend_from_slice(b"\",");
     }
 
     fn field(out: &mut Vec<u8>, field: &Field<'_>) {
+        out.push(b'"');
         let start = out.len();
-        json::write_string(out, field.name);
+        json::write_text(out, field.name);
         lower_from(out, start);
-        out.push(b':');
-        json::write_string(out, field.value);
-        out.push(b',');
+        out.extend_from_slice(b"\":\"");
+        json::write_text(out, field.value);
+        out.extend_from_slice(b"\",");
     }
 
     fn list<'a>(out: &mut Vec<u8>, name: &[u8], values: impl Iterator<Item = &'a [u8]>) {
@@ -361,7 +369,9 @@ impl Dict for TnetstringDict {
         tnetstring::write_bytes(out, name);
         lower_from(out, start);
         tnetstring::write_list(out, |out| {
-            values.for_each(|value| tnetstring::write_bytes(out, value))
+            for value in values {
+                tnetstring::write_bytes(out, value);
+            }
         });
     }
 }

@@ -7,6 +7,8 @@ mod decode;
 mod encode;
 mod headers;
 mod kind;
+#[cfg(test)]
+mod tests;
 
 pub use decode::Request;
 pub use encode::{

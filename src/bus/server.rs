@@ -1,1 +1,0 @@
-//! Sockets that bind and see their peers.

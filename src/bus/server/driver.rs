@@ -1,0 +1,406 @@
+//! The task of one connection: reads, gives the codec the bytes, tells the sink, writes what is queued, keeps the timers.
+//!
+//! One run of the task reads what is there (64 KiB at a time), tells every message in it, and writes everything queued in
+//! one system call: no channel, and no wake-up per message. No borrow is held while the sink is called.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::AsFd;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::listener::Server;
+use super::peer::{Asked, Peer};
+use super::stream::Stream;
+use crate::sys;
+use crate::zmtp::{Event, Session, SocketType, Violation};
+
+/// What is read at once, and the size of the buffer that the connections of a shard share, in bytes.
+const READ_BYTES: usize = 64 << 10;
+/// With less room than this a new buffer is taken.
+const READ_ROOM_MIN: usize = 16 << 10;
+/// An unfinished frame up to this is copied out of the shared buffer; a longer one keeps its place and grows there.
+const COPY_OUT_BYTES_MAX: usize = 16 << 10;
+/// With so many bytes of PONGs unsent, nothing more is read from a peer that PINGs and does not read.
+const URGENT_BYTES_MAX: usize = 64 << 10;
+
+/// How a connection ended.
+#[derive(Debug)]
+enum Ended {
+    /// The peer closed, or the connection broke.
+    ByPeer(Option<io::Error>),
+    /// It broke the protocol, or a limit.
+    Violated(Violation),
+    /// It did not answer our PING and nothing is owed to it or by it.
+    Silent,
+    /// The owner asked for an orderly close.
+    Closed,
+    /// The listener wants its place.
+    Dropped,
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        Self::ByPeer(Some(error))
+    }
+}
+
+impl From<Violation> for Ended {
+    fn from(violation: Violation) -> Self {
+        Self::Violated(violation)
+    }
+}
+
+/// Whether the task should run again at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Done,
+    Again,
+    /// Reading waits until the peer has taken what we answered.
+    Unread,
+}
+
+pub(super) struct Driver {
+    stream: Stream,
+    session: Session,
+    peer: Rc<Peer>,
+    server: Rc<Server>,
+    /// An unfinished frame.
+    partial: BytesMut,
+    /// The last turn ended before all that was received had been told.
+    leftover: bool,
+    sleep: Pin<Box<Sleep>>,
+    armed: bool,
+    told_lost: bool,
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // Also when the task is cut by an abort; then nobody is told anything any more.
+        self.peer.set_gone();
+        self.server.forget(self.peer.id());
+    }
+}
+
+impl Driver {
+    pub(super) fn new(stream: Stream, peer: Rc<Peer>, server: Rc<Server>) -> Self {
+        let now = Instant::now();
+        let session = Session::new(server.role(), Rc::clone(server.protocol()), now.into_std());
+        Self {
+            stream,
+            session,
+            peer,
+            server,
+            partial: BytesMut::new(),
+            leftover: false,
+            sleep: Box::pin(sleep_until(now)),
+            armed: false,
+            told_lost: false,
+        }
+    }
+
+    /// Serves the connection to its end.
+    pub(super) async fn run(mut self) {
+        let ended = poll_fn(|cx| self.poll(cx)).await;
+        match ended {
+            Ended::ByPeer(error) => {
+                tracing::debug!(peer = %self.peer.id(), origin = %self.peer.origin(), ?error, "peer closed");
+                self.tell_lost();
+            }
+            Ended::Dropped => self.tell_lost(),
+            Ended::Silent => {
+                tracing::info!(peer = %self.peer.id(), origin = %self.peer.origin(), "peer closed: silent after our PING");
+                self.tell_lost();
+            }
+            Ended::Violated(violation) => {
+                self.server.refuse(self.peer.origin(), &violation);
+                self.tell_lost();
+                if violation != Violation::HandshakeTimeout {
+                    // What it did wrong is permanent more often than not: it may see our greeting and stop by itself.
+                    let output = self.session.output();
+                    self.peer.outbox.borrow_mut().push_urgent(output);
+                    self.linger().await;
+                }
+            }
+            Ended::Closed => {
+                let deadline = Instant::now() + self.server.options().close_timeout;
+                // What was queued before the close still goes out if there is time; what does not is told as lost.
+                drop(tokio::time::timeout_at(deadline, poll_fn(|cx| self.poll_flush(cx))).await);
+                self.tell_lost();
+                self.linger().await;
+            }
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        match self.turn(cx) {
+            Err(ended) => Poll::Ready(ended),
+            Ok(Turn::Done | Turn::Unread) => Poll::Pending,
+            Ok(Turn::Again) => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<Turn, Ended> {
+        self.peer.task_runs(cx.waker());
+        self.check_asked()?;
+        let now = Instant::now();
+        if self.armed && now >= self.sleep.deadline() {
+            self.armed = false;
+            self.expire(now)?;
+        }
+        let turn = self.receive(cx, now)?;
+        self.check_asked()?;
+        if let Poll::Ready(result) = self.poll_flush(cx) {
+            result?;
+        }
+        self.arm(cx);
+        if turn == Turn::Unread && !self.must_write_first() {
+            return Ok(Turn::Again);
+        }
+        Ok(turn)
+    }
+
+    fn check_asked(&self) -> Result<(), Ended> {
+        match self.peer.asked() {
+            Asked::Nothing => Ok(()),
+            Asked::Close if self.peer.has_joined() => Err(Ended::Closed),
+            Asked::Close | Asked::Drop => Err(Ended::Dropped),
+        }
+    }
+
+    fn expire(&mut self, now: Instant) -> Result<(), Ended> {
+        while let Some(event) = self.session.handle_timeout(now.into_std())? {
+            self.tell(event)?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the task runs again when the session's next deadline has come. Deadlines that move away, as every
+    /// byte received moves them, leave the timer alone: it finds nothing due and is set again.
+    fn arm(&mut self, cx: &mut Context<'_>) {
+        let Some(deadline) = self.session.poll_timeout().map(Instant::from_std) else {
+            return;
+        };
+        if !self.armed || deadline < self.sleep.deadline() {
+            self.sleep.as_mut().reset(deadline);
+            self.armed = true;
+            if self.sleep.as_mut().poll(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
+        }
+    }
+
+    fn receive(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Turn, Ended> {
+        if !self.leftover {
+            if self.must_write_first() {
+                return Ok(Turn::Unread);
+            }
+            match self.stream.poll_read_ready(cx) {
+                Poll::Pending => return Ok(Turn::Done),
+                Poll::Ready(result) => result?,
+            }
+        }
+        // A long unfinished frame has a buffer of its own; all others read into the one that they share.
+        let own = self.partial.len() > COPY_OUT_BYTES_MAX;
+        let mut input = if own {
+            std::mem::take(&mut self.partial)
+        } else {
+            let mut shared = self.server.take_buffer();
+            if shared.capacity() < self.partial.len() + READ_ROOM_MIN {
+                shared.reserve(READ_BYTES);
+            }
+            shared.extend_from_slice(&self.partial);
+            self.partial = BytesMut::new();
+            shared
+        };
+        let result = self.receive_into(&mut input, cx, now);
+        if input.len() > COPY_OUT_BYTES_MAX {
+            self.partial = if own {
+                std::mem::take(&mut input)
+            } else {
+                input.split()
+            };
+        } else if !input.is_empty() {
+            self.partial = BytesMut::from(&input[..]);
+            input.clear();
+        }
+        if !own {
+            self.server.give_buffer(input);
+        }
+        result
+    }
+
+    fn receive_into(
+        &mut self,
+        input: &mut BytesMut,
+        cx: &mut Context<'_>,
+        now: Instant,
+    ) -> Result<Turn, Ended> {
+        let mut told = 0;
+        self.leftover = true;
+        loop {
+            while let Some(event) = self.session.handle_bytes(input, now.into_std())? {
+                self.tell(event)?;
+                told += 1;
+                if told >= self.server.options().messages_per_turn {
+                    return Ok(Turn::Again);
+                }
+                if self.peer.is_gone() {
+                    return Ok(Turn::Done);
+                }
+            }
+            if self.peer.is_silent() {
+                self.peer.set_silent(self.session.is_silent());
+            }
+            self.flush_urgent();
+            if self.must_write_first() {
+                self.leftover = false;
+                return Ok(Turn::Unread);
+            }
+            let room = input.capacity() - input.len();
+            if room < READ_ROOM_MIN {
+                // Grows with what has arrived, never by what the peer declared.
+                let missing = self.session.need().saturating_sub(input.len());
+                input.reserve(missing.clamp(READ_BYTES, READ_BYTES.max(input.len())));
+            }
+            match pin!(self.stream.read_buf(input)).poll(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => return Err(Ended::ByPeer(None)),
+                Poll::Ready(result) => {
+                    result?;
+                }
+            }
+        }
+        self.leftover = false;
+        Ok(Turn::Done)
+    }
+
+    /// Tells the sink. Holds no borrow.
+    fn tell(&mut self, event: Event) -> Result<(), Ended> {
+        let sink = self.server.sink();
+        match event {
+            Event::Message(message) => sink.message(&self.peer, message),
+            Event::Ready => {
+                let framing = self.session.framing();
+                self.peer.outbox.borrow_mut().set_framing(framing);
+                self.peer.set_remote(self.session.remote().clone());
+                self.server.handshake_done(self.peer.id());
+                tracing::debug!(peer = %self.peer.id(), origin = %self.peer.origin(), version = %self.peer.version(), "peer joined");
+                sink.joined(&self.peer);
+            }
+            Event::Subscribed => {
+                self.peer.set_subscribed();
+                sink.subscribed(&self.peer);
+            }
+            Event::Silent => {
+                let idle = self.server.role() != SocketType::Push
+                    || (self.is_acknowledged() && !sink.is_awaited(&self.peer));
+                if idle {
+                    return Err(Ended::Silent);
+                }
+                // A busy PULL answers no PING: killing it would lose its backlog.
+                self.peer.set_silent(true);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_acknowledged(&self) -> bool {
+        let outbox_empty = self.peer.outbox.borrow().is_empty();
+        outbox_empty && sys::unacknowledged_bytes(self.stream.as_fd()).is_ok_and(|bytes| bytes == 0)
+    }
+
+    fn must_write_first(&self) -> bool {
+        self.peer.outbox.borrow().urgent_bytes() > URGENT_BYTES_MAX
+    }
+
+    fn flush_urgent(&mut self) {
+        let output = self.session.output();
+        if !output.is_empty() {
+            self.peer.outbox.borrow_mut().push_urgent(output);
+        }
+    }
+
+    /// Writes what is queued; pending when the socket takes no more.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.flush_urgent();
+        loop {
+            if self.peer.outbox.borrow().is_empty() {
+                if self.peer.set_blocked(false) && !self.peer.is_gone() {
+                    self.server.sink().writable(&self.peer);
+                    if !self.peer.outbox.borrow().is_empty() {
+                        continue;
+                    }
+                }
+                return Poll::Ready(Ok(()));
+            }
+            match self.poll_write(cx) {
+                Poll::Ready(result) => {
+                    let written = result?;
+                    self.peer.outbox.borrow_mut().advance(written);
+                }
+                Poll::Pending => {
+                    // Without budget left the runtime only wants its turn; the socket may well be free.
+                    let budget = tokio::task::coop::has_budget_remaining();
+                    if budget
+                        && self.peer.outbox.borrow().messages() > 0
+                        && !self.peer.set_blocked(true)
+                    {
+                        self.server.sink().blocked(&self.peer);
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let outbox = self.peer.outbox.borrow();
+        let mut scratch = self.server.scratch();
+        outbox.gather(&mut scratch);
+        let stream = Pin::new(&mut self.stream);
+        let written = ready!(outbox.write(&scratch, |slices| match slices {
+            [one] => stream.poll_write(cx, one),
+            many => stream.poll_write_vectored(cx, many),
+        }))?;
+        if written == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    /// Tells the sink once that a peer which had joined is lost.
+    fn tell_lost(&mut self) {
+        self.peer.set_gone();
+        let unsent = self.peer.outbox.borrow_mut().take_all();
+        if self.peer.has_joined() && !std::mem::replace(&mut self.told_lost, true) {
+            self.server.sink().lost(&self.peer, unsent);
+        }
+    }
+
+    /// Says that we will send no more, and reads until the peer has closed too: closing with unread bytes would reset the
+    /// connection, which can destroy what the peer has not read yet.
+    async fn linger(&mut self) {
+        let deadline = Instant::now() + self.server.options().close_timeout;
+        let polite = async {
+            poll_fn(|cx| self.poll_flush(cx)).await?;
+            self.stream.shutdown().await?;
+            let mut dropped = BytesMut::with_capacity(8 << 10);
+            while self.stream.read_buf(&mut dropped).await? > 0 {
+                dropped.clear();
+            }
+            io::Result::Ok(())
+        };
+        if let Ok(Err(error)) = tokio::time::timeout_at(deadline, polite).await {
+            tracing::debug!(peer = %self.peer.id(), %error, "closing");
+        }
+    }
+}

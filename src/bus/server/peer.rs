@@ -1,0 +1,393 @@
+//! One peer as its owner sees it: who it is, what is queued for it, whether it takes it. No I/O: `driver` does that.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::fmt;
+use std::net::IpAddr;
+use std::task::Waker;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::outbox::{Entry, Outbox};
+use crate::zmtp::{EncodedHeader, Remote, Version};
+
+/// Names a connection for the life of the process; never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(pub u64);
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where a peer came from: the evidence for which connections belong to one process. Treat it as a hint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// tcp: its address. Its port tells nothing.
+    Address(IpAddr),
+    /// ipc: the process that connected.
+    Process(u32),
+    /// ipc from another pid namespace.
+    Unknown,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Process(pid) => write!(f, "pid {pid}"),
+            Self::Unknown => f.write_str("another pid namespace"),
+        }
+    }
+}
+
+/// Bytes in a [`Head`] that need no allocation: room for `SENDER SP CONNID SP` with an UUID for its sender.
+const HEAD_INLINE_BYTES: usize = 62;
+
+/// The small front part of a frame, copied in.
+#[derive(Clone)]
+pub struct Head(HeadBytes);
+
+#[derive(Clone)]
+enum HeadBytes {
+    Inline {
+        bytes: [u8; HEAD_INLINE_BYTES],
+        length: u8,
+    },
+    Heap(Box<[u8]>),
+}
+
+impl Head {
+    /// No head.
+    pub const EMPTY: Self = Self(HeadBytes::Inline {
+        bytes: [0; HEAD_INLINE_BYTES],
+        length: 0,
+    });
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        match &self.0 {
+            HeadBytes::Inline { bytes, length } => &bytes[..usize::from(*length)],
+            HeadBytes::Heap(bytes) => bytes,
+        }
+    }
+}
+
+impl From<&[u8]> for Head {
+    fn from(slice: &[u8]) -> Self {
+        let mut bytes = [0; HEAD_INLINE_BYTES];
+        match (bytes.get_mut(..slice.len()), u8::try_from(slice.len())) {
+            (Some(to), Ok(length)) => {
+                to.copy_from_slice(slice);
+                Self(HeadBytes::Inline { bytes, length })
+            }
+            _ => Self(HeadBytes::Heap(slice.into())),
+        }
+    }
+}
+
+impl From<Vec<u8>> for Head {
+    fn from(bytes: Vec<u8>) -> Self {
+        if bytes.len() <= HEAD_INLINE_BYTES {
+            Self::from(&bytes[..])
+        } else {
+            Self(HeadBytes::Heap(bytes.into()))
+        }
+    }
+}
+
+impl fmt::Debug for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Head({:?})", Bytes::copy_from_slice(self.as_slice()))
+    }
+}
+
+/// A message of one frame, whose body is `head` and then `body`.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// What differs from one sending to the next (sender and connection id), copied.
+    pub head: Head,
+    /// The rest. Large bodies are written from here without a copy.
+    pub body: Bytes,
+}
+
+impl Outgoing {
+    /// Bytes of the frame's body.
+    pub fn size(&self) -> usize {
+        self.head.as_slice().len() + self.body.len()
+    }
+}
+
+impl From<Bytes> for Outgoing {
+    fn from(body: Bytes) -> Self {
+        Self {
+            head: Head::EMPTY,
+            body,
+        }
+    }
+}
+
+/// Why a message was not taken. The caller still has it: a body is cheap to clone before the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// The queue of this peer is at its limit.
+    #[error("the peer's queue is full")]
+    Queue,
+    /// The peer is lost or being closed; [`super::Sink::lost`] was or will be told.
+    #[error("the peer is gone")]
+    Gone,
+}
+
+/// What the owner or the listener asked the peer's task to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    Nothing,
+    /// An orderly close.
+    Close,
+    /// The end, without a word.
+    Drop,
+}
+
+/// One connected peer. Cheap to keep; the connection is owned by its task.
+pub struct Peer {
+    id: PeerId,
+    origin: Origin,
+    remote: OnceCell<Remote>,
+    pub(super) outbox: RefCell<Outbox>,
+    waker: RefCell<Option<Waker>>,
+    /// The task has been woken and has not run yet: no need to wake it again.
+    woken: Cell<bool>,
+    asked: Cell<Asked>,
+    gone: Cell<bool>,
+    blocked_since: Cell<Option<Instant>>,
+    silent: Cell<bool>,
+    subscribed: Cell<bool>,
+}
+
+impl Peer {
+    pub(super) fn new(id: PeerId, origin: Origin, outbox: Outbox) -> Self {
+        Self {
+            id,
+            origin,
+            remote: OnceCell::new(),
+            outbox: RefCell::new(outbox),
+            waker: RefCell::new(None),
+            woken: Cell::new(false),
+            asked: Cell::new(Asked::Nothing),
+            gone: Cell::new(false),
+            blocked_since: Cell::new(None),
+            silent: Cell::new(false),
+            subscribed: Cell::new(false),
+        }
+    }
+
+    /// Its name within this process.
+    pub fn id(&self) -> PeerId {
+        self.id
+    }
+
+    /// Where it came from.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// The protocol version it declared; 1.0 before the handshake is done.
+    pub fn version(&self) -> Version {
+        self.remote
+            .get()
+            .map_or(Version::V1_0, |remote| remote.version)
+    }
+
+    /// The identity it gave, often empty: libzmq's PULL and PUB of 4.0 and later do not send theirs.
+    pub fn identity(&self) -> &[u8] {
+        self.remote.get().map_or(&[], |remote| &remote.identity)
+    }
+
+    /// A property of its READY, named without regard to case: `X-` metadata that its program set.
+    pub fn property(&self, name: &str) -> Option<&[u8]> {
+        let properties = &self.remote.get()?.properties;
+        let found = properties
+            .iter()
+            .find(|property| property.name.eq_ignore_ascii_case(name.as_bytes()))?;
+        Some(&found.value)
+    }
+
+    /// Queues a message; everything queued in one turn of the loop is written together. `tag` is what [`super::Sink::lost`] and
+    /// [`Peer::take_unsent`] name the message by. May be called from anywhere on the shard, callbacks included.
+    pub fn send(&self, message: Outgoing, tag: u64) -> Result<(), Full> {
+        let size = message.size();
+        self.enqueue(size, |outbox| {
+            let header = outbox.framing().encode(size, false);
+            Entry {
+                tag,
+                header,
+                head: message.head,
+                body: message.body,
+            }
+        })
+    }
+
+    /// Queues a message of several frames, copied together. An empty list is an empty message.
+    pub fn send_frames(&self, frames: &[&[u8]], tag: u64) -> Result<(), Full> {
+        let size = frames.iter().map(|frame| frame.len()).sum();
+        self.enqueue(size, |outbox| {
+            let framing = outbox.framing();
+            let mut body = Vec::with_capacity(size + frames.len() * 9);
+            let frames = if frames.is_empty() {
+                &[&[][..]]
+            } else {
+                frames
+            };
+            for (index, frame) in frames.iter().enumerate() {
+                let more = index + 1 < frames.len();
+                body.extend_from_slice(framing.encode(frame.len(), more).as_ref());
+                body.extend_from_slice(frame);
+            }
+            Entry {
+                tag,
+                header: EncodedHeader::EMPTY,
+                head: Head::EMPTY,
+                body: body.into(),
+            }
+        })
+    }
+
+    /// Whether its socket takes no more although something is queued.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked_since.get().is_some()
+    }
+
+    /// Since when it [`Peer::is_blocked`].
+    pub fn blocked_since(&self) -> Option<Instant> {
+        self.blocked_since.get()
+    }
+
+    /// Whether it has left our PING unanswered for so long that it should get nothing more until it is heard again.
+    pub fn is_silent(&self) -> bool {
+        self.silent.get()
+    }
+
+    /// Whether our subscription is in effect there.
+    pub fn is_subscribed(&self) -> bool {
+        self.subscribed.get()
+    }
+
+    /// Whether it is lost or being closed, so that it takes nothing more.
+    pub fn is_gone(&self) -> bool {
+        self.gone.get() || self.asked.get() != Asked::Nothing
+    }
+
+    /// Messages queued whose last byte was not given to the kernel.
+    pub fn queued_messages(&self) -> usize {
+        self.outbox.borrow().messages()
+    }
+
+    /// Bytes of those messages.
+    pub fn queued_bytes(&self) -> usize {
+        self.outbox.borrow().bytes()
+    }
+
+    /// Takes back what is wholly unwritten, oldest first: these tags are no longer queued and will not be told as lost. A
+    /// partly written message stays.
+    pub fn take_unsent(&self) -> Vec<u64> {
+        let tags = self.outbox.borrow_mut().take_unbegun();
+        if self.outbox.borrow().messages() == 0 {
+            self.blocked_since.set(None);
+        }
+        tags
+    }
+
+    /// Asks for an orderly close: what is queued is written if that can be done within the close timeout, the rest is told as lost,
+    /// and the connection ends when the peer has closed too or has had its time. Nothing more is taken or received. Whoever does not
+    /// want to wait for a peer that is blocked calls [`Peer::take_unsent`] first.
+    pub fn close(&self) {
+        self.ask(Asked::Close);
+    }
+
+    pub(super) fn ask(&self, asked: Asked) {
+        if self.asked.get() != Asked::Drop {
+            self.asked.set(asked);
+        }
+        self.wake();
+    }
+
+    pub(super) fn asked(&self) -> Asked {
+        self.asked.get()
+    }
+
+    /// To be called first whenever the peer's task runs.
+    pub(super) fn task_runs(&self, waker: &Waker) {
+        self.woken.set(false);
+        let mut mine = self.waker.borrow_mut();
+        if !mine.as_ref().is_some_and(|mine| mine.will_wake(waker)) {
+            *mine = Some(waker.clone());
+        }
+    }
+
+    pub(super) fn set_remote(&self, remote: Remote) {
+        // Set once, at the end of the one handshake.
+        drop(self.remote.set(remote));
+    }
+
+    pub(super) fn has_joined(&self) -> bool {
+        self.remote.get().is_some()
+    }
+
+    pub(super) fn set_gone(&self) {
+        self.gone.set(true);
+        self.blocked_since.set(None);
+    }
+
+    pub(super) fn set_silent(&self, silent: bool) {
+        self.silent.set(silent);
+    }
+
+    pub(super) fn set_subscribed(&self) {
+        self.subscribed.set(true);
+    }
+
+    /// Records whether the socket takes more; gives what it was before.
+    pub(super) fn set_blocked(&self, blocked: bool) -> bool {
+        let was = self.blocked_since.get();
+        if blocked != was.is_some() {
+            self.blocked_since.set(blocked.then(Instant::now));
+        }
+        was.is_some()
+    }
+
+    fn enqueue(&self, size: usize, entry: impl FnOnce(&Outbox) -> Entry) -> Result<(), Full> {
+        if self.is_gone() || !self.has_joined() {
+            return Err(Full::Gone);
+        }
+        let mut outbox = self.outbox.borrow_mut();
+        if !outbox.has_room(size) {
+            return Err(Full::Queue);
+        }
+        let entry = entry(&outbox);
+        outbox.push(entry);
+        drop(outbox);
+        // A blocked task waits for the socket, and would find it full.
+        if !self.is_blocked() {
+            self.wake();
+        }
+        Ok(())
+    }
+
+    fn wake(&self) {
+        if !self.woken.replace(true)
+            && let Some(waker) = self.waker.borrow().as_ref()
+        {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer")
+            .field("id", &self.id)
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
+    }
+}

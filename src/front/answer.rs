@@ -1,0 +1,132 @@
+//! What the front answers itself: the full list, in one place.
+//!
+//! Status, body and form are Mongrel2's where it has the answer (reference: what the server answers itself); every one of
+//! them closes the connection.
+
+use bytes::Bytes;
+
+use crate::http1::Refusal;
+use crate::pool::Failure;
+
+/// A complete answer of the front's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// The body, which says why where the status does not.
+    pub(super) body: &'static str,
+}
+
+/// Everything that can end in an answer of our own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The head is refused by HTTP's rules.
+    Refused(Refusal),
+    /// The head did not come in time.
+    HeadTimeout,
+    /// The body came too slowly.
+    BodyTimeout,
+    /// No route, or its pattern fails, or its handler could not be bound.
+    NoRoute,
+    /// The route's target is of a kind that this build does not serve.
+    NotImplemented,
+    /// The body is larger than allowed.
+    TooLarge,
+    /// The body's chunks are malformed.
+    BadChunk,
+    /// An expectation that nobody here can meet.
+    Expectation,
+    /// The pool gave the request up.
+    Pool(Failure),
+    /// The handler did not answer in time.
+    HandlerTimeout,
+}
+
+/// The answer to a trouble.
+pub(super) fn answer(trouble: Trouble) -> Answer {
+    let (status, body) = match trouble {
+        Trouble::Refused(refusal) => match refusal.status {
+            400 => (400, "Bad Request"),
+            413 => (413, "Entity Too Large"),
+            417 => (417, "Expectation Failed"),
+            status => (status, refusal.reason),
+        },
+        Trouble::BadChunk => (400, "Bad Request"),
+        Trouble::HeadTimeout => (408, "The request head did not arrive in time"),
+        Trouble::BodyTimeout => (408, "The request body arrived too slowly"),
+        Trouble::NoRoute => (404, "Not Found"),
+        Trouble::NotImplemented => (501, "Not Implemented"),
+        Trouble::TooLarge => (413, "Entity Too Large"),
+        Trouble::Expectation => (417, "Expectation Failed"),
+        Trouble::Pool(Failure::QueueFull) => (
+            503,
+            "Service Unavailable: too many requests are waiting for a handler",
+        ),
+        Trouble::Pool(Failure::WaitOver) => (
+            503,
+            "Service Unavailable: no handler took the request in time",
+        ),
+        Trouble::Pool(Failure::HandlerLost) => (
+            502,
+            "Bad Gateway: the handler was lost while it had the request",
+        ),
+        Trouble::HandlerTimeout => (504, "Gateway Timeout: the handler did not answer in time"),
+    };
+    Answer { status, body }
+}
+
+/// The reason phrase of a status that the front uses.
+fn phrase(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        413 => "Request Entity Too Large",
+        414 => "URI Too Long",
+        417 => "Expectation Failed",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "Error",
+    }
+}
+
+impl Answer {
+    /// The bytes, in Mongrel2's order of headers; without the body for a HEAD request.
+    pub(super) fn bytes(self, head_request: bool) -> Bytes {
+        let body = if head_request { "" } else { self.body };
+        let retry = if self.status == 503 {
+            "Retry-After: 1\r\n"
+        } else {
+            ""
+        };
+        Bytes::from(format!(
+            "HTTP/1.1 {} {}\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: {}\r\n{retry}Server: {}\r\n\r\n{body}",
+            self.status,
+            phrase(self.status),
+            self.body.len(),
+            super::SERVER,
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_has_mongrel2s_form() {
+        let bytes = answer(Trouble::NoRoute).bytes(false);
+        assert_eq!(
+            bytes,
+            format!(
+                "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: 9\r\nServer: {}\r\n\r\nNot Found",
+                super::super::SERVER
+            )
+        );
+    }
+}

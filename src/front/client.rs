@@ -1,0 +1,323 @@
+//! What the front knows of one client connection outside its task: its mailbox, its id, its clocks.
+//!
+//! The connection's task owns the socket and does all reading and writing. Everybody else on the shard leaves word
+//! here and wakes the task: replies go into the mailbox, the sweep says when a deadline has passed, the pool says when
+//! a request failed. Nothing here waits.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::Waker;
+
+use bytes::Bytes;
+
+use super::Shard;
+use crate::bus::server::PeerId;
+use crate::metrics::Name;
+use crate::pool::{self, Failure, Pool};
+use crate::wire::ConnId;
+use crate::wire::request::Notice;
+
+/// A payload below this size is copied when its client does not keep up, so that a few slow bytes do not hold a whole
+/// receive buffer of 64 KiB in memory.
+const COPY_BELOW: usize = 16 * 1024;
+
+/// Flow control: bytes that a handler may have outstanding on one connection, as in Mongrel2; and the same as text.
+pub(super) const DOWNLOAD_CREDITS: usize = 102_400;
+pub(super) const DOWNLOAD_CREDITS_TEXT: &str = "102400";
+
+/// One thing for a connection's task to do.
+#[derive(Debug)]
+pub(super) enum Mail {
+    /// Bytes for the client, from a handler's reply socket.
+    Payload {
+        /// The bytes, as they are to be written.
+        bytes: Bytes,
+        /// The reply socket they came from.
+        voice: PeerId,
+    },
+    /// The handler closes the connection, after what it sent before.
+    Close,
+    /// No handler will answer the open request.
+    Failed(Failure),
+}
+
+/// Why a connection is to end whatever its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// A handler cancelled it.
+    ByHandler,
+    /// The client does not take what is sent to it.
+    Slow,
+    /// It violated more of the ping and rate limits than allowed.
+    Idle,
+    /// A handler asked for something nobody here can do.
+    Misdirected,
+    /// The front stops and its time is up.
+    Aborted,
+}
+
+/// A client connection as the rest of the shard sees it.
+pub(super) struct Client {
+    shard: Rc<Shard>,
+    /// Address of the other end.
+    pub(super) addr: SocketAddr,
+    /// Place in the registry's list of all clients.
+    pub(super) place: Cell<usize>,
+    id: Cell<Option<ConnId>>,
+    mailbox: RefCell<Mailbox>,
+    waker: RefCell<Option<Waker>>,
+    cut: Cell<Option<Cut>>,
+    /// The socket has not taken all that was written: what comes now will lie for a while.
+    pub(super) behind: Cell<bool>,
+    /// When the sweep has to wake the task, in milliseconds of the shard's clock; `NEVER` for never.
+    pub(super) deadline: Cell<u64>,
+    /// The deadline has passed.
+    pub(super) expired: Cell<bool>,
+    /// The open response has gone on for so long that it counts as a stream.
+    pub(super) streaming: Cell<bool>,
+    /// When the open response began, in milliseconds of the shard's clock; `NEVER` when none is open or it is known to be
+    /// a stream.
+    pub(super) response_began: Cell<u64>,
+    /// The handler last used, which is told when the connection ends.
+    last_handler: RefCell<Option<(Rc<Pool>, Option<PeerId>)>>,
+    /// What the ping and rate limits look at.
+    pub(super) activity: Cell<Activity>,
+}
+
+/// No deadline.
+pub(super) const NEVER: u64 = u64::MAX;
+
+/// Mongrel2's three measures of a connection's life (reference: timeouts). Times are seconds of the shard's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Activity {
+    pub(super) last_ping: u32,
+    pub(super) last_read: Option<u32>,
+    pub(super) last_write: Option<u32>,
+    pub(super) bytes_read: u64,
+    pub(super) bytes_written: u64,
+}
+
+#[derive(Default)]
+struct Mailbox {
+    /// The first waits outside the queue: nearly always there is one at most, and a connection that has none waiting then
+    /// holds no memory for more.
+    first: Option<Mail>,
+    rest: VecDeque<Mail>,
+    bytes: usize,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("addr", &self.addr)
+            .field("id", &self.id.get())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    pub(super) fn new(shard: Rc<Shard>, addr: SocketAddr) -> Rc<Self> {
+        let activity = Activity {
+            last_ping: shard.clock.seconds(),
+            ..Activity::default()
+        };
+        Rc::new(Self {
+            shard,
+            addr,
+            place: Cell::new(usize::MAX),
+            id: Cell::new(None),
+            mailbox: RefCell::default(),
+            waker: RefCell::new(None),
+            cut: Cell::new(None),
+            behind: Cell::new(false),
+            deadline: Cell::new(NEVER),
+            expired: Cell::new(false),
+            streaming: Cell::new(false),
+            response_began: Cell::new(NEVER),
+            last_handler: RefCell::new(None),
+            activity: Cell::new(activity),
+        })
+    }
+
+    /// Makes the connection's task run.
+    pub(super) fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(super) fn set_waker(&self, waker: &Waker) {
+        let mut slot = self.waker.borrow_mut();
+        if slot.as_ref().is_none_or(|old| !old.will_wake(waker)) {
+            *slot = Some(waker.clone());
+        }
+    }
+
+    /// Puts a payload into the mailbox; a client whose mailbox is full is cut. One payload always fits.
+    pub(super) fn deliver(&self, bytes: &Bytes, voice: PeerId) {
+        let limits = &self.shard.limits;
+        let limit = if limits.flow_control {
+            DOWNLOAD_CREDITS
+        } else {
+            limits.mailbox_bytes
+        };
+        let mailbox = &mut *self.mailbox.borrow_mut();
+        if mailbox.bytes > 0 && mailbox.bytes.saturating_add(bytes.len()) > limit {
+            Name::SlowClients.increment();
+            tracing::warn!(client = %self.addr, waiting = mailbox.bytes, limit, "client does not keep up: dropped");
+            self.cut(Cut::Slow);
+            return;
+        }
+        mailbox.bytes += bytes.len();
+        let bytes = if self.behind.get() && bytes.len() < COPY_BELOW {
+            Bytes::copy_from_slice(bytes)
+        } else {
+            bytes.clone()
+        };
+        mailbox.push(Mail::Payload { bytes, voice });
+        self.wake();
+    }
+
+    /// Puts anything but a payload into the mailbox.
+    pub(super) fn tell(&self, mail: Mail) {
+        self.mailbox.borrow_mut().push(mail);
+        self.wake();
+    }
+
+    /// Takes the oldest mail.
+    pub(super) fn next_mail(&self) -> Option<Mail> {
+        let mailbox = &mut *self.mailbox.borrow_mut();
+        let mail = mailbox.first.take()?;
+        mailbox.first = mailbox.rest.pop_front();
+        if mailbox.rest.is_empty() && mailbox.rest.capacity() > 0 {
+            mailbox.rest = VecDeque::new();
+        }
+        if let Mail::Payload { bytes, .. } = &mail {
+            mailbox.bytes -= bytes.len();
+        }
+        Some(mail)
+    }
+
+    /// Ends the connection, whatever it is doing.
+    pub(super) fn cut(&self, why: Cut) {
+        if self.cut.get().is_none() {
+            self.cut.set(Some(why));
+        }
+        self.wake();
+    }
+
+    /// Why the connection is to end, if it is.
+    pub(super) fn cut_by(&self) -> Option<Cut> {
+        self.cut.get()
+    }
+
+    /// Sets the deadline to so many milliseconds from now; `NEVER` for none.
+    pub(super) fn set_deadline(&self, milliseconds: u64) {
+        self.deadline
+            .set(self.shard.clock.milliseconds().saturating_add(milliseconds));
+    }
+
+    /// The id under which handlers know the connection, if any does.
+    pub(super) fn id(&self) -> Option<ConnId> {
+        self.id.get()
+    }
+
+    /// Takes the id away: whatever comes under it reaches nobody.
+    pub(super) fn drop_id(&self) {
+        if let Some(id) = self.id.take() {
+            self.shard.registry.remove(id);
+        }
+    }
+
+    /// Remembers who was given a request.
+    pub(super) fn remember_handler(&self, pool: &Rc<Pool>, peer: Option<PeerId>) {
+        *self.last_handler.borrow_mut() = Some((Rc::clone(pool), peer));
+    }
+
+    /// Whether a handler knows the connection.
+    pub(super) fn has_handler(&self) -> bool {
+        self.last_handler.borrow().is_some()
+    }
+
+    /// Flow control: tells the handler that the client has taken so many bytes.
+    pub(super) fn credit(&self, bytes: usize) {
+        if let Some(id) = self.id()
+            && let Some((pool, peer)) = &*self.last_handler.borrow()
+        {
+            pool.notify(*peer, id, Notice::Credits(bytes as u64));
+        }
+    }
+
+    /// Ends the connection's life as handlers see it: the id is gone, and the handler last used is told if it is to be.
+    pub(super) fn leave(&self, notice: Farewell) {
+        let handler = self.last_handler.take();
+        if let Some(id) = self.id()
+            && let Some((pool, peer)) = handler
+            && notice == Farewell::Told
+        {
+            pool.notify(peer, id, Notice::Disconnect);
+        }
+        self.drop_id();
+    }
+
+    pub(super) fn note_read(&self, bytes: usize) {
+        let mut activity = self.activity.get();
+        activity.last_read = Some(self.shard.clock.seconds());
+        activity.bytes_read += bytes as u64;
+        self.activity.set(activity);
+    }
+
+    pub(super) fn note_written(&self, bytes: usize) {
+        let mut activity = self.activity.get();
+        activity.last_write = Some(self.shard.clock.seconds());
+        activity.bytes_written += bytes as u64;
+        self.activity.set(activity);
+    }
+
+    /// Resets the ping clock: a request came, or a handler asked for it.
+    pub(super) fn note_ping(&self) {
+        let mut activity = self.activity.get();
+        activity.last_ping = self.shard.clock.seconds();
+        self.activity.set(activity);
+    }
+}
+
+/// Whether the handler is told that a connection has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Farewell {
+    /// It is.
+    Told,
+    /// It ended the connection itself, and Mongrel2 does not tell it so.
+    Silent,
+}
+
+impl Mailbox {
+    fn push(&mut self, mail: Mail) {
+        if self.first.is_none() {
+            self.first = Some(mail);
+        } else {
+            self.rest.push_back(mail);
+        }
+    }
+}
+
+impl pool::Caller for Client {
+    fn id(self: Rc<Self>) -> ConnId {
+        if let Some(id) = self.id.get() {
+            return id;
+        }
+        let id = self.shard.registry.assign(&self);
+        self.id.set(Some(id));
+        id
+    }
+
+    fn retire_id(&self) {
+        self.drop_id();
+    }
+
+    fn failed(&self, why: Failure) {
+        self.tell(Mail::Failed(why));
+    }
+}

@@ -1,0 +1,93 @@
+//! The front's limits, from the settings, in the units its hot paths compare.
+
+use std::time::Duration;
+
+use crate::config::Settings;
+use crate::front::client::NEVER;
+use crate::http1;
+use crate::wire::request;
+
+/// Descriptors of `superpoll.max_fd` that are left for logs, listeners and handlers.
+const DESCRIPTORS_RESERVED: usize = 256;
+
+/// See the settings of the same names in docs/SETTINGS.md. Times are milliseconds of the shard's clock.
+#[derive(Debug)]
+pub(super) struct Limits {
+    pub(super) head: http1::Limits,
+    pub(super) header_names_max: usize,
+    pub(super) header_values_max: usize,
+    pub(super) content_length: usize,
+    pub(super) targets_max: usize,
+    pub(super) mailbox_bytes: usize,
+    pub(super) connections_max: usize,
+    pub(super) head_timeout: u64,
+    pub(super) idle_timeout: u64,
+    pub(super) handler_timeout: u64,
+    pub(super) body_grace: u64,
+    /// Bytes per second.
+    pub(super) body_rate: u64,
+    pub(super) drain_timeout: Duration,
+    pub(super) keep_forwarded_for: bool,
+    pub(super) tcp_keepalive: bool,
+    /// `download.flow_control`: handlers are told how much of what they sent a client has taken.
+    pub(super) flow_control: bool,
+    pub(super) ping: PingLimits,
+}
+
+/// Mongrel2's rules about idle connections; a limit of 0 is off.
+#[derive(Debug)]
+pub(super) struct PingLimits {
+    pub(super) tick: Duration,
+    /// Seconds.
+    pub(super) min_ping: u64,
+    /// Bytes per second.
+    pub(super) min_read_rate: u64,
+    /// Bytes per second.
+    pub(super) min_write_rate: u64,
+    /// More violated limits than this end a connection.
+    pub(super) kill_limit: u64,
+}
+
+impl From<&Settings> for Limits {
+    fn from(settings: &Settings) -> Self {
+        let room = settings.max_fd.saturating_sub(DESCRIPTORS_RESERVED).max(16);
+        Self {
+            head: http1::Limits {
+                bytes: settings.head_bytes,
+                relaxed: settings.relaxed,
+                ..http1::Limits::default()
+            },
+            header_names_max: settings.header_count,
+            header_values_max: request::VALUES_MAX,
+            content_length: settings.content_length,
+            targets_max: settings.handler_targets,
+            mailbox_bytes: settings.mailbox_bytes,
+            connections_max: settings.connections.unwrap_or(room),
+            head_timeout: milliseconds(settings.head_timeout),
+            idle_timeout: milliseconds(settings.idle_timeout),
+            handler_timeout: settings.handler_timeout.map_or(NEVER, milliseconds),
+            body_grace: milliseconds(settings.body_grace),
+            body_rate: settings.body_rate,
+            drain_timeout: settings.drain_timeout,
+            keep_forwarded_for: settings.no_clobber_xff,
+            tcp_keepalive: settings.tcp_keepalive,
+            flow_control: settings.download_flow_control,
+            ping: PingLimits {
+                tick: settings.tick_timer,
+                min_ping: settings.min_ping.as_secs(),
+                min_read_rate: settings.min_read_rate,
+                min_write_rate: settings.min_write_rate,
+                kill_limit: settings.kill_limit,
+            },
+        }
+    }
+}
+
+/// A setting of 0 seconds turns a deadline off.
+fn milliseconds(time: Duration) -> u64 {
+    if time.is_zero() {
+        NEVER
+    } else {
+        u64::try_from(time.as_millis()).unwrap_or(NEVER)
+    }
+}

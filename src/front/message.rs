@@ -1,0 +1,98 @@
+//! A parsed request head becomes the message for a handler: one buffer, no map in between.
+
+use std::io::Write as _;
+use std::net::IpAddr;
+
+use crate::http1::{Head, Version};
+use crate::wire::Protocol;
+use crate::wire::request::{Field, Outgoing};
+
+/// What does not come from the head.
+pub(super) struct Context<'a> {
+    pub(super) protocol: Protocol,
+    /// The route's text as configured.
+    pub(super) pattern: &'a str,
+    pub(super) remote: IpAddr,
+    /// `no_clobber_xff`: the client's own X-Forwarded-For stands, and none is added.
+    pub(super) keep_forwarded_for: bool,
+    /// Flow control, and the first request of its connection: how many bytes the handler may have outstanding.
+    pub(super) credits: Option<&'a str>,
+    pub(super) names_max: usize,
+    pub(super) values_max: usize,
+}
+
+/// Room for the message without its body: the dictionary repeats the head with some quotes and brackets.
+const OVERHEAD: usize = 384;
+
+/// Writes `PATH SP HEADERS` for a head, with these of its fields, into a new buffer with room for `body` bytes more.
+pub(super) fn encode(
+    head: &Head<'_, '_, Field<'_>>,
+    fields: &[Field<'_>],
+    context: &Context<'_>,
+    body: usize,
+) -> Vec<u8> {
+    let mut address = AddressText { bytes: [0; 48] };
+    let address = address.write(context.remote);
+    let target = &head.target;
+    let mut server: [(&str, &[u8]); 11] = [("", b""); 11];
+    let mut count = 0;
+    let mut add = |key: &'static str, value| {
+        server[count] = (key, value);
+        count += 1;
+    };
+    add("PATH", target.path);
+    if !context.keep_forwarded_for {
+        add("x-forwarded-for", address);
+    }
+    if let Some(credits) = context.credits {
+        add("DOWNLOAD_CREDITS", credits.as_bytes());
+    }
+    add("METHOD", head.method);
+    add("VERSION", version(head.version).as_bytes());
+    add("URI", &target.uri);
+    if let Some(query) = target.query {
+        add("QUERY", query);
+    }
+    if let Some(fragment) = target.fragment {
+        add("FRAGMENT", fragment);
+    }
+    add("PATTERN", context.pattern.as_bytes());
+    add("URL_SCHEME", b"http");
+    add("REMOTE_ADDR", address);
+
+    let mut out = Vec::with_capacity(head.len + target.path.len() + OVERHEAD + body);
+    Outgoing {
+        protocol: context.protocol,
+        path: target.path,
+        fields,
+        server: &server[..count],
+        names_max: context.names_max,
+        values_max: context.values_max,
+    }
+    .encode_head(&mut out);
+    out
+}
+
+/// An HTTP version as it stands in messages and logs.
+pub(super) fn version(version: Version) -> &'static str {
+    match version {
+        Version::Http10 => "HTTP/1.0",
+        Version::Http11 => "HTTP/1.1",
+    }
+}
+
+/// An address as text, on the stack.
+struct AddressText {
+    bytes: [u8; 48],
+}
+
+impl AddressText {
+    fn write(&mut self, address: IpAddr) -> &[u8] {
+        let mut rest: &mut [u8] = &mut self.bytes;
+        // 45 bytes are the longest form of an IPv6 address.
+        let written = write!(rest, "{}", address.to_canonical());
+        let left = rest.len();
+        debug_assert!(written.is_ok());
+        &self.bytes[..48 - left]
+    }
+}

@@ -1,0 +1,79 @@
+//! What handlers send: from a message on a reply socket into the mailboxes of the connections it names.
+//!
+//! Runs on the reply socket's own task and never waits for a client. A payload is a slice of the received message, shared
+//! by all its targets.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tracing::{debug, warn};
+
+use super::Shard;
+use super::client::{Cut, Mail};
+use crate::bus::server::PeerId;
+use crate::metrics::Name;
+use crate::pool::{Pool, Replies};
+use crate::wire::reply::{self, Extended, Reply};
+use crate::wire::request::Notice;
+
+impl Replies for Shard {
+    fn reply(&self, pool: &Rc<Pool>, from: PeerId, message: Bytes) {
+        match reply::decode(&message, self.limits.targets_max) {
+            Ok(reply) if reply.extended => self.extended(pool, from, &reply, &message),
+            Ok(reply) => self.plain(pool, from, &reply, &message),
+            Err(error) => {
+                Name::RepliesMalformed.increment();
+                // A handler's fault, and it may be repeated as often as the handler likes: each is one line at most.
+                debug!(%error, peer = %from, "malformed message from a handler: ignored");
+            }
+        }
+    }
+}
+
+impl Shard {
+    fn plain(&self, pool: &Rc<Pool>, from: PeerId, reply: &Reply<'_>, message: &Bytes) {
+        let payload = message.slice(reply.payload.clone());
+        for id in reply.targets.clone() {
+            match self.registry.get(id) {
+                Some(client) if payload.is_empty() => client.tell(Mail::Close),
+                Some(client) => client.deliver(&payload, from),
+                None => {
+                    Name::RepliesUnknownId.increment();
+                    pool.notify_voice(from, id, Notice::Disconnect);
+                }
+            }
+        }
+    }
+
+    fn extended(&self, pool: &Rc<Pool>, from: PeerId, reply: &Reply<'_>, message: &Bytes) {
+        let extended = message
+            .get(reply.payload.clone())
+            .map(reply::decode_extended);
+        let cancels = matches!(extended, Some(Ok(Extended::Ctl { cancel: true, .. })));
+        if let Some(Err(error)) = &extended {
+            Name::RepliesMalformed.increment();
+            debug!(%error, peer = %from, "malformed extended reply: ignored");
+        }
+        for id in reply.targets.clone() {
+            let Some(client) = self.registry.get(id) else {
+                Name::RepliesUnknownId.increment();
+                // Cancelling what is gone already is no news to anybody.
+                if !cancels {
+                    pool.notify_voice(from, id, Notice::Disconnect);
+                }
+                continue;
+            };
+            match &extended {
+                Some(Ok(Extended::Ctl { cancel: true, .. })) => client.cut(Cut::ByHandler),
+                Some(Ok(Extended::Ctl {
+                    keep_alive: true, ..
+                })) => client.note_ping(),
+                Some(Ok(Extended::Ctl { .. }) | Err(_)) | None => {}
+                Some(Ok(Extended::Other { key, .. })) => {
+                    warn!(key = %String::from_utf8_lossy(key), %id, "extended reply that nobody here serves: connection dropped");
+                    client.cut(Cut::Misdirected);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,455 @@
+//! The peers of a pool: workers (PULL sockets, which take requests) and voices (PUB sockets, which bring replies), and
+//! which of them belong together.
+//!
+//! ZeroMQ does not say which PUB belongs to which PULL. Over ipc the process id ties them; over tcp all there is to
+//! go by is the address, who answered whose request, and what was lost at the same moment. Two decisions hang on it:
+//!
+//! * **when a worker may be given its first request**: a reply that is sent before our subscription has reached the
+//!   handler's PUB is lost, so a new worker waits until its process has a subscribed voice. Behind one address there
+//!   must be as many subscribed voices as workers; a handler that connects none is served after a grace.
+//! * **what the loss of a worker means**: a handler that closes its PULL and keeps its PUB is draining and will answer
+//!   what it has; one that loses both is dead, and so is what it had.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+use slab::Slab;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::{LOSS_WINDOW, PAIRING_GRACE, STALL_AFTER};
+use crate::balancer::{Balancer, Key, Standing};
+use crate::bus::server::{Origin, Peer, PeerId};
+use crate::metrics::Name;
+
+/// Names a worker for as long as a request refers to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Id(usize);
+
+pub(super) struct Workers {
+    balancer: Balancer,
+    all: Slab<Worker>,
+    /// The worker behind each key of the balancer, by [`Key::index`].
+    by_key: Vec<Option<Id>>,
+    voices: HashMap<PeerId, Voice>,
+    /// Voices lost within [`LOSS_WINDOW`] whose worker was not known.
+    lost_voices: VecDeque<(Instant, Origin)>,
+}
+
+struct Worker {
+    peer: Rc<Peer>,
+    /// `None` once its PULL is gone.
+    key: Option<Key>,
+    /// Requests that refer to it, open or attached.
+    held: u32,
+    /// The voice that has answered one of its requests.
+    voice: Option<PeerId>,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Connected, and its reply socket not yet seen subscribed.
+    Pairing {
+        since: Instant,
+    },
+    Ready,
+    /// Its socket takes nothing more.
+    Blocked {
+        since: Instant,
+        stalled: bool,
+    },
+    /// Its PULL is lost, and its PUB may be about to be.
+    Doubtful {
+        since: Instant,
+    },
+    /// Its PULL is closed; it answers what it has.
+    Draining,
+}
+
+struct Voice {
+    origin: Origin,
+    subscribed: bool,
+}
+
+impl Workers {
+    pub(super) fn new(slots: Option<u32>) -> Self {
+        Self {
+            balancer: Balancer::new(slots),
+            all: Slab::new(),
+            by_key: Vec::new(),
+            voices: HashMap::new(),
+            lost_voices: VecDeque::new(),
+        }
+    }
+
+    /// Takes the best worker for a request, which then counts as open there.
+    pub(super) fn pick(&mut self) -> Option<Id> {
+        loop {
+            let key = self.balancer.first()?;
+            let Some(id) = self.by_key.get(key.index()).copied().flatten() else {
+                self.balancer.remove(key);
+                continue;
+            };
+            let worker = &mut self.all[id.0];
+            if worker.peer.is_blocked() || worker.peer.is_silent() {
+                self.hold_back(id);
+                continue;
+            }
+            worker.held += 1;
+            self.balancer.pick();
+            return Some(id);
+        }
+    }
+
+    /// A request of this worker has ended.
+    pub(super) fn end(&mut self, id: Id) {
+        self.let_go(id, Balancer::end);
+    }
+
+    /// A stream of this worker has ended.
+    pub(super) fn detach(&mut self, id: Id) {
+        self.let_go(id, Balancer::detach);
+    }
+
+    /// A request of this worker has become a stream.
+    pub(super) fn attach(&mut self, id: Id) {
+        if let Some(key) = self.all.get(id.0).and_then(|worker| worker.key) {
+            self.balancer.attach(key);
+        }
+    }
+
+    fn let_go(&mut self, id: Id, count: impl FnOnce(&mut Balancer, Key)) {
+        let Some(worker) = self.all.get_mut(id.0) else {
+            return;
+        };
+        worker.held = worker.held.saturating_sub(1);
+        match worker.key {
+            Some(key) => count(&mut self.balancer, key),
+            None if worker.held == 0 => self.forget(id),
+            None => {}
+        }
+    }
+
+    /// The worker's socket takes nothing more for now.
+    pub(super) fn hold_back(&mut self, id: Id) {
+        if let Some(worker) = self.all.get_mut(id.0)
+            && let Some(key) = worker.key
+            && worker.phase == Phase::Ready
+        {
+            worker.phase = Phase::Blocked {
+                since: Instant::now(),
+                stalled: false,
+            };
+            self.balancer.set(key, Standing::Held);
+        }
+    }
+
+    /// The worker's socket has taken everything that was queued.
+    pub(super) fn drained(&mut self, peer: PeerId) {
+        if let Some(id) = self.find(peer)
+            && matches!(self.all[id.0].phase, Phase::Blocked { .. })
+        {
+            self.make_ready(id);
+        }
+    }
+
+    /// Whether an answer is expected from this peer.
+    pub(super) fn is_awaited(&self, peer: PeerId) -> bool {
+        self.all
+            .iter()
+            .any(|(_, worker)| worker.peer.id() == peer && worker.held > 0)
+    }
+
+    /// The worker's socket takes nothing more although something is queued.
+    pub(super) fn blocked(&mut self, peer: PeerId) {
+        if let Some(id) = self.find(peer) {
+            self.hold_back(id);
+        }
+    }
+
+    pub(super) fn peer(&self, id: Id) -> Option<&Rc<Peer>> {
+        self.all.get(id.0).map(|worker| &worker.peer)
+    }
+
+    /// This voice has answered a request of this worker: they are one handler.
+    pub(super) fn tie(&mut self, id: Id, voice: PeerId) {
+        if let Some(worker) = self.all.get_mut(id.0) {
+            worker.voice = Some(voice);
+        }
+    }
+
+    /// Forgets a worker to which no request refers.
+    pub(super) fn forget(&mut self, id: Id) {
+        if let Some(worker) = self.all.try_remove(id.0)
+            && let Some(key) = worker.key
+        {
+            self.balancer.remove(key);
+            self.by_key[key.index()] = None;
+        }
+    }
+
+    /// The peer for a notice: `to` if it still takes messages, else the least busy one, else any.
+    pub(super) fn listener(&self, to: Option<PeerId>) -> Option<Rc<Peer>> {
+        let named = to.and_then(|peer| self.find(peer));
+        let best = || {
+            self.balancer
+                .first()
+                .and_then(|key| self.by_key.get(key.index()).copied().flatten())
+        };
+        let any = || {
+            self.all
+                .iter()
+                .find(|(_, worker)| worker.key.is_some())
+                .map(|(index, _)| Id(index))
+        };
+        let id = named.or_else(best).or_else(any)?;
+        self.peer(id).cloned()
+    }
+
+    /// The peer for a notice to the handler behind a voice.
+    pub(super) fn listener_of_voice(&self, voice: PeerId) -> Option<Rc<Peer>> {
+        let connected = || {
+            self.all
+                .iter()
+                .map(|(_, worker)| worker)
+                .filter(|worker| worker.key.is_some())
+        };
+        let tied = connected().find(|worker| worker.voice == Some(voice));
+        let near = || {
+            let origin = self.voices.get(&voice)?.origin;
+            connected().find(|worker| worker.peer.origin() == origin)
+        };
+        tied.or_else(near)
+            .map(|worker| Rc::clone(&worker.peer))
+            .or_else(|| self.listener(None))
+    }
+
+    /// A PULL peer has joined.
+    pub(super) fn join(&mut self, peer: &Rc<Peer>, now: Instant) {
+        let key = self.balancer.add(Standing::Held);
+        let phase = Phase::Pairing { since: now };
+        let id = Id(self.all.insert(Worker {
+            peer: Rc::clone(peer),
+            key: Some(key),
+            held: 0,
+            voice: None,
+            phase,
+        }));
+        if self.by_key.len() <= key.index() {
+            self.by_key.resize(key.index() + 1, None);
+        }
+        self.by_key[key.index()] = Some(id);
+        debug!(peer = %peer.id(), origin = ?peer.origin(), "handler joined");
+        self.pair(peer.origin());
+    }
+
+    /// A PUB peer has joined; it is not subscribed yet.
+    pub(super) fn voice_joined(&mut self, peer: &Rc<Peer>) {
+        self.voices.insert(
+            peer.id(),
+            Voice {
+                origin: peer.origin(),
+                subscribed: false,
+            },
+        );
+    }
+
+    /// What this PUB sends from now on reaches us.
+    pub(super) fn voice_subscribed(&mut self, peer: PeerId) {
+        if let Some(voice) = self.voices.get_mut(&peer) {
+            voice.subscribed = true;
+            let origin = voice.origin;
+            self.pair(origin);
+        }
+    }
+
+    /// Makes the held workers of an origin ready when its voices are.
+    fn pair(&mut self, origin: Origin) {
+        let voices = || self.voices.values().filter(|voice| voice.origin == origin);
+        let subscribed = voices().filter(|voice| voice.subscribed).count();
+        let workers = || {
+            self.all
+                .iter()
+                .filter(|(_, worker)| worker.key.is_some() && worker.peer.origin() == origin)
+        };
+        let enough = match origin {
+            Origin::Process(_) => subscribed > 0,
+            Origin::Address(_) | Origin::Unknown => subscribed >= workers().count(),
+        };
+        if !enough || voices().any(|voice| !voice.subscribed) {
+            return;
+        }
+        let held: Vec<Id> = workers()
+            .filter(|(_, worker)| matches!(worker.phase, Phase::Pairing { .. }))
+            .map(|(index, _)| Id(index))
+            .collect();
+        for id in held {
+            self.make_ready(id);
+        }
+    }
+
+    fn make_ready(&mut self, id: Id) {
+        if let Some(worker) = self.all.get_mut(id.0)
+            && let Some(key) = worker.key
+        {
+            worker.phase = Phase::Ready;
+            self.balancer.set(key, Standing::Ready);
+        }
+    }
+
+    /// A PULL peer is lost. Gives the worker when it is certain that the handler is dead with what it had.
+    pub(super) fn leave(&mut self, peer: PeerId, now: Instant) -> Option<Id> {
+        let id = self.find(peer)?;
+        let worker = &mut self.all[id.0];
+        if let Some(key) = worker.key.take() {
+            self.balancer.remove(key);
+            self.by_key[key.index()] = None;
+        }
+        debug!(%peer, held = worker.held, "handler left");
+        if worker.held == 0 {
+            self.forget(id);
+            return None;
+        }
+        worker.phase = Phase::Doubtful { since: now };
+        let (origin, voice) = (worker.peer.origin(), worker.voice);
+        let alive = match voice {
+            Some(voice) => self.voices.contains_key(&voice),
+            None => {
+                !self.take_lost_voice(origin, now)
+                    && self.voices.values().any(|voice| voice.origin == origin)
+            }
+        };
+        (!alive).then_some(id)
+    }
+
+    /// A PUB peer is lost. Gives the workers that are dead with it.
+    pub(super) fn voice_lost(&mut self, peer: PeerId, now: Instant) -> Vec<Id> {
+        let Some(Voice { origin, .. }) = self.voices.remove(&peer) else {
+            return Vec::new();
+        };
+        let last_of_origin = !self.voices.values().any(|voice| voice.origin == origin);
+        let mut dead = Vec::new();
+        // Where it is not known whose voice it was, it was that of one worker at most that has left and has no other.
+        let mut claimed = self
+            .all
+            .iter()
+            .any(|(_, worker)| worker.voice == Some(peer));
+        let mut unpaired = Vec::new();
+        for (index, worker) in &mut self.all {
+            let tied = worker.voice == Some(peer);
+            let near = worker.voice.is_none() && worker.peer.origin() == origin;
+            match worker.phase {
+                Phase::Doubtful { .. } | Phase::Draining
+                    if tied || (near && (!claimed || last_of_origin)) =>
+                {
+                    claimed = true;
+                    dead.push(Id(index));
+                }
+                // It still takes requests and could not answer them: held until it has a voice again.
+                Phase::Ready if tied || (near && last_of_origin) => {
+                    worker.phase = Phase::Pairing { since: now };
+                    unpaired.extend(worker.key);
+                }
+                _ => {}
+            }
+        }
+        for key in unpaired {
+            self.balancer.set(key, Standing::Held);
+        }
+        if !claimed {
+            self.forget_old_losses(now);
+            self.lost_voices.push_back((now, origin));
+        }
+        dead
+    }
+
+    /// Whether a voice of this origin, whose worker was not known, was lost just now; it is then used up.
+    fn take_lost_voice(&mut self, origin: Origin, now: Instant) -> bool {
+        self.forget_old_losses(now);
+        let found = self
+            .lost_voices
+            .iter()
+            .position(|(_, lost)| *lost == origin);
+        found.is_some_and(|index| self.lost_voices.remove(index).is_some())
+    }
+
+    fn forget_old_losses(&mut self, now: Instant) {
+        self.lost_voices
+            .retain(|(at, _)| now.duration_since(*at) <= LOSS_WINDOW);
+    }
+
+    /// Lets time settle pairing, doubtful losses and stalls. Gives the tags of messages that stalled workers never got.
+    pub(super) fn settle(&mut self, now: Instant) -> Vec<u64> {
+        let mut all_taken_back = Vec::new();
+        let mut awake = Vec::new();
+        let mut served = Vec::new();
+        let mut drained = Vec::new();
+        for (index, worker) in &mut self.all {
+            let id = Id(index);
+            let peer = worker.peer.id();
+            match worker.phase {
+                Phase::Pairing { since } if now.duration_since(since) >= PAIRING_GRACE => {
+                    warn!(%peer, "a handler has no reply socket of its own that we see: served all the same");
+                    served.push(id);
+                }
+                Phase::Doubtful { since } if now.duration_since(since) >= LOSS_WINDOW => {
+                    info!(%peer, held = worker.held, "handler is draining: it takes no more and answers what it has");
+                    worker.phase = Phase::Draining;
+                    if worker.held == 0 {
+                        drained.push(id);
+                    }
+                }
+                // It was held for its silence, which has ended; a socket that drains again says so itself.
+                Phase::Blocked { .. } if !worker.peer.is_blocked() && !worker.peer.is_silent() => {
+                    awake.push(id);
+                }
+                Phase::Blocked {
+                    since,
+                    stalled: false,
+                } if now.duration_since(since) >= STALL_AFTER => {
+                    let taken_back = worker.peer.take_unsent();
+                    warn!(%peer, held = worker.held, taken_back = taken_back.len(), "handler has stalled: its socket does not drain");
+                    Name::HandlersStalled.increment();
+                    worker.phase = Phase::Blocked {
+                        since,
+                        stalled: true,
+                    };
+                    all_taken_back.extend(taken_back);
+                }
+                _ => {}
+            }
+        }
+        for id in served.into_iter().chain(awake) {
+            self.make_ready(id);
+        }
+        for id in drained {
+            self.forget(id);
+        }
+        all_taken_back
+    }
+
+    /// Whether nothing is queued for a peer that still takes anything.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.all.iter().all(|(_, worker)| {
+            let peer = &worker.peer;
+            peer.is_gone() || peer.is_blocked() || peer.queued_messages() == 0
+        })
+    }
+
+    /// Whether anything waits for time.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.all.iter().any(|(_, worker)| match worker.phase {
+            Phase::Pairing { .. } | Phase::Doubtful { .. } => true,
+            Phase::Blocked { stalled, .. } => !stalled || !worker.peer.is_blocked(),
+            Phase::Ready | Phase::Draining => false,
+        })
+    }
+
+    fn find(&self, peer: PeerId) -> Option<Id> {
+        self.all
+            .iter()
+            .find(|(_, worker)| worker.peer.id() == peer && worker.key.is_some())
+            .map(|(index, _)| Id(index))
+    }
+}

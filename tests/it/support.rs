@@ -1,1 +1,0 @@
-//! What several integration tests need: temporary directories, free addresses, raw HTTP clients, handler peers.

@@ -1,0 +1,193 @@
+//! A raw HTTP/1 client: bytes go out as they are given, answers come back with just enough framing to tell them apart.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use super::PATIENCE;
+
+/// One TCP connection and what was read from it and not taken yet.
+pub(crate) struct Client {
+    stream: TcpStream,
+    read: Vec<u8>,
+    ended: bool,
+}
+
+/// One answer, as it was on the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, Vec<u8>)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    /// The first value of a header; names are given in lower case.
+    pub(crate) fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| v.as_slice())
+    }
+}
+
+/// Whether the request had the method HEAD: its answer ends with the head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Head,
+    Other,
+}
+
+/// Splits one answer off the front of `bytes`: the answer and its length, or `None` while it is incomplete.
+/// An answer without length ends where the connection does (`ended`).
+pub(crate) fn split_answer(bytes: &[u8], asked: Asked, ended: bool) -> Option<(Answer, usize)> {
+    let head_len = bytes.windows(4).position(|w| w == b"\r\n\r\n")? + 4;
+    let head = String::from_utf8_lossy(bytes.get(..head_len)?).into_owned();
+    let mut lines = head.split("\r\n");
+    let status = lines
+        .next()?
+        .strip_prefix("HTTP/1.")?
+        .get(2..5)?
+        .parse()
+        .ok()?;
+    let headers: Vec<(String, Vec<u8>)> = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().as_bytes().to_vec()))
+        .collect();
+    let mut answer = Answer {
+        status,
+        headers,
+        body: Vec::new(),
+    };
+    let rest = bytes.get(head_len..)?;
+    if status < 200 || status == 204 || status == 304 || asked == Asked::Head {
+        return Some((answer, head_len));
+    }
+    if answer
+        .header("transfer-encoding")
+        .is_some_and(|v| v.eq_ignore_ascii_case(b"chunked"))
+    {
+        let mut at = 0;
+        loop {
+            let line = rest.get(at..)?.windows(2).position(|w| w == b"\r\n")?;
+            let size = std::str::from_utf8(rest.get(at..at + line)?).ok()?;
+            let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
+            at += line + 2;
+            let chunk = rest.get(at..at + size + 2)?;
+            answer.body.extend_from_slice(chunk.get(..size)?);
+            at += size + 2;
+            if size == 0 {
+                return Some((answer, head_len + at));
+            }
+        }
+    }
+    let length = match answer.header("content-length") {
+        Some(value) => std::str::from_utf8(value).ok()?.parse().ok()?,
+        None if ended => rest.len(),
+        None => return None,
+    };
+    answer.body = rest.get(..length)?.to_vec();
+    Some((answer, head_len + length))
+}
+
+impl Client {
+    /// Connects; reads and writes give up after [`PATIENCE`].
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        Self::try_connect(address).unwrap_or_else(|error| panic!("connect to {address}: {error}"))
+    }
+
+    /// As [`Client::connect`], for servers that may be gone.
+    pub(crate) fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self {
+            stream,
+            read: Vec::new(),
+            ended: false,
+        })
+    }
+
+    /// Sends bytes as one write.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    /// Shuts down the sending side.
+    pub(crate) fn shutdown_write(&mut self) {
+        // The server may have closed first: then there is nothing left to shut down.
+        drop(self.stream.shutdown(Shutdown::Write));
+    }
+
+    /// Reads once for at most `wait`; whether anything came (bytes or the end).
+    pub(crate) fn read_some(&mut self, wait: Duration) -> bool {
+        if self.ended {
+            return false;
+        }
+        let wait = wait.max(Duration::from_millis(1));
+        self.stream
+            .set_read_timeout(Some(wait))
+            .expect("a non-zero timeout");
+        let mut buffer = [0; 16384];
+        match self.stream.read(&mut buffer) {
+            Ok(0) => self.ended = true,
+            Ok(n) => self.read.extend_from_slice(&buffer[..n]),
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => {
+                    return false;
+                }
+                _ => self.ended = true,
+            },
+        }
+        true
+    }
+
+    /// Everything read and not taken yet.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.read
+    }
+
+    /// Whether the server has closed the connection (as far as reads have seen).
+    pub(crate) fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// The next answer, 1xx included.
+    pub(crate) fn answer(&mut self) -> Answer {
+        self.try_answer(Asked::Other, PATIENCE).unwrap_or_else(|| {
+            panic!(
+                "no answer; read {:?}, ended {}",
+                String::from_utf8_lossy(&self.read),
+                self.ended
+            )
+        })
+    }
+
+    /// The next answer, or `None` when the connection ends or `wait` passes first.
+    pub(crate) fn try_answer(&mut self, asked: Asked, wait: Duration) -> Option<Answer> {
+        let end = Instant::now() + wait;
+        loop {
+            if let Some((answer, length)) = split_answer(&self.read, asked, self.ended) {
+                self.read.drain(..length);
+                return Some(answer);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if self.ended || left.is_zero() {
+                return None;
+            }
+            self.read_some(left);
+        }
+    }
+
+    /// The socket, to be polled beside others.
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+/// One request on a connection of its own.
+pub(crate) fn fetch(address: SocketAddr, request: &str) -> Answer {
+    let mut client = Client::connect(address);
+    client.send(request.as_bytes()).expect("send a request");
+    client.answer()
+}
