@@ -295,6 +295,11 @@ impl Connection {
         count
     }
 
+    /// Changes [`Options::subscription_timeout`] for what comes.
+    pub fn set_subscription_timeout(&mut self, timeout: Duration) {
+        self.options.subscription_timeout = timeout;
+    }
+
     /// Begins to stop: [`Connection::recv`] goes on returning what servers have pushed until they have been quiet for
     /// [`Options::quiet_time`] (at the latest after [`Options::drain_timeout`]), then closes the sockets for requests and
     /// returns `None`. Replies work until the connection is dropped.

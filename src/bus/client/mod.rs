@@ -146,11 +146,7 @@ fn open(
     configure(&socket, endpoint, options)
         .and_then(|()| set(&mut socket))
         .map_err(|error| fail("setting socket options for")(error.into()))?;
-    let events = socket
-        .get_fd()
-        .map_err(io::Error::from)
-        .and_then(watch)
-        .map_err(fail("watching the socket for"))?;
+    let events = watch(&socket).map_err(fail("watching the socket for"))?;
     let text = endpoint.to_string();
     if endpoint.mode == Some(Mode::Bind) {
         socket
@@ -169,9 +165,10 @@ fn open(
     unsafe_code,
     reason = "libzmq owns the descriptor, so there is nothing that tokio could own"
 )]
-fn watch(descriptor: RawFd) -> io::Result<AsyncFd<Descriptor>> {
+fn watch(socket: &zmq::Socket) -> io::Result<AsyncFd<Descriptor>> {
+    let descriptor = Descriptor(socket.get_fd()?);
     // SAFETY: the descriptor stays open as long as the socket, and every owner of both drops the `AsyncFd` first.
-    Ok(unsafe { AsyncFd::register_with_interest(Descriptor(descriptor), Interest::READABLE) }?)
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
 fn configure(socket: &zmq::Socket, endpoint: &Endpoint, options: &Options) -> zmq::Result<()> {

@@ -4,19 +4,25 @@
 //! shows subscriptions as messages, and with `ZMQ_XPUB_NODROP` it says `EAGAIN` at the mark, which is the backpressure.
 //! `ZMQ_IMMEDIATE` makes libzmq forget queue and subscriptions with a lost connection: a server that comes back numbers
 //! its clients anew, and must not get what was meant for those it had before.
+//!
+//! An XPUB does not tell in time that a connection is lost: its pipe goes through a handshake of its own, in which our
+//! thread has to take part, and until it is over messages vanish in it although its subscription still seems to be there.
+//! So whether the connection is up is learnt from libzmq's monitor, and a subscription counts for one connection only.
 
 use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::{Context, Descriptor, OpenError, Opened, Options, is_again, open};
-use crate::endpoint::Endpoint;
+use super::{Context, Descriptor, OpenError, Opened, Options, is_again, open, watch};
+use crate::endpoint::{Endpoint, Mode};
 
 /// Milliseconds between attempts to reconnect. Below the 100 of a receiver, so that after a restart of the server the
 /// way back is there before, or soon after, the first request.
@@ -42,6 +48,8 @@ pub enum Sent {
 #[derive(Debug)]
 pub struct Publisher {
     events: AsyncFd<Descriptor>,
+    /// Ready when the connection has come or gone and nobody has looked yet.
+    changes: Option<AsyncFd<Descriptor>>,
     state: Mutex<State>,
     /// The line of those who must wait. First come, first served.
     turn: Semaphore,
@@ -50,6 +58,10 @@ pub struct Publisher {
 
 struct State {
     socket: zmq::Socket,
+    /// Tells of connections; none where the socket is bound and may have several.
+    monitor: Option<zmq::Socket>,
+    /// The monitor has told of a connection and not of its end.
+    up: bool,
     message: zmq::Message,
     /// What the server subscribes to.
     topics: Vec<Vec<u8>>,
@@ -100,13 +112,34 @@ impl Publisher {
         options: &Options,
         patience: Duration,
     ) -> Result<Self, OpenError> {
+        let is_bound = endpoint.mode == Some(Mode::Bind);
+        let mut monitor = None;
         let Opened { events, socket } = open(context, zmq::XPUB, endpoint, options, |socket| {
             socket.set_immediate(true)?;
+            socket.set_xpub_verbose(true)?;
             socket.set_reconnect_ivl(RECONNECT_MS)?;
-            set_nodrop(socket)
+            set_nodrop(socket)?;
+            if !is_bound {
+                monitor = Some(watch_connection(context, socket)?);
+            }
+            Ok(())
         })?;
+        let changes = match monitor.as_ref().map(watch).transpose() {
+            Ok(changes) => changes,
+            Err(source) => {
+                drop(events);
+                let (doing, endpoint) = ("watching the connection to", endpoint.clone());
+                return Err(OpenError {
+                    doing,
+                    endpoint,
+                    source,
+                });
+            }
+        };
         let state = State {
             socket,
+            monitor,
+            up: is_bound,
             message: zmq::Message::new(),
             topics: Vec::new(),
             ear: Ear::Expected {
@@ -118,6 +151,7 @@ impl Publisher {
         };
         Ok(Self {
             events,
+            changes,
             state: Mutex::new(state),
             turn: Semaphore::new(1),
             endpoint: endpoint.clone(),
@@ -171,8 +205,13 @@ impl Publisher {
             // Whoever awaits the descriptor looks himself.
             return Ok(());
         }
+        if state.ear == Ear::Listens && state.owed.is_empty() && !self.has_changed() {
+            return Ok(());
+        }
         state.look()?;
-        state.settle()?;
+        if state.ear == Ear::Listens {
+            state.settle()?;
+        }
         let hopeless_until = match state.ear {
             Ear::Listens => return Ok(()),
             Ear::Expected { until } => Some(until),
@@ -224,6 +263,7 @@ impl Publisher {
             || state.ear != Ear::Listens
             || !state.owed.is_empty()
             || state.sends_until_look == 0
+            || self.has_changed()
         {
             return Ok(false);
         }
@@ -298,38 +338,91 @@ impl Publisher {
         })
     }
 
+    /// Whether the connection has come or gone since the last look. No system call: tokio has been told.
+    fn has_changed(&self) -> bool {
+        self.changes.as_ref().is_some_and(|changes| {
+            // Readiness is cleared by saying `WouldBlock`; whoever is told that something has changed looks at once.
+            let mut changed = false;
+            drop::<io::Result<()>>(changes.try_io(Interest::READABLE, |_| {
+                changed = true;
+                Err(io::ErrorKind::WouldBlock.into())
+            }));
+            changed
+        })
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// Takes note of subscriptions. This is also what makes libzmq look at its commands: a send alone does so about once
-    /// a millisecond only.
+    /// Takes note of connections and subscriptions. This is also what makes libzmq look at its commands: a send alone does
+    /// so about once a millisecond only.
     fn look(&mut self) -> io::Result<()> {
+        self.look_at_connection()?;
+        let mut heard = Vec::new();
         loop {
             match self.socket.recv(&mut self.message, zmq::DONTWAIT) {
-                Ok(()) => {}
-                Err(zmq::Error::EINTR) => continue,
-                Err(error) if is_again(error) => return Ok(()),
+                Ok(()) => heard.push(self.message.to_vec()),
+                Err(zmq::Error::EINTR) => {}
+                Err(error) if is_again(error) => break,
                 Err(error) => return Err(error.into()),
             }
-            match self.message.split_first() {
-                Some((1, topic)) => {
-                    self.topics.push(topic.to_vec());
+        }
+        if heard.is_empty() {
+            return Ok(());
+        }
+        // It may have been said on a newer connection than the one that was seen above.
+        self.look_at_connection()?;
+        for message in heard {
+            match message.split_first() {
+                // The last words of a connection that has gone count for nothing.
+                Some((1, topic)) if self.up => {
+                    if !self.topics.iter().any(|known| known == topic) {
+                        self.topics.push(topic.to_vec());
+                    }
                     self.ear = Ear::Listens;
                 }
                 Some((0, topic)) => {
                     self.topics.retain(|known| known != topic);
-                    if self.topics.is_empty() && self.ear == Ear::Listens {
-                        self.ear = Ear::Absent {
-                            hopeless_until: None,
-                        };
+                    if self.topics.is_empty() {
+                        self.silence();
                     }
                 }
                 // A publisher may ignore whatever else is sent upstream.
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    fn look_at_connection(&mut self) -> io::Result<()> {
+        while let Some(monitor) = &self.monitor {
+            let frames = match monitor.recv_multipart(zmq::DONTWAIT) {
+                Ok(frames) => frames,
+                Err(zmq::Error::EINTR) => continue,
+                Err(error) if is_again(error) => break,
+                Err(error) => return Err(error.into()),
+            };
+            let event = frames.first().and_then(|frame| frame.first_chunk());
+            self.up = event.is_some_and(|event| {
+                u16::from_ne_bytes(*event) == zmq::SocketEvent::CONNECTED as u16
+            });
+            if !self.up {
+                self.topics.clear();
+                self.silence();
+            }
+        }
+        Ok(())
+    }
+
+    /// The server does not listen any more. Whoever waits for it to listen goes on waiting.
+    fn silence(&mut self) {
+        if self.ear == Ear::Listens {
+            self.ear = Ear::Absent {
+                hopeless_until: None,
+            };
         }
     }
 
@@ -371,6 +464,21 @@ impl Drop for Awaited<'_> {
     fn drop(&mut self) {
         self.0.lock().awaited = false;
     }
+}
+
+/// Makes libzmq tell of connections made and lost, and returns the socket that it tells through.
+fn watch_connection(context: &Context, socket: &zmq::Socket) -> zmq::Result<zmq::Socket> {
+    static MONITORS: AtomicU64 = AtomicU64::new(0);
+    let name = format!(
+        "inproc://monitor-{}",
+        MONITORS.fetch_add(1, Ordering::Relaxed)
+    );
+    let events = zmq::SocketEvent::CONNECTED as i32 | zmq::SocketEvent::DISCONNECTED as i32;
+    socket.monitor(&name, events)?;
+    let monitor = context.0.socket(zmq::PAIR)?;
+    monitor.set_linger(0)?;
+    monitor.connect(&name)?;
+    Ok(monitor)
 }
 
 /// Sets `ZMQ_XPUB_NODROP`, which the zmq crate has no name for.
