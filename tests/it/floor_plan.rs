@@ -29,7 +29,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ("config", &["routing", "endpoint", "wire"]),
     (
         "pool",
-        &["balancer", "wire", "http1", "bus", "drain", "metrics"],
+        &[
+            "balancer", "wire", "http1", "bus", "drain", "metrics", "endpoint",
+        ],
     ),
     (
         "front",
@@ -180,7 +182,11 @@ fn violations(tree: Tree, path: &str, text: &str) -> Vec<Violation> {
         .unwrap_or_default()
         .trim_end_matches(".rs");
     let whole = code(text);
-    let tests = if path.ends_with("/tests.rs") { 0 } else { tests_from(&whole) };
+    let tests = if path.ends_with("/tests.rs") {
+        0
+    } else {
+        tests_from(&whole)
+    };
     for (number, line) in whole.iter().enumerate() {
         let tested = number >= tests;
         let number = number + 1;

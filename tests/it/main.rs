@@ -1,6 +1,10 @@
 //! The one integration binary: real sockets, the real program, port 0.
 
-#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "tests say what they skip, and may panic")]
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "tests say what they skip, and may panic"
+)]
 
 mod bus_peers;
 mod config_commands;
