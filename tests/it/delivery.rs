@@ -21,7 +21,11 @@ const KILLS: usize = 50;
 const HANDLER: &str = "LURCHER_IT_HANDLER";
 
 fn answer(payload: &str) -> Vec<u8> {
-    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{payload}", payload.len()).into_bytes()
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{payload}",
+        payload.len()
+    )
+    .into_bytes()
 }
 
 /// Answers every request with `name` and the path it asked for, until `stop`.
@@ -39,8 +43,17 @@ fn serve(peer: &Peer, name: &str, stop: &AtomicBool) {
 
 /// The most spans that overlap at any moment.
 fn most_at_once(spans: &[(Instant, Instant)]) -> usize {
-    let open_at = |moment: Instant| spans.iter().filter(|(start, end)| *start <= moment && moment <= *end).count();
-    spans.iter().map(|(start, _)| open_at(*start)).max().unwrap_or(0)
+    let open_at = |moment: Instant| {
+        spans
+            .iter()
+            .filter(|(start, end)| *start <= moment && moment <= *end)
+            .count()
+    };
+    spans
+        .iter()
+        .map(|(start, _)| open_at(*start))
+        .max()
+        .unwrap_or(0)
 }
 
 #[test]
@@ -48,7 +61,9 @@ fn a_stuck_peer_holds_at_most_one_request_more_than_its_neighbours_had_open() {
     let front = Front::start("");
     // It joins like any other, and then its program never looks at what comes.
     let stuck = Peer::connect(&front.send, &front.recv, Replies::Xpub);
-    let healthy: Vec<Peer> = (0..2).map(|_| Peer::connect(&front.send, &front.recv, Replies::Xpub)).collect();
+    let healthy: Vec<Peer> = (0..2)
+        .map(|_| Peer::connect(&front.send, &front.recv, Replies::Xpub))
+        .collect();
     for peer in healthy.iter().chain([&stuck]) {
         peer.joined();
     }
@@ -66,7 +81,9 @@ fn a_stuck_peer_holds_at_most_one_request_more_than_its_neighbours_had_open() {
                     for _ in 0..100 {
                         let mut client = Client::connect(front.address);
                         let start = Instant::now();
-                        client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+                        client
+                            .send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                            .unwrap();
                         match client.try_answer(Asked::Other, Duration::from_millis(500)) {
                             Some(answer) => {
                                 let name = String::from_utf8_lossy(&answer.body).into_owned();
@@ -94,8 +111,14 @@ fn a_stuck_peer_holds_at_most_one_request_more_than_its_neighbours_had_open() {
         own.map(|(_, start, end)| (*start, *end)).collect()
     };
     let open = most_at_once(&of("a")).max(most_at_once(&of("b")));
-    println!("the stuck peer holds {held}; its neighbours answered {} and had at most {open} open", spans.len());
-    assert!(held <= open + 1, "the stuck peer holds {held}, its neighbours had at most {open} open");
+    println!(
+        "the stuck peer holds {held}; its neighbours answered {} and had at most {open} open",
+        spans.len()
+    );
+    assert!(
+        held <= open + 1,
+        "the stuck peer holds {held}, its neighbours had at most {open} open"
+    );
     assert_eq!(spans.len() + waiting.into_inner().unwrap().len(), 400);
 }
 
@@ -147,7 +170,8 @@ fn load(front: &Front, worker: usize, stop: &AtomicBool, tally: &Tally) {
             return;
         }
         let (method, word) = (["GET", "POST"][number % 2], format!("/{worker}-{number}"));
-        let request = format!("{method} {word} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+        let request =
+            format!("{method} {word} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
         let start = Instant::now();
         let sent = client.send(request.as_bytes());
         let answer = client.try_answer(Asked::Other, PATIENCE);
@@ -179,7 +203,7 @@ fn load(front: &Front, worker: usize, stop: &AtomicBool, tally: &Tally) {
 
 #[test]
 fn killed_handlers_leave_no_request_hanging_and_no_answer_crossed() {
-    let front = Front::start("");
+    let mut front = Front::start("");
     let stop = AtomicBool::new(false);
     let tally = Tally::default();
     thread::scope(|scope| {
@@ -189,21 +213,31 @@ fn killed_handlers_leave_no_request_hanging_and_no_answer_crossed() {
             scope.spawn(move || load(front, worker, stop, tally));
         }
         for handler in &mut handlers {
-            handler.line("its first request", |line| (line == "first request").then_some(()));
+            handler.line("its first request", |line| {
+                (line == "first request").then_some(())
+            });
         }
         for kill in 0..KILLS {
             let victim = &mut handlers[kill % 2];
             victim.kill();
             *victim = handler(&front);
-            victim.line("its first request", |line| (line == "first request").then_some(()));
+            victim.line("its first request", |line| {
+                (line == "first request").then_some(())
+            });
         }
         stop.store(true, Ordering::Relaxed);
     });
     let wrong = tally.wrong.into_inner().unwrap();
     let slowest = tally.slowest.into_inner().unwrap();
+    assert!(front.program.alive(), "{}", front.program);
     let (answered, refused) = (tally.answered.into_inner(), tally.bad_gateway.into_inner());
     println!("{KILLS} kills: {answered} answered, {refused} times 502, slowest {slowest:?}");
-    assert!(wrong.is_empty(), "{} requests went wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} requests went wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
     assert!(slowest < PROMPT, "a request took {slowest:?}");
     // At most the few that were with a victim when it died; the rest of the load never noticed.
     assert!(refused <= KILLS * 8, "{refused} of {answered} were refused");
@@ -213,11 +247,13 @@ fn killed_handlers_leave_no_request_hanging_and_no_answer_crossed() {
 fn a_restarted_front_drops_replies_meant_for_its_predecessor() {
     let directory = scratch();
     let [send, recv] = [free_port(), free_port()].map(|port| format!("tcp://127.0.0.1:{port}"));
-    let file = conf(directory.path().to_path_buf(), 0, &send, &recv, "");
+    let file = conf(directory.path(), 0, &send, &recv, "");
     let arguments = ["serve", file.to_str().expect("a UTF-8 path")];
     let ask = |program: &mut Program| {
         let mut client = Client::connect(program.listening());
-        client.send(b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        client
+            .send(b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
         client
     };
 
@@ -247,10 +283,14 @@ fn the_first_reply_of_a_fresh_handler_is_not_lost() {
     let front = Front::start("");
     for round in 0..20 {
         let mut client = Client::connect(front.address);
-        client.send(b"GET /first HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        client
+            .send(b"GET /first HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
         // PUB, not XPUB: it cannot know whether the front listens, and answers at once.
         let peer = Peer::connect(&front.send, &front.recv, Replies::Pub);
-        let message = peer.recv(PATIENCE).unwrap_or_else(|| panic!("no request in round {round}"));
+        let message = peer
+            .recv(PATIENCE)
+            .unwrap_or_else(|| panic!("no request in round {round}"));
         let (sender, id, ..) = address(&message);
         peer.reply(sender, id, &answer("first"));
         assert_eq!(client.answer().body, b"first", "round {round}");
@@ -262,7 +302,9 @@ fn the_same_holds_on_ipc() {
     let front = Front::over("", "ipc");
     let stop = Arc::new(AtomicBool::new(false));
     let mut client = Client::connect(front.address);
-    client.send(b"GET /waits HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    client
+        .send(b"GET /waits HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
     let peer = Peer::connect(&front.send, &front.recv, Replies::Pub);
     let handler = {
         let stop = Arc::clone(&stop);
@@ -296,7 +338,9 @@ fn a_request_without_handler_is_delivered_when_one_comes() {
 fn a_request_that_no_handler_comes_for_is_answered_503_with_the_reason() {
     let front = Front::start(", 'limits.handler_wait': 1");
     let mut client = Client::connect(front.address);
-    client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    client
+        .send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
     let answer = client.answer();
     assert_eq!(answer.status, 503);
     let reason = String::from_utf8_lossy(&answer.body).to_lowercase();

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::program::Program;
 use super::{free_port, scratch};
@@ -30,16 +30,22 @@ impl Front {
             "ipc" => ["send", "recv"].map(|name| format!("ipc://{path}/{name}")),
             _ => [free_port(), free_port()].map(|port| format!("tcp://127.0.0.1:{port}")),
         };
-        let config = conf(directory.path().to_path_buf(), 0, &send, &recv, settings);
+        let config = conf(directory.path(), 0, &send, &recv, settings);
         let config = config.to_str().expect("a UTF-8 path");
         let mut program = Program::lurcher(&["serve", config], directory.path());
         let address = program.listening();
-        Self { program, address, send, recv, _directory: directory }
+        Self {
+            program,
+            address,
+            send,
+            recv,
+            _directory: directory,
+        }
     }
 }
 
 /// Writes a `.conf` with one server of one route, and says where.
-pub(crate) fn conf(directory: PathBuf, port: u16, send: &str, recv: &str, settings: &str) -> PathBuf {
+pub(crate) fn conf(directory: &Path, port: u16, send: &str, recv: &str, settings: &str) -> PathBuf {
     let here = directory.display();
     let text = format!(
         "app = Handler(send_spec='{send}', send_ident='app-ident', recv_spec='{recv}', recv_ident='')\n\

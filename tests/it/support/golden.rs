@@ -63,7 +63,9 @@ pub(crate) fn adopt(database: &Path, directory: &Path) -> Golden {
     }
     // Logs and pid files at the root of the file system come here too.
     for column in ["access_log", "error_log", "pid_file"] {
-        let sql = format!("UPDATE server SET {column} = ?1 || {column} WHERE {column} NOT LIKE ?1 || '%'");
+        let sql = format!(
+            "UPDATE server SET {column} = ?1 || {column} WHERE {column} NOT LIKE ?1 || '%'"
+        );
         db.execute(&sql, [here]).expect("rewrite paths");
     }
     // The same recorded port becomes the same free one, wherever it stands: clashes on purpose stay clashes.

@@ -39,8 +39,14 @@ impl Peer {
             socket.set_reconnect_ivl(20).expect("reconnect_ivl");
         }
         let monitor = context.socket(zmq::PAIR).expect("a PAIR socket");
-        pull.monitor("inproc://pull-events", zmq::SocketEvent::HANDSHAKE_SUCCEEDED as i32).expect("monitor");
-        monitor.connect("inproc://pull-events").expect("connect to the monitor");
+        pull.monitor(
+            "inproc://pull-events",
+            zmq::SocketEvent::HANDSHAKE_SUCCEEDED as i32,
+        )
+        .expect("monitor");
+        monitor
+            .connect("inproc://pull-events")
+            .expect("connect to the monitor");
         publish
             .connect(recv_spec)
             .unwrap_or_else(|error| panic!("connect {recv_spec}: {error}"));
