@@ -112,7 +112,7 @@ impl Balancer {
     /// A stream of this peer has ended.
     pub fn detach(&mut self, key: Key) {
         self.change(key, |peer, _| {
-            peer.attached = peer.attached.saturating_sub(1)
+            peer.attached = peer.attached.saturating_sub(1);
         });
     }
 

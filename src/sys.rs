@@ -28,6 +28,14 @@ pub fn set_keepalive(socket: BorrowedFd<'_>) -> io::Result<()> {
     socket2::SockRef::from(&socket).set_keepalive(true)
 }
 
+/// Whether a call failed because descriptors or memory have run out: the same call may succeed later.
+pub fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
+}
+
 /// The soft and the hard limit on open file descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenFiles {
@@ -127,10 +135,10 @@ mod tests {
     fn bytes_that_nobody_has_read_are_counted() {
         let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
         assert_eq!(unacknowledged_bytes(one.as_fd()).unwrap(), 0);
-        std::io::Write::write_all(&mut &one, b"hello").unwrap();
+        io::Write::write_all(&mut &one, b"hello").unwrap();
         assert!(unacknowledged_bytes(one.as_fd()).unwrap() > 0);
         let mut got = [0; 5];
-        std::io::Read::read_exact(&mut &other, &mut got).unwrap();
+        io::Read::read_exact(&mut &other, &mut got).unwrap();
         assert_eq!(unacknowledged_bytes(one.as_fd()).unwrap(), 0);
     }
 

@@ -298,15 +298,25 @@ impl Checker<'_> {
                             format!("host {other} shadows it: that one takes {matching:?}"),
                         );
                     }
-                    HostChoice::NoPattern { tried } => {
-                        let message = format!(
-                            "{} shadows it: {matching:?} goes to the default host",
-                            tried.join(", ")
+                    HostChoice::NoPattern { matching: first } => {
+                        self.warning(
+                            &part,
+                            format!("{first:?} shadows it: {matching:?} goes to the default host"),
                         );
-                        self.warning(&part, message);
                     }
                     _ => {}
                 }
+            } else if let Some(first) = server.hosts.iter().take(index).find(|first| {
+                let tail_of_first = first.matching.rsplit(')').next().unwrap_or_default();
+                tail_of_first.eq_ignore_ascii_case(tail)
+            }) {
+                self.warning(
+                    &part,
+                    format!(
+                        "host {} shadows it: only the first host that ends in {tail:?} counts",
+                        first.name
+                    ),
+                );
             } else {
                 tails.push((index, tail));
             }
@@ -610,6 +620,7 @@ mod tests {
             filters=[Filter(name='/x/null.so' settings={})]
             hosts=[Host(name='d' routes={'/': h}) Host(name='e' matching='D' routes={'/': g})
                 Host(name='f' matching='([0-9]+).x.org' routes={'/': c}) Host(name='x.org' routes={'/': h})
+                Host(name='j' matching='([a-z]+).x.org' routes={'/': h})
                 Host(name='g' matching='(.+)' routes={'/': h}) Host(name='i' matching='a:80' routes={'/': h})])]";
         check_text(
             text,
@@ -619,6 +630,7 @@ mod tests {
                 "t: server n, handler tcp://127.0.0.1:1: warning: another handler has the same send_spec tcp://127.0.0.1:1 and another recv_spec: only one of them can be bound, and the routes of the other answer nothing",
                 "t: server n, handler tcp://127.0.0.1:1: warning: route \"/\" has a handler with the specs of another one, and is that one: its send_ident \"a\" and everything else of it count",
                 "t: server n, host e: warning: host d shadows it: that one takes \"D\"",
+                "t: server n, host j: warning: host f shadows it: only the first host that ends in \".x.org\" counts",
                 "t: server n, host g: warning: matching \"(.+)\" never matches, since nothing fixed follows its last `)`",
                 "t: server n, host i: warning: matching \"a:80\" never matches: names are cut at their port",
                 "t: server n, host f: note: a name that ends in \".x.org\" and fails its pattern goes to the default host, not to host x.org",

@@ -171,7 +171,7 @@ settings! {
         "1: the system probes idle clients (SO_KEEPALIVE)";
     no_clobber_xff: bool = flag("0"), Mongrel2 "no_clobber_xff" ["0 or 1"] Effect::Honoured,
         "1: a client's X-Forwarded-For is left alone, and none is added";
-    reload_on_hangup: bool = flag("1"), Lurcher "reload.on_hangup" ["0 or 1"] Effect::Honoured,
+    reload_on_hangup: bool = flag("1"), Lurcher "reload.on_hangup" ["0 or 1"] Effect::NotYet,
         "0: SIGHUP reopens the logs only, and does not look at the configuration";
     relaxed: bool = flag("0"), Mongrel2 "request.relaxed" ["0 or 1"] Effect::Honoured,
         "1: `{`, `}` and `^` are allowed in a request's URI";
@@ -222,6 +222,8 @@ impl Settings {
             };
             odd.extend(reading.map(|reading| (index, format!("setting `{key}`: {reading}"))));
             match find(key).map(|setting| setting.effect) {
+                // What is switched off is off here too.
+                Some(Effect::NotYet) if matches!(text.trim(), "" | "0") => {}
                 Some(Effect::NotYet) => {
                     odd.push((index, format!("setting `{key}` has no effect yet")));
                 }
@@ -415,6 +417,42 @@ mod tests {
             .filter(|(index, _)| TABLE[*index].effect == Effect::Honoured)
             .collect();
         assert!(honoured.is_empty(), "{honoured:?}");
+    }
+
+    /// The row of a setting in docs/SETTINGS.md.
+    fn documented(setting: &Setting) -> String {
+        let default = if setting.default.is_empty() {
+            "–".to_owned()
+        } else {
+            format!("`{}`", setting.default)
+        };
+        let note = match setting.effect {
+            Effect::Honoured => String::new(),
+            Effect::NotYet => " *Read, and without effect yet.*".to_owned(),
+            Effect::Meaningless(why) => format!(" *No meaning here: {why}.*"),
+        };
+        format!(
+            "| `{}` | {} | {default} | {}.{note} |",
+            setting.key, setting.unit, setting.meaning
+        )
+    }
+
+    #[test]
+    fn every_setting_stands_in_the_documentation_as_the_table_has_it() {
+        let text = include_str!("../../docs/SETTINGS.md");
+        let (mongrel2, own) = text.split_once("## Lurcher's own").expect("two parts");
+        let rows = |part: &str| {
+            part.lines()
+                .filter(|line| line.starts_with("| `"))
+                .map(str::to_owned)
+                .collect()
+        };
+        for (origin, part) in [(Origin::Mongrel2, mongrel2), (Origin::Lurcher, own)] {
+            let written: Vec<String> = rows(part);
+            let table = TABLE.iter().filter(|setting| setting.origin == origin);
+            let expect: Vec<String> = table.map(documented).collect();
+            assert_eq!(written, expect, "write:\n{}", expect.join("\n"));
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
@@ -105,7 +105,7 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(path)
 }
 
-fn write_lines(orders: &Receiver<Order>, path: &PathBuf, mut file: BufWriter<File>) {
+fn write_lines(orders: &Receiver<Order>, path: &Path, mut file: BufWriter<File>) {
     loop {
         // Lines go out together while more are waiting, and at once when none is.
         let order = match orders.try_recv() {

@@ -1,6 +1,5 @@
 //! Accepting clients: it never fails, and never takes more than there is room for.
 
-use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use super::Shard;
 use super::client::Client;
 use super::connection::Connection;
 use crate::metrics::Name;
+use crate::sys;
 
 /// Connections that the kernel keeps until they are accepted.
 pub(super) const BACKLOG: u32 = 1024;
@@ -45,7 +45,7 @@ pub(super) async fn accept(listener: TcpListener, shard: Rc<Shard>) {
         };
         match accepted {
             Ok((stream, addr)) => serve(&shard, stream, addr),
-            Err(error) if is_exhaustion(&error) => {
+            Err(error) if sys::is_exhaustion(&error) => {
                 if !complained {
                     warn!("accept: {error}: new clients wait");
                     complained = true;
@@ -72,19 +72,4 @@ fn serve(shard: &Rc<Shard>, stream: TcpStream, addr: SocketAddr) {
     shard
         .watch
         .track_local(Connection::new(stream, client, Rc::clone(shard)));
-}
-
-fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc_codes::EMFILE | libc_codes::ENFILE | libc_codes::ENOBUFS | libc_codes::ENOMEM)
-    )
-}
-
-/// The four system errors that mean "later": the same numbers on every Linux.
-mod libc_codes {
-    pub(super) const ENOMEM: i32 = 12;
-    pub(super) const ENFILE: i32 = 23;
-    pub(super) const EMFILE: i32 = 24;
-    pub(super) const ENOBUFS: i32 = 105;
 }

@@ -362,7 +362,7 @@ impl Control {
                 log.reopen();
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -486,6 +486,7 @@ impl Pool {
 /// The tag of messages that nobody takes back: notices.
 const NO_TAG: u64 = u64::MAX;
 
+#[derive(Clone, Copy)]
 enum End {
     Front,
     Back,

@@ -28,7 +28,7 @@ pub(super) struct Id(usize);
 
 pub(super) struct Workers {
     balancer: Balancer,
-    workers: Slab<Worker>,
+    all: Slab<Worker>,
     /// The worker behind each key of the balancer, by [`Key::index`].
     by_key: Vec<Option<Id>>,
     voices: HashMap<PeerId, Voice>,
@@ -76,7 +76,7 @@ impl Workers {
     pub(super) fn new(slots: Option<u32>) -> Self {
         Self {
             balancer: Balancer::new(slots),
-            workers: Slab::new(),
+            all: Slab::new(),
             by_key: Vec::new(),
             voices: HashMap::new(),
             lost_voices: VecDeque::new(),
@@ -91,7 +91,7 @@ impl Workers {
                 self.balancer.remove(key);
                 continue;
             };
-            let worker = &mut self.workers[id.0];
+            let worker = &mut self.all[id.0];
             if worker.peer.is_blocked() || worker.peer.is_silent() {
                 self.hold_back(id);
                 continue;
@@ -114,13 +114,13 @@ impl Workers {
 
     /// A request of this worker has become a stream.
     pub(super) fn attach(&mut self, id: Id) {
-        if let Some(key) = self.workers.get(id.0).and_then(|worker| worker.key) {
+        if let Some(key) = self.all.get(id.0).and_then(|worker| worker.key) {
             self.balancer.attach(key);
         }
     }
 
     fn let_go(&mut self, id: Id, count: impl FnOnce(&mut Balancer, Key)) {
-        let Some(worker) = self.workers.get_mut(id.0) else {
+        let Some(worker) = self.all.get_mut(id.0) else {
             return;
         };
         worker.held = worker.held.saturating_sub(1);
@@ -133,7 +133,7 @@ impl Workers {
 
     /// The worker's socket takes nothing more for now.
     pub(super) fn hold_back(&mut self, id: Id) {
-        if let Some(worker) = self.workers.get_mut(id.0)
+        if let Some(worker) = self.all.get_mut(id.0)
             && let Some(key) = worker.key
             && worker.phase == Phase::Ready
         {
@@ -148,7 +148,7 @@ impl Workers {
     /// The worker's socket has taken everything that was queued.
     pub(super) fn drained(&mut self, peer: PeerId) {
         if let Some(id) = self.find(peer)
-            && matches!(self.workers[id.0].phase, Phase::Blocked { .. })
+            && matches!(self.all[id.0].phase, Phase::Blocked { .. })
         {
             self.make_ready(id);
         }
@@ -156,7 +156,7 @@ impl Workers {
 
     /// Whether an answer is expected from this peer.
     pub(super) fn is_awaited(&self, peer: PeerId) -> bool {
-        self.workers
+        self.all
             .iter()
             .any(|(_, worker)| worker.peer.id() == peer && worker.held > 0)
     }
@@ -169,19 +169,19 @@ impl Workers {
     }
 
     pub(super) fn peer(&self, id: Id) -> Option<&Rc<Peer>> {
-        self.workers.get(id.0).map(|worker| &worker.peer)
+        self.all.get(id.0).map(|worker| &worker.peer)
     }
 
     /// This voice has answered a request of this worker: they are one handler.
     pub(super) fn tie(&mut self, id: Id, voice: PeerId) {
-        if let Some(worker) = self.workers.get_mut(id.0) {
+        if let Some(worker) = self.all.get_mut(id.0) {
             worker.voice = Some(voice);
         }
     }
 
     /// Forgets a worker to which no request refers.
     pub(super) fn forget(&mut self, id: Id) {
-        if let Some(worker) = self.workers.try_remove(id.0)
+        if let Some(worker) = self.all.try_remove(id.0)
             && let Some(key) = worker.key
         {
             self.balancer.remove(key);
@@ -198,7 +198,7 @@ impl Workers {
                 .and_then(|key| self.by_key.get(key.index()).copied().flatten())
         };
         let any = || {
-            self.workers
+            self.all
                 .iter()
                 .find(|(_, worker)| worker.key.is_some())
                 .map(|(index, _)| Id(index))
@@ -210,7 +210,7 @@ impl Workers {
     /// The peer for a notice to the handler behind a voice.
     pub(super) fn listener_of_voice(&self, voice: PeerId) -> Option<Rc<Peer>> {
         let connected = || {
-            self.workers
+            self.all
                 .iter()
                 .map(|(_, worker)| worker)
                 .filter(|worker| worker.key.is_some())
@@ -229,7 +229,7 @@ impl Workers {
     pub(super) fn join(&mut self, peer: &Rc<Peer>, now: Instant) {
         let key = self.balancer.add(Standing::Held);
         let phase = Phase::Pairing { since: now };
-        let id = Id(self.workers.insert(Worker {
+        let id = Id(self.all.insert(Worker {
             peer: Rc::clone(peer),
             key: Some(key),
             held: 0,
@@ -269,7 +269,7 @@ impl Workers {
         let voices = || self.voices.values().filter(|voice| voice.origin == origin);
         let subscribed = voices().filter(|voice| voice.subscribed).count();
         let workers = || {
-            self.workers
+            self.all
                 .iter()
                 .filter(|(_, worker)| worker.key.is_some() && worker.peer.origin() == origin)
         };
@@ -290,7 +290,7 @@ impl Workers {
     }
 
     fn make_ready(&mut self, id: Id) {
-        if let Some(worker) = self.workers.get_mut(id.0)
+        if let Some(worker) = self.all.get_mut(id.0)
             && let Some(key) = worker.key
         {
             worker.phase = Phase::Ready;
@@ -301,7 +301,7 @@ impl Workers {
     /// A PULL peer is lost. Gives the worker when it is certain that the handler is dead with what it had.
     pub(super) fn leave(&mut self, peer: PeerId, now: Instant) -> Option<Id> {
         let id = self.find(peer)?;
-        let worker = &mut self.workers[id.0];
+        let worker = &mut self.all[id.0];
         if let Some(key) = worker.key.take() {
             self.balancer.remove(key);
             self.by_key[key.index()] = None;
@@ -330,20 +330,24 @@ impl Workers {
         };
         let last_of_origin = !self.voices.values().any(|voice| voice.origin == origin);
         let mut dead = Vec::new();
-        let mut claimed = false;
+        // Where it is not known whose voice it was, it was that of one worker at most that has left and has no other.
+        let mut claimed = self
+            .all
+            .iter()
+            .any(|(_, worker)| worker.voice == Some(peer));
         let mut unpaired = Vec::new();
-        for (index, worker) in &mut self.workers {
+        for (index, worker) in &mut self.all {
             let tied = worker.voice == Some(peer);
             let near = worker.voice.is_none() && worker.peer.origin() == origin;
             match worker.phase {
-                Phase::Doubtful { .. } if tied || (near && !claimed) => {
+                Phase::Doubtful { .. } | Phase::Draining
+                    if tied || (near && (!claimed || last_of_origin)) =>
+                {
                     claimed = true;
                     dead.push(Id(index));
                 }
-                Phase::Draining if tied || (near && last_of_origin) => dead.push(Id(index)),
                 // It still takes requests and could not answer them: held until it has a voice again.
                 Phase::Ready if tied || (near && last_of_origin) => {
-                    claimed |= tied;
                     worker.phase = Phase::Pairing { since: now };
                     unpaired.extend(worker.key);
                 }
@@ -354,6 +358,7 @@ impl Workers {
             self.balancer.set(key, Standing::Held);
         }
         if !claimed {
+            self.forget_old_losses(now);
             self.lost_voices.push_back((now, origin));
         }
         dead
@@ -361,13 +366,17 @@ impl Workers {
 
     /// Whether a voice of this origin, whose worker was not known, was lost just now; it is then used up.
     fn take_lost_voice(&mut self, origin: Origin, now: Instant) -> bool {
-        self.lost_voices
-            .retain(|(at, _)| now.duration_since(*at) <= LOSS_WINDOW);
+        self.forget_old_losses(now);
         let found = self
             .lost_voices
             .iter()
             .position(|(_, lost)| *lost == origin);
         found.is_some_and(|index| self.lost_voices.remove(index).is_some())
+    }
+
+    fn forget_old_losses(&mut self, now: Instant) {
+        self.lost_voices
+            .retain(|(at, _)| now.duration_since(*at) <= LOSS_WINDOW);
     }
 
     /// Lets time settle pairing, doubtful losses and stalls. Gives the tags of messages that stalled workers never got.
@@ -376,7 +385,7 @@ impl Workers {
         let mut awake = Vec::new();
         let mut served = Vec::new();
         let mut drained = Vec::new();
-        for (index, worker) in &mut self.workers {
+        for (index, worker) in &mut self.all {
             let id = Id(index);
             let peer = worker.peer.id();
             match worker.phase {
@@ -422,7 +431,7 @@ impl Workers {
 
     /// Whether nothing is queued for a peer that still takes anything.
     pub(super) fn is_flushed(&self) -> bool {
-        self.workers.iter().all(|(_, worker)| {
+        self.all.iter().all(|(_, worker)| {
             let peer = &worker.peer;
             peer.is_gone() || peer.is_blocked() || peer.queued_messages() == 0
         })
@@ -430,7 +439,7 @@ impl Workers {
 
     /// Whether anything waits for time.
     pub(super) fn is_unsettled(&self) -> bool {
-        self.workers.iter().any(|(_, worker)| match worker.phase {
+        self.all.iter().any(|(_, worker)| match worker.phase {
             Phase::Pairing { .. } | Phase::Doubtful { .. } => true,
             Phase::Blocked { stalled, .. } => !stalled || !worker.peer.is_blocked(),
             Phase::Ready | Phase::Draining => false,
@@ -438,7 +447,7 @@ impl Workers {
     }
 
     fn find(&self, peer: PeerId) -> Option<Id> {
-        self.workers
+        self.all
             .iter()
             .find(|(_, worker)| worker.peer.id() == peer && worker.key.is_some())
             .map(|(index, _)| Id(index))

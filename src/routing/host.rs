@@ -31,10 +31,11 @@ pub enum HostChoice<'a, T> {
     NoName,
     /// The default host takes it: no tail fits.
     NoTail,
-    /// The default host takes it: the tail fits and the pattern before it does not; no other host is tried.
+    /// The default host takes it: the tail fits and the pattern before it does not. No other host is tried, not even one
+    /// of the same tail.
     NoPattern {
-        /// The `matching` texts of that tail, in the order in which they were tried.
-        tried: Vec<&'a str>,
+        /// The `matching` text of that tail's first host.
+        matching: &'a str,
     },
     /// The host whose `matching` is the longest tail of the name, or the name itself.
     Tail {
@@ -111,31 +112,29 @@ impl<T> HostTable<T> {
         let Some((chain, tail, found)) = self.tree.find(reversed) else {
             return HostChoice::NoTail;
         };
-        let mut tried = Vec::new();
-        for Entry {
+        // Only the first host of a tail counts; Mongrel2 never looks at another.
+        let Some(Entry {
             matching,
             pattern,
             value,
-        } in chain.iter().filter_map(|&index| self.entries.get(index))
-        {
-            let front = name
-                .len()
-                .checked_sub(tail)
-                .and_then(|length| name.get(..length));
-            let taken = match (pattern, front) {
-                (None, _) => true,
-                (Some(pattern), Some(front)) => pattern.matches(front),
-                (Some(_), None) => false,
-            };
-            match found {
-                Found::Longer if taken => return HostChoice::LongerTail { matching, value },
-                Found::Equal | Found::Begins if taken => {
-                    return HostChoice::Tail { matching, value };
-                }
-                _ => tried.push(matching.as_str()),
-            }
+        }) = chain.first().and_then(|&index| self.entries.get(index))
+        else {
+            return HostChoice::NoTail;
+        };
+        let front = name
+            .len()
+            .checked_sub(tail)
+            .and_then(|length| name.get(..length));
+        let taken = match (pattern, front) {
+            (None, _) => true,
+            (Some(pattern), Some(front)) => pattern.matches(front),
+            (Some(_), None) => false,
+        };
+        match found {
+            _ if !taken => HostChoice::NoPattern { matching },
+            Found::Longer => HostChoice::LongerTail { matching, value },
+            Found::Equal | Found::Begins => HostChoice::Tail { matching, value },
         }
-        HostChoice::NoPattern { tried }
     }
 
     /// All hosts in the order of insertion: `matching` text and value.
@@ -235,6 +234,14 @@ mod tests {
         check(&["([a-z]+).example.com", "com"], "a1.example.com", None);
         check(&["([a-z]+).example.com"], "example.com", None);
         check(&["(.+)"], "anything", None);
+    }
+
+    #[test]
+    fn only_the_first_host_of_a_tail_is_looked_at() {
+        let hosts = ["(a+).x", "(b+).x", ".x"];
+        check(&hosts, "aa.x", Some("(a+).x"));
+        check(&hosts, "b.x", None);
+        check(&hosts, "x", None);
     }
 
     #[test]

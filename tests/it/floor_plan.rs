@@ -1,6 +1,11 @@
 //! The house stays as it was drawn: edges between modules point down, crates stay with their owner, every file says what
 //! it is for. Reads the sources as text; a macro could hide an edge from it, and nobody should want to.
 
+#![expect(
+    clippy::string_slice,
+    reason = "positions come from match_indices and find"
+)]
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
@@ -24,7 +29,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ("config", &["routing", "endpoint", "wire"]),
     (
         "pool",
-        &["balancer", "wire", "http1", "bus", "drain", "metrics"],
+        &[
+            "balancer", "wire", "http1", "bus", "drain", "metrics", "endpoint",
+        ],
     ),
     (
         "front",
@@ -71,6 +78,16 @@ const EDGES: &[(&str, &[&str])] = &[
             "handler",
         ],
     ),
+];
+
+/// What the built-in handlers may name: what any stranger could, and the table they are listed in.
+const HANDLERS_SEE: &[&str] = &[
+    "handler",
+    "wire",
+    "tnetstring",
+    "endpoint",
+    "drain",
+    "launcher",
 ];
 
 /// Crates that only these files (or folders) may name.
@@ -144,7 +161,7 @@ fn violations(tree: Tree, path: &str, text: &str) -> Vec<Violation> {
             file: path.to_owned(),
             line,
             what,
-        })
+        });
     };
     if !text.starts_with("//!") {
         report(
@@ -165,7 +182,11 @@ fn violations(tree: Tree, path: &str, text: &str) -> Vec<Violation> {
         .unwrap_or_default()
         .trim_end_matches(".rs");
     let whole = code(text);
-    let tests = tests_from(&whole);
+    let tests = if path.ends_with("/tests.rs") {
+        0
+    } else {
+        tests_from(&whole)
+    };
     for (number, line) in whole.iter().enumerate() {
         let tested = number >= tests;
         let number = number + 1;
@@ -201,29 +222,7 @@ fn violations(tree: Tree, path: &str, text: &str) -> Vec<Violation> {
         }
     }
     for (line, target) in edges(tree, &whole) {
-        let wrong = match (tree, module) {
-            (Tree::Handlers, _) => !matches!(
-                target.as_str(),
-                "handler" | "wire" | "tnetstring" | "endpoint" | "drain" | "launcher"
-            ),
-            (Tree::Source, "lib") => false,
-            (Tree::Source, "main") => target != "launcher",
-            (Tree::Source, module) => {
-                let allowed = EDGES
-                    .iter()
-                    .find(|(from, _)| *from == module)
-                    .map(|(_, to)| *to);
-                match allowed {
-                    Some(allowed) => {
-                        target != module
-                            && is_module(&target)
-                            && !allowed.contains(&target.as_str())
-                    }
-                    None => true,
-                }
-            }
-        };
-        if wrong {
+        if points_up(tree, module, &target) {
             let from = if tree == Tree::Handlers {
                 "a built-in handler"
             } else {
@@ -239,6 +238,21 @@ fn violations(tree: Tree, path: &str, text: &str) -> Vec<Violation> {
         report(1, format!("{module} has no place in the floor plan"));
     }
     found
+}
+
+/// Whether this edge is not in the plan.
+fn points_up(tree: Tree, module: &str, target: &str) -> bool {
+    match (tree, module) {
+        (Tree::Handlers, _) => !HANDLERS_SEE.contains(&target),
+        (Tree::Source, "lib") => false,
+        (Tree::Source, "main") => target != "launcher",
+        (Tree::Source, module) => {
+            let allowed = EDGES.iter().find(|(from, _)| *from == module);
+            allowed.is_none_or(|(_, to)| {
+                target != module && is_module(target) && !to.contains(&target)
+            })
+        }
+    }
 }
 
 fn is_module(name: &str) -> bool {
@@ -337,7 +351,7 @@ fn edges(tree: Tree, lines: &[String]) -> BTreeSet<(usize, String)> {
             let rest = &text[at + root.len()..];
             match rest.strip_prefix('{') {
                 Some(group) => {
-                    found.extend(first_names(group).into_iter().map(|name| (line, name)))
+                    found.extend(first_names(group).into_iter().map(|name| (line, name)));
                 }
                 None => {
                     found.insert((line, name(rest)));

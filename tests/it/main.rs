@@ -1,5 +1,11 @@
 //! The one integration binary: real sockets, the real program, port 0.
 
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "tests say what they skip, and may panic"
+)]
+
 mod bus_peers;
 mod config_commands;
 mod delivery;

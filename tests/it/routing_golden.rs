@@ -7,8 +7,8 @@ use lurcher::routing::{HostTable, RouteTable};
 use serde_json::Value;
 
 fn golden() -> Value {
-    let text = std::fs::read_to_string(data("routes.json")).unwrap();
-    serde_json::from_str(&text).unwrap()
+    let text = std::fs::read_to_string(data("routes.json")).expect("recorded routes");
+    serde_json::from_str(&text).expect("JSON")
 }
 
 fn data(name: &str) -> std::path::PathBuf {

@@ -6,6 +6,7 @@
 //! its clients anew, and must not get what was meant for those it had before.
 
 use std::collections::VecDeque;
+use std::ffi::c_int;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -375,9 +376,9 @@ impl Drop for Awaited<'_> {
 /// Sets `ZMQ_XPUB_NODROP`, which the zmq crate has no name for.
 #[expect(unsafe_code, reason = "the zmq crate does not wrap this option")]
 fn set_nodrop(socket: &mut zmq::Socket) -> zmq::Result<()> {
-    let on: libc::c_int = 1;
+    let on: c_int = 1;
     #[expect(clippy::cast_possible_wrap, reason = "option numbers are small")]
-    let option = zmq_sys::ZMQ_XPUB_NODROP as libc::c_int;
+    let option = zmq_sys::ZMQ_XPUB_NODROP as c_int;
     // SAFETY: the socket is open and borrowed; libzmq reads `size_of::<c_int>()` bytes from a pointer that is valid for it.
     let code = unsafe {
         zmq_sys::zmq_setsockopt(

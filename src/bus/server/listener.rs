@@ -20,6 +20,7 @@ use super::stream::Stream;
 use super::{Options, Sink};
 use crate::drain::Watch;
 use crate::metrics::Name;
+use crate::sys;
 use crate::zmtp::{self, SocketType, Violation};
 
 /// How long accepting rests when the process has no descriptor left: long enough not to spin, short enough not to be
@@ -234,7 +235,7 @@ impl Server {
             };
             match accepted {
                 Ok((stream, origin)) => self.admit(stream, origin, &watch),
-                Err(error) if is_exhausted(&error) => {
+                Err(error) if sys::is_exhaustion(&error) => {
                     self.log_exhausted(&error);
                     tokio::select! {
                         () = watch.draining() => {}
@@ -344,11 +345,4 @@ impl Socket {
             }
         }
     }
-}
-
-fn is_exhausted(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
-    )
 }

@@ -1,3 +1,5 @@
+//! What the `.conf` language means, and what is said of its mistakes.
+
 use std::path::Path;
 
 use super::super::{Config, Reading, Retry, Target};
@@ -245,8 +247,9 @@ fn hostile_text_never_panics() {
             + "h = "
             + HANDLER;
     for at in (0..text.len()).step_by(3) {
-        reading(&text[..at]);
-        reading(&text[at..]);
+        let (front, back) = text.split_at(at);
+        reading(front);
+        reading(back);
         for byte in *b"\"}[(,:=#\\\xff" {
             let mut bytes = text.clone().into_bytes();
             bytes[at] = byte;

@@ -128,14 +128,13 @@ pub(super) fn matches(args: &MatchArgs, out: &mut Output) -> Result<ExitCode, Fa
                 args.name
             ),
         ),
-        HostChoice::NoPattern { tried } => {
-            let why = format!(
-                "the default host: {:?} ends like {} and fails its pattern",
-                args.name,
-                tried.join(" and ")
-            );
-            (server.default_host, why)
-        }
+        HostChoice::NoPattern { matching } => (
+            server.default_host,
+            format!(
+                "the default host: {:?} fails the pattern of {matching:?}",
+                args.name
+            ),
+        ),
         HostChoice::Tail { matching, value } => {
             (*value, format!("{:?} ends with {matching:?}", args.name))
         }

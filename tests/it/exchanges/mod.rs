@@ -180,7 +180,7 @@ fn play_all(
                 sessions.push(scope.spawn(move || {
                     let mut session = Session::start(config, server)?;
                     let mut outcomes = Vec::new();
-                    for exchange in group.iter() {
+                    for exchange in group {
                         if !session.alive() {
                             session = Session::start(config, server)?;
                         }

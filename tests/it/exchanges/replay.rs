@@ -112,6 +112,10 @@ impl Session {
         let bound: Vec<String> = play.ids.into_values().collect();
         self.retired.extend(bound);
         let strictly = judge::as_recorded(exchange, &observed, Text::AsRecorded);
+        // What waits for its turn ends like the recording, only later.
+        let plan =
+            |deviation: &Deviation| deviation.accept["plan"].to_string().contains("no_request");
+        let held_back = deviation.is_some_and(plan);
         let mut failure = judged.err();
         if failure.is_some() && deviation.is_some() && strictly.is_ok() {
             failure = Some(
@@ -123,7 +127,7 @@ impl Session {
         }
         Outcome {
             failure,
-            deviated: strictly.is_err(),
+            deviated: strictly.is_err() || held_back,
         }
     }
 }
@@ -436,24 +440,20 @@ impl<'a> Play<'a> {
     }
 
     fn verdict(&self) -> Result<(), String> {
-        match self.deviation {
-            Some(deviation) => {
-                judge::sound(&self.observed)?;
-                judge::accepted(
-                    &deviation.accept,
-                    self.exchange,
-                    &self.observed,
-                    Scope::Whole,
-                )
-            }
-            None => {
-                judge::as_recorded(self.exchange, &self.observed, Text::AsRecorded)?;
-                if self.session.server == Server::Lurcher {
-                    judge::sound(&self.observed)
-                } else {
-                    Ok(())
-                }
-            }
+        if let Some(deviation) = self.deviation {
+            judge::sound(&self.observed)?;
+            return judge::accepted(
+                &deviation.accept,
+                self.exchange,
+                &self.observed,
+                Scope::Whole,
+            );
+        }
+        judge::as_recorded(self.exchange, &self.observed, Text::AsRecorded)?;
+        if self.session.server == Server::Lurcher {
+            judge::sound(&self.observed)
+        } else {
+            Ok(())
         }
     }
 
@@ -587,9 +587,8 @@ fn rewrite(reply: &[u8], fresh: impl Fn(&str) -> Option<String>) -> (Vec<u8>, bo
     let Some((sender, length)) = head.rsplit_once(' ') else {
         return (reply.to_vec(), unknown);
     };
-    let length = length.parse::<usize>().unwrap_or(0) + fresh_field.len()
-        - field.len().min(fresh_field.len());
-    let length = length - field.len().saturating_sub(fresh_field.len()).min(length);
+    let wrong_by = length.parse::<usize>().unwrap_or(0).cast_signed() - field.len().cast_signed();
+    let length = fresh_field.len().cast_signed() + wrong_by;
     let mut message = format!("{sender} {length}:{fresh_field}").into_bytes();
     message.extend_from_slice(tail);
     (message, unknown)

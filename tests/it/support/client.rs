@@ -128,7 +128,7 @@ impl Client {
         self.stream
             .set_read_timeout(Some(wait))
             .expect("a non-zero timeout");
-        let mut buffer = [0; 65536];
+        let mut buffer = [0; 16384];
         match self.stream.read(&mut buffer) {
             Ok(0) => self.ended = true,
             Ok(n) => self.read.extend_from_slice(&buffer[..n]),

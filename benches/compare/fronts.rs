@@ -1,0 +1,164 @@
+//! Starting a front and its handler: one generated Mongrel2 database, whichever server reads it.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use crate::idle;
+
+const UUID: &str = "bench";
+
+/// A front and its handler, both stopped with the value.
+pub(crate) struct Front {
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+    server: Child,
+    handler: Child,
+    directory: tempfile::TempDir,
+}
+
+impl Front {
+    /// Starts `mongrel2` or `lurcher` on a configuration of its own, and waits for the first answer through a handler.
+    pub(crate) fn start(name: &str) -> Result<Self, String> {
+        let directory =
+            tempfile::tempdir().map_err(|error| format!("a temporary directory: {error}"))?;
+        let [http, send, recv] = free_ports()?;
+        let specs = [send, recv].map(|port| format!("tcp://127.0.0.1:{port}"));
+        let database = directory.path().join("config.sqlite");
+        configure(&database, http, &specs)
+            .map_err(|error| format!("write {}: {error}", database.display()))?;
+        let mut command = if name == "mongrel2" {
+            let mut command = Command::new("mongrel2");
+            command.arg(&database).arg(UUID);
+            command
+        } else {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_lurcher"));
+            command.arg("serve").arg(&database);
+            command
+        };
+        let log = fs::File::create(directory.path().join("server.log"))
+            .map_err(|error| error.to_string())?;
+        let server = command
+            .current_dir(directory.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().map_err(|error| error.to_string())?)
+            .stderr(log)
+            .spawn()
+            .map_err(|error| format!("start {name}: {error}"))?;
+        let own = std::env::current_exe().map_err(|error| error.to_string())?;
+        let handler = Command::new(own)
+            .arg("handler")
+            .args(&specs)
+            .spawn()
+            .map_err(|error| format!("start the handler: {error}"))?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, http));
+        let mut front = Self {
+            name: name.to_owned(),
+            address,
+            server,
+            handler,
+            directory,
+        };
+        front.answers()?;
+        Ok(front)
+    }
+
+    /// Process id of the front.
+    pub(crate) fn server(&self) -> u32 {
+        self.server.id()
+    }
+
+    /// Process id of its handler.
+    pub(crate) fn handler(&self) -> u32 {
+        self.handler.id()
+    }
+
+    fn answers(&mut self) -> Result<(), String> {
+        let end = Instant::now() + Duration::from_secs(15);
+        while Instant::now() < end {
+            if let Some(status) = self.server.try_wait().map_err(|error| error.to_string())? {
+                let log = fs::read_to_string(self.directory.path().join("server.log"))
+                    .unwrap_or_default();
+                return Err(format!("{} ended with {status}:\n{log}", self.name));
+            }
+            let asked = TcpStream::connect(self.address).and_then(|mut stream| {
+                stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+                idle::ask(&mut stream)
+            });
+            if asked.is_ok() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Err(format!("{} does not answer on {}", self.name, self.address))
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        for child in [&mut self.server, &mut self.handler] {
+            // Gone already or killed now: both are what is wanted.
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+fn free_ports() -> Result<[u16; 3], String> {
+    let listeners: Result<Vec<TcpListener>, _> =
+        (0..3).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
+    let listeners = listeners.map_err(|error| format!("find free ports: {error}"))?;
+    let mut ports = [0; 3];
+    for (port, listener) in ports.iter_mut().zip(&listeners) {
+        *port = listener
+            .local_addr()
+            .map_err(|error| error.to_string())?
+            .port();
+    }
+    Ok(ports)
+}
+
+/// A database as m2sh would write it, with everything off that is not the work itself.
+fn configure(path: &Path, port: u16, [send, recv]: &[String; 2]) -> rusqlite::Result<()> {
+    let folder = path
+        .parent()
+        .expect("a file in a folder")
+        .to_string_lossy()
+        .into_owned();
+    let db = Connection::open(path)?;
+    db.execute_batch(
+        "CREATE TABLE server (id INTEGER PRIMARY KEY, uuid TEXT, access_log TEXT, error_log TEXT, chroot TEXT,
+            pid_file TEXT, control_port TEXT, default_host TEXT, name TEXT, bind_addr TEXT, port INTEGER, use_ssl INTEGER);
+         CREATE TABLE host (id INTEGER PRIMARY KEY, server_id INTEGER, maintenance BOOLEAN, name TEXT, matching TEXT);
+         CREATE TABLE handler (id INTEGER PRIMARY KEY, send_spec TEXT, send_ident TEXT, recv_spec TEXT,
+            recv_ident TEXT, raw_payload INTEGER DEFAULT 0, protocol TEXT DEFAULT 'json');
+         CREATE TABLE proxy (id INTEGER PRIMARY KEY, addr TEXT, port INTEGER);
+         CREATE TABLE directory (id INTEGER PRIMARY KEY, base TEXT, index_file TEXT, default_ctype TEXT, cache_ttl INTEGER);
+         CREATE TABLE route (id INTEGER PRIMARY KEY, path TEXT, reversed BOOLEAN, host_id INTEGER, target_id INTEGER,
+            target_type TEXT);
+         CREATE TABLE setting (id INTEGER PRIMARY KEY, key TEXT, value TEXT);
+         CREATE TABLE mimetype (id INTEGER PRIMARY KEY, mimetype TEXT, extension TEXT);
+         CREATE TABLE filter (id INTEGER PRIMARY KEY, server_id INTEGER, name TEXT, settings TEXT);
+         CREATE TABLE xrequest (id INTEGER PRIMARY KEY, server_id INTEGER, name TEXT, settings TEXT);
+         INSERT INTO host VALUES (1, 1, 0, 'localhost', 'localhost');
+         INSERT INTO route VALUES (1, '/', 0, 1, 1, 'handler');
+         INSERT INTO mimetype VALUES (1, 'text/plain', '.txt');
+         INSERT INTO setting (key, value) VALUES ('disable.access_logging', '1'), ('superpoll.max_fd', '16384'),
+            ('limits.min_ping', '0'), ('limits.min_read_rate', '0'), ('limits.min_write_rate', '0'),
+            ('server.daemonize', '0');",
+    )?;
+    db.execute(
+        "INSERT INTO server VALUES (1, ?1, ?2 || '/access.log', ?2 || '/error.log', '', ?2 || '/pid',
+            'ipc://' || ?2 || '/control', 'localhost', 'bench', '127.0.0.1', ?3, 0)",
+        (UUID, &folder, port),
+    )?;
+    db.execute(
+        "INSERT INTO handler VALUES (1, ?1, 'bench-handler', ?2, '', 0, 'json')",
+        (send, recv),
+    )?;
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! Lurcher beside the real Mongrel2: the same configuration, the same handler, wrk for the load, in turns.
+//!
+//! Started by `./bench`, which installs what is missing. Prints requests per second, latencies, processor time and
+//! memory of each front, and their ratios per round; judges nothing but the targets, and never fails because of them.
+//! The handler and the opener of idle connections are this program again, in processes of their own.
+
+#![expect(clippy::print_stdout, reason = "a program that prints figures")]
+
+mod fronts;
+mod handler;
+mod idle;
+mod measure;
+mod report;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fronts::Front;
+use measure::Figures;
+
+/// What was asked for on the command line.
+#[derive(Debug)]
+struct Options {
+    rounds: usize,
+    seconds: u64,
+    connections: Vec<usize>,
+    idle: Vec<usize>,
+    fronts: Vec<String>,
+    write: bool,
+}
+
+const USAGE: &str = "usage: ./bench [--rounds 3] [--seconds 4] [--connections 1,64,256,1000] [--idle 1000,10000] \
+                     [--no-idle] [--quick] [--write]\n\
+                     --quick: one round of a second each, 1000 idle connections. --write: put the figures into \
+                     docs/PERFORMANCE.md.\nBENCH_FRONTS=mongrel2,lurcher names what is compared, the first being the measure.";
+
+impl Options {
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut options = Self {
+            rounds: 3,
+            seconds: 4,
+            connections: vec![1, 64, 256, 1000],
+            idle: vec![1000, 10_000],
+            fronts: std::env::var("BENCH_FRONTS")
+                .unwrap_or_else(|_| "mongrel2,lurcher".to_owned())
+                .split(',')
+                .map(|name| name.trim().to_owned())
+                .collect(),
+            write: false,
+        };
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or(format!("{word} wants a value"));
+            match word.as_str() {
+                "--rounds" => options.rounds = number(&value()?)?,
+                "--seconds" => options.seconds = number(&value()?)? as u64,
+                "--connections" => options.connections = numbers(&value()?)?,
+                "--idle" => options.idle = numbers(&value()?)?,
+                "--no-idle" => options.idle.clear(),
+                "--quick" => {
+                    (options.rounds, options.seconds) = (1, 1);
+                    options.idle = vec![1000];
+                }
+                "--write" => options.write = true,
+                // What cargo adds by itself.
+                "--bench" => {}
+                _ => return Err(USAGE.to_owned()),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn number(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|error| format!("{text}: {error}"))
+}
+
+fn numbers(text: &str) -> Result<Vec<usize>, String> {
+    text.split(',')
+        .filter(|item| !item.is_empty())
+        .map(number)
+        .collect()
+}
+
+fn main() -> Result<(), String> {
+    let mut words = std::env::args().skip(1).peekable();
+    match words.peek().map(String::as_str) {
+        Some("handler") => return handler::main(words.skip(1)),
+        Some("idle") => return idle::main(words.skip(1)),
+        _ => {}
+    }
+    let options = Options::parse(words)?;
+    let mut figures: BTreeMap<(usize, usize), Vec<Figures>> = BTreeMap::new();
+    let mut running = Vec::new();
+    for name in &options.fronts {
+        running.push(Front::start(name)?);
+    }
+    for front in &running {
+        measure::load(
+            front,
+            64.min(*options.connections.iter().max().unwrap_or(&1)),
+            Duration::from_secs(1),
+        )?;
+    }
+    for round in 1..=options.rounds {
+        for &connections in &options.connections {
+            for (place, front) in running.iter().enumerate() {
+                let seen = measure::load(front, connections, Duration::from_secs(options.seconds))?;
+                println!(
+                    "round {round}, {connections:>5} connections, {:<10} {seen}",
+                    front.name
+                );
+                figures.entry((connections, place)).or_default().push(seen);
+            }
+        }
+    }
+    drop(running);
+    let mut memory = BTreeMap::new();
+    for (place, name) in options.fronts.iter().enumerate() {
+        if !options.idle.is_empty() {
+            memory.insert(place, idle::measure(name, &options.idle)?);
+        }
+    }
+    let report = report::render(&options, &figures, &memory);
+    println!("\n{report}");
+    if options.write {
+        report::write(&report)
+    } else {
+        Ok(())
+    }
+}
