@@ -82,7 +82,7 @@ const FLUSH_POLL: Duration = Duration::from_millis(5);
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The server's own address.
-    #[error("listen on {addr}: {source}")]
+    #[error("listen on {addr}")]
     Listen {
         /// The address.
         addr: SocketAddr,
@@ -90,7 +90,7 @@ pub enum BindError {
         source: io::Error,
     },
     /// A handler's socket.
-    #[error("handler {ident}: {source}")]
+    #[error("handler {ident}")]
     Handler {
         /// Its `send_ident`.
         ident: String,
@@ -98,7 +98,7 @@ pub enum BindError {
         source: server::BindError,
     },
     /// The access log.
-    #[error("open access log {}: {source}", path.display())]
+    #[error("open access log {}", path.display())]
     AccessLog {
         /// Its file.
         path: PathBuf,
