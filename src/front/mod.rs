@@ -253,6 +253,17 @@ impl Front {
         self.addr
     }
 
+    /// The sockets of each handler, with their real ports: its `send_ident`, where requests leave, where replies come in.
+    pub fn sockets(&self) -> impl Iterator<Item = (&str, &Endpoint, &Endpoint)> {
+        self.handlers.iter().map(|(handler, bound)| {
+            (
+                handler.send_ident.as_str(),
+                bound.send_endpoint(),
+                bound.recv_endpoint(),
+            )
+        })
+    }
+
     /// Serves until draining begins and every connection has ended, or its time is up.
     ///
     /// When `watch` drains, nothing more is accepted, idle connections close, open responses are finished; after
