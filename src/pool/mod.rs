@@ -101,6 +101,9 @@ pub trait Caller {
     /// The id under which the request is handed over now.
     fn id(self: Rc<Self>) -> ConnId;
 
+    /// Whether anything came for it that it has not looked at yet: the beginning of an answer.
+    fn has_answer(&self) -> bool;
+
     /// The id given before must not reach the caller any more: a handler that is given up may still answer under it.
     fn retire_id(&self);
 
@@ -432,7 +435,9 @@ impl Pool {
                 continue;
             };
             open.caller.retire_id();
-            if open.retry == Retry::Safe && !open.started && open.attempts < ATTEMPTS_MAX {
+            // What is in its mailbox may be the whole answer; then it will not mind being told of the loss behind it.
+            let started = open.started || open.caller.has_answer();
+            if open.retry == Retry::Safe && !started && open.attempts < ATTEMPTS_MAX {
                 Name::RequestsHandedOn.increment();
                 state.enqueue(place, End::Front);
             } else {
