@@ -24,6 +24,7 @@ use bytes::Bytes;
 use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tracing::debug;
 
 use crate::bus::server::{
     self, BindError, Bound, Head, Kind, Listening, Message, Outgoing, Peer, PeerId, Sink,
@@ -429,6 +430,7 @@ impl Pool {
             })
             .map(|(place, _)| place)
             .collect();
+        debug!(requests = places.len(), "handler is dead: what it had is handed on or failed");
         // The youngest first, as each goes to the head of the queue.
         for place in places.into_iter().rev() {
             let Some(open) = state.open.get_mut(place) else {

@@ -344,6 +344,7 @@ impl Workers {
         let Some(Voice { origin, .. }) = self.voices.remove(&peer) else {
             return Vec::new();
         };
+        debug!(voice = %peer, %origin, "reply socket left");
         let last_of_origin = !self.voices.values().any(|voice| voice.origin == origin);
         let mut dead = Vec::new();
         // Where it is not known whose voice it was, it was that of one worker at most that has left and has no other.

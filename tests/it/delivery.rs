@@ -206,8 +206,9 @@ fn killed_handlers_leave_no_request_hanging_and_no_answer_crossed() {
     let mut front = Front::start("");
     let stop = AtomicBool::new(false);
     let tally = Tally::default();
+    // They outlive the load: its last requests need somebody to answer them.
+    let mut handlers = [handler(&front), handler(&front)];
     thread::scope(|scope| {
-        let mut handlers = [handler(&front), handler(&front)];
         for worker in 0..8 {
             let (front, stop, tally) = (&front, &stop, &tally);
             scope.spawn(move || load(front, worker, stop, tally));
