@@ -22,6 +22,9 @@ use crate::balancer::{Balancer, Key, Standing};
 use crate::bus::server::{Origin, Peer, PeerId};
 use crate::metrics::Name;
 
+/// Answers by its own voice that a worker's tie is worth: so many by another are needed to change it.
+const VOTES_MAX: u8 = 4;
+
 /// Names a worker for as long as a request refers to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Id(usize);
@@ -34,6 +37,8 @@ pub(super) struct Workers {
     voices: HashMap<PeerId, Voice>,
     /// Voices lost within [`LOSS_WINDOW`] whose worker was not known.
     lost_voices: VecDeque<(Instant, Origin)>,
+    /// How many voices of an origin belong to workers that have left: they vouch for nobody who comes.
+    departed: HashMap<Origin, usize>,
 }
 
 struct Worker {
@@ -42,8 +47,10 @@ struct Worker {
     key: Option<Key>,
     /// Requests that refer to it, open or attached.
     held: u32,
-    /// The voice that has answered one of its requests.
+    /// The voice that answers its requests.
     voice: Option<PeerId>,
+    /// How much speaks for that voice: any handler may write to any connection, so one answer proves nothing.
+    votes: u8,
     phase: Phase,
 }
 
@@ -80,6 +87,7 @@ impl Workers {
             by_key: Vec::new(),
             voices: HashMap::new(),
             lost_voices: VecDeque::new(),
+            departed: HashMap::new(),
         }
     }
 
@@ -172,10 +180,24 @@ impl Workers {
         self.all.get(id.0).map(|worker| &worker.peer)
     }
 
-    /// This voice has answered a request of this worker: they are one handler.
+    /// This voice has answered a request of this worker: they are one handler, when it is so more often than not.
     pub(super) fn tie(&mut self, id: Id, voice: PeerId) {
-        if let Some(worker) = self.all.get_mut(id.0) {
+        let Some(worker) = self.all.get_mut(id.0) else {
+            return;
+        };
+        if self.voices.get(&voice).map(|voice| voice.origin) != Some(worker.peer.origin()) {
+            return;
+        }
+        let gone = worker
+            .voice
+            .is_none_or(|tied| !self.voices.contains_key(&tied));
+        if worker.voice == Some(voice) {
+            worker.votes = worker.votes.saturating_add(1).min(VOTES_MAX);
+        } else if gone || worker.votes == 0 {
             worker.voice = Some(voice);
+            worker.votes = 1;
+        } else {
+            worker.votes -= 1;
         }
     }
 
@@ -234,6 +256,7 @@ impl Workers {
             key: Some(key),
             held: 0,
             voice: None,
+            votes: 0,
             phase,
         }));
         if self.by_key.len() <= key.index() {
@@ -275,7 +298,10 @@ impl Workers {
         };
         let enough = match origin {
             Origin::Process(_) => subscribed > 0,
-            Origin::Address(_) | Origin::Unknown => subscribed >= workers().count(),
+            Origin::Address(_) | Origin::Unknown => {
+                let departed = self.departed.get(&origin).copied().unwrap_or(0);
+                subscribed >= workers().count().saturating_add(departed)
+            }
         };
         if !enough || voices().any(|voice| !voice.subscribed) {
             return;
@@ -285,6 +311,14 @@ impl Workers {
             .map(|(index, _)| Id(index))
             .collect();
         for id in held {
+            if let Some(worker) = self.all.get_mut(id.0)
+                && worker
+                    .voice
+                    .is_some_and(|voice| !self.voices.contains_key(&voice))
+            {
+                // It has come back with a voice that has yet to show itself.
+                worker.voice = None;
+            }
             self.make_ready(id);
         }
     }
@@ -307,13 +341,15 @@ impl Workers {
             self.by_key[key.index()] = None;
         }
         debug!(%peer, held = worker.held, "handler left");
+        let origin = worker.peer.origin();
+        self.depart(origin);
+        let worker = &mut self.all[id.0];
         if worker.held == 0 {
             self.forget(id);
             return None;
         }
         worker.phase = Phase::Doubtful { since: now };
-        let (origin, voice) = (worker.peer.origin(), worker.voice);
-        let alive = match voice {
+        let alive = match worker.voice {
             Some(voice) => self.voices.contains_key(&voice),
             None => {
                 !self.take_lost_voice(origin, now)
@@ -323,12 +359,39 @@ impl Workers {
         (!alive).then_some(id)
     }
 
+    /// A worker of this origin has left: one of the voices there, if they are more than the workers that stay, was its own.
+    fn depart(&mut self, origin: Origin) {
+        let staying = self
+            .all
+            .iter()
+            .filter(|(_, worker)| worker.key.is_some() && worker.peer.origin() == origin)
+            .count();
+        let voices = self.voices.values().filter(|voice| voice.origin == origin);
+        let spare = voices.count().saturating_sub(staying);
+        if spare > 0 {
+            let departed = self.departed.entry(origin).or_default();
+            *departed = spare.min(*departed + 1);
+        } else {
+            self.departed.remove(&origin);
+        }
+    }
+
     /// A PUB peer is lost. Gives the workers that are dead with it.
     pub(super) fn voice_lost(&mut self, peer: PeerId, now: Instant) -> Vec<Id> {
         let Some(Voice { origin, .. }) = self.voices.remove(&peer) else {
             return Vec::new();
         };
         let last_of_origin = !self.voices.values().any(|voice| voice.origin == origin);
+        let of_the_living = self
+            .all
+            .iter()
+            .any(|(_, worker)| worker.key.is_some() && worker.voice == Some(peer));
+        if !of_the_living && let Some(departed) = self.departed.get_mut(&origin) {
+            *departed -= 1;
+            if *departed == 0 {
+                self.departed.remove(&origin);
+            }
+        }
         let mut dead = Vec::new();
         // Where it is not known whose voice it was, it was that of one worker at most that has left and has no other.
         let mut claimed = self
@@ -379,8 +442,9 @@ impl Workers {
             .retain(|(at, _)| now.duration_since(*at) <= LOSS_WINDOW);
     }
 
-    /// Lets time settle pairing, doubtful losses and stalls. Gives the tags of messages that stalled workers never got.
-    pub(super) fn settle(&mut self, now: Instant) -> Vec<u64> {
+    /// Lets time settle pairing, doubtful losses and stalls. Gives the workers that have stalled, and the tags of the messages
+    /// that they never got.
+    pub(super) fn settle(&mut self, now: Instant) -> Vec<(Rc<Peer>, Vec<u64>)> {
         let mut all_taken_back = Vec::new();
         let mut awake = Vec::new();
         let mut served = Vec::new();
@@ -415,7 +479,7 @@ impl Workers {
                         since,
                         stalled: true,
                     };
-                    all_taken_back.extend(taken_back);
+                    all_taken_back.push((Rc::clone(&worker.peer), taken_back));
                 }
                 _ => {}
             }
