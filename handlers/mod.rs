@@ -1,9 +1,16 @@
 //! The built-in handlers, written against the public library only, as a stranger would.
 
+mod demo_page;
 mod echo;
 mod respond;
+mod ticker;
 
 use lurcher::launcher::BuiltIn;
 
 /// The table that `lurcher run` looks names up in.
-pub(crate) const BUILT_IN: &[BuiltIn] = &[echo::BUILT_IN, respond::BUILT_IN];
+pub(crate) const BUILT_IN: &[BuiltIn] = &[
+    echo::BUILT_IN,
+    respond::BUILT_IN,
+    ticker::BUILT_IN,
+    demo_page::BUILT_IN,
+];

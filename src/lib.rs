@@ -44,3 +44,8 @@ pub mod handler;
 
 #[cfg(feature = "gateway")]
 pub mod launcher;
+
+/// The example in the README is compiled with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -379,7 +379,7 @@ impl Checker<'_> {
                 if shorter {
                     dead_ends.push(prefix);
                 }
-            } else if let Some((end, _)) = prefix.char_indices().next_back()
+            } else if let Some((end, _)) = prefix.trim_end_matches('/').char_indices().next_back()
                 && let Some(short) = prefix.get(..end)
                 && let RouteChoice::Taken {
                     text,
@@ -422,11 +422,9 @@ impl Checker<'_> {
         }
         if plain
             .windows(2)
-            .any(|pair| pair[0] == b')' && matches!(pair[1], b'*' | b'+' | b'?' | b'-'))
+            .any(|pair| pair[0] == b')' && matches!(pair[1], b'*' | b'+' | b'?'))
         {
-            odd.push(
-                "a `*`, `+`, `?` or `-` after `)` is an ordinary byte: only single items repeat",
-            );
+            odd.push("a `*`, `+` or `?` after `)` is an ordinary byte: only single items repeat");
         }
         if plain.contains(&b'{') {
             odd.push("`{` is an ordinary byte: there are no counts");
@@ -594,7 +592,7 @@ mod tests {
             &[
                 "t: server n, host d, route \"/(a|b)\": warning: `|` is an ordinary byte: there are no alternatives",
                 "t: server n, host d, route \"/d(a$)\": warning: `$` is an ordinary byte unless it is the very last one: put it behind the `)`",
-                "t: server n, host d, route \"/b(x)+\": warning: a `*`, `+`, `?` or `-` after `)` is an ordinary byte: only single items repeat",
+                "t: server n, host d, route \"/b(x)+\": warning: a `*`, `+` or `?` after `)` is an ordinary byte: only single items repeat",
                 "t: server n, host d, route \"/e(^a\\\\|)\": warning: `^` is an ordinary byte: patterns begin right after the prefix anyway",
                 "t: server n, host d: note: a path that fails the pattern behind \"/b\", \"/d\", \"/c\", … is answered 404, whatever shorter routes there are",
             ],

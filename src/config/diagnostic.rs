@@ -40,7 +40,7 @@ pub enum Place {
     },
 }
 
-/// One finding. Displays as `file:line:col: message`, or `file: table row N, column: message`; warnings and notes say
+/// One finding. Displays as `file:line:col: message`, or `file: table T, row N, column C: message`; warnings and notes say
 /// what they are before the message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
@@ -77,12 +77,12 @@ impl fmt::Display for Diagnostic {
                 table,
                 row,
                 column: None,
-            } => write!(f, " {table} {row}:")?,
+            } => write!(f, " table {table}, row {row}:")?,
             Place::Row {
                 table,
                 row,
                 column: Some(column),
-            } => write!(f, " {table} {row}, column {column}:")?,
+            } => write!(f, " table {table}, row {row}, column {column}:")?,
         }
         match self.severity {
             Severity::Note => write!(f, " note:")?,

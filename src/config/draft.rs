@@ -30,6 +30,8 @@ pub(super) type Told<T> = Option<Located<T>>;
 pub(super) struct Findings {
     path: PathBuf,
     list: Vec<Diagnostic>,
+    /// How many of each severity.
+    told: [usize; 3],
 }
 
 impl Findings {
@@ -37,6 +39,7 @@ impl Findings {
         Findings {
             path: path.to_owned(),
             list: Vec::new(),
+            told: [0; 3],
         }
     }
 
@@ -59,6 +62,13 @@ impl Findings {
     }
 
     fn push(&mut self, severity: Severity, place: &Place, message: String) {
+        // Nobody mends more at once, and a file that is no configuration could fill the memory.
+        const EACH_MAX: usize = 500;
+        let told = &mut self.told[severity as usize];
+        *told += 1;
+        if *told > EACH_MAX {
+            return;
+        }
         self.list.push(Diagnostic {
             severity,
             path: self.path.clone(),
@@ -134,7 +144,10 @@ pub(super) fn settings(rows: &[SettingRow], findings: &mut Findings) -> Settings
         if !seen.insert(row.key.as_str()) {
             findings.warning(
                 &row.place,
-                format!("setting `{}` is given again; the last one counts", row.key),
+                format!(
+                    "setting `{}` is given again; the last one counts",
+                    row.key.escape_debug()
+                ),
             );
         }
     }

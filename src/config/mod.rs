@@ -29,7 +29,7 @@ pub use settings::Settings;
 /// A whole configuration: what one database or one `.conf` holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// The servers, in the order of their rows. Those with errors are left out, unless nothing else was asked for.
+    /// The servers without errors, in the order of their rows.
     pub servers: Vec<Server>,
     /// The settings, typed.
     pub settings: Settings,
@@ -258,3 +258,6 @@ pub struct Plugin {
     /// Its settings.
     pub settings: plugin::Value,
 }
+
+#[cfg(test)]
+mod tests;

@@ -250,7 +250,10 @@ fn unknown(key: &str) -> String {
         .filter(|&(distance, _)| distance <= 3)
         .map(|(_, near)| format!("; did you mean `{near}`?"))
         .unwrap_or_default();
-    format!("setting `{key}` is unknown and ignored{near}")
+    format!(
+        "setting `{}` is unknown and ignored{near}",
+        key.escape_debug()
+    )
 }
 
 /// Edit distance (Levenshtein), for hints.

@@ -217,9 +217,10 @@ impl Connection {
                 return Ok(());
             };
             match mail {
-                Mail::Payload { bytes, voice } => {
+                Mail::Payload { mut bytes, voice } => {
                     let size = bytes.len();
-                    self.scan(&bytes, voice);
+                    let passed = self.scan(&bytes, voice);
+                    bytes.truncate(passed);
                     self.put(cx, bytes)?;
                     if self.shard.limits.flow_control {
                         self.credits += size;
@@ -276,10 +277,11 @@ impl Connection {
         Ok(())
     }
 
-    /// Follows a payload: it may be the end of the response.
-    fn scan(&mut self, payload: &[u8], voice: PeerId) {
+    /// Follows a payload: it may be the end of the response. Says how much of it is for the client: on a connection that goes
+    /// on, what a handler writes behind the end of its response would be taken for the next one.
+    fn scan(&mut self, payload: &[u8], voice: PeerId) -> usize {
         let State::Response(exchange) = &mut self.state else {
-            return;
+            return payload.len();
         };
         if !exchange.started {
             exchange.started = true;
@@ -294,7 +296,15 @@ impl Connection {
         let scan = exchange.scanner.scan(payload);
         match scan.state {
             ScanState::Open => {}
-            ScanState::Ended { close } => self.response_ended(close),
+            ScanState::Ended { close } => {
+                self.response_ended(close);
+                if !close && scan.consumed < payload.len() {
+                    let surplus = payload.len() - scan.consumed;
+                    Name::ReplyBytesDropped.add(surplus as u64);
+                    debug!(client = %self.client.addr, surplus, %voice, "a handler wrote more than its response: dropped");
+                    return scan.consumed;
+                }
+            }
             ScanState::Opaque | ScanState::Switched => {
                 if !exchange.opaque {
                     exchange.opaque = true;
@@ -304,6 +314,7 @@ impl Connection {
                 }
             }
         }
+        payload.len()
     }
 
     /// The open response is complete.

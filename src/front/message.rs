@@ -34,7 +34,7 @@ pub(super) fn encode(
     let mut address = AddressText { bytes: [0; 48] };
     let address = address.write(context.remote);
     let target = &head.target;
-    let mut server: [(&str, &[u8]); 11] = [("", b""); 11];
+    let mut server: [(&str, &[u8]); 12] = [("", b""); 12];
     let mut count = 0;
     let mut add = |key: &'static str, value| {
         server[count] = (key, value);
@@ -46,6 +46,10 @@ pub(super) fn encode(
     }
     if let Some(credits) = context.credits {
         add("DOWNLOAD_CREDITS", credits.as_bytes());
+    }
+    if let Some(authority) = target.authority {
+        // The host of an absolute target overrides the Host line (RFC 9112 3.2.2), for handlers as for routing.
+        add("host", authority);
     }
     add("METHOD", head.method);
     add("VERSION", version(head.version).as_bytes());

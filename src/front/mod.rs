@@ -82,7 +82,7 @@ const FLUSH_POLL: Duration = Duration::from_millis(5);
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The server's own address.
-    #[error("listen on {addr}: {source}")]
+    #[error("listen on {addr}")]
     Listen {
         /// The address.
         addr: SocketAddr,
@@ -90,7 +90,7 @@ pub enum BindError {
         source: io::Error,
     },
     /// A handler's socket.
-    #[error("handler {ident}: {source}")]
+    #[error("handler {ident}")]
     Handler {
         /// Its `send_ident`.
         ident: String,
@@ -98,7 +98,7 @@ pub enum BindError {
         source: server::BindError,
     },
     /// The access log.
-    #[error("open access log {}: {source}", path.display())]
+    #[error("open access log {}", path.display())]
     AccessLog {
         /// Its file.
         path: PathBuf,
@@ -106,8 +106,8 @@ pub enum BindError {
         source: io::Error,
     },
     /// No random number for the first connection id.
-    #[error("get a random number: {0}")]
-    Random(getrandom::Error),
+    #[error("get a random number for the first connection id")]
+    Random(#[source] getrandom::Error),
 }
 
 /// A front that is bound and not yet served.
@@ -251,6 +251,17 @@ impl Front {
     /// Where clients connect, with the real port.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// The sockets of each handler, with their real ports: its `send_ident`, where requests leave, where replies come in.
+    pub fn sockets(&self) -> impl Iterator<Item = (&str, &Endpoint, &Endpoint)> {
+        self.handlers.iter().map(|(handler, bound)| {
+            (
+                handler.send_ident.as_str(),
+                bound.send_endpoint(),
+                bound.recv_endpoint(),
+            )
+        })
     }
 
     /// Serves until draining begins and every connection has ended, or its time is up.

@@ -10,6 +10,7 @@ mod demo;
 mod log;
 mod run;
 mod serve;
+mod signals;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -28,7 +29,7 @@ pub fn main(built_in: &'static [BuiltIn]) -> ExitCode {
         args::Command::Serve(args) => serve::main(args),
         args::Command::Run(args) => run::main(args, built_in),
         args::Command::Config(args) => config::main(args),
-        args::Command::Demo(args) => demo::main(args),
+        args::Command::Demo(args) => demo::main(args, cli.log.as_deref()),
     };
     match result {
         Ok(code) => code,

@@ -13,13 +13,17 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
+use super::signals::{STOP, Signals};
 use crate::endpoint::Endpoint;
 use crate::handler::{Connection, Options, ReplyError};
 
 /// How long a handler may take to answer what it has, when asked to stop.
 const GRACE: Duration = Duration::from_secs(30);
+
+/// The option by which a handler watches its standard input.
+pub(super) const STOP_ON_EOF: &str = "stop-on-eof";
 
 /// A handler compiled into the program.
 #[derive(Debug)]
@@ -170,6 +174,12 @@ pub(super) fn describe(run: Command, built_in: &'static [BuiltIn]) -> Command {
                     .help("The ZeroMQ identity of the handler's sockets")
                     .value_parser(NonEmptyStringValueParser::new()),
             )
+            .arg(
+                Arg::new(STOP_ON_EOF)
+                    .long(STOP_ON_EOF)
+                    .help("Stop when standard input ends: a handler on a pipe does not outlive the program that started it")
+                    .action(ArgAction::SetTrue),
+            )
             .args(options)
     }))
 }
@@ -215,35 +225,45 @@ pub(super) fn main(args: Args, built_in: &'static [BuiltIn]) -> anyhow::Result<E
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let result = runtime.block_on(serve(built_in.name, options, handler));
+    let result = runtime.block_on(serve(
+        built_in.name,
+        options,
+        handler,
+        matches.get_flag(STOP_ON_EOF),
+    ));
     // What is left when a handler was given up must not hold the end up.
     runtime.shutdown_background();
     result
 }
 
-/// Serves until a signal, then until all is answered, the time is up or another signal comes.
-async fn serve(name: &str, options: Options, handler: Handler) -> anyhow::Result<ExitCode> {
-    let mut signals = Signals::new()?;
+/// Serves until it is asked to stop, then until all is answered, the time is up or it is asked again.
+async fn serve(
+    name: &str,
+    options: Options,
+    handler: Handler,
+    stop_on_eof: bool,
+) -> anyhow::Result<ExitCode> {
+    let mut stop = Stop::new(stop_on_eof)?;
     let send_specs = list(options.send_specs.iter());
     let connection = tokio::select! {
         connection = Connection::connect(options) => connection.with_context(|| format!("running `{name}`"))?,
-        () = signals.next() => return Ok(ExitCode::SUCCESS),
+        () = stop.next() => return Ok(ExitCode::SUCCESS),
     };
     tracing::info!(
         "handler {name}: connected to {send_specs}, replies to {}",
         list(connection.recv_specs())
     );
-    let stop = connection.stop_handle();
+    let handle = connection.stop_handle();
     let mut serving = handler.0(connection);
     tokio::select! {
         result = &mut serving => {
             result.with_context(|| format!("running `{name}`"))?;
             return Ok(ExitCode::SUCCESS);
         }
-        () = signals.next() => {}
+        () = stop.next() => {}
     }
     tracing::info!("handler {name}: stopping");
-    stop.stop();
+    handle.stop();
     let why = tokio::select! {
         result = &mut serving => {
             result.with_context(|| format!("stopping `{name}`"))?;
@@ -251,34 +271,57 @@ async fn serve(name: &str, options: Options, handler: Handler) -> anyhow::Result
             return Ok(ExitCode::SUCCESS);
         }
         () = tokio::time::sleep(GRACE) => format!("not done after {} seconds", GRACE.as_secs()),
-        () = signals.next() => "told so twice".to_owned(),
+        () = stop.next() => "told so twice".to_owned(),
     };
     // Dropping the connection would wait for replies that the server does not take; the system closes its sockets.
     std::mem::forget(serving);
     bail!("stopping `{name}` at once: {why}");
 }
 
-/// SIGINT and SIGTERM, which mean the same.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
+/// What asks a handler to stop: SIGINT, SIGTERM and, where that was asked for, the end of standard input.
+struct Stop {
+    signals: Signals,
+    stdin: Option<oneshot::Receiver<()>>,
 }
 
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        let watch = |kind| signal(kind).context("watching for signals");
+impl Stop {
+    fn new(on_eof: bool) -> anyhow::Result<Self> {
         Ok(Self {
-            interrupt: watch(SignalKind::interrupt())?,
-            terminate: watch(SignalKind::terminate())?,
+            signals: Signals::of(STOP)?,
+            stdin: on_eof.then(end_of_stdin),
         })
     }
 
+    /// The next reason to stop; standard input ends once.
     async fn next(&mut self) {
+        let stdin = async {
+            match &mut self.stdin {
+                // It is the end of the sender that tells.
+                Some(end) => drop(end.await),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.signals.next() => return,
+            () = stdin => {}
         }
+        self.stdin = None;
     }
+}
+
+/// Reads standard input to its end. In a thread of its own, since a read from it cannot be cancelled; the process does
+/// not wait for that thread.
+fn end_of_stdin() -> oneshot::Receiver<()> {
+    let (sender, end) = oneshot::channel();
+    std::thread::spawn(move || {
+        // An input that cannot be read has ended too.
+        drop(std::io::copy(
+            &mut std::io::stdin().lock(),
+            &mut std::io::sink(),
+        ));
+        drop(sender);
+    });
+    end
 }
 
 fn list<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> String {

@@ -2,17 +2,18 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::signal::unix::SignalKind;
 use tracing::{info, warn};
 
 use super::log;
+use super::signals::{STOP, Signals};
 use crate::config::{self, Loaded, Selector, Severity};
 use crate::drain;
-use crate::front::{self, Control};
+use crate::front::{self, Control, Front};
 use crate::sys;
 
 /// Arguments of `lurcher serve`.
@@ -67,17 +68,40 @@ async fn serve(loaded: &Loaded) -> anyhow::Result<ExitCode> {
         log::open_error_log(&path, server.error_log_level)
             .with_context(|| format!("open error log {}", path.display()))?;
     }
-    let mut signals = Signals::new().context("listen for signals")?;
+    let mut signals = Signals::of(STOP.into_iter().chain([SignalKind::hangup()]))?;
     let (reopen, control) = Control::new();
+    let stop = async || {
+        // SIGHUP reopens the logs meanwhile.
+        while signals.next().await == SignalKind::hangup() {
+            info!("reopening logs");
+            log::reopen_error_log();
+            // Full means that the same was asked already.
+            let _asked = reopen.try_send(());
+        }
+    };
+    run(front, control, signal, settings.drain_timeout, stop).await;
+    info!("ended");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a bound front until `stop` completes, then drains it; `stop` completing once more ends it at once. All its
+/// tasks have ended when this returns.
+pub(super) async fn run(
+    front: Front,
+    control: Control,
+    signal: drain::Signal,
+    drain_timeout: Duration,
+    mut stop: impl AsyncFnMut(),
+) {
     let mut served = std::pin::pin!(front.run(control));
     tokio::select! {
         () = &mut served => {}
-        () = signals.wait(&reopen) => {
-            info!("draining: open requests are finished, for {} s at most", settings.drain_timeout.as_secs());
+        () = stop() => {
+            info!("draining: open requests are finished, for {} s at most", drain_timeout.as_secs());
             signal.drain();
             tokio::select! {
                 () = &mut served => {}
-                () = signals.wait(&reopen) => {
+                () = stop() => {
                     warn!("asked again: ending at once");
                     signal.abort();
                     served.await;
@@ -87,39 +111,4 @@ async fn serve(loaded: &Loaded) -> anyhow::Result<ExitCode> {
     }
     // Connections were given their time; what is left are handlers' sockets, closing.
     signal.finish(front::CLOSE_TIMEOUT).await;
-    info!("ended");
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The signals that mean something.
-struct Signals {
-    interrupt: UnixSignal,
-    terminate: UnixSignal,
-    hangup: UnixSignal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Waits for SIGINT or SIGTERM; SIGHUP reopens the logs meanwhile.
-    async fn wait(&mut self, reopen: &mpsc::Sender<()>) {
-        loop {
-            tokio::select! {
-                _ = self.interrupt.recv() => return,
-                _ = self.terminate.recv() => return,
-                _ = self.hangup.recv() => {
-                    info!("reopening logs");
-                    log::reopen_error_log();
-                    // Full means that the same was asked already.
-                    let _asked = reopen.try_send(());
-                }
-            }
-        }
-    }
 }

@@ -162,7 +162,6 @@ fn decode_new(input: &[u8]) -> Result<Option<Header>, FrameError> {
 
 fn decode_old(input: &[u8]) -> Result<Option<Header>, FrameError> {
     let (length, counted, flags) = match input {
-        [] => return Ok(None),
         [LONG_MARK, rest @ ..] => {
             let Some((long, after)) = rest.split_first_chunk() else {
                 return Ok(None);
@@ -173,7 +172,7 @@ fn decode_old(input: &[u8]) -> Result<Option<Header>, FrameError> {
             (10, u64::from_be_bytes(*long), *flags)
         }
         [0, ..] => return Err(FrameError::LengthZero),
-        [_] => return Ok(None),
+        [] | [_] => return Ok(None),
         [short, flags, ..] => (2, u64::from(*short), *flags),
     };
     if counted > i64::MAX as u64 {

@@ -1,4 +1,4 @@
-//! ZeroMQ's wire protocol (ZMTP) as the side that accepts has to speak it: a pure codec, no I/O, no clock.
+//! ZMTP, the wire protocol of libzmq and its kin, as the side that accepts has to speak it: a pure codec, no I/O, no clock.
 //!
 //! [`Session`] takes the bytes of one connection and the time, and gives events, bytes to send and the time of its next
 //! deadline. It speaks 3.1 and 3.0 (RFC 37 and 23), 2.0 (RFC 15) and 1.0 (RFC 13) as libzmq of any age does, mechanism
@@ -14,16 +14,17 @@ use bytes::Bytes;
 mod command;
 mod frame;
 mod greeting;
+mod options;
 mod session;
+mod violation;
 
-#[cfg(test)]
-mod tests;
+pub use command::{Property, ReadyError};
+pub use frame::{EncodedHeader, FrameError, Framing, HEADER_BYTES_MAX};
+pub use options::Options;
+pub use session::{Event, Remote, Session};
+pub use violation::Violation;
 
-pub use command::Property;
-pub use frame::{EncodedHeader, Framing, HEADER_BYTES_MAX};
-pub use session::{Event, Options, Remote, Session, Violation};
-
-/// The types a ZeroMQ socket can have. [`Session`] can play any of them; the bus binds PUSH and SUB.
+/// The types a socket can have. [`Session`] can play any of them; the bus binds PUSH and SUB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SocketType {
     /// Talks to one PAIR.
@@ -186,3 +187,6 @@ impl From<Bytes> for Message {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

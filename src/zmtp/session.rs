@@ -6,66 +6,9 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::command::{self, Command, Property, ReadyError};
-use super::frame::{FrameError, Framing, Header};
+use super::frame::{Framing, Header};
 use super::greeting::{self, GREETING_BYTES, REVISION_BYTES, Sniffed};
-use super::{Message, SocketType, Version};
-
-/// What a session allows, and its patience. The defaults are the measured recommendations of the ZMTP survey.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// From accept to the end of the handshake. Default: 10 s, against peers that open connections and dawdle; libzmq's
-    /// 30 s are its own patience with us.
-    pub handshake_timeout: Duration,
-    /// Silence after which we PING a peer that knows PING; zero: never. Default: 15 s.
-    pub heartbeat_interval: Duration,
-    /// Silence after our PING after which the peer counts as silent. Default: 45 s, three missed.
-    pub heartbeat_timeout: Duration,
-    /// Sum of the frames of one message, in bytes. Default: 64 MiB.
-    pub message_bytes_max: usize,
-    /// Frames of one message. Default: 256.
-    pub message_frames_max: usize,
-    /// Body of a command before the end of the handshake, in bytes. Default: 8 KiB, room for an identity and X- metadata.
-    pub handshake_command_bytes_max: usize,
-    /// Body of a command afterwards, in bytes. Default: 64 KiB.
-    pub command_bytes_max: usize,
-    /// What a peer may send in the direction that nobody reads (to a PUSH), in bytes. Default: 1 MiB; it is dropped, and read at
-    /// all only because half-open connections are found by reading.
-    pub unasked_bytes_max: usize,
-    /// Whether ZMTP 1.0 and 2.0 (libzmq 2.x and 3.2) are spoken. Default: yes.
-    pub old_versions: bool,
-    /// Whether a READY without Socket-Type is refused. Default: yes; every known peer sends it.
-    pub socket_type_required: bool,
-    /// SUB and XSUB: what to subscribe to. Default: everything.
-    pub topics: Vec<Vec<u8>>,
-    /// How long after its PONG a 3.1 publisher's next send is sure to see a subscription. Default: 2 ms; libzmq looks for new
-    /// ones about once per millisecond.
-    pub subscription_delay: Duration,
-    /// The same for publishers that cannot be PINGed, from the end of the handshake. Default: 10 ms.
-    pub subscription_delay_unasked: Duration,
-    /// How long a 3.1 publisher is waited for that does not answer the PING. Default: 1 s.
-    pub subscription_patience: Duration,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            handshake_timeout: Duration::from_secs(10),
-            heartbeat_interval: Duration::from_secs(15),
-            heartbeat_timeout: Duration::from_secs(45),
-            message_bytes_max: 64 << 20,
-            message_frames_max: 256,
-            handshake_command_bytes_max: 8 << 10,
-            command_bytes_max: 64 << 10,
-            unasked_bytes_max: 1 << 20,
-            old_versions: true,
-            socket_type_required: true,
-            topics: vec![Vec::new()],
-            subscription_delay: Duration::from_millis(2),
-            subscription_delay_unasked: Duration::from_millis(10),
-            subscription_patience: Duration::from_secs(1),
-        }
-    }
-}
+use super::{Message, Options, SocketType, Version, Violation};
 
 /// What the handshake told of the peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,73 +34,6 @@ pub enum Event {
     Subscribed,
     /// Nothing was heard for the heartbeat timeout after our PING. Told once until something is heard again.
     Silent,
-}
-
-/// Why a connection has to end. Whatever [`Session::output`] holds is to be sent first.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Violation {
-    /// The handshake took too long.
-    #[error("the handshake took too long")]
-    HandshakeTimeout,
-    /// The peer's own time to live, given in its PING, has passed in silence.
-    #[error("silent for the time to live of its own PING")]
-    TimeToLive,
-    /// The first bytes are those of another protocol.
-    #[error("does not speak ZMTP")]
-    NotZmtp,
-    /// A greeting with a version that never was.
-    #[error("declares ZMTP version 0")]
-    VersionZero,
-    /// ZMTP 1.0 or 2.0, which the options turn off.
-    #[error("speaks ZMTP {0}, which is turned off")]
-    VersionRefused(Version),
-    /// An identity above 255 bytes.
-    #[error("an identity of more than 255 bytes")]
-    IdentityTooLong,
-    /// ZMTP 2.0: the number of its socket type is none that ours talks to.
-    #[error("its socket type {0} does not fit")]
-    SocketTypeNumber(u8),
-    /// Another mechanism than NULL.
-    #[error("wants the mechanism {0:?}")]
-    Mechanism(String),
-    /// Traffic before READY.
-    #[error("sent something else before its READY")]
-    NotReady,
-    /// The peer answered with ERROR.
-    #[error("refused us: {0:?}")]
-    Refused(String),
-    /// A READY that cannot be accepted.
-    #[error("READY: {0}")]
-    Ready(#[from] ReadyError),
-    /// Bytes that are no frame.
-    #[error("malformed frame: {0}")]
-    Frame(#[from] FrameError),
-    /// A command above the limit.
-    #[error("a command of {size} bytes, above the limit of {max}")]
-    CommandTooLong {
-        /// Declared length.
-        size: u64,
-        /// The limit.
-        max: usize,
-    },
-    /// A message above the limit.
-    #[error("a message of at least {size} bytes, above the limit of {max}")]
-    MessageTooLong {
-        /// Length as far as declared.
-        size: u64,
-        /// The limit.
-        max: usize,
-    },
-    /// Too many frames in a message.
-    #[error("a message of more than {max} frames")]
-    TooManyFrames {
-        /// The limit.
-        max: usize,
-    },
-    /// Too much in the direction that nobody reads.
-    #[error("sends messages to a socket that takes none")]
-    Unasked,
 }
 
 /// Where a connection stands: what is awaited.
@@ -700,7 +576,7 @@ fn check_command(header: &Header, max: usize) -> Result<(), Violation> {
 
 /// `start` and so much more; thirty years when the clock has no number for that.
 fn later(start: Instant, delay: Duration) -> Instant {
-    const FAR: Duration = Duration::from_secs(30 * 365 * 86_400);
+    const FAR: Duration = Duration::from_hours(30 * 365 * 24);
     start
         .checked_add(delay)
         .or_else(|| start.checked_add(FAR))

@@ -29,12 +29,13 @@ fn peer(kind: zmq::SocketType, run: impl FnOnce(zmq::Socket) + Send + 'static) -
 #[tokio::test]
 async fn an_abandoned_question_does_not_leave_its_answer_behind() {
     let (ask, asked) = std::sync::mpsc::channel();
+    let (go, gone) = std::sync::mpsc::channel();
     let endpoint = peer(zmq::REP, move |rep| {
         while let Ok(question) = rep.recv_bytes(0) {
             ask.send(()).unwrap();
             // The first question is answered when its asker has gone.
             if question == b"one" {
-                thread::sleep(Duration::from_millis(50));
+                gone.recv().unwrap();
             }
             rep.send([b"re: ", &question[..]].concat(), 0).unwrap();
         }
@@ -51,6 +52,7 @@ async fn an_abandoned_question_does_not_leave_its_answer_behind() {
             }
         }
     }
+    go.send(()).unwrap();
     assert_eq!(requester.ask(b"two").await.unwrap(), b"re: two");
     assert_eq!(requester.ask(b"three").await.unwrap(), b"re: three");
 }

@@ -89,7 +89,7 @@ pub(super) async fn bind(
         Transport::Ipc { path } => {
             bind_ipc(path, options).map(|socket| (socket, endpoint.transport.clone()))
         }
-        _ => Err(BindCause::Transport),
+        Transport::Inproc { .. } => Err(BindCause::Transport),
     };
     match bound {
         Ok((socket, transport)) => Ok((

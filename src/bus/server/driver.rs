@@ -26,6 +26,8 @@ const READ_BYTES: usize = 64 << 10;
 const READ_ROOM_MIN: usize = 16 << 10;
 /// An unfinished frame up to this is copied out of the shared buffer; a longer one keeps its place and grows there.
 const COPY_OUT_BYTES_MAX: usize = 16 << 10;
+/// Reads in one turn of a task before others have theirs.
+const READS_PER_TURN: usize = 4;
 /// With so many bytes of PONGs unsent, nothing more is read from a peer that PINGs and does not read.
 const URGENT_BYTES_MAX: usize = 64 << 10;
 
@@ -107,6 +109,7 @@ impl Driver {
     /// Serves the connection to its end.
     pub(super) async fn run(mut self) {
         let ended = poll_fn(|cx| self.poll(cx)).await;
+        let deadline = Instant::now() + self.server.options().close_timeout;
         match ended {
             Ended::ByPeer(error) => {
                 tracing::debug!(peer = %self.peer.id(), origin = %self.peer.origin(), ?error, "peer closed");
@@ -124,15 +127,14 @@ impl Driver {
                     // What it did wrong is permanent more often than not: it may see our greeting and stop by itself.
                     let output = self.session.output();
                     self.peer.outbox.borrow_mut().push_urgent(output);
-                    self.linger().await;
+                    self.linger(deadline).await;
                 }
             }
             Ended::Closed => {
-                let deadline = Instant::now() + self.server.options().close_timeout;
                 // What was queued before the close still goes out if there is time; what does not is told as lost.
                 drop(tokio::time::timeout_at(deadline, poll_fn(|cx| self.poll_flush(cx))).await);
                 self.tell_lost();
-                self.linger().await;
+                self.linger(deadline).await;
             }
         }
     }
@@ -244,7 +246,7 @@ impl Driver {
         cx: &mut Context<'_>,
         now: Instant,
     ) -> Result<Turn, Ended> {
-        let mut told = 0;
+        let (mut told, mut reads) = (0, 0);
         self.leftover = true;
         loop {
             while let Some(event) = self.session.handle_bytes(input, now.into_std())? {
@@ -265,6 +267,10 @@ impl Driver {
                 self.leftover = false;
                 return Ok(Turn::Unread);
             }
+            if reads >= READS_PER_TURN {
+                return Ok(Turn::Again);
+            }
+            reads += 1;
             let room = input.capacity() - input.len();
             if room < READ_ROOM_MIN {
                 // Grows with what has arrived, never by what the peer declared.
@@ -334,11 +340,14 @@ impl Driver {
         self.flush_urgent();
         loop {
             if self.peer.outbox.borrow().is_empty() {
-                if self.peer.set_blocked(false) && !self.peer.is_gone() {
-                    self.server.sink().writable(&self.peer);
-                    if !self.peer.outbox.borrow().is_empty() {
-                        continue;
+                if self.peer.is_blocked() {
+                    // All may have been taken back: that does not mean that the socket takes more.
+                    ready!(self.stream.poll_write_ready(cx))?;
+                    self.peer.set_blocked(false);
+                    if !self.peer.is_gone() {
+                        self.server.sink().writable(&self.peer);
                     }
+                    continue;
                 }
                 return Poll::Ready(Ok(()));
             }
@@ -388,8 +397,7 @@ impl Driver {
 
     /// Says that we will send no more, and reads until the peer has closed too: closing with unread bytes would reset the
     /// connection, which can destroy what the peer has not read yet.
-    async fn linger(&mut self) {
-        let deadline = Instant::now() + self.server.options().close_timeout;
+    async fn linger(&mut self, deadline: Instant) {
         let polite = async {
             poll_fn(|cx| self.poll_flush(cx)).await?;
             self.stream.shutdown().await?;

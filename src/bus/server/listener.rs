@@ -27,7 +27,7 @@ use crate::zmtp::{self, SocketType, Violation};
 /// noticed by peers that come back every 100 ms anyway.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// One line per address and minute about refused peers.
-const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(60);
+const REFUSAL_LOG_INTERVAL: Duration = Duration::from_mins(1);
 /// Addresses remembered for that. With more in one minute the rest go unlogged; they are counted all the same.
 const REFUSAL_LOG_ADDRESSES: usize = 1024;
 

@@ -82,7 +82,7 @@ impl Default for Options {
             send_buffer_bytes: 64 << 10,
             unsent_bytes_max: 16 << 10,
             backlog: 1024,
-            keepalive_idle: Duration::from_secs(60),
+            keepalive_idle: Duration::from_mins(1),
             keepalive_interval: Duration::from_secs(15),
             keepalive_probes: 4,
             close_timeout: Duration::from_secs(2),

@@ -138,8 +138,13 @@ impl Outbox {
         taken
     }
 
-    /// Takes out everything, the partly written one too.
+    /// Takes out everything, the partly written one too. After such a one nothing may be written any more: it would stand in
+    /// the middle of that message.
     pub(super) fn take_all(&mut self) -> Vec<u64> {
+        if self.begun > 0 {
+            self.urgent = Vec::new();
+            self.urgent_begun = 0;
+        }
         self.begun = 0;
         self.bytes = 0;
         std::mem::take(&mut self.queue)
@@ -257,5 +262,143 @@ impl Scratch {
             _ => self.pieces.push(Piece::Copied(start..end)),
         }
         bytes.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outbox() -> Outbox {
+        Outbox::new(1000, 100_000_000)
+    }
+
+    fn push(outbox: &mut Outbox, tag: u64, head: usize, body: usize) -> Vec<u8> {
+        let letter = b'a' + u8::try_from(tag % 26).unwrap();
+        let (head, body) = (vec![letter.to_ascii_uppercase(); head], vec![letter; body]);
+        let header = outbox.framing().encode(head.len() + body.len(), false);
+        let frame = [header.as_ref(), &head, &body].concat();
+        outbox.push(Entry {
+            tag,
+            header,
+            head: head.as_slice().into(),
+            body: body.into(),
+        });
+        frame
+    }
+
+    /// Writes at most `most` bytes of the next batch; gives what the kernel would have got.
+    fn write(outbox: &mut Outbox, scratch: &mut Scratch, most: usize) -> Vec<u8> {
+        outbox.gather(scratch);
+        let mut bytes = outbox.write(scratch, |slices| {
+            assert!(!slices.is_empty() && slices.len() <= PIECES_MAX);
+            slices
+                .iter()
+                .flat_map(|slice| slice.to_vec())
+                .collect::<Vec<u8>>()
+        });
+        bytes.truncate(most);
+        outbox.advance(bytes.len());
+        bytes
+    }
+
+    /// The same messages, written so many bytes at a time.
+    #[track_caller]
+    fn check(sizes: &[(usize, usize)], step: usize) {
+        let (mut outbox, mut scratch) = (outbox(), Scratch::default());
+        let mut expected = Vec::new();
+        for (tag, (head, body)) in (0..).zip(sizes) {
+            expected.extend(push(&mut outbox, tag, *head, *body));
+        }
+        assert_eq!(outbox.bytes(), expected.len());
+        let mut written = Vec::new();
+        while !outbox.is_empty() {
+            written.extend(write(&mut outbox, &mut scratch, step));
+            assert_eq!(outbox.bytes(), expected.len() - written.len());
+        }
+        assert!(written == expected, "{step}");
+    }
+
+    #[test]
+    fn any_short_writes_give_the_same_bytes() {
+        for step in 1..20 {
+            check(&[(0, 0), (48, 0), (0, 1), (62, 255), (63, 2), (1, 1)], step);
+        }
+        for step in [61, 997, 8191, 8192, 50_000, usize::MAX] {
+            check(
+                &[
+                    (0, 0),
+                    (48, 600),
+                    (100, 8192),
+                    (48, 8193),
+                    (0, 70_000),
+                    (1, 1),
+                ],
+                step,
+            );
+        }
+    }
+
+    #[test]
+    fn a_batch_has_bounds() {
+        let (mut outbox, mut scratch) = (outbox(), Scratch::default());
+        for tag in 0..1000 {
+            push(&mut outbox, tag, 10, 9000);
+        }
+        let first = write(&mut outbox, &mut scratch, usize::MAX);
+        assert!((BATCH_BYTES..BATCH_BYTES + 10_000).contains(&first.len()));
+        assert!(scratch.copied.len() < 1000, "large bodies are not copied");
+    }
+
+    #[test]
+    fn what_is_urgent_goes_between_messages() {
+        let (mut outbox, mut scratch) = (outbox(), Scratch::default());
+        let first = push(&mut outbox, 1, 5, 5);
+        let second = push(&mut outbox, 2, 5, 5);
+        let mut written = write(&mut outbox, &mut scratch, 3);
+        outbox.push_urgent(&mut b"URGENT".to_vec());
+        written.extend(write(&mut outbox, &mut scratch, first.len()));
+        outbox.push_urgent(&mut b"MORE".to_vec());
+        while !outbox.is_empty() {
+            written.extend(write(&mut outbox, &mut scratch, 1));
+        }
+        assert_eq!(written, [&first[..], b"URGENTMORE", &second].concat());
+    }
+
+    #[test]
+    fn only_what_is_wholly_unwritten_is_taken_back() {
+        let (mut outbox, mut scratch) = (outbox(), Scratch::default());
+        let first = push(&mut outbox, 1, 0, 100);
+        let second = push(&mut outbox, 2, 0, 100);
+        push(&mut outbox, 3, 0, 100);
+        let mut written = write(&mut outbox, &mut scratch, first.len() + 1);
+        assert_eq!(outbox.take_unbegun(), [3]);
+        assert_eq!((outbox.messages(), outbox.bytes()), (1, second.len() - 1));
+        let fourth = push(&mut outbox, 4, 0, 100);
+        while !outbox.is_empty() {
+            written.extend(write(&mut outbox, &mut scratch, 17));
+        }
+        assert_eq!(written, [first, second, fourth].concat());
+    }
+
+    #[test]
+    fn after_a_cut_message_nothing_is_written() {
+        let (mut outbox, mut scratch) = (outbox(), Scratch::default());
+        push(&mut outbox, 1, 0, 100);
+        push(&mut outbox, 2, 0, 100);
+        write(&mut outbox, &mut scratch, 50);
+        outbox.push_urgent(&mut b"PONG".to_vec());
+        assert_eq!(outbox.take_all(), [1, 2]);
+        assert!(outbox.is_empty() && outbox.bytes() == 0);
+    }
+
+    #[test]
+    fn an_empty_queue_takes_any_message() {
+        let mut outbox = Outbox::new(2, 1000);
+        assert!(outbox.has_room(5000));
+        push(&mut outbox, 1, 0, 500);
+        assert!(outbox.has_room(400) && !outbox.has_room(500));
+        push(&mut outbox, 2, 0, 10);
+        assert!(!outbox.has_room(1));
     }
 }

@@ -253,7 +253,7 @@ impl Peer {
         })
     }
 
-    /// Whether its socket takes no more although something is queued.
+    /// Whether its socket takes no more. [`super::Sink::writable`] tells when that is over.
     pub fn is_blocked(&self) -> bool {
         self.blocked_since.get().is_some()
     }
@@ -289,13 +289,9 @@ impl Peer {
     }
 
     /// Takes back what is wholly unwritten, oldest first: these tags are no longer queued and will not be told as lost. A
-    /// partly written message stays.
+    /// partly written message stays, and so does [`Peer::is_blocked`] until the socket takes more.
     pub fn take_unsent(&self) -> Vec<u64> {
-        let tags = self.outbox.borrow_mut().take_unbegun();
-        if self.outbox.borrow().messages() == 0 {
-            self.blocked_since.set(None);
-        }
-        tags
+        self.outbox.borrow_mut().take_unbegun()
     }
 
     /// Asks for an orderly close: what is queued is written if that can be done within the close timeout, the rest is told as lost,
@@ -349,11 +345,11 @@ impl Peer {
 
     /// Records whether the socket takes more; gives what it was before.
     pub(super) fn set_blocked(&self, blocked: bool) -> bool {
-        let was = self.blocked_since.get();
-        if blocked != was.is_some() {
+        let was = self.is_blocked();
+        if blocked != was {
             self.blocked_since.set(blocked.then(Instant::now));
         }
-        was.is_some()
+        was
     }
 
     fn enqueue(&self, size: usize, entry: impl FnOnce(&Outbox) -> Entry) -> Result<(), Full> {

@@ -25,6 +25,11 @@ macro_rules! either {
 }
 
 impl Stream {
+    /// Whether a write is worth trying. No system call.
+    pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => stream.poll_write_ready(cx))
+    }
+
     /// Whether a read is worth trying. No system call.
     pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self, stream => stream.poll_read_ready(cx))

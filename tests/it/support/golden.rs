@@ -61,6 +61,13 @@ pub(crate) fn adopt(database: &Path, directory: &Path) -> Golden {
                 .expect("rewrite paths");
         }
     }
+    // Logs and pid files at the root of the file system come here too.
+    for column in ["access_log", "error_log", "pid_file"] {
+        let sql = format!(
+            "UPDATE server SET {column} = ?1 || {column} WHERE {column} NOT LIKE ?1 || '%'"
+        );
+        db.execute(&sql, [here]).expect("rewrite paths");
+    }
     // The same recorded port becomes the same free one, wherever it stands: clashes on purpose stay clashes.
     let mut ports = BTreeMap::new();
     let mut fresh = |port: i64| i64::from(*ports.entry(port).or_insert_with(free_port));

@@ -8,6 +8,8 @@ use super::PATIENCE;
 pub(crate) struct Peer {
     pull: zmq::Socket,
     publish: zmq::Socket,
+    /// Events of the PULL socket.
+    monitor: zmq::Socket,
     _context: zmq::Context,
 }
 
@@ -36,6 +38,15 @@ impl Peer {
             socket.set_rcvhwm(0).expect("rcvhwm");
             socket.set_reconnect_ivl(20).expect("reconnect_ivl");
         }
+        let monitor = context.socket(zmq::PAIR).expect("a PAIR socket");
+        pull.monitor(
+            "inproc://pull-events",
+            zmq::SocketEvent::HANDSHAKE_SUCCEEDED as i32,
+        )
+        .expect("monitor");
+        monitor
+            .connect("inproc://pull-events")
+            .expect("connect to the monitor");
         publish
             .connect(recv_spec)
             .unwrap_or_else(|error| panic!("connect {recv_spec}: {error}"));
@@ -44,8 +55,17 @@ impl Peer {
         Self {
             pull,
             publish,
+            monitor,
             _context: context,
         }
+    }
+
+    /// Waits until the server has taken both sockets ([`Replies::Xpub`] only).
+    pub(crate) fn joined(&self) {
+        self.subscribed();
+        let patience = i64::try_from(PATIENCE.as_millis()).expect("seconds");
+        let ready = self.monitor.poll(zmq::POLLIN, patience).expect("poll");
+        assert_eq!(ready, 1, "the server takes the PULL socket");
     }
 
     /// Waits until the server has subscribed to the replies ([`Replies::Xpub`] only).
