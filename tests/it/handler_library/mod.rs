@@ -1,159 +1,23 @@
 //! The handler library, `lurcher run` and the built-in handlers, against a front made of plain libzmq sockets and
 //! against the real Mongrel2.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+mod fake_front;
+mod programs;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lurcher::endpoint::Endpoint;
 use lurcher::handler::{Client, Connection, Event, IDS_PER_MESSAGE, Options, ReplyError};
 use lurcher::wire::ConnId;
 
+use fake_front::{Front, get, json, request, tnetstring};
+
 /// Long enough for anything on a busy machine; nothing waits for it to pass.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Replies that are read ahead of the test; a front with more waiting reads no further.
-const READ_AHEAD: usize = 64;
-
-/// The server's half: PUSH and SUB, bound, as Mongrel2 has them. A thread reads the SUB, since libzmq subscribes only
-/// where somebody looks at the socket. Fields in the order in which they must be dropped.
-struct Front {
-    push: zmq::Socket,
-    replies: mpsc::Receiver<Vec<u8>>,
-    send_spec: String,
-    recv_spec: String,
-    reader: Reader,
-    /// Dropping it waits until the sockets are closed, so that another front can bind the same addresses.
-    _context: zmq::Context,
-}
-
-struct Reader {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        drop(self.thread.take().map(JoinHandle::join));
-    }
-}
-
-impl Front {
-    fn new() -> Self {
-        Self::bind("tcp://127.0.0.1:*", "tcp://127.0.0.1:*")
-    }
-
-    fn bind(send_spec: &str, recv_spec: &str) -> Self {
-        let context = zmq::Context::new();
-        let socket = |kind, spec: &str| {
-            let socket = context.socket(kind).unwrap();
-            socket.set_linger(0).unwrap();
-            socket.set_sndtimeo(30_000).unwrap();
-            socket.set_rcvtimeo(50).unwrap();
-            socket.bind(spec).unwrap();
-            let spec = socket.get_last_endpoint().unwrap().unwrap();
-            (socket, spec)
-        };
-        let (sub, recv_spec) = socket(zmq::SUB, recv_spec);
-        sub.set_subscribe(b"").unwrap();
-        let (push, send_spec) = socket(zmq::PUSH, send_spec);
-        let (sender, replies) = mpsc::sync_channel(READ_AHEAD);
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = thread::spawn(move || {
-            while !stopped.load(Ordering::SeqCst) {
-                if let Ok(reply) = sub.recv_bytes(0)
-                    && sender.send(reply).is_err()
-                {
-                    break;
-                }
-            }
-        });
-        let reader = Reader {
-            stop,
-            thread: Some(thread),
-        };
-        Self {
-            push,
-            replies,
-            send_spec,
-            recv_spec,
-            reader,
-            _context: context,
-        }
-    }
-
-    fn options(&self) -> Options {
-        let mut options = Options::to(&self.send_spec).unwrap();
-        options.recv_specs = vec![self.recv_spec.parse().unwrap()];
-        // Longer than any machine is busy: whatever takes so long fails its test.
-        options.subscription_timeout = PATIENCE;
-        options
-    }
-
-    fn push(&self, message: &[u8]) {
-        self.push
-            .send(message, 0)
-            .expect("a handler takes the request");
-    }
-
-    #[track_caller]
-    fn reply(&self) -> String {
-        let reply = self.replies.recv_timeout(PATIENCE).expect("a reply");
-        String::from_utf8_lossy(&reply).into_owned()
-    }
-}
-
-/// A message in the JSON protocol.
-fn json(sender: &str, id: u32, path: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
-    let headers: serde_json::Map<_, _> = headers
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).into()))
-        .collect();
-    let headers = serde_json::to_string(&headers).unwrap();
-    format!(
-        "{sender} {id} {path} {}:{headers},{}:{body},",
-        headers.len(),
-        body.len()
-    )
-    .into_bytes()
-}
-
-/// The same in tnetstrings.
-fn tnetstring(sender: &str, id: u32, path: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
-    let string = |text: &str| format!("{}:{text},", text.len());
-    let headers: String = headers
-        .iter()
-        .map(|(name, value)| string(name) + &string(value))
-        .collect();
-    format!(
-        "{sender} {id} {path} {}:{headers}}}{}",
-        headers.len(),
-        string(body)
-    )
-    .into_bytes()
-}
-
-fn get(id: u32) -> Vec<u8> {
-    request(id, "GET", "HTTP/1.1", "")
-}
-
-fn request(id: u32, method: &str, version: &str, body: &str) -> Vec<u8> {
-    json(
-        "front",
-        id,
-        "/a",
-        &[("PATH", "/a"), ("METHOD", method), ("VERSION", version)],
-        body,
-    )
-}
 
 /// Runs a handler in a thread with a runtime of its own, as a program has it.
 fn run<F, R>(options: Options, handler: F) -> JoinHandle<R::Output>
@@ -662,6 +526,8 @@ fn specs_that_do_not_pair_are_refused() {
         Some(inferred)
     );
 }
+<<<<<<< HEAD:tests/it/handler_library/mod.rs
+=======
 
 /// The program, ended when dropped.
 struct Program {
@@ -1018,3 +884,4 @@ fn echo_serves_the_real_mongrel2_in_both_protocols() {
     assert!(stopped.success());
     assert_eq!(echo.wait().unwrap().code(), Some(0));
 }
+>>>>>>> main:tests/it/handler_library.rs
