@@ -7,14 +7,20 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::metrics::Name;
 use crate::tnetstring::Value;
 
 /// Lines that may wait for the disk. At 150 bytes each this is 10 MB at most.
 const LINES_MAX: usize = 65_536;
+
+/// How long the end of the front may wait for the writer, and how often it looks whether there is room for the order.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
+const FINISH_POLL: Duration = Duration::from_millis(5);
 
 /// What is known of a request when it is dispatched, kept until its line is written.
 #[derive(Debug)]
@@ -29,13 +35,16 @@ pub(super) struct Line {
 /// The open log.
 #[derive(Debug)]
 pub struct AccessLog {
-    lines: Option<SyncSender<Order>>,
-    writer: Option<JoinHandle<()>>,
+    orders: SyncSender<Order>,
+    reopen: Arc<AtomicBool>,
 }
 
 enum Order {
     Write(Vec<u8>),
+    /// Look whether the file is to be opened again.
     Reopen,
+    /// Say when everything before this is written.
+    Finish(SyncSender<()>),
 }
 
 impl AccessLog {
@@ -48,21 +57,38 @@ impl AccessLog {
         let file = open(path)?;
         let (sender, receiver) = sync_channel(LINES_MAX);
         let path = path.to_owned();
-        let writer = std::thread::Builder::new()
+        let reopen = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&reopen);
+        // Ends with the last sender.
+        let _writer = std::thread::Builder::new()
             .name("access log".into())
-            .spawn(move || write_lines(&receiver, &path, BufWriter::new(file)))?;
+            .spawn(move || write_lines(&receiver, &path, &asked, BufWriter::new(file)))?;
         Ok(Self {
-            lines: Some(sender),
-            writer: Some(writer),
+            orders: sender,
+            reopen,
         })
     }
 
     /// Opens the file of that name again: it was renamed.
     pub fn reopen(&self) {
-        if let Some(lines) = &self.lines {
-            // A full queue is no reason to lose the order; the writer is alive as long as we are.
-            drop(lines.send(Order::Reopen));
+        self.reopen.store(true, Ordering::Release);
+        // Only to wake the writer: with a full queue it is awake, or stuck in a disk that we must not wait for.
+        drop(self.orders.try_send(Order::Reopen));
+    }
+
+    /// Waits until every line is on its way to the disk, but not for a disk that is stuck.
+    pub(super) fn finish(&self) {
+        let end = Instant::now() + FINISH_TIMEOUT;
+        let (done, finished) = sync_channel(1);
+        let mut order = Order::Finish(done);
+        while let Err(TrySendError::Full(back)) = self.orders.try_send(order) {
+            if Instant::now() >= end {
+                return;
+            }
+            order = back;
+            std::thread::sleep(FINISH_POLL);
         }
+        let _in_time = finished.recv_timeout(end.saturating_duration_since(Instant::now()));
     }
 
     pub(super) fn write(&self, line: &Line, status: u16, size: u64) {
@@ -83,20 +109,8 @@ impl AccessLog {
         let mut bytes = Vec::with_capacity(160);
         list.encode(&mut bytes);
         bytes.push(b'\n');
-        if let Some(lines) = &self.lines
-            && let Err(TrySendError::Full(_)) = lines.try_send(Order::Write(bytes))
-        {
+        if let Err(TrySendError::Full(_)) = self.orders.try_send(Order::Write(bytes)) {
             Name::AccessLinesDropped.increment();
-        }
-    }
-}
-
-impl Drop for AccessLog {
-    /// Waits until every line is on its way to the disk.
-    fn drop(&mut self) {
-        self.lines = None;
-        if let Some(writer) = self.writer.take() {
-            drop(writer.join());
         }
     }
 }
@@ -105,7 +119,12 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(path)
 }
 
-fn write_lines(orders: &Receiver<Order>, path: &Path, mut file: BufWriter<File>) {
+fn write_lines(
+    orders: &Receiver<Order>,
+    path: &Path,
+    reopen: &AtomicBool,
+    mut file: BufWriter<File>,
+) {
     loop {
         // Lines go out together while more are waiting, and at once when none is.
         let order = match orders.try_recv() {
@@ -119,14 +138,20 @@ fn write_lines(orders: &Receiver<Order>, path: &Path, mut file: BufWriter<File>)
                 }
             }
         };
+        if reopen.swap(false, Ordering::Acquire) {
+            complain(path, file.flush());
+            match open(path) {
+                Ok(new) => file = BufWriter::new(new),
+                Err(error) => tracing::error!("reopen access log {}: {error}", path.display()),
+            }
+        }
         match order {
             Order::Write(line) => complain(path, file.write_all(&line)),
-            Order::Reopen => {
+            Order::Reopen => {}
+            Order::Finish(done) => {
                 complain(path, file.flush());
-                match open(path) {
-                    Ok(new) => file = BufWriter::new(new),
-                    Err(error) => tracing::error!("reopen access log {}: {error}", path.display()),
-                }
+                // Nobody waits any more when it took too long.
+                let _waited_for = done.try_send(());
             }
         }
     }

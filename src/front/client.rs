@@ -106,6 +106,8 @@ struct Mailbox {
     first: Option<Mail>,
     rest: VecDeque<Mail>,
     bytes: usize,
+    /// A handler has closed the connection: what comes behind that is for nobody.
+    closing: bool,
 }
 
 impl std::fmt::Debug for Client {
@@ -164,7 +166,12 @@ impl Client {
             limits.mailbox_bytes
         };
         let mailbox = &mut *self.mailbox.borrow_mut();
-        if mailbox.bytes > 0 && mailbox.bytes.saturating_add(bytes.len()) > limit {
+        if mailbox.closing {
+            return;
+        }
+        if mailbox.bytes > 0 && mailbox.bytes.saturating_add(bytes.len()) > limit
+            || mailbox.rest.len() >= limits.mailbox_mails
+        {
             Name::SlowClients.increment();
             tracing::warn!(client = %self.addr, waiting = mailbox.bytes, limit, "client does not keep up: dropped");
             self.cut(Cut::Slow);
@@ -182,8 +189,18 @@ impl Client {
 
     /// Puts anything but a payload into the mailbox.
     pub(super) fn tell(&self, mail: Mail) {
-        self.mailbox.borrow_mut().push(mail);
+        let mailbox = &mut *self.mailbox.borrow_mut();
+        if mailbox.closing {
+            return;
+        }
+        mailbox.closing = matches!(mail, Mail::Close);
+        mailbox.push(mail);
         self.wake();
+    }
+
+    /// Whether something lies in the mailbox.
+    pub(super) fn has_mail(&self) -> bool {
+        self.mailbox.borrow().first.is_some()
     }
 
     /// Takes the oldest mail.
@@ -313,12 +330,12 @@ impl pool::Caller for Client {
         id
     }
 
-    fn has_answer(&self) -> bool {
-        self.mailbox.borrow().first.is_some()
-    }
-
     fn retire_id(&self) {
         self.drop_id();
+    }
+
+    fn has_mail(&self) -> bool {
+        Self::has_mail(self)
     }
 
     fn failed(&self, why: Failure) {

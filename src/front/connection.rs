@@ -120,13 +120,17 @@ impl Connection {
             if self.write(cx).is_err() {
                 return Poll::Ready(Gone);
             }
-            if self.fresh {
+            if self.fresh && !self.is_behind() {
                 self.use_input();
                 continue;
             }
             match self.read(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(Gone)) => return Poll::Ready(Gone),
+                // Nothing to do and nothing to read: when the front stops, this is the end.
+                Poll::Pending if self.is_idle() && self.shard.is_draining() => {
+                    self.close(Farewell::Told);
+                }
                 // Reading may have left something to write only if it was ready.
                 Poll::Pending => return Poll::Pending,
             }
@@ -155,28 +159,42 @@ impl Connection {
         {
             exchange.ticket.attach();
         }
-        if self.shard.is_draining() && matches!(self.state, State::Head) && self.input.is_empty() {
-            self.close(Farewell::Told);
-        }
         Ok(())
+    }
+
+    /// Whether no request is open and none has begun.
+    fn is_idle(&self) -> bool {
+        matches!(self.state, State::Head) && self.input.is_empty()
+    }
+
+    /// Whether the client has to take what was written for it before its next request is looked at. Without that, what lies
+    /// in the mailbox behind the end of a response (a close, a failure) would meet the request after it.
+    fn is_behind(&self) -> bool {
+        !self.output.is_empty()
+            && match &self.state {
+                State::Head => true,
+                State::Response(exchange) => exchange.opaque,
+                State::Body(_) | State::Flush | State::Linger { .. } => false,
+            }
     }
 
     /// A deadline has passed.
     fn expire(&mut self) -> Result<(), Gone> {
         match &mut self.state {
-            State::Head if self.input.is_empty() => self.close(Farewell::Told),
+            State::Head if !self.begun => self.close(Farewell::Told),
             State::Head => self.refuse(Trouble::HeadTimeout, false, None),
             State::Body(body) => {
                 let limits = &self.shard.limits;
                 let elapsed = self.shard.clock.milliseconds().saturating_sub(body.began);
                 // On average over the whole time, so that a pause is no crime.
                 if body.received.saturating_mul(1000) < limits.body_rate.saturating_mul(elapsed) {
-                    let line = body.accepted.line.take();
-                    self.refuse(Trouble::BodyTimeout, false, line);
+                    self.refuse_body(Trouble::BodyTimeout);
                 } else {
                     self.client.set_deadline(limits.body_grace);
                 }
             }
+            // What came in the meantime may be the answer, or why there is none.
+            State::Response(_) if self.client.has_mail() => {}
             State::Response(exchange) => {
                 let (started, head_request, line) = (
                     exchange.started,
@@ -242,6 +260,14 @@ impl Connection {
                     if bytes.is_empty() {
                         self.output.pop_front();
                     }
+                    // A client that takes bytes, however slowly, is neither idle nor gone.
+                    match self.state {
+                        State::Flush => self.client.set_deadline(FLUSH_TIMEOUT),
+                        State::Head if !self.begun => {
+                            self.client.set_deadline(self.shard.limits.idle_timeout);
+                        }
+                        _ => {}
+                    }
                 }
                 Poll::Ready(Err(error)) => return Err(self.failed(&error)),
                 Poll::Pending => return Ok(Poll::Pending),
@@ -284,8 +310,13 @@ impl Connection {
             return payload.len();
         };
         if !exchange.started {
+            if !exchange.ticket.started(voice) {
+                // It waits for a handler: this is for a request before it, and would be taken for its response.
+                Name::ReplyBytesDropped.add(payload.len() as u64);
+                debug!(client = %self.client.addr, %voice, "bytes for a request that no handler has: dropped");
+                return 0;
+            }
             exchange.started = true;
-            exchange.ticket.started(voice);
             self.client
                 .remember_handler(&exchange.handler.pool, exchange.ticket.peer());
             self.client
@@ -333,9 +364,12 @@ impl Connection {
             return;
         };
         self.client.response_began.set(NEVER);
-        if !exchange.started {
+        // One that was never handed over is known to nobody; then the handler before it is still the last.
+        if !exchange.started
+            && let Some(peer) = exchange.ticket.peer()
+        {
             self.client
-                .remember_handler(&exchange.handler.pool, exchange.ticket.peer());
+                .remember_handler(&exchange.handler.pool, Some(peer));
         }
         if let Some(line) = exchange.line {
             let unanswered = if exchange.opaque { 200 } else { CLIENT_GONE };
@@ -517,12 +551,13 @@ impl Connection {
     }
 
     fn refuse_body(&mut self, trouble: Trouble) {
-        let line = if let State::Body(body) = &mut self.state {
-            body.accepted.line.take()
+        let (line, head_request) = if let State::Body(body) = &mut self.state {
+            let accepted = &mut body.accepted;
+            (accepted.line.take(), accepted.asked == Asked::Head)
         } else {
-            None
+            (None, false)
         };
-        self.refuse(trouble, false, line);
+        self.refuse(trouble, head_request, line);
     }
 
     fn submit_body(&mut self) {
@@ -568,6 +603,7 @@ impl Connection {
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         if self.deaf
             || (matches!(self.state, State::Response(_)) && self.input.len() >= INPUT_AHEAD_MAX)
+            || (matches!(self.state, State::Head) && self.is_behind())
         {
             return Poll::Pending;
         }
@@ -618,9 +654,11 @@ impl Connection {
                 Ok(())
             };
         }
-        if !self.input.is_empty() {
+        if !self.input.is_empty() || self.is_behind() {
             self.input.extend_from_slice(data);
-            if !matches!(&self.state, State::Response(exchange) if !exchange.opaque) {
+            if self.is_behind() {
+                self.fresh = true;
+            } else if !matches!(&self.state, State::Response(exchange) if !exchange.opaque) {
                 self.use_input();
             }
             return Ok(());

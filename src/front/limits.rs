@@ -10,6 +10,12 @@ use crate::wire::request;
 /// Descriptors of `superpoll.max_fd` that are left for logs, listeners and handlers.
 const DESCRIPTORS_RESERVED: usize = 256;
 
+/// What one payload costs beside its bytes, at most: its place in the queue, which grows by doubling, and an allocation.
+const MAIL_COST: usize = 256;
+
+/// Payloads that a mailbox takes whatever `limits.mailbox_bytes` is.
+const MAILS_MIN: usize = 1_024;
+
 /// See the settings of the same names in docs/SETTINGS.md. Times are milliseconds of the shard's clock.
 #[derive(Debug)]
 pub(super) struct Limits {
@@ -19,6 +25,8 @@ pub(super) struct Limits {
     pub(super) content_length: usize,
     pub(super) targets_max: usize,
     pub(super) mailbox_bytes: usize,
+    /// Payloads in a mailbox: each costs memory of its own, however small it is.
+    pub(super) mailbox_mails: usize,
     pub(super) connections_max: usize,
     pub(super) head_timeout: u64,
     pub(super) idle_timeout: u64,
@@ -62,6 +70,7 @@ impl From<&Settings> for Limits {
             content_length: settings.content_length,
             targets_max: settings.handler_targets,
             mailbox_bytes: settings.mailbox_bytes,
+            mailbox_mails: settings.mailbox_bytes.max(MAILS_MIN * MAIL_COST) / MAIL_COST,
             connections_max: settings.connections.unwrap_or(room),
             head_timeout: milliseconds(settings.head_timeout),
             idle_timeout: milliseconds(settings.idle_timeout),

@@ -9,7 +9,6 @@ use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
 use super::Shard;
-use super::client::Client;
 use super::connection::Connection;
 use crate::metrics::Name;
 use crate::sys;
@@ -67,8 +66,7 @@ fn serve(shard: &Rc<Shard>, stream: TcpStream, addr: SocketAddr) {
         debug!(client = %addr, "prepare connection: {error}");
         return;
     }
-    let client = Client::new(Rc::clone(shard), addr);
-    shard.registry.join(&client);
+    let client = shard.admit(addr);
     shard
         .watch
         .track_local(Connection::new(stream, client, Rc::clone(shard)));

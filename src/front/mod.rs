@@ -47,6 +47,7 @@ use crate::endpoint::{Endpoint, Transport};
 use crate::pool::{self, BoundPool, Pool, Replies};
 
 pub use access_log::AccessLog;
+use client::Client;
 use clock::Clock;
 use limits::Limits;
 use registry::Registry;
@@ -68,8 +69,11 @@ const FLUSH_TIMEOUT: u64 = 30_000;
 /// it has read its answer.
 const LINGER: u64 = 2_000;
 
-/// What is read and dropped meanwhile.
-const LINGER_BYTES_MAX: usize = 1024 * 1024;
+/// What is read and dropped meanwhile: a client that sends its whole body before it reads the refusal shall get to read it.
+const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Connection ids start at random below this (a mask): there are handlers that keep them in 32 bits with a sign.
+const FIRST_ID_MAX: u32 = (1 << 30) - 1;
 
 /// How long the sockets of handlers may take to close when a front has ended.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -173,7 +177,7 @@ pub async fn bind(server: &Server, settings: &Settings, watch: &Watch) -> Result
     let shard = Rc::new(Shard {
         limits: Limits::from(settings),
         clock: Clock::new(),
-        registry: Registry::new(getrandom::u32().map_err(BindError::Random)?),
+        registry: Registry::new(getrandom::u32().map_err(BindError::Random)? & FIRST_ID_MAX),
         site: OnceCell::new(),
         scratch: RefCell::new(vec![0; SCRATCH_BYTES]),
         access_log,
@@ -308,6 +312,9 @@ impl Front {
         for (_, pool) in &pools {
             pool.close();
         }
+        if let Some(log) = &shard.access_log {
+            log.finish();
+        }
     }
 }
 
@@ -396,6 +403,17 @@ impl Shard {
         }
     }
 
+    /// Enters a new client into the registry.
+    fn admit(self: &Rc<Self>, addr: SocketAddr) -> Rc<Client> {
+        if self.registry.len() == 0 {
+            // The sweep, which reads the clock, slept; what it showed last may be hours old, and deadlines are counted from it.
+            self.clock.tick();
+        }
+        let client = Client::new(Rc::clone(self), addr);
+        self.registry.join(&client);
+        client
+    }
+
     /// Sets an accepted socket up.
     fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
@@ -408,7 +426,7 @@ impl Shard {
     /// Lets every connection end by itself, and cuts those that do not in time.
     async fn drain(&self) {
         self.draining.set(true);
-        self.registry.for_each(client::Client::wake);
+        self.registry.for_each(Client::wake);
         let gone = async {
             while self.registry.len() > 0 {
                 self.registry.left.notified().await;

@@ -39,6 +39,10 @@ impl Shard {
                 Some(client) => client.deliver(&payload, from),
                 None => {
                     Name::RepliesUnknownId.increment();
+                    // To close what is closed: its handler was told already, when we closed it, or has closed it itself.
+                    if payload.is_empty() {
+                        continue;
+                    }
                     pool.notify_voice(from, id, Notice::Disconnect);
                 }
             }

@@ -20,7 +20,7 @@ pub(super) async fn run(shard: Rc<Shard>) {
     loop {
         if shard.registry.len() == 0 {
             tokio::select! {
-                () = shard.registry.joined.notified() => shard.clock.tick(),
+                () = shard.registry.joined.notified() => {}
                 () = shard.watch.draining() => return,
             }
         }

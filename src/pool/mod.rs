@@ -102,11 +102,11 @@ pub trait Caller {
     /// The id under which the request is handed over now.
     fn id(self: Rc<Self>) -> ConnId;
 
-    /// Whether anything came for it that it has not looked at yet: the beginning of an answer.
-    fn has_answer(&self) -> bool;
-
     /// The id given before must not reach the caller any more: a handler that is given up may still answer under it.
     fn retire_id(&self);
+
+    /// Whether something has come for the caller that it has not looked at yet: it may be the answer.
+    fn has_mail(&self) -> bool;
 
     /// No handler will answer.
     fn failed(&self, why: Failure);
@@ -166,22 +166,7 @@ impl BoundPool {
 
     /// Begins to serve peers.
     pub fn run(self, replies: Rc<dyn Replies>, watch: &Watch) -> Rc<Pool> {
-        let pool = Rc::new(Pool {
-            state: RefCell::new(State {
-                workers: Workers::new(self.settings.slots),
-                open: Slab::new(),
-                queue: VecDeque::new(),
-                waiting: 0,
-                waiting_bytes: 0,
-                serial: 0,
-            }),
-            settings: self.settings,
-            replies,
-            unsettled: Notify::new(),
-            listening: RefCell::new(Vec::new()),
-            closed: Cell::new(false),
-            scratch: RefCell::new(Vec::new()),
-        });
+        let pool = Pool::new(self.settings, replies);
         let push = self.push.run(Rc::new(PushSide(Rc::clone(&pool))), watch);
         let sub = self.sub.run(Rc::new(SubSide(Rc::clone(&pool))), watch);
         pool.listening.borrow_mut().extend([push, sub]);
@@ -245,9 +230,17 @@ struct Open {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    Waiting { since: Instant },
-    Handed { worker: workers::Id },
-    Attached { worker: workers::Id },
+    /// `came_back`: it was handed over before, and stands before those that were not.
+    Waiting {
+        since: Instant,
+        came_back: bool,
+    },
+    Handed {
+        worker: workers::Id,
+    },
+    Attached {
+        worker: workers::Id,
+    },
     Failed,
 }
 
@@ -257,6 +250,26 @@ fn tag(place: usize, serial: u32) -> u64 {
 }
 
 impl Pool {
+    /// A pool without sockets.
+    fn new(settings: Settings, replies: Rc<dyn Replies>) -> Rc<Self> {
+        Rc::new(Self {
+            state: RefCell::new(State {
+                workers: Workers::new(settings.slots),
+                open: Slab::new(),
+                queue: VecDeque::new(),
+                waiting: 0,
+                waiting_bytes: 0,
+                serial: 0,
+            }),
+            settings,
+            replies,
+            unsettled: Notify::new(),
+            listening: RefCell::new(Vec::new()),
+            closed: Cell::new(false),
+            scratch: RefCell::new(Vec::new()),
+        })
+    }
+
     /// What is fixed about this pool.
     pub fn settings(&self) -> &Settings {
         &self.settings
@@ -331,6 +344,10 @@ impl Pool {
 
     fn send_notice(&self, peer: Option<Rc<Peer>>, id: ConnId, notice: Notice) {
         let mut body = Vec::with_capacity(64);
+        let tag = match notice {
+            Notice::Disconnect => NOTICE_TAG | u64::from(id.0),
+            Notice::Credits(_) => NO_TAG,
+        };
         notice.encode(self.settings.protocol, &mut body);
         let sent = peer.is_some_and(|peer| {
             peer.send(
@@ -338,7 +355,7 @@ impl Pool {
                     head: self.head(id),
                     body: Bytes::from(body),
                 },
-                NO_TAG,
+                tag,
             )
             .is_ok()
         });
@@ -411,9 +428,15 @@ impl Pool {
     fn housekeeping(&self) -> bool {
         let now = Instant::now();
         let state = &mut *self.state.borrow_mut();
-        let taken_back = state.workers.settle(now);
-        for tag in taken_back.into_iter().rev() {
-            state.take_back(tag);
+        for (peer, tags) in state.workers.settle(now).into_iter().rev() {
+            let notices: Vec<ConnId> = tags.iter().copied().filter_map(tagged_notice).collect();
+            for tag in tags.into_iter().rev() {
+                state.take_back(tag);
+            }
+            // These are for nobody else: they wait until it reads again.
+            for id in notices {
+                self.send_notice(Some(Rc::clone(&peer)), id, Notice::Disconnect);
+            }
         }
         self.pull(state);
         state.expire(now, self.settings.wait_max);
@@ -422,24 +445,29 @@ impl Pool {
 
     /// Ends what a dead worker had: handed on where that is safe, failed otherwise.
     fn give_up(&self, state: &mut State, worker: workers::Id) {
-        let places: Vec<usize> = state
+        let latest = state.serial;
+        let mut places: Vec<(u32, usize)> = state
             .open
             .iter()
             .filter(|(_, open)| {
                 open.phase == Phase::Handed { worker } || open.phase == Phase::Attached { worker }
             })
-            .map(|(place, _)| place)
+            .map(|(place, open)| (latest.wrapping_sub(open.serial), place))
             .collect();
-        debug!(requests = places.len(), "handler is dead: what it had is handed on or failed");
+        debug!(
+            requests = places.len(),
+            "handler is dead: what it had is handed on or failed"
+        );
         // The youngest first, as each goes to the head of the queue.
-        for place in places.into_iter().rev() {
+        places.sort_unstable();
+        for (_, place) in places {
             let Some(open) = state.open.get_mut(place) else {
                 continue;
             };
             open.caller.retire_id();
-            // What is in its mailbox may be the whole answer; then it will not mind being told of the loss behind it.
-            let started = open.started || open.caller.has_answer();
-            if open.retry == Retry::Safe && !started && open.attempts < ATTEMPTS_MAX {
+            // A handler may answer and end at once; two answers to one request must never meet on a connection.
+            let untouched = !open.started && !open.caller.has_mail();
+            if open.retry == Retry::Safe && untouched && open.attempts < ATTEMPTS_MAX {
                 Name::RequestsHandedOn.increment();
                 state.enqueue(place, End::Front);
             } else {
@@ -490,8 +518,16 @@ impl Pool {
     }
 }
 
-/// The tag of messages that nobody takes back: notices.
+/// The tag of messages that nobody takes back.
 const NO_TAG: u64 = u64::MAX;
+
+/// Tags of disconnect notices have this bit, and the connection's id in the lower half; places in `open` never have it.
+const NOTICE_TAG: u64 = 1 << 63;
+
+fn tagged_notice(tag: u64) -> Option<ConnId> {
+    let id = u32::try_from(tag.checked_sub(NOTICE_TAG)?).ok()?;
+    Some(ConnId(id))
+}
 
 #[derive(Clone, Copy)]
 enum End {
@@ -506,6 +542,7 @@ impl State {
         };
         open.phase = Phase::Waiting {
             since: Instant::now(),
+            came_back: matches!(end, End::Front),
         };
         self.waiting += 1;
         self.waiting_bytes += open.message.len();
@@ -546,8 +583,10 @@ impl State {
         let Some(open) = self.open.get_mut(place) else {
             return;
         };
+        // One that somebody else has begun to answer is not asked again: its message is not kept any more.
         if let Phase::Handed { worker } = open.phase
             && open.serial == serial
+            && !open.started
         {
             open.attempts = open.attempts.saturating_sub(1);
             self.workers.end(worker);
@@ -557,25 +596,33 @@ impl State {
 
     /// Fails what has waited for too long.
     fn expire(&mut self, now: Instant, wait_max: Duration) {
-        while let Some((place, serial)) = self.queue.front().copied() {
-            let phase = self
-                .open
-                .get(place)
-                .filter(|open| open.serial == serial)
-                .map(|open| open.phase);
-            match phase {
-                Some(Phase::Waiting { since }) if now.duration_since(since) < wait_max => break,
-                Some(Phase::Waiting { .. }) => {
-                    self.dequeue();
-                    if let Some(open) = self.open.get_mut(place) {
-                        open.phase = Phase::Failed;
-                        open.caller.failed(Failure::WaitOver);
-                    }
+        let mut expired = Vec::new();
+        for (place, serial) in &self.queue {
+            let Some(open) = self.open.get(*place).filter(|open| open.serial == *serial) else {
+                continue;
+            };
+            match open.phase {
+                Phase::Waiting { since, .. } if now.duration_since(since) >= wait_max => {
+                    expired.push(*place);
                 }
-                _ => {
-                    self.queue.pop_front();
-                }
+                // Those that came back to the head began to wait later than what is behind them.
+                Phase::Waiting { came_back, .. } if came_back => {}
+                Phase::Waiting { .. } => break,
+                _ => {}
             }
+        }
+        for place in expired {
+            if let Some(open) = self.open.get_mut(place) {
+                open.phase = Phase::Failed;
+                open.caller.failed(Failure::WaitOver);
+                let bytes = open.message.len();
+                self.unwait(bytes);
+            }
+        }
+        while let Some((place, serial)) = self.queue.front().copied()
+            && !is_waiting(&self.open, place, serial)
+        {
+            self.queue.pop_front();
         }
     }
 }
@@ -601,16 +648,23 @@ impl fmt::Debug for Ticket {
 }
 
 impl Ticket {
-    /// The first bytes of a response came, from this reply socket: the request cannot be handed on any more.
-    pub fn started(&self, voice: PeerId) {
-        self.pool
+    /// The first bytes of a response came, from this reply socket: the request cannot be handed on any more. False when no
+    /// peer has the request: then they are no response to it, and nothing changes.
+    pub fn started(&self, voice: PeerId) -> bool {
+        let begun = self
+            .pool
             .with_open(self.place, self.serial, |workers, open| {
+                if matches!(open.phase, Phase::Waiting { .. }) {
+                    return false;
+                }
                 open.started = true;
                 open.message = Bytes::new();
                 if let Phase::Handed { worker } = open.phase {
                     workers.tie(worker, voice);
                 }
+                true
             });
+        begun.unwrap_or(true)
     }
 
     /// The response has become a stream: the request does not make its peer busy any more.
@@ -622,6 +676,8 @@ impl Ticket {
                     workers.attach(worker);
                 }
             });
+        // Its slot is free.
+        self.pool.pull(&mut self.pool.state.borrow_mut());
     }
 
     /// The peer that has the request, if it was handed over.
@@ -719,3 +775,6 @@ impl Sink for SubSide {
         self.0.unsettled.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,7 @@
 //!
 //! * **when a worker may be given its first request**: a reply that is sent before our subscription has reached the
 //!   handler's PUB is lost, so a new worker waits until its process has a subscribed voice. Behind one address there
-//!   must be as many subscribed voices as workers, not counting those that have answered for one; a handler that
-//!   connects none is served after a grace.
+//!   must be as many subscribed voices as workers; a handler that connects none is served after a grace.
 //! * **what the loss of a worker means**: a handler that closes its PULL and keeps its PUB is draining and will answer
 //!   what it has; one that loses both is dead, and so is what it had.
 
@@ -23,6 +22,9 @@ use crate::balancer::{Balancer, Key, Standing};
 use crate::bus::server::{Origin, Peer, PeerId};
 use crate::metrics::Name;
 
+/// Answers by its own voice that a worker's tie is worth: so many by another are needed to change it.
+const VOTES_MAX: u8 = 4;
+
 /// Names a worker for as long as a request refers to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Id(usize);
@@ -35,6 +37,8 @@ pub(super) struct Workers {
     voices: HashMap<PeerId, Voice>,
     /// Voices lost within [`LOSS_WINDOW`] whose worker was not known.
     lost_voices: VecDeque<(Instant, Origin)>,
+    /// How many voices of an origin belong to workers that have left: they vouch for nobody who comes.
+    departed: HashMap<Origin, usize>,
 }
 
 struct Worker {
@@ -43,10 +47,10 @@ struct Worker {
     key: Option<Key>,
     /// Requests that refer to it, open or attached.
     held: u32,
-    /// The voice that has answered one of its requests.
+    /// The voice that answers its requests.
     voice: Option<PeerId>,
-    /// Its voice was lost, and no other has been seen in its place.
-    mute: bool,
+    /// How much speaks for that voice: any handler may write to any connection, so one answer proves nothing.
+    votes: u8,
     phase: Phase,
 }
 
@@ -73,8 +77,6 @@ enum Phase {
 struct Voice {
     origin: Origin,
     subscribed: bool,
-    /// It has answered for a worker, which may be gone: it says nothing about one that is new.
-    tied: bool,
 }
 
 impl Workers {
@@ -85,6 +87,7 @@ impl Workers {
             by_key: Vec::new(),
             voices: HashMap::new(),
             lost_voices: VecDeque::new(),
+            departed: HashMap::new(),
         }
     }
 
@@ -177,14 +180,24 @@ impl Workers {
         self.all.get(id.0).map(|worker| &worker.peer)
     }
 
-    /// This voice has answered a request of this worker: they are one handler.
+    /// This voice has answered a request of this worker: they are one handler, when it is so more often than not.
     pub(super) fn tie(&mut self, id: Id, voice: PeerId) {
-        if let Some(worker) = self.all.get_mut(id.0) {
-            worker.voice = Some(voice);
-            worker.mute = false;
+        let Some(worker) = self.all.get_mut(id.0) else {
+            return;
+        };
+        if self.voices.get(&voice).map(|voice| voice.origin) != Some(worker.peer.origin()) {
+            return;
         }
-        if let Some(voice) = self.voices.get_mut(&voice) {
-            voice.tied = true;
+        let gone = worker
+            .voice
+            .is_none_or(|tied| !self.voices.contains_key(&tied));
+        if worker.voice == Some(voice) {
+            worker.votes = worker.votes.saturating_add(1).min(VOTES_MAX);
+        } else if gone || worker.votes == 0 {
+            worker.voice = Some(voice);
+            worker.votes = 1;
+        } else {
+            worker.votes -= 1;
         }
     }
 
@@ -243,7 +256,7 @@ impl Workers {
             key: Some(key),
             held: 0,
             voice: None,
-            mute: false,
+            votes: 0,
             phase,
         }));
         if self.by_key.len() <= key.index() {
@@ -261,7 +274,6 @@ impl Workers {
             Voice {
                 origin: peer.origin(),
                 subscribed: false,
-                tied: false,
             },
         );
     }
@@ -278,17 +290,17 @@ impl Workers {
     /// Makes the held workers of an origin ready when its voices are.
     fn pair(&mut self, origin: Origin) {
         let voices = || self.voices.values().filter(|voice| voice.origin == origin);
+        let subscribed = voices().filter(|voice| voice.subscribed).count();
         let workers = || {
             self.all
                 .iter()
                 .filter(|(_, worker)| worker.key.is_some() && worker.peer.origin() == origin)
         };
         let enough = match origin {
-            Origin::Process(_) => voices().any(|voice| voice.subscribed),
+            Origin::Process(_) => subscribed > 0,
             Origin::Address(_) | Origin::Unknown => {
-                let free = voices().filter(|voice| voice.subscribed && !voice.tied);
-                let alone = workers().filter(|(_, worker)| worker.voice.is_none());
-                free.count() >= alone.count()
+                let departed = self.departed.get(&origin).copied().unwrap_or(0);
+                subscribed >= workers().count().saturating_add(departed)
             }
         };
         if !enough || voices().any(|voice| !voice.subscribed) {
@@ -299,7 +311,14 @@ impl Workers {
             .map(|(index, _)| Id(index))
             .collect();
         for id in held {
-            self.all[id.0].mute = false;
+            if let Some(worker) = self.all.get_mut(id.0)
+                && worker
+                    .voice
+                    .is_some_and(|voice| !self.voices.contains_key(&voice))
+            {
+                // It has come back with a voice that has yet to show itself.
+                worker.voice = None;
+            }
             self.make_ready(id);
         }
     }
@@ -322,14 +341,15 @@ impl Workers {
             self.by_key[key.index()] = None;
         }
         debug!(%peer, held = worker.held, "handler left");
+        let origin = worker.peer.origin();
+        self.depart(origin);
+        let worker = &mut self.all[id.0];
         if worker.held == 0 {
             self.forget(id);
             return None;
         }
         worker.phase = Phase::Doubtful { since: now };
-        let (origin, voice, mute) = (worker.peer.origin(), worker.voice, worker.mute);
-        let alive = match voice {
-            _ if mute => false,
+        let alive = match worker.voice {
             Some(voice) => self.voices.contains_key(&voice),
             None => {
                 !self.take_lost_voice(origin, now)
@@ -339,6 +359,23 @@ impl Workers {
         (!alive).then_some(id)
     }
 
+    /// A worker of this origin has left: one of the voices there, if they are more than the workers that stay, was its own.
+    fn depart(&mut self, origin: Origin) {
+        let staying = self
+            .all
+            .iter()
+            .filter(|(_, worker)| worker.key.is_some() && worker.peer.origin() == origin)
+            .count();
+        let voices = self.voices.values().filter(|voice| voice.origin == origin);
+        let spare = voices.count().saturating_sub(staying);
+        if spare > 0 {
+            let departed = self.departed.entry(origin).or_default();
+            *departed = spare.min(*departed + 1);
+        } else {
+            self.departed.remove(&origin);
+        }
+    }
+
     /// A PUB peer is lost. Gives the workers that are dead with it.
     pub(super) fn voice_lost(&mut self, peer: PeerId, now: Instant) -> Vec<Id> {
         let Some(Voice { origin, .. }) = self.voices.remove(&peer) else {
@@ -346,6 +383,16 @@ impl Workers {
         };
         debug!(voice = %peer, %origin, "reply socket left");
         let last_of_origin = !self.voices.values().any(|voice| voice.origin == origin);
+        let of_the_living = self
+            .all
+            .iter()
+            .any(|(_, worker)| worker.key.is_some() && worker.voice == Some(peer));
+        if !of_the_living && let Some(departed) = self.departed.get_mut(&origin) {
+            *departed -= 1;
+            if *departed == 0 {
+                self.departed.remove(&origin);
+            }
+        }
         let mut dead = Vec::new();
         // Where it is not known whose voice it was, it was that of one worker at most that has left and has no other.
         let mut claimed = self
@@ -366,8 +413,6 @@ impl Workers {
                 // It still takes requests and could not answer them: held until it has a voice again.
                 Phase::Ready if tied || (near && last_of_origin) => {
                     worker.phase = Phase::Pairing { since: now };
-                    worker.voice = None;
-                    worker.mute = true;
                     unpaired.extend(worker.key);
                 }
                 _ => {}
@@ -398,8 +443,9 @@ impl Workers {
             .retain(|(at, _)| now.duration_since(*at) <= LOSS_WINDOW);
     }
 
-    /// Lets time settle pairing, doubtful losses and stalls. Gives the tags of messages that stalled workers never got.
-    pub(super) fn settle(&mut self, now: Instant) -> Vec<u64> {
+    /// Lets time settle pairing, doubtful losses and stalls. Gives the workers that have stalled, and the tags of the messages
+    /// that they never got.
+    pub(super) fn settle(&mut self, now: Instant) -> Vec<(Rc<Peer>, Vec<u64>)> {
         let mut all_taken_back = Vec::new();
         let mut awake = Vec::new();
         let mut served = Vec::new();
@@ -434,7 +480,7 @@ impl Workers {
                         since,
                         stalled: true,
                     };
-                    all_taken_back.extend(taken_back);
+                    all_taken_back.push((Rc::clone(&worker.peer), taken_back));
                 }
                 _ => {}
             }

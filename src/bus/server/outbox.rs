@@ -114,6 +114,12 @@ impl Outbox {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn contents(&self) -> Vec<Vec<u8>> {
+        let contents = |entry: &Entry| [entry.head.as_slice(), &entry.body].concat();
+        self.queue.iter().map(contents).collect()
+    }
+
     pub(super) fn messages(&self) -> usize {
         self.queue.len()
     }

@@ -182,6 +182,31 @@ impl Peer {
         }
     }
 
+    /// A peer of that origin which has joined and has no connection: what is sent to it stays queued.
+    #[cfg(test)]
+    pub(crate) fn unconnected(origin: Origin) -> std::rc::Rc<Self> {
+        let peer = Self::new(super::next_peer_id(), origin, Outbox::new(4096, 64 << 20));
+        peer.set_remote(Remote {
+            version: Version::V3_1,
+            socket_type: None,
+            identity: Bytes::new(),
+            properties: Vec::new(),
+        });
+        std::rc::Rc::new(peer)
+    }
+
+    /// Makes it look as if its socket took nothing more, or took all again.
+    #[cfg(test)]
+    pub(crate) fn pretend_blocked(&self, blocked: bool) {
+        self.set_blocked(blocked);
+    }
+
+    /// What is queued, oldest first, heads and bodies joined.
+    #[cfg(test)]
+    pub(crate) fn queued(&self) -> Vec<Vec<u8>> {
+        self.outbox.borrow().contents()
+    }
+
     /// Its name within this process.
     pub fn id(&self) -> PeerId {
         self.id

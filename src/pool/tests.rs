@@ -1,0 +1,454 @@
+//! The pool without sockets: peers that join, stall and are lost by plain calls, callers that only take notes.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::*;
+use crate::bus::server::Origin;
+
+/// Takes notes, and gives a fresh id after each that was retired.
+#[derive(Default)]
+struct Note {
+    base: u32,
+    retired: Cell<u32>,
+    failures: RefCell<Vec<Failure>>,
+    mail: Cell<bool>,
+}
+
+impl Caller for Note {
+    fn id(self: Rc<Self>) -> ConnId {
+        ConnId(self.base + self.retired.get())
+    }
+
+    fn retire_id(&self) {
+        self.retired.set(self.retired.get() + 1);
+    }
+
+    fn has_mail(&self) -> bool {
+        self.mail.get()
+    }
+
+    fn failed(&self, why: Failure) {
+        self.failures.borrow_mut().push(why);
+    }
+}
+
+struct Deaf;
+
+impl Replies for Deaf {
+    fn reply(&self, _: &Rc<Pool>, _: PeerId, _: Bytes) {}
+}
+
+/// A handler: its two sockets as the front sees them.
+struct Handler {
+    pool: Rc<Pool>,
+    pull: Rc<Peer>,
+    voice: Rc<Peer>,
+}
+
+const HERE: Origin = Origin::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
+
+impl Handler {
+    /// Both sockets connected and subscribed.
+    fn join(pool: &Rc<Pool>) -> Self {
+        let handler = Self::of(pool, HERE);
+        handler.voice_joins();
+        handler.pull_joins();
+        handler
+    }
+
+    fn of(pool: &Rc<Pool>, origin: Origin) -> Self {
+        Self {
+            pool: Rc::clone(pool),
+            pull: Peer::unconnected(origin),
+            voice: Peer::unconnected(origin),
+        }
+    }
+
+    fn pull_joins(&self) {
+        PushSide(Rc::clone(&self.pool)).joined(&self.pull);
+    }
+
+    fn voice_joins(&self) {
+        let side = SubSide(Rc::clone(&self.pool));
+        side.joined(&self.voice);
+        side.subscribed(&self.voice);
+    }
+
+    /// As when the kernel had taken everything.
+    fn takes_all(&self) {
+        self.pull.take_unsent();
+    }
+
+    fn pull_lost(&self) {
+        let unsent = self.pull.take_unsent();
+        PushSide(Rc::clone(&self.pool)).lost(&self.pull, unsent);
+    }
+
+    fn voice_lost(&self) {
+        SubSide(Rc::clone(&self.pool)).lost(&self.voice, Vec::new());
+    }
+
+    fn has(&self) -> Vec<String> {
+        let text = |message: Vec<u8>| String::from_utf8(message).expect("ASCII");
+        self.pull.queued().into_iter().map(text).collect()
+    }
+}
+
+fn pool(slots: Option<u32>) -> Rc<Pool> {
+    let settings = Settings {
+        sender: Bytes::from_static(b"s"),
+        protocol: Protocol::Json,
+        topic: Vec::new(),
+        slots,
+        waiting_max: 8,
+        waiting_bytes_max: 64,
+        wait_max: Duration::from_secs(30),
+    };
+    Pool::new(settings, Rc::new(Deaf))
+}
+
+fn submit(pool: &Rc<Pool>, base: u32, body: &'static str, retry: Retry) -> (Ticket, Rc<Note>) {
+    let note = Rc::new(Note {
+        base,
+        ..Note::default()
+    });
+    let caller = Rc::clone(&note) as Rc<dyn Caller>;
+    let ticket = pool.submit(Bytes::from_static(body.as_bytes()), retry, caller);
+    (ticket.expect("room in the queue"), note)
+}
+
+async fn pass(pool: &Rc<Pool>, time: Duration) {
+    tokio::time::advance(time).await;
+    pool.housekeeping();
+}
+
+const BOTH_WAYS: [bool; 2] = [false, true];
+
+#[tokio::test(start_paused = true)]
+async fn a_new_handler_gets_nothing_before_its_own_reply_socket_is_heard() {
+    let pool = pool(None);
+    let old = Handler::join(&pool);
+    let new = Handler::of(&pool, HERE);
+    new.pull_joins();
+    let tickets = [
+        submit(&pool, 1, "a", Retry::Safe),
+        submit(&pool, 2, "b", Retry::Safe),
+    ];
+    assert_eq!((old.has().len(), new.has().len()), (2, 0));
+    new.voice_joins();
+    let more = submit(&pool, 3, "c", Retry::Safe);
+    assert_eq!(new.has(), ["s 3 c"]);
+    drop((tickets, more));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_voice_of_a_handler_that_left_does_not_vouch_for_its_successor() {
+    for busy in BOTH_WAYS {
+        let pool = pool(None);
+        let old = Handler::join(&pool);
+        let held = busy.then(|| submit(&pool, 1, "a", Retry::Safe));
+        old.takes_all();
+        // It drains: its PULL is closed, its PUB is not.
+        old.pull_lost();
+        let new = Handler::of(&pool, HERE);
+        new.pull_joins();
+        let waits = submit(&pool, 2, "b", Retry::Safe);
+        assert_eq!(new.has().len(), 0, "busy {busy}");
+        new.voice_joins();
+        assert_eq!(new.has(), ["s 2 b"], "busy {busy}");
+        // When the old one is gone altogether, two can pair as ever.
+        old.voice_lost();
+        let third = Handler::join(&pool);
+        let more = submit(&pool, 3, "c", Retry::Safe);
+        assert_eq!(third.has(), ["s 3 c"], "busy {busy}");
+        drop((held, waits, more));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_without_a_reply_socket_is_served_after_a_grace() {
+    let pool = pool(None);
+    let mute = Handler::of(&pool, HERE);
+    mute.pull_joins();
+    let waits = submit(&pool, 1, "a", Retry::Safe);
+    pass(&pool, PAIRING_GRACE / 2).await;
+    assert_eq!(mute.has().len(), 0);
+    pass(&pool, PAIRING_GRACE).await;
+    assert_eq!(mute.has(), ["s 1 a"]);
+    drop(waits);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_dead_handler_had_is_handed_on_under_a_fresh_id_where_that_is_safe() {
+    for voice_first in BOTH_WAYS {
+        let pool = pool(None);
+        let dies = Handler::join(&pool);
+        let safe = submit(&pool, 10, "get", Retry::Safe);
+        let unsafe_one = submit(&pool, 20, "post", Retry::Never);
+        dies.takes_all();
+        if voice_first {
+            dies.voice_lost();
+            dies.pull_lost();
+        } else {
+            dies.pull_lost();
+            dies.voice_lost();
+        }
+        assert_eq!(*unsafe_one.1.failures.borrow(), [Failure::HandlerLost]);
+        assert_eq!(safe.1.failures.borrow().len(), 0);
+        let other = Handler::join(&pool);
+        assert_eq!(other.has(), ["s 11 get"]);
+        // A second death is the last.
+        other.takes_all();
+        other.pull_lost();
+        other.voice_lost();
+        assert_eq!(*safe.1.failures.borrow(), [Failure::HandlerLost]);
+        drop((safe, unsafe_one));
+        assert!(pool.state.borrow().open.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_answer_is_already_here_is_not_asked_again() {
+    let pool = pool(None);
+    let dies = Handler::join(&pool);
+    let other = Handler::join(&pool);
+    let (ticket, note) = submit(&pool, 1, "get", Retry::Safe);
+    dies.takes_all();
+    note.mail.set(true);
+    dies.pull_lost();
+    dies.voice_lost();
+    assert_eq!(other.has().len(), 0);
+    assert_eq!(*note.failures.borrow(), [Failure::HandlerLost]);
+    drop(ticket);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_draining_handler_keeps_what_it_has() {
+    let pool = pool(None);
+    let drains = Handler::join(&pool);
+    let (ticket, note) = submit(&pool, 1, "get", Retry::Safe);
+    drains.takes_all();
+    drains.pull_lost();
+    pass(&pool, LOSS_WINDOW * 2).await;
+    pass(&pool, Duration::from_secs(60)).await;
+    let other = Handler::join(&pool);
+    assert_eq!(other.has().len(), 0);
+    assert!(ticket.started(drains.voice.id()));
+    assert_eq!((note.failures.borrow().len(), note.retired.get()), (0, 0));
+    drop(ticket);
+    assert!(pool.state.borrow().open.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_draining_handler_that_then_dies_leaves_nothing_open() {
+    let pool = pool(None);
+    let drains = Handler::join(&pool);
+    let (ticket, note) = submit(&pool, 1, "post", Retry::Never);
+    drains.takes_all();
+    drains.pull_lost();
+    pass(&pool, LOSS_WINDOW * 2).await;
+    drains.voice_lost();
+    assert_eq!(*note.failures.borrow(), [Failure::HandlerLost]);
+    drop(ticket);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_pulls_of_one_process_are_dead_with_their_one_voice() {
+    let pool = pool(None);
+    let first = Handler::join(&pool);
+    let second = Handler::of(&pool, HERE);
+    second.pull_joins();
+    pass(&pool, PAIRING_GRACE * 2).await;
+    let requests = [
+        submit(&pool, 1, "a", Retry::Never),
+        submit(&pool, 2, "b", Retry::Never),
+    ];
+    assert_eq!((first.has().len(), second.has().len()), (1, 1));
+    first.takes_all();
+    second.takes_all();
+    first.pull_lost();
+    second.pull_lost();
+    first.voice_lost();
+    for (_, note) in &requests {
+        assert_eq!(*note.failures.borrow(), [Failure::HandlerLost]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_answer_by_another_handler_does_not_make_a_dead_one_look_alive() {
+    let pool = pool(None);
+    let dies = Handler::join(&pool);
+    for _ in 0..3 {
+        let (ticket, _note) = submit(&pool, 1, "a", Retry::Never);
+        assert!(ticket.started(dies.voice.id()));
+    }
+    dies.takes_all();
+    let publisher = Handler::join(&pool);
+    let (answered, _note) = submit(&pool, 3, "c", Retry::Never);
+    let (answered_too, _note) = submit(&pool, 4, "d", Retry::Never);
+    for ticket in [&answered, &answered_too] {
+        assert!(
+            ticket.started(publisher.voice.id()),
+            "any handler may write to any connection"
+        );
+    }
+    dies.takes_all();
+    let (open, note) = submit(&pool, 5, "e", Retry::Never);
+    let (open_too, note_too) = submit(&pool, 6, "f", Retry::Never);
+    dies.takes_all();
+    dies.pull_lost();
+    dies.voice_lost();
+    let failed = note.failures.borrow().len() + note_too.failures.borrow().len();
+    assert_eq!(failed, 1, "the one that the dead handler had");
+    drop((open, open_too));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_never_written_goes_to_the_head_of_the_queue_in_its_order() {
+    let pool = pool(None);
+    let dies = Handler::join(&pool);
+    let requests: Vec<_> = ["a", "b", "c"]
+        .into_iter()
+        .zip(1..)
+        .map(|(body, base)| submit(&pool, base, body, Retry::Never))
+        .collect();
+    dies.pull_lost();
+    let late = submit(&pool, 4, "d", Retry::Never);
+    let other = Handler::of(&pool, HERE);
+    other.pull_joins();
+    other.voice_joins();
+    pass(&pool, PAIRING_GRACE).await;
+    // The same ids: nobody has seen them.
+    assert_eq!(other.has(), ["s 1 a", "s 2 b", "s 3 c", "s 4 d"]);
+    drop((requests, late));
+    assert!(pool.state.borrow().open.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_handed_on_keeps_its_order_whatever_places_it_has() {
+    let pool = pool(None);
+    let dies = Handler::join(&pool);
+    let filler = [
+        submit(&pool, 100, "x", Retry::Safe),
+        submit(&pool, 101, "y", Retry::Safe),
+    ];
+    let first = submit(&pool, 1, "a", Retry::Safe);
+    // The places of these are now free and are taken by the youngest.
+    drop(filler);
+    let second = submit(&pool, 2, "b", Retry::Safe);
+    let third = submit(&pool, 3, "c", Retry::Safe);
+    dies.takes_all();
+    dies.pull_lost();
+    dies.voice_lost();
+    let other = Handler::join(&pool);
+    assert_eq!(other.has(), ["s 2 a", "s 3 b", "s 4 c"]);
+    drop((first, second, third));
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_for_a_waiting_request_are_no_answer_and_cost_no_room_in_the_queue() {
+    let pool = pool(None);
+    for _ in 0..100 {
+        let (ticket, _note) = submit(&pool, 1, "sixteen bytes...", Retry::Safe);
+        assert!(!ticket.started(PeerId(7)));
+    }
+    let (ticket, _note) = submit(&pool, 1, "sixteen bytes...", Retry::Safe);
+    assert!(!ticket.started(PeerId(7)));
+    let handler = Handler::join(&pool);
+    assert_eq!(handler.has(), ["s 1 sixteen bytes..."]);
+    drop(ticket);
+    let state = pool.state.borrow();
+    assert_eq!((state.waiting, state.waiting_bytes), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_somebody_else_answers_is_not_taken_back_from_a_stuck_one() {
+    let pool = pool(None);
+    let stuck = Handler::join(&pool);
+    let (ticket, _note) = submit(&pool, 1, "a", Retry::Safe);
+    let other = Handler::join(&pool);
+    stuck.pull.pretend_blocked(true);
+    PushSide(Rc::clone(&pool)).blocked(&stuck.pull);
+    assert!(ticket.started(other.voice.id()));
+    pass(&pool, STALL_AFTER * 2).await;
+    assert_eq!(other.has().len(), 0);
+    drop(ticket);
+    assert!(pool.state.borrow().open.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stalled_handler_loses_its_requests_to_others_and_keeps_its_notices() {
+    let pool = pool(None);
+    let stuck = Handler::join(&pool);
+    let request = submit(&pool, 1, "a", Retry::Never);
+    pool.notify(Some(stuck.pull.id()), ConnId(9), Notice::Disconnect);
+    stuck.pull.pretend_blocked(true);
+    PushSide(Rc::clone(&pool)).blocked(&stuck.pull);
+    let other = Handler::join(&pool);
+    pass(&pool, STALL_AFTER * 2).await;
+    assert_eq!(other.has(), ["s 1 a"]);
+    assert_eq!(stuck.has().len(), 1);
+    assert!(stuck.has()[0].starts_with("s 9 @* "), "{:?}", stuck.has());
+    drop(request);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_came_back_do_not_keep_older_ones_waiting() {
+    let pool = pool(Some(1));
+    let dies = Handler::join(&pool);
+    let handed = submit(&pool, 1, "a", Retry::Safe);
+    let waits = submit(&pool, 2, "b", Retry::Safe);
+    pass(&pool, Duration::from_secs(29)).await;
+    dies.pull_lost();
+    pass(&pool, Duration::from_secs(2)).await;
+    assert_eq!(*waits.1.failures.borrow(), [Failure::WaitOver]);
+    assert_eq!(
+        handed.1.failures.borrow().len(),
+        0,
+        "it began to wait just now"
+    );
+    pass(&pool, Duration::from_secs(30)).await;
+    assert_eq!(*handed.1.failures.borrow(), [Failure::WaitOver]);
+    drop((handed, waits));
+    let state = pool.state.borrow();
+    assert_eq!(
+        (state.waiting, state.waiting_bytes, state.open.len()),
+        (0, 0, 0)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_frees_its_slot_for_the_next_at_once() {
+    let pool = pool(Some(1));
+    let handler = Handler::join(&pool);
+    let (stream, _note) = submit(&pool, 1, "a", Retry::Safe);
+    let waits = submit(&pool, 2, "b", Retry::Safe);
+    assert_eq!(handler.has().len(), 1);
+    assert!(stream.started(handler.voice.id()));
+    stream.attach();
+    assert_eq!(handler.has().len(), 2);
+    drop((stream, waits));
+    assert!(pool.state.borrow().open.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_refuses_and_takes_again_when_a_client_leaves() {
+    let pool = pool(None);
+    let mut waiting: Vec<_> = (0..8)
+        .map(|id| submit(&pool, id, "a", Retry::Safe))
+        .collect();
+    let caller = Rc::new(Note::default()) as Rc<dyn Caller>;
+    let refused = pool.submit(Bytes::from_static(b"a"), Retry::Safe, Rc::clone(&caller));
+    assert!(matches!(refused, Err(Failure::QueueFull)));
+    waiting.pop();
+    let big = pool.submit(
+        Bytes::from_static(&[0; 60]),
+        Retry::Safe,
+        Rc::clone(&caller),
+    );
+    assert!(matches!(big, Err(Failure::QueueFull)), "in bytes too");
+    assert!(
+        pool.submit(Bytes::from_static(b"a"), Retry::Safe, caller)
+            .is_ok()
+    );
+}
