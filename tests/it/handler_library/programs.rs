@@ -203,7 +203,7 @@ fn mistakes_on_the_command_line_are_told_in_a_line() {
     }
     check(
         &["nothing", "tcp://127.0.0.1:1"],
-        "lurcher: running `nothing`: no such handler: built in are echo, respond\n",
+        "lurcher: running `nothing`: no such handler: built in are echo, respond",
     );
     check(&["echo"], "<SEND>");
     check(
