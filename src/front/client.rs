@@ -313,6 +313,10 @@ impl pool::Caller for Client {
         id
     }
 
+    fn has_answer(&self) -> bool {
+        self.mailbox.borrow().first.is_some()
+    }
+
     fn retire_id(&self) {
         self.drop_id();
     }

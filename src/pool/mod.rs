@@ -24,6 +24,7 @@ use bytes::Bytes;
 use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tracing::debug;
 
 use crate::bus::server::{
     self, BindError, Bound, Head, Kind, Listening, Message, Outgoing, Peer, PeerId, Sink,
@@ -100,6 +101,9 @@ pub enum Retry {
 pub trait Caller {
     /// The id under which the request is handed over now.
     fn id(self: Rc<Self>) -> ConnId;
+
+    /// Whether anything came for it that it has not looked at yet: the beginning of an answer.
+    fn has_answer(&self) -> bool;
 
     /// The id given before must not reach the caller any more: a handler that is given up may still answer under it.
     fn retire_id(&self);
@@ -426,13 +430,16 @@ impl Pool {
             })
             .map(|(place, _)| place)
             .collect();
+        debug!(requests = places.len(), "handler is dead: what it had is handed on or failed");
         // The youngest first, as each goes to the head of the queue.
         for place in places.into_iter().rev() {
             let Some(open) = state.open.get_mut(place) else {
                 continue;
             };
             open.caller.retire_id();
-            if open.retry == Retry::Safe && !open.started && open.attempts < ATTEMPTS_MAX {
+            // What is in its mailbox may be the whole answer; then it will not mind being told of the loss behind it.
+            let started = open.started || open.caller.has_answer();
+            if open.retry == Retry::Safe && !started && open.attempts < ATTEMPTS_MAX {
                 Name::RequestsHandedOn.increment();
                 state.enqueue(place, End::Front);
             } else {

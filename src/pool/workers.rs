@@ -6,7 +6,8 @@
 //!
 //! * **when a worker may be given its first request**: a reply that is sent before our subscription has reached the
 //!   handler's PUB is lost, so a new worker waits until its process has a subscribed voice. Behind one address there
-//!   must be as many subscribed voices as workers; a handler that connects none is served after a grace.
+//!   must be as many subscribed voices as workers, not counting those that have answered for one; a handler that
+//!   connects none is served after a grace.
 //! * **what the loss of a worker means**: a handler that closes its PULL and keeps its PUB is draining and will answer
 //!   what it has; one that loses both is dead, and so is what it had.
 
@@ -44,6 +45,8 @@ struct Worker {
     held: u32,
     /// The voice that has answered one of its requests.
     voice: Option<PeerId>,
+    /// Its voice was lost, and no other has been seen in its place.
+    mute: bool,
     phase: Phase,
 }
 
@@ -70,6 +73,8 @@ enum Phase {
 struct Voice {
     origin: Origin,
     subscribed: bool,
+    /// It has answered for a worker, which may be gone: it says nothing about one that is new.
+    tied: bool,
 }
 
 impl Workers {
@@ -176,6 +181,10 @@ impl Workers {
     pub(super) fn tie(&mut self, id: Id, voice: PeerId) {
         if let Some(worker) = self.all.get_mut(id.0) {
             worker.voice = Some(voice);
+            worker.mute = false;
+        }
+        if let Some(voice) = self.voices.get_mut(&voice) {
+            voice.tied = true;
         }
     }
 
@@ -234,6 +243,7 @@ impl Workers {
             key: Some(key),
             held: 0,
             voice: None,
+            mute: false,
             phase,
         }));
         if self.by_key.len() <= key.index() {
@@ -251,6 +261,7 @@ impl Workers {
             Voice {
                 origin: peer.origin(),
                 subscribed: false,
+                tied: false,
             },
         );
     }
@@ -267,15 +278,18 @@ impl Workers {
     /// Makes the held workers of an origin ready when its voices are.
     fn pair(&mut self, origin: Origin) {
         let voices = || self.voices.values().filter(|voice| voice.origin == origin);
-        let subscribed = voices().filter(|voice| voice.subscribed).count();
         let workers = || {
             self.all
                 .iter()
                 .filter(|(_, worker)| worker.key.is_some() && worker.peer.origin() == origin)
         };
         let enough = match origin {
-            Origin::Process(_) => subscribed > 0,
-            Origin::Address(_) | Origin::Unknown => subscribed >= workers().count(),
+            Origin::Process(_) => voices().any(|voice| voice.subscribed),
+            Origin::Address(_) | Origin::Unknown => {
+                let free = voices().filter(|voice| voice.subscribed && !voice.tied);
+                let alone = workers().filter(|(_, worker)| worker.voice.is_none());
+                free.count() >= alone.count()
+            }
         };
         if !enough || voices().any(|voice| !voice.subscribed) {
             return;
@@ -285,6 +299,7 @@ impl Workers {
             .map(|(index, _)| Id(index))
             .collect();
         for id in held {
+            self.all[id.0].mute = false;
             self.make_ready(id);
         }
     }
@@ -312,8 +327,9 @@ impl Workers {
             return None;
         }
         worker.phase = Phase::Doubtful { since: now };
-        let (origin, voice) = (worker.peer.origin(), worker.voice);
+        let (origin, voice, mute) = (worker.peer.origin(), worker.voice, worker.mute);
         let alive = match voice {
+            _ if mute => false,
             Some(voice) => self.voices.contains_key(&voice),
             None => {
                 !self.take_lost_voice(origin, now)
@@ -328,6 +344,7 @@ impl Workers {
         let Some(Voice { origin, .. }) = self.voices.remove(&peer) else {
             return Vec::new();
         };
+        debug!(voice = %peer, %origin, "reply socket left");
         let last_of_origin = !self.voices.values().any(|voice| voice.origin == origin);
         let mut dead = Vec::new();
         // Where it is not known whose voice it was, it was that of one worker at most that has left and has no other.
@@ -349,6 +366,8 @@ impl Workers {
                 // It still takes requests and could not answer them: held until it has a voice again.
                 Phase::Ready if tied || (near && last_of_origin) => {
                     worker.phase = Phase::Pairing { since: now };
+                    worker.voice = None;
+                    worker.mute = true;
                     unpaired.extend(worker.key);
                 }
                 _ => {}

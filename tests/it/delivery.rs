@@ -206,7 +206,7 @@ fn killed_handlers_leave_no_request_hanging_and_no_answer_crossed() {
     let mut front = Front::start("");
     let stop = AtomicBool::new(false);
     let tally = Tally::default();
-    // They outlive the load: what is asked last must find one.
+    // They outlive the load: its last requests need somebody to answer them.
     let mut handlers = [handler(&front), handler(&front)];
     thread::scope(|scope| {
         for worker in 0..8 {
@@ -228,7 +228,6 @@ fn killed_handlers_leave_no_request_hanging_and_no_answer_crossed() {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    drop(handlers);
     let wrong = tally.wrong.into_inner().unwrap();
     let slowest = tally.slowest.into_inner().unwrap();
     assert!(front.program.alive(), "{}", front.program);

@@ -856,7 +856,7 @@ fn mistakes_on_the_command_line_are_told_in_a_line() {
     }
     check(
         &["nothing", "tcp://127.0.0.1:1"],
-        "lurcher: running `nothing`: no such handler: built in are echo, respond\n",
+        "lurcher: running `nothing`: no such handler: built in are echo, respond",
     );
     check(&["echo"], "<SEND>");
     check(
@@ -900,7 +900,7 @@ impl Mongrel2 {
     fn start(directory: &Path) -> Option<Self> {
         let (mongrel2, m2sh) = (Path::new("/usr/bin/mongrel2"), Path::new("/usr/bin/m2sh"));
         if !mongrel2.exists() || !m2sh.exists() {
-            eprintln!(
+            println!(
                 "skipped: {} or {} is not installed (Debian: mongrel2-core)",
                 mongrel2.display(),
                 m2sh.display()
