@@ -4,13 +4,14 @@
 //! line is written when the response has ended and has its true status and the bytes of its body. A thread of its own
 //! does the writing: a disk that is slow costs lines (they are counted), never requests.
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::time::Duration;
 
 use crate::metrics::Name;
 use crate::tnetstring::Value;
@@ -18,9 +19,8 @@ use crate::tnetstring::Value;
 /// Lines that may wait for the disk. At 150 bytes each this is 10 MB at most.
 const LINES_MAX: usize = 65_536;
 
-/// How long the end of the front may wait for the writer, and how often it looks whether there is room for the order.
+/// How long the end of the front may wait for the writer.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
-const FINISH_POLL: Duration = Duration::from_millis(5);
 
 /// What is known of a request when it is dispatched, kept until its line is written.
 #[derive(Debug)]
@@ -35,16 +35,17 @@ pub(super) struct Line {
 /// The open log.
 #[derive(Debug)]
 pub struct AccessLog {
-    orders: SyncSender<Order>,
+    /// `None` once the log is finished.
+    orders: RefCell<Option<SyncSender<Order>>>,
     reopen: Arc<AtomicBool>,
+    /// Disconnected when the writer has ended.
+    ended: Receiver<()>,
 }
 
 enum Order {
     Write(Vec<u8>),
     /// Look whether the file is to be opened again.
     Reopen,
-    /// Say when everything before this is written.
-    Finish(SyncSender<()>),
 }
 
 impl AccessLog {
@@ -59,13 +60,18 @@ impl AccessLog {
         let path = path.to_owned();
         let reopen = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&reopen);
-        // Ends with the last sender.
+        let (end, ended) = mpsc::channel();
+        // Ends, and drops its end of the channel, when the sender is dropped.
         let _writer = std::thread::Builder::new()
             .name("access log".into())
-            .spawn(move || write_lines(&receiver, &path, &asked, BufWriter::new(file)))?;
+            .spawn(move || {
+                let _end = end;
+                write_lines(&receiver, &path, &asked, BufWriter::new(file));
+            })?;
         Ok(Self {
-            orders: sender,
+            orders: RefCell::new(Some(sender)),
             reopen,
+            ended,
         })
     }
 
@@ -73,22 +79,16 @@ impl AccessLog {
     pub fn reopen(&self) {
         self.reopen.store(true, Ordering::Release);
         // Only to wake the writer: with a full queue it is awake, or stuck in a disk that we must not wait for.
-        drop(self.orders.try_send(Order::Reopen));
+        if let Some(orders) = &*self.orders.borrow() {
+            drop(orders.try_send(Order::Reopen));
+        }
     }
 
-    /// Waits until every line is on its way to the disk, but not for a disk that is stuck.
+    /// Waits until every line is on its way to the disk, but not for a disk that is stuck. Later lines are lost.
     pub(super) fn finish(&self) {
-        let end = Instant::now() + FINISH_TIMEOUT;
-        let (done, finished) = sync_channel(1);
-        let mut order = Order::Finish(done);
-        while let Err(TrySendError::Full(back)) = self.orders.try_send(order) {
-            if Instant::now() >= end {
-                return;
-            }
-            order = back;
-            std::thread::sleep(FINISH_POLL);
-        }
-        let _in_time = finished.recv_timeout(end.saturating_duration_since(Instant::now()));
+        self.orders.take();
+        // Nothing is ever sent: what is waited for is the writer's end.
+        let _ended_in_time = self.ended.recv_timeout(FINISH_TIMEOUT);
     }
 
     pub(super) fn write(&self, line: &Line, status: u16, size: u64) {
@@ -109,7 +109,9 @@ impl AccessLog {
         let mut bytes = Vec::with_capacity(160);
         list.encode(&mut bytes);
         bytes.push(b'\n');
-        if let Err(TrySendError::Full(_)) = self.orders.try_send(Order::Write(bytes)) {
+        if let Some(orders) = &*self.orders.borrow()
+            && let Err(TrySendError::Full(_)) = orders.try_send(Order::Write(bytes))
+        {
             Name::AccessLinesDropped.increment();
         }
     }
@@ -148,11 +150,6 @@ fn write_lines(
         match order {
             Order::Write(line) => complain(path, file.write_all(&line)),
             Order::Reopen => {}
-            Order::Finish(done) => {
-                complain(path, file.flush());
-                // Nobody waits any more when it took too long.
-                let _waited_for = done.try_send(());
-            }
         }
     }
     complain(path, file.flush());

@@ -24,6 +24,7 @@ use bytes::Bytes;
 use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tracing::debug;
 
 use crate::bus::server::{
     self, BindError, Bound, Head, Kind, Listening, Message, Outgoing, Peer, PeerId, Sink,
@@ -453,6 +454,10 @@ impl Pool {
             })
             .map(|(place, open)| (latest.wrapping_sub(open.serial), place))
             .collect();
+        debug!(
+            requests = places.len(),
+            "handler is dead: what it had is handed on or failed"
+        );
         // The youngest first, as each goes to the head of the queue.
         places.sort_unstable();
         for (_, place) in places {

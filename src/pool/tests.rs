@@ -230,7 +230,7 @@ async fn a_draining_handler_keeps_what_it_has() {
     drains.takes_all();
     drains.pull_lost();
     pass(&pool, LOSS_WINDOW * 2).await;
-    pass(&pool, Duration::from_secs(60)).await;
+    pass(&pool, Duration::from_mins(1)).await;
     let other = Handler::join(&pool);
     assert_eq!(other.has().len(), 0);
     assert!(ticket.started(drains.voice.id()));

@@ -381,6 +381,7 @@ impl Workers {
         let Some(Voice { origin, .. }) = self.voices.remove(&peer) else {
             return Vec::new();
         };
+        debug!(voice = %peer, %origin, "reply socket left");
         let last_of_origin = !self.voices.values().any(|voice| voice.origin == origin);
         let of_the_living = self
             .all

@@ -4,7 +4,7 @@ use super::Version;
 use super::command::ReadyError;
 use super::frame::FrameError;
 
-/// Why a connection has to end. Whatever [`Session::output`] holds is to be sent first.
+/// Why a connection has to end. Whatever [`super::Session::output`] holds is to be sent first.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Violation {

@@ -206,8 +206,9 @@ fn killed_handlers_leave_no_request_hanging_and_no_answer_crossed() {
     let mut front = Front::start("");
     let stop = AtomicBool::new(false);
     let tally = Tally::default();
+    // They outlive the load: what is asked last must find one.
+    let mut handlers = [handler(&front), handler(&front)];
     thread::scope(|scope| {
-        let mut handlers = [handler(&front), handler(&front)];
         for worker in 0..8 {
             let (front, stop, tally) = (&front, &stop, &tally);
             scope.spawn(move || load(front, worker, stop, tally));
@@ -227,6 +228,7 @@ fn killed_handlers_leave_no_request_hanging_and_no_answer_crossed() {
         }
         stop.store(true, Ordering::Relaxed);
     });
+    drop(handlers);
     let wrong = tally.wrong.into_inner().unwrap();
     let slowest = tally.slowest.into_inner().unwrap();
     assert!(front.program.alive(), "{}", front.program);

@@ -190,3 +190,6 @@ fn configure(socket: &zmq::Socket, endpoint: &Endpoint, options: &Options) -> zm
 fn is_again(error: zmq::Error) -> bool {
     error == zmq::Error::EAGAIN
 }
+
+#[cfg(test)]
+mod tests;

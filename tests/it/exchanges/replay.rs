@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::judge::{self, Observed, Scope, Text};
 use super::message::Message;
 use super::recording::{Deviation, Exchange, Step};
-use crate::support::client::Client;
+use crate::support::client::{Asked, Client};
 use crate::support::golden::{self, Golden};
 use crate::support::peer::{Peer, Replies};
 use crate::support::program::Program;
@@ -87,14 +87,69 @@ impl Session {
         for (_, peer) in &peers {
             peer.subscribed();
         }
-        Some(Self {
+        let mut session = Self {
             server,
             program,
             golden,
             peers,
             retired: HashSet::new(),
             _directory: directory,
-        })
+        };
+        session.warm_up();
+        Some(session)
+    }
+
+    /// One request through each HTTP handler, so that the server has taken them all: until then a request waits, and one
+    /// whose client leaves while it waits is dropped.
+    fn warm_up(&mut self) {
+        for path in ["/only", "/tnet"] {
+            let mut client = Client::connect(self.golden.address);
+            let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            client
+                .send(request.as_bytes())
+                .expect("send a first request");
+            let end = Instant::now() + PATIENCE;
+            let mut client = Some(client);
+            let mut asked = false;
+            loop {
+                assert!(
+                    Instant::now() < end,
+                    "no way through {path}: {}",
+                    self.program
+                );
+                let pause = Duration::from_millis(5);
+                let answered =
+                    |client: &mut Client| client.try_answer(Asked::Other, pause).is_some();
+                if client.as_mut().is_some_and(answered) {
+                    client = None;
+                }
+                if client.is_none() && !asked {
+                    break; // No such route here.
+                }
+                let mut gone = false;
+                for (letter, peer) in &self.peers {
+                    while let Some(message) = peer
+                        .recv(Duration::ZERO)
+                        .and_then(|m| Message::parse(*letter, &m))
+                    {
+                        gone |= message.body == br#"{"type":"disconnect"}"#;
+                        if !message.is_notice() {
+                            asked = true;
+                            self.retired.insert(message.id.clone());
+                            let sender = String::from_utf8_lossy(&message.sender).into_owned();
+                            peer.reply(
+                                &sender,
+                                &message.id,
+                                b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+                            );
+                        }
+                    }
+                }
+                if gone {
+                    break;
+                }
+            }
+        }
     }
 
     /// Whether the server still runs.
