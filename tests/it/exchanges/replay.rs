@@ -157,27 +157,9 @@ impl Session {
         self.program.alive()
     }
 
-    /// Waits until the first handler is given requests. One that comes earlier waits in the server, and is forgotten when its
-    /// client leaves before a handler has it.
-    fn warm_up(&self) {
-        let Some((_, peer)) = self.peers.first() else {
-            return;
-        };
-        let mut client = Client::connect(self.golden.address);
-        client
-            .send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            .expect("send a request");
-        assert!(peer.recv(PATIENCE).is_some(), "a request");
-        drop(client);
-        assert!(peer.recv(PATIENCE).is_some(), "a notice");
-    }
-
     /// Plays one exchange and judges it.
     pub(crate) fn play(&mut self, exchange: &Exchange, deviation: Option<&Deviation>) -> Outcome {
         let deviation = deviation.filter(|_| self.server == Server::Lurcher);
-        if HALF_CLOSED.contains(&exchange.name.as_str()) {
-            self.warm_up();
-        }
         let mut play = Play::new(self, exchange, deviation);
         play.run();
         let judged = play.settle();
