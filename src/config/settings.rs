@@ -97,7 +97,7 @@ settings! {
         "the control port of servers that do not name one";
     disable_access_logging: bool = flag("0"), Mongrel2 "disable.access_logging" ["0 or 1"] Effect::Honoured,
         "1: no access log";
-    download_flow_control: bool = flag("0"), Mongrel2 "download.flow_control" ["0 or 1"] Effect::NotYet,
+    download_flow_control: bool = flag("0"), Mongrel2 "download.flow_control" ["0 or 1"] Effect::Honoured,
         "1: handlers are told by credit notices how much a client has taken";
     body_grace: Duration = seconds("10"), Lurcher "limits.body_grace" ["seconds"] Effect::Honoured,
         "how long a request body may take before its rate counts";

@@ -42,6 +42,9 @@ const COPY_BELOW: usize = 16 * 1024;
 /// The status in the access log of a request whose client left before a response began: nginx's number for it.
 const CLIENT_GONE: u16 = 499;
 
+/// Payloads that are written in one system call at the most.
+const GATHER_MAX: usize = 16;
+
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A client connection. See the module.
@@ -211,10 +214,15 @@ impl Connection {
     /// Writes what there is to write: what was left over, the mailbox, the end.
     fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Gone> {
         loop {
-            if self.flush(cx)?.is_pending() {
+            // Payloads that wait together leave together.
+            let gathers = matches!(self.state, State::Response(_) | State::Head)
+                && self.output.len() < GATHER_MAX
+                && !self.client.behind.get()
+                && self.client.has_mail();
+            if !gathers && self.flush(cx)?.is_pending() {
                 return Ok(());
             }
-            if self.credits > 0 {
+            if !gathers && self.credits > 0 {
                 self.client.credit(std::mem::take(&mut self.credits));
             }
             match self.state {
@@ -239,7 +247,11 @@ impl Connection {
                     let size = bytes.len();
                     let passed = self.scan(&bytes, voice);
                     bytes.truncate(passed);
-                    self.put(cx, bytes)?;
+                    if self.output.is_empty() && !self.client.has_mail() {
+                        self.put(cx, bytes)?;
+                    } else if !bytes.is_empty() {
+                        self.output.push_back(bytes);
+                    }
                     if self.shard.limits.flow_control {
                         self.credits += size;
                     }
@@ -252,14 +264,17 @@ impl Connection {
 
     /// Writes what the socket did not take before.
     fn flush(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Gone> {
-        while let Some(bytes) = self.output.front_mut() {
-            match Pin::new(&mut self.stream).poll_write(cx, bytes) {
+        while !self.output.is_empty() {
+            let mut slices = [io::IoSlice::new(&[]); GATHER_MAX];
+            let mut count = 0;
+            for (slice, bytes) in slices.iter_mut().zip(&self.output) {
+                *slice = io::IoSlice::new(bytes);
+                count += 1;
+            }
+            match Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..count]) {
                 Poll::Ready(Ok(written)) => {
                     self.client.note_written(written);
-                    bytes::Buf::advance(bytes, written);
-                    if bytes.is_empty() {
-                        self.output.pop_front();
-                    }
+                    self.advance(written);
                     // A client that takes bytes, however slowly, is neither idle nor gone.
                     match self.state {
                         State::Flush => self.client.set_deadline(FLUSH_TIMEOUT),
@@ -270,13 +285,33 @@ impl Connection {
                     }
                 }
                 Poll::Ready(Err(error)) => return Err(self.failed(&error)),
-                Poll::Pending => return Ok(Poll::Pending),
+                Poll::Pending => {
+                    if !self.client.behind.replace(true) {
+                        // What is left will lie for a while, and should not hold receive buffers meanwhile.
+                        self.output.iter_mut().for_each(keep);
+                    }
+                    return Ok(Poll::Pending);
+                }
             }
         }
-        if self.client.behind.replace(false) {
+        self.client.behind.set(false);
+        if self.output.capacity() > 0 {
             self.output = VecDeque::new();
         }
         Ok(Poll::Ready(()))
+    }
+
+    /// The socket has taken so many bytes of the output.
+    fn advance(&mut self, mut written: usize) {
+        while let Some(bytes) = self.output.front_mut() {
+            let taken = written.min(bytes.len());
+            bytes::Buf::advance(bytes, taken);
+            written -= taken;
+            if !bytes.is_empty() {
+                break;
+            }
+            self.output.pop_front();
+        }
     }
 
     /// Writes a payload; what the socket does not take is kept.
@@ -290,12 +325,8 @@ impl Connection {
                 Poll::Ready(Err(error)) => return Err(self.failed(&error)),
                 Poll::Pending => {
                     self.client.behind.set(true);
-                    let kept = if bytes.len() < COPY_BELOW {
-                        Bytes::copy_from_slice(&bytes)
-                    } else {
-                        bytes
-                    };
-                    self.output.push_back(kept);
+                    keep(&mut bytes);
+                    self.output.push_back(bytes);
                     return Ok(());
                 }
             }
@@ -698,5 +729,12 @@ impl Future for Connection {
                 Poll::Ready(())
             }
         }
+    }
+}
+
+/// Copies small bytes that are to be kept for a while out of the buffer they were received in.
+fn keep(bytes: &mut Bytes) {
+    if bytes.len() < COPY_BELOW {
+        *bytes = Bytes::copy_from_slice(bytes);
     }
 }
