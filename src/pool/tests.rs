@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
-use crate::bus::server::Origin;
+use crate::bus::server::{Origin, Sink as _};
 
 /// Takes notes, and gives a fresh id after each that was retired.
 #[derive(Default)]
