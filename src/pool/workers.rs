@@ -345,6 +345,10 @@ impl Workers {
         self.depart(origin);
         let worker = &mut self.all[id.0];
         if worker.held == 0 {
+            if worker.voice.is_none() {
+                // A voice that was lost just now was this one's, and speaks for no other worker's death.
+                self.take_lost_voice(origin, now);
+            }
             self.forget(id);
             return None;
         }
@@ -387,7 +391,9 @@ impl Workers {
             .all
             .iter()
             .any(|(_, worker)| worker.key.is_some() && worker.voice == Some(peer));
+        let mut of_the_departed = false;
         if !of_the_living && let Some(departed) = self.departed.get_mut(&origin) {
+            of_the_departed = true;
             *departed -= 1;
             if *departed == 0 {
                 self.departed.remove(&origin);
@@ -421,7 +427,7 @@ impl Workers {
         for key in unpaired {
             self.balancer.set(key, Standing::Held);
         }
-        if !claimed {
+        if !claimed && !of_the_departed {
             self.forget_old_losses(now);
             self.lost_voices.push_back((now, origin));
         }
