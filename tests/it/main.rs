@@ -7,6 +7,7 @@
 )]
 
 mod bus_peers;
+mod compatibility;
 mod config_commands;
 mod delivery;
 mod demo;
