@@ -166,7 +166,8 @@ impl Client {
             limits.mailbox_bytes
         };
         let mailbox = &mut *self.mailbox.borrow_mut();
-        if mailbox.closing {
+        // One that is cut has only not been looked at yet: that it does not keep up was said.
+        if mailbox.closing || self.cut.get().is_some() {
             return;
         }
         if mailbox.bytes > 0 && mailbox.bytes.saturating_add(bytes.len()) > limit

@@ -19,8 +19,19 @@ pub(super) const BACKLOG: u32 = 1024;
 /// How long to wait when descriptors have run out: accepting again at once would only burn the processor.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts until draining begins; the listener is closed then.
+/// Accepts until draining begins, and then those that wait already: the kernel has told them that they are connected. Then
+/// the listener is closed.
 pub(super) async fn accept(listener: TcpListener, shard: Rc<Shard>) {
+    accept_until_draining(&listener, &shard).await;
+    let end = tokio::time::Instant::now() + super::LAST_ACCEPT;
+    while shard.registry.len() < shard.limits.connections_max
+        && let Ok(Ok((stream, addr))) = tokio::time::timeout_at(end, listener.accept()).await
+    {
+        serve(&shard, stream, addr);
+    }
+}
+
+async fn accept_until_draining(listener: &TcpListener, shard: &Rc<Shard>) {
     let watch = shard.watch.clone();
     let mut draining = std::pin::pin!(watch.draining());
     let mut complained = false;
@@ -43,7 +54,7 @@ pub(super) async fn accept(listener: TcpListener, shard: Rc<Shard>) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, addr)) => serve(&shard, stream, addr),
+            Ok((stream, addr)) => serve(shard, stream, addr),
             Err(error) if sys::is_exhaustion(&error) => {
                 if !complained {
                     warn!("accept: {error}: new clients wait");

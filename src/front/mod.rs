@@ -78,6 +78,11 @@ const FIRST_ID_MAX: u32 = (1 << 30) - 1;
 /// How long the sockets of handlers may take to close when a front has ended.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long a stopping front still takes connections that wait to be accepted, and then how long idle connections may still
+/// send a request: long enough for what was sent before the end began.
+const LAST_ACCEPT: Duration = Duration::from_millis(20);
+const LAST_CALL: Duration = Duration::from_millis(50);
+
 /// How long the last notices for handlers may take when the front stops, and how often that is looked at.
 const POOL_FLUSH: Duration = Duration::from_secs(1);
 const FLUSH_POLL: Duration = Duration::from_millis(5);
@@ -182,6 +187,7 @@ pub async fn bind(server: &Server, settings: &Settings, watch: &Watch) -> Result
         scratch: RefCell::new(vec![0; SCRATCH_BYTES]),
         access_log,
         draining: Cell::new(false),
+        closes_idle: Cell::new(false),
         watch: watch.clone(),
     });
     Ok(Front {
@@ -299,6 +305,7 @@ impl Front {
             () = shard.watch.draining() => {}
             () = control.serve(&shard) => {}
         }
+        shard.draining.set(true);
         // The accept loop sees the same signal; its listener is closed when this returns.
         drop(accepting.await);
         shard.drain().await;
@@ -382,7 +389,10 @@ struct Shard {
     /// What clients' bytes are read into; taken out while it is in use.
     scratch: RefCell<Vec<u8>>,
     access_log: Option<AccessLog>,
+    /// Nothing new is begun: responses say that they are the last of their connection.
     draining: Cell<bool>,
+    /// Connections without an open request end.
+    closes_idle: Cell<bool>,
     watch: Watch,
 }
 
@@ -395,6 +405,10 @@ impl Shard {
 
     fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    fn closes_idle(&self) -> bool {
+        self.closes_idle.get()
     }
 
     fn log(&self, line: &access_log::Line, status: u16, size: u64) {
@@ -425,7 +439,13 @@ impl Shard {
 
     /// Lets every connection end by itself, and cuts those that do not in time.
     async fn drain(&self) {
-        self.draining.set(true);
+        // What clients have sent already lies in the kernel, and readiness is learnt only when the tasks let the reactor
+        // run. Clients that send one request after the other learn from the answer that it is the last.
+        tokio::select! {
+            () = tokio::time::sleep(LAST_CALL) => {}
+            () = self.watch.aborted() => {}
+        }
+        self.closes_idle.set(true);
         self.registry.for_each(Client::wake);
         let gone = async {
             while self.registry.len() > 0 {

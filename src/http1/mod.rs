@@ -7,6 +7,7 @@
 //! * [`framing`]: how long a request's body is, as a numbered list of decisions
 //! * [`chunked`]: the chunked coding, decoded as it arrives
 //! * [`scanner`]: where a handler's response ends
+//! * [`farewell`]: `Connection: close` in a response that is the last
 //! * [`fields`]: field names and lists of tokens
 //!
 //! Three laws hold for all of it and are tested: no bytes make it panic, what it says does not depend on how the bytes were
@@ -22,6 +23,7 @@
 )]
 
 pub mod chunked;
+pub mod farewell;
 pub mod fields;
 pub mod framing;
 pub mod head;

@@ -75,6 +75,7 @@ async fn serve(loaded: &Loaded) -> anyhow::Result<ExitCode> {
         while signals.next().await == SignalKind::hangup() {
             info!("reopening logs");
             log::reopen_error_log();
+            info!("logs reopened");
             // Full means that the same was asked already.
             let _asked = reopen.try_send(());
         }

@@ -122,7 +122,7 @@ impl Connection {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(Gone)) => return Poll::Ready(Gone),
                 // Nothing to do and nothing to read: when the front stops, this is the end.
-                Poll::Pending if self.is_idle() && self.shard.is_draining() => {
+                Poll::Pending if self.is_idle() && self.shard.closes_idle() => {
                     self.close(Farewell::Told);
                 }
                 // Reading may have left something to write only if it was ready.

@@ -13,7 +13,7 @@ use super::{Connection, Gone, State};
 use crate::bus::server::PeerId;
 use crate::front::client::{Mail, NEVER};
 use crate::front::{FLUSH_TIMEOUT, LINGER};
-use crate::http1::ScanState;
+use crate::http1::{self, ScanState};
 use crate::metrics::Name;
 
 /// What is left of a payload that the socket did not take is copied below this size, so as not to hold the receive buffer.
@@ -57,6 +57,11 @@ impl Connection {
             match mail {
                 Mail::Payload { mut bytes, voice } => {
                     let size = bytes.len();
+                    if self.shard.is_draining()
+                        && let Some(last) = self.last_response(&bytes)
+                    {
+                        bytes = last;
+                    }
                     let passed = self.scan(&bytes, voice);
                     bytes.truncate(passed);
                     if self.output.is_empty() && !self.client.has_mail() {
@@ -71,6 +76,17 @@ impl Connection {
                 Mail::Close => self.handler_closes(),
                 Mail::Failed(why) => self.pool_failed(why),
             }
+        }
+    }
+
+    /// While the front stops, a response that begins tells its client not to send another request behind it: that would
+    /// meet a closed connection, and nobody could tell whether it was read.
+    fn last_response(&self, payload: &[u8]) -> Option<Bytes> {
+        match &self.state {
+            State::Response(exchange) if !exchange.started => {
+                http1::farewell::announce_close(payload).map(Bytes::from)
+            }
+            _ => None,
         }
     }
 
@@ -150,6 +166,12 @@ impl Connection {
     /// on, what a handler writes behind the end of its response would be taken for the next one.
     fn scan(&mut self, payload: &[u8], voice: PeerId) -> usize {
         let State::Response(exchange) = &mut self.state else {
+            // What is pushed to a client between its requests passes, but no second response to the last one.
+            if payload.starts_with(b"HTTP/1.") {
+                Name::ReplyBytesDropped.add(payload.len() as u64);
+                debug!(client = %self.client.addr, %voice, "a response while no request is open: dropped");
+                return 0;
+            }
             return payload.len();
         };
         if !exchange.started {

@@ -31,9 +31,39 @@ fn a_stopping_front_finishes_what_is_open_and_takes_no_more() {
     );
     assert!(front.program.alive());
     handler.reply(&got.id, &ok("done"));
-    assert_eq!(body(&busy.answer()), "done");
+    let answer = busy.answer();
+    assert_eq!(body(&answer), "done");
+    // Told, so that it does not send its next request into a closed connection.
+    assert_eq!(answer.header("connection"), Some(b"close".as_slice()));
     assert_eq!(closed(&mut busy), b"");
     drop((idle, busy));
+    assert!(front.program.ended().success());
+}
+
+#[test]
+fn a_request_that_was_sent_before_the_end_began_is_answered() {
+    let mut front = Front::start("");
+    let handler = Handler::of(&front);
+    // The front wakes up to all of it at once: connections to accept, requests on new and on used ones, and the signal.
+    let mut used = Client::connect(front.address);
+    send(&mut used, get("/used"));
+    handler.answer("/used", HELLO);
+    used.answer();
+    front.program.signal("STOP");
+    let mut fresh: Vec<_> = (0..20).map(|_| Client::connect(front.address)).collect();
+    for client in fresh.iter_mut().chain([&mut used]) {
+        send(client, get("/late"));
+    }
+    front.program.signal("TERM");
+    front.program.signal("CONT");
+    for _ in 0..21 {
+        handler.answer("/late", &ok("late"));
+    }
+    for client in fresh.iter_mut().chain([&mut used]) {
+        assert_eq!(body(&client.answer()), "late");
+        assert_eq!(closed(client), b"");
+    }
+    drop((fresh, used));
     assert!(front.program.ended().success());
 }
 
