@@ -57,6 +57,19 @@ pub fn check(path: &Path, config: &Config) -> Vec<Diagnostic> {
     checker.found
 }
 
+/// Sockets of a server that others than programs of this machine may reach.
+pub fn reachable(path: &Path, server: &Server) -> Vec<Diagnostic> {
+    let mut checker = Checker {
+        path,
+        found: Vec::new(),
+    };
+    let part = format!("server {}", label(server));
+    for handler in server.handlers() {
+        checker.reachable(&part, &handler);
+    }
+    checker.found
+}
+
 /// Plug-ins of a server, none of which can be loaded.
 pub fn plugins(path: &Path, server: &Server) -> Vec<Diagnostic> {
     let mut checker = Checker {
@@ -135,19 +148,16 @@ impl Checker<'_> {
         }
         let handlers = server.handlers();
         for (index, handler) in handlers.iter().enumerate() {
+            self.reachable(part, handler);
             let part = format!("{part}, handler {}", handler.send_spec.text);
-            self.open(
-                &part,
-                "send_spec",
-                &handler.send_spec.text,
-                &handler.send_spec.endpoint,
-            );
-            self.open(
-                &part,
-                "recv_spec",
-                &handler.recv_spec.text,
-                &handler.recv_spec.endpoint,
-            );
+            let named = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+            if !handler.send_ident.bytes().all(named) {
+                let message = format!(
+                    "send_ident {:?} has more than letters, digits and `-`: replies with it are not understood",
+                    handler.send_ident
+                );
+                self.warning(&part, message);
+            }
             if handler.send_spec.text == handler.recv_spec.text
                 && fixed(&handler.send_spec.endpoint)
             {
@@ -181,6 +191,16 @@ impl Checker<'_> {
                 );
                 self.warning(&part, message);
             }
+        }
+    }
+
+    fn reachable(&mut self, part: &str, handler: &Handler) {
+        let part = format!("{part}, handler {}", handler.send_spec.text);
+        for (what, spec) in [
+            ("send_spec", &handler.send_spec),
+            ("recv_spec", &handler.recv_spec),
+        ] {
+            self.open(&part, what, &spec.text, &spec.endpoint);
         }
     }
 
@@ -613,7 +633,7 @@ mod tests {
     fn hosts_that_shadow_others_and_sockets_that_clash_are_told() {
         let text = "h = Handler(send_spec='tcp://127.0.0.1:1' send_ident='a' recv_spec='tcp://127.0.0.1:2' recv_ident='')
             g = Handler(send_spec='tcp://127.0.0.1:1' send_ident='b' recv_spec='tcp://127.0.0.1:2' recv_ident='')
-            c = Handler(send_spec='tcp://127.0.0.1:1' send_ident='' recv_spec='tcp://*:3' recv_ident='')
+            c = Handler(send_spec='tcp://127.0.0.1:1' send_ident='c_c' recv_spec='tcp://*:3' recv_ident='')
             servers = [Server(uuid='u' access_log='' error_log='' pid_file='' default_host='d' name='n' port=80
             filters=[Filter(name='/x/null.so' settings={})]
             hosts=[Host(name='d' routes={'/': h}) Host(name='e' matching='D' routes={'/': g})
@@ -625,6 +645,7 @@ mod tests {
             &[
                 "t: server n: warning: filter /x/null.so is a C plug-in and cannot be loaded; requests pass without it; a route that must not answer is better left out",
                 "t: server n, handler tcp://127.0.0.1:1: warning: recv_spec tcp://*:3 is neither loopback nor ipc: whoever reaches it can take part",
+                "t: server n, handler tcp://127.0.0.1:1: warning: send_ident \"c_c\" has more than letters, digits and `-`: replies with it are not understood",
                 "t: server n, handler tcp://127.0.0.1:1: warning: another handler has the same send_spec tcp://127.0.0.1:1 and another recv_spec: only one of them can be bound, and the routes of the other answer nothing",
                 "t: server n, handler tcp://127.0.0.1:1: warning: route \"/\" has a handler with the specs of another one, and is that one: its send_ident \"a\" and everything else of it count",
                 "t: server n, host e: warning: host d shadows it: that one takes \"D\"",

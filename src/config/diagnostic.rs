@@ -66,8 +66,16 @@ impl Diagnostic {
     }
 }
 
-impl fmt::Display for Diagnostic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Diagnostic {
+    /// Displays without `warning:` or `note:`, for a log that has its own word for it.
+    pub fn unlabelled(&self) -> impl fmt::Display {
+        fmt::from_fn(|f| {
+            self.place(f)?;
+            write!(f, " {}", self.message)
+        })
+    }
+
+    fn place(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.path.display())?;
         match &self.place {
             Place::File => {}
@@ -84,6 +92,13 @@ impl fmt::Display for Diagnostic {
                 column: Some(column),
             } => write!(f, " table {table}, row {row}, column {column}:")?,
         }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.place(f)?;
         match self.severity {
             Severity::Note => write!(f, " note:")?,
             Severity::Warning => write!(f, " warning:")?,

@@ -12,10 +12,13 @@ pub fn announce_close(payload: &[u8]) -> Option<Vec<u8>> {
     let head_len = memchr::memmem::find(payload, b"\r\n\r\n")?;
     let line_len = memchr::memmem::find(payload, b"\r\n")?.checked_add(2)?;
     let (line, rest) = payload.split_at_checked(line_len)?;
-    let speaks = payload.get(..head_len)?.split(|&byte| byte == b'\n').any(|line| {
-        line.get(..NAME.len())
-            .is_some_and(|name| name.eq_ignore_ascii_case(NAME))
-    });
+    let speaks = payload
+        .get(..head_len)?
+        .split(|&byte| byte == b'\n')
+        .any(|line| {
+            line.get(..NAME.len())
+                .is_some_and(|name| name.eq_ignore_ascii_case(NAME))
+        });
     (!speaks).then(|| [line, b"Connection: close\r\n", rest].concat())
 }
 
@@ -30,9 +33,7 @@ mod tests {
         let said = announce_close(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
         assert_eq!(
             said.as_deref(),
-            Some(
-                b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok".as_slice()
-            )
+            Some(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok".as_slice())
         );
         let bare = announce_close(b"HTTP/1.1 204 No Content\r\n\r\n");
         assert_eq!(

@@ -167,10 +167,11 @@ fn show(front: &Front, handlers: &Handlers) {
 
 what runs:
 
-  {:<9} process {:<7} lurcher demo
+  {:<9} process {:<7} {} demo
 ",
         "front",
-        std::process::id()
+        std::process::id(),
+        typed()
     );
     for handler in &handlers.0 {
         let Running {
@@ -186,6 +187,13 @@ what runs:
             .write_all(text.as_bytes())
             .and_then(|()| stdout.flush()),
     );
+}
+
+/// This program as it was called, so that what is shown can be typed: perhaps it is not in the PATH.
+fn typed() -> String {
+    std::env::args()
+        .next()
+        .unwrap_or_else(|| "lurcher".to_owned())
 }
 
 fn how_it_ended(app: &str, status: io::Result<ExitStatus>) -> anyhow::Error {
@@ -226,7 +234,7 @@ impl Handlers {
                 .find(|(ident, ..)| *ident == part.app)
                 .expect("each part has its sockets");
             let specs = [send.to_string(), recv.to_string()];
-            let command = format!("lurcher run {} {} {}", part.app, specs[0], specs[1]);
+            let command = format!("{} run {} {} {}", typed(), part.app, specs[0], specs[1]);
             let mut process = Command::new(&program);
             process
                 .args(["--log", log, "run", part.app])
@@ -234,8 +242,9 @@ impl Handlers {
                 .arg(format!("--{STOP_ON_EOF}"));
             if part.app == PAGE {
                 process.arg(format!(
-                    "--process=front {} lurcher demo",
-                    std::process::id()
+                    "--process=front {} {} demo",
+                    std::process::id(),
+                    typed()
                 ));
                 for Running {
                     part, pid, command, ..

@@ -31,8 +31,8 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
     let loaded = config::load(args.config.as_deref(), &selector)?;
     for warning in &loaded.warnings {
         match warning.severity {
-            Severity::Note => info!("{warning}"),
-            Severity::Warning | Severity::Error => warn!("{warning}"),
+            Severity::Note => info!("{}", warning.unlabelled()),
+            Severity::Warning | Severity::Error => warn!("{}", warning.unlabelled()),
         }
     }
     raise_descriptors(&loaded);
