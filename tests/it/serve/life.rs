@@ -263,6 +263,11 @@ fn what_cannot_be_served_is_one_line_and_exit_1() {
         &|d| write(d, 0, "hosts=[", "hosts=[["),
         "main.conf:",
     );
+    refused(
+        "a server with TLS",
+        &|d| write(d, 0, "hosts=[", "use_ssl=1, hosts=["),
+        "TLS",
+    );
     refused("no configuration", &|_| "nothing.conf", "nothing.conf");
     refused(
         "a foreign database",
