@@ -6,6 +6,7 @@
     reason = "tests say what they skip, and may panic"
 )]
 
+mod bus_faults;
 mod bus_peers;
 mod config_commands;
 mod delivery;

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -30,6 +31,10 @@ const COPY_OUT_BYTES_MAX: usize = 16 << 10;
 const READS_PER_TURN: usize = 4;
 /// With so many bytes of PONGs unsent, nothing more is read from a peer that PINGs and does not read.
 const URGENT_BYTES_MAX: usize = 64 << 10;
+/// A timer that is told so late says more about this process than about the peer.
+const LATE: Duration = Duration::from_millis(50);
+/// After which the timer is told again; the runtime asks the system for what has arrived before that.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// How a connection ended.
 #[derive(Debug)]
@@ -78,6 +83,8 @@ pub(super) struct Driver {
     leftover: bool,
     sleep: Pin<Box<Sleep>>,
     armed: bool,
+    /// The timer was late, and is set anew only to hear first what has come.
+    looked_again: bool,
     told_lost: bool,
 }
 
@@ -102,6 +109,7 @@ impl Driver {
             leftover: false,
             sleep: Box::pin(sleep_until(now)),
             armed: false,
+            looked_again: false,
             told_lost: false,
         }
     }
@@ -154,11 +162,10 @@ impl Driver {
         self.peer.task_runs(cx.waker());
         self.check_asked()?;
         let now = Instant::now();
-        if self.armed && now >= self.sleep.deadline() {
-            self.armed = false;
-            self.expire(now)?;
-        }
+        // Before any timer is looked at: the sign of life that it asks for may be here.
         let turn = self.receive(cx, now)?;
+        self.check_asked()?;
+        self.check_timer(cx, now)?;
         self.check_asked()?;
         if let Poll::Ready(result) = self.poll_flush(cx) {
             result?;
@@ -178,6 +185,23 @@ impl Driver {
         }
     }
 
+    /// Acts on a deadline that has come. One that is told much too late means that this process was stopped or busy: then
+    /// what has arrived meanwhile is heard first, since the runtime may know of the time and not yet of the bytes.
+    fn check_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), Ended> {
+        let deadline = self.sleep.deadline();
+        if !self.armed || now < deadline {
+            return Ok(());
+        }
+        if now - deadline >= LATE && !std::mem::replace(&mut self.looked_again, true) {
+            self.armed = false;
+            self.set_timer(cx, now + LOOK_AGAIN);
+            return Ok(());
+        }
+        self.looked_again = false;
+        self.armed = false;
+        self.expire(now)
+    }
+
     fn expire(&mut self, now: Instant) -> Result<(), Ended> {
         while let Some(event) = self.session.handle_timeout(now.into_std())? {
             self.tell(event)?;
@@ -191,12 +215,20 @@ impl Driver {
         let Some(deadline) = self.session.poll_timeout().map(Instant::from_std) else {
             return;
         };
+        if self.looked_again && self.armed {
+            // It is set, and a moment ahead on purpose.
+            return;
+        }
         if !self.armed || deadline < self.sleep.deadline() {
-            self.sleep.as_mut().reset(deadline);
-            self.armed = true;
-            if self.sleep.as_mut().poll(cx).is_ready() {
-                cx.waker().wake_by_ref();
-            }
+            self.set_timer(cx, deadline);
+        }
+    }
+
+    fn set_timer(&mut self, cx: &mut Context<'_>, deadline: Instant) {
+        self.sleep.as_mut().reset(deadline);
+        self.armed = true;
+        if self.sleep.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
         }
     }
 

@@ -1,0 +1,108 @@
+//! The bus when things go wrong: processes that stop or die, descriptors that run out, herds that come back at once.
+//!
+//! `delivery` has the kills and the restarts; here is what else may befall a handler or its front.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lurcher::bus::server::Options;
+
+use crate::bus_peers::{Bus, PATIENCE, everything, greeting, ready, shard, short_frame, tcp};
+use crate::support::program::Program;
+
+/// Says what this program shall be instead of a test: a role, and where to connect.
+const ROLE: &str = "LURCHER_IT_FAULTS_ROLE";
+/// SUBSCRIBE to everything, and a PING.
+const SUBSCRIBE_AND_PING_BYTES: usize = 12 + 17;
+const PONG: &[u8] = b"\x04\x05\x04PONG";
+
+/// This program again, as a process of its own in that role.
+fn process(role: &str) -> Program {
+    let own = std::env::current_exe().expect("this program");
+    let mut command = Command::new(own);
+    command.args(["--exact", "bus_faults::process_of_its_own", "--nocapture"]);
+    Program::start(command.env(ROLE, role))
+}
+
+/// Not a test of its own: what others stop, kill or starve. Returns at once when run as a test.
+#[test]
+fn process_of_its_own() {
+    let Ok(role) = std::env::var(ROLE) else {
+        return;
+    };
+    let words: Vec<&str> = role.split(' ').collect();
+    match words[..] {
+        ["subscriber"] => subscriber(),
+        _ => panic!("no such role: {role}"),
+    }
+}
+
+/// The line that a process prints with these words before it.
+fn said(program: &mut Program, before: &str) -> String {
+    program.line(before, |line| {
+        line.strip_prefix(before).map(|rest| rest.trim().to_owned())
+    })
+}
+
+/// Stops a process, and waits until it has.
+fn stop(program: &Program) {
+    program.signal("STOP");
+    let end = Instant::now() + PATIENCE;
+    while !state(program).starts_with('T') {
+        assert!(Instant::now() < end, "does not stop: {}", state(program));
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The fields of `/proc/PID/stat` behind the name, the state first.
+fn state(program: &Program) -> String {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", program.id())).unwrap();
+    stat.rsplit_once(") ")
+        .expect("a name in brackets")
+        .1
+        .to_owned()
+}
+
+fn quick_heartbeats() -> Options {
+    let mut options = Options::default();
+    options.protocol.heartbeat_interval = Duration::from_millis(50);
+    options.protocol.heartbeat_timeout = Duration::from_secs(1);
+    options
+}
+
+/// A SUB server that says whether it heard a message before it lost its peer.
+fn subscriber() {
+    shard(async {
+        let bus = Bus::bind(tcp(), everything(), quick_heartbeats()).await;
+        println!("\nbound {}", bus.address);
+        let heard = bus.recorder.wait(|seen| {
+            (!seen.messages.is_empty() || !seen.lost.is_empty()).then(|| !seen.messages.is_empty())
+        });
+        println!("\nheard {}", heard.await);
+    });
+}
+
+#[test]
+fn a_server_that_was_stopped_hears_what_came_meanwhile_before_it_calls_a_peer_dead() {
+    let mut server = process("subscriber");
+    let address = said(&mut server, "bound tcp://");
+    let mut voice = TcpStream::connect(address).unwrap();
+    voice.set_read_timeout(Some(PATIENCE)).unwrap();
+    voice.write_all(&greeting()).unwrap();
+    voice.write_all(&ready("PUB")).unwrap();
+    let ours = 64 + ready("SUB").len();
+    voice
+        .read_exact(&mut vec![0; ours + SUBSCRIBE_AND_PING_BYTES])
+        .unwrap();
+    voice.write_all(PONG).unwrap();
+    // The next one is to go unanswered until the server cannot hear the answer.
+    voice.read_exact(&mut [0; 17]).unwrap();
+    stop(&server);
+    voice.write_all(&short_frame(b"here")).unwrap();
+    thread::sleep(quick_heartbeats().protocol.heartbeat_timeout);
+    server.signal("CONT");
+    assert_eq!(said(&mut server, "heard "), "true");
+}
