@@ -4,13 +4,20 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+
 use std::process::Command;
+use std::rc::Rc;
+use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lurcher::bus::server::Options;
+use lurcher::bus::server::{self, Message, Options, Peer, Sink};
+use lurcher::drain;
+use tokio::task::coop;
 
-use crate::bus_peers::{Bus, PATIENCE, everything, greeting, ready, shard, short_frame, tcp};
+use crate::bus_peers::{
+    Bus, PATIENCE, Raw, Recorder, everything, greeting, ready, shard, short_frame, tcp,
+};
 use crate::support::program::Program;
 
 /// Says what this program shall be instead of a test: a role, and where to connect.
@@ -105,4 +112,51 @@ fn a_server_that_was_stopped_hears_what_came_meanwhile_before_it_calls_a_peer_de
     thread::sleep(quick_heartbeats().protocol.heartbeat_timeout);
     server.signal("CONT");
     assert_eq!(said(&mut server, "heard "), "true");
+}
+
+/// Uses up what the runtime grants to a task at a time, as any callback may.
+struct Greedy(Rc<Recorder>);
+
+impl Sink for Greedy {
+    fn joined(&self, peer: &Rc<Peer>) {
+        self.0.joined(peer);
+    }
+
+    fn subscribed(&self, peer: &Rc<Peer>) {
+        while coop::has_budget_remaining() {
+            let mut some = std::pin::pin!(coop::consume_budget());
+            assert!(
+                some.as_mut()
+                    .poll(&mut Context::from_waker(Waker::noop()))
+                    .is_ready()
+            );
+        }
+        self.0.subscribed(peer);
+    }
+
+    fn message(&self, peer: &Rc<Peer>, message: Message) {
+        self.0.message(peer, message);
+    }
+
+    fn writable(&self, _: &Rc<Peer>) {}
+
+    fn lost(&self, peer: &Rc<Peer>, unsent: Vec<u64>) {
+        Sink::lost(&*self.0, peer, unsent);
+    }
+}
+
+#[test]
+fn timers_go_on_when_a_turn_has_used_up_its_share() {
+    shard(async {
+        let (_signal, watch) = drain::channel();
+        let bound = server::bind(&tcp(), everything(), quick_heartbeats())
+            .await
+            .unwrap();
+        let address = bound.endpoint().to_string();
+        bound.run(Rc::new(Greedy(Rc::default())), &watch);
+        let mut voice = Raw::ready(&address, "PUB").await;
+        voice.read(SUBSCRIBE_AND_PING_BYTES).await;
+        voice.write(PONG).await;
+        assert!(voice.read(17).await.starts_with(b"\x04\x0f\x04PING"));
+    });
 }

@@ -225,6 +225,12 @@ impl Driver {
     }
 
     fn set_timer(&mut self, cx: &mut Context<'_>, deadline: Instant) {
+        if !tokio::task::coop::has_budget_remaining() {
+            // It would not take our waker. It is set in the next turn, which comes at once.
+            self.armed = false;
+            cx.waker().wake_by_ref();
+            return;
+        }
         self.sleep.as_mut().reset(deadline);
         self.armed = true;
         if self.sleep.as_mut().poll(cx).is_ready() {
