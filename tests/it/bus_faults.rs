@@ -4,7 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::rc::Rc;
 use std::task::{Context, Waker};
@@ -16,7 +16,8 @@ use lurcher::drain;
 use tokio::task::coop;
 
 use crate::bus_peers::{
-    Bus, PATIENCE, Raw, Recorder, everything, greeting, ready, shard, short_frame, tcp,
+    Bus, PATIENCE, Raw, Recorder, blocking, everything, greeting, ipc, ready, shard, short_frame,
+    tcp,
 };
 use crate::support::program::Program;
 
@@ -25,6 +26,7 @@ const ROLE: &str = "LURCHER_IT_FAULTS_ROLE";
 /// SUBSCRIBE to everything, and a PING.
 const SUBSCRIBE_AND_PING_BYTES: usize = 12 + 17;
 const PONG: &[u8] = b"\x04\x05\x04PONG";
+const PING: &[u8] = b"\x04\x0a\x04PING\0\0ctx";
 
 /// This program again, as a process of its own in that role.
 fn process(role: &str) -> Program {
@@ -112,6 +114,41 @@ fn a_server_that_was_stopped_hears_what_came_meanwhile_before_it_calls_a_peer_de
     thread::sleep(quick_heartbeats().protocol.heartbeat_timeout);
     server.signal("CONT");
     assert_eq!(said(&mut server, "heard "), "true");
+}
+
+#[test]
+fn what_a_publisher_said_before_it_went_is_heard_to_the_end() {
+    shard(async {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sub").to_str().unwrap().to_owned();
+        let bus = Bus::bind(ipc(&path), everything(), Options::default()).await;
+        let mut voice = blocking(move || {
+            let mut voice = UnixStream::connect(path).unwrap();
+            voice.set_read_timeout(Some(PATIENCE)).unwrap();
+            voice.write_all(&greeting()).unwrap();
+            voice.write_all(&ready("PUB")).unwrap();
+            let ours = 64 + ready("SUB").len();
+            voice
+                .read_exact(&mut vec![0; ours + SUBSCRIBE_AND_PING_BYTES])
+                .unwrap();
+            voice.write_all(PONG).unwrap();
+            voice
+        })
+        .await;
+        bus.recorder
+            .wait(|seen| (!seen.subscribed.is_empty()).then_some(()))
+            .await;
+        // More than is told in one turn, and a PING whose answer comes too late for it.
+        let mut last_words = PING.to_vec();
+        for _ in 0..600 {
+            last_words.extend(short_frame(b"reply"));
+        }
+        voice.write_all(&last_words).unwrap();
+        drop(voice);
+        let peer = bus.recorder.peer(0).await;
+        bus.recorder.lost(&peer).await;
+        assert_eq!(bus.recorder.seen.borrow().messages.len(), 600);
+    });
 }
 
 /// Uses up what the runtime grants to a task at a time, as any callback may.

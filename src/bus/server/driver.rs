@@ -85,6 +85,8 @@ pub(super) struct Driver {
     armed: bool,
     /// The timer was late, and is set anew only to hear first what has come.
     looked_again: bool,
+    /// Writing has failed: only reading goes on.
+    unwritable: bool,
     told_lost: bool,
 }
 
@@ -110,6 +112,7 @@ impl Driver {
             sleep: Box::pin(sleep_until(now)),
             armed: false,
             looked_again: false,
+            unwritable: false,
             told_lost: false,
         }
     }
@@ -167,8 +170,14 @@ impl Driver {
         self.check_asked()?;
         self.check_timer(cx, now)?;
         self.check_asked()?;
-        if let Poll::Ready(result) = self.poll_flush(cx) {
-            result?;
+        if !self.unwritable
+            && let Poll::Ready(Err(error)) = self.poll_flush(cx)
+        {
+            if self.server.role() == SocketType::Push {
+                return Err(error.into());
+            }
+            // It is going, and what it said before is still to be heard: reading comes to the end of it.
+            self.unwritable = true;
         }
         self.arm(cx);
         if turn == Turn::Unread && !self.must_write_first() {
@@ -363,12 +372,14 @@ impl Driver {
     }
 
     fn must_write_first(&self) -> bool {
-        self.peer.outbox.borrow().urgent_bytes() > URGENT_BYTES_MAX
+        !self.unwritable && self.peer.outbox.borrow().urgent_bytes() > URGENT_BYTES_MAX
     }
 
     fn flush_urgent(&mut self) {
         let output = self.session.output();
-        if !output.is_empty() {
+        if self.unwritable {
+            output.clear();
+        } else if !output.is_empty() {
             self.peer.outbox.borrow_mut().push_urgent(output);
         }
     }
