@@ -91,6 +91,8 @@ fn subscriber() {
             (!seen.messages.is_empty() || !seen.lost.is_empty()).then(|| !seen.messages.is_empty())
         });
         println!("\nheard {}", heard.await);
+        // Until it is killed: its last words are read only while it lives.
+        std::future::pending().await
     });
 }
 
@@ -111,7 +113,8 @@ fn a_server_that_was_stopped_hears_what_came_meanwhile_before_it_calls_a_peer_de
     voice.read_exact(&mut [0; 17]).unwrap();
     stop(&server);
     voice.write_all(&short_frame(b"here")).unwrap();
-    thread::sleep(quick_heartbeats().protocol.heartbeat_timeout);
+    // Well past the end of its patience.
+    thread::sleep(quick_heartbeats().protocol.heartbeat_timeout + Duration::from_millis(300));
     server.signal("CONT");
     assert_eq!(said(&mut server, "heard "), "true");
 }
