@@ -12,6 +12,8 @@
 //! What it does not do: read replies (they go to [`Replies`] as they came), know connections or HTTP. Everything is
 //! on one shard: `Rc` and `RefCell`, no lock, no channel, and no task woken for a message.
 
+mod requests;
+mod sides;
 mod workers;
 
 use std::cell::{Cell, RefCell};
@@ -26,15 +28,15 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::bus::server::{
-    self, BindError, Bound, Head, Kind, Listening, Message, Outgoing, Peer, PeerId, Sink,
-};
+use crate::bus::server::{self, BindError, Bound, Head, Kind, Listening, Outgoing, Peer, PeerId};
 use crate::drain::Watch;
 use crate::endpoint::Endpoint;
 use crate::metrics::Name;
 use crate::wire::request::{self, Notice};
 use crate::wire::{ConnId, Protocol};
 
+use requests::{End, NO_TAG, NOTICE_TAG, Open, Phase, State, tag, tagged_notice};
+use sides::{PushSide, SubSide};
 use workers::Workers;
 
 /// A handler is held back so long for its reply socket: then it is served without. DESIGN: "after a short grace".
@@ -51,9 +53,6 @@ const HOUSEKEEPING: Duration = Duration::from_millis(50);
 
 /// How often a request may be handed to a peer that then dies with it: the first time and once more.
 const ATTEMPTS_MAX: u8 = 2;
-
-/// Stale entries of the queue that are tolerated before it is swept.
-const QUEUE_SLACK: usize = 64;
 
 /// What is fixed about a pool.
 #[derive(Debug, Clone)]
@@ -205,50 +204,6 @@ impl fmt::Debug for Pool {
     }
 }
 
-struct State {
-    workers: Workers,
-    open: Slab<Open>,
-    /// Requests that wait, oldest first, as places in `open` with their serial; may hold stale entries.
-    queue: VecDeque<(usize, u32)>,
-    waiting: usize,
-    waiting_bytes: usize,
-    /// Tells requests apart that use the same place in `open` one after the other.
-    serial: u32,
-}
-
-/// A request that has a ticket.
-struct Open {
-    serial: u32,
-    phase: Phase,
-    /// Kept until a response begins, so that it can be handed on.
-    message: Bytes,
-    retry: Retry,
-    attempts: u8,
-    started: bool,
-    caller: Rc<dyn Caller>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// `came_back`: it was handed over before, and stands before those that were not.
-    Waiting {
-        since: Instant,
-        came_back: bool,
-    },
-    Handed {
-        worker: workers::Id,
-    },
-    Attached {
-        worker: workers::Id,
-    },
-    Failed,
-}
-
-/// What the pool's place in `open` and its serial look like as the tag of a message on the bus.
-fn tag(place: usize, serial: u32) -> u64 {
-    (place as u64) << 32 | u64::from(serial)
-}
-
 impl Pool {
     /// A pool without sockets.
     fn new(settings: Settings, replies: Rc<dyn Replies>) -> Rc<Self> {
@@ -340,6 +295,11 @@ impl Pool {
         let state = &mut *self.state.borrow_mut();
         let peer = state.workers.listener_of_voice(voice);
         self.send_notice(peer, id, notice);
+    }
+
+    /// Whether a reply socket may be that of this peer's handler: it is of this pool, and nothing ties the two to others.
+    pub fn speaks_for(&self, voice: PeerId, peer: PeerId) -> bool {
+        self.state.borrow().workers.speaks_for(voice, peer)
     }
 
     fn send_notice(&self, peer: Option<Rc<Peer>>, id: ConnId, notice: Notice) {
@@ -518,120 +478,6 @@ impl Pool {
     }
 }
 
-/// The tag of messages that nobody takes back.
-const NO_TAG: u64 = u64::MAX;
-
-/// Tags of disconnect notices have this bit, and the connection's id in the lower half; places in `open` never have it.
-const NOTICE_TAG: u64 = 1 << 63;
-
-fn tagged_notice(tag: u64) -> Option<ConnId> {
-    let id = u32::try_from(tag.checked_sub(NOTICE_TAG)?).ok()?;
-    Some(ConnId(id))
-}
-
-#[derive(Clone, Copy)]
-enum End {
-    Front,
-    Back,
-}
-
-impl State {
-    fn enqueue(&mut self, place: usize, end: End) {
-        let Some(open) = self.open.get_mut(place) else {
-            return;
-        };
-        open.phase = Phase::Waiting {
-            since: Instant::now(),
-            came_back: matches!(end, End::Front),
-        };
-        self.waiting += 1;
-        self.waiting_bytes += open.message.len();
-        Name::RequestsWaiting.increment();
-        let entry = (place, open.serial);
-        match end {
-            End::Front => self.queue.push_front(entry),
-            End::Back => self.queue.push_back(entry),
-        }
-        if self.queue.len() > self.waiting + QUEUE_SLACK {
-            let open = &self.open;
-            self.queue
-                .retain(|(place, serial)| is_waiting(open, *place, *serial));
-        }
-    }
-
-    fn unwait(&mut self, bytes: usize) {
-        self.waiting -= 1;
-        self.waiting_bytes -= bytes;
-        Name::RequestsWaiting.decrement();
-    }
-
-    /// Takes the oldest request that waits from the queue.
-    fn dequeue(&mut self) -> Option<usize> {
-        while let Some((place, serial)) = self.queue.pop_front() {
-            if is_waiting(&self.open, place, serial) {
-                let bytes = self.open.get(place).map_or(0, |open| open.message.len());
-                self.unwait(bytes);
-                return Some(place);
-            }
-        }
-        None
-    }
-
-    /// A message that its peer never got wholly: the request waits again, before all others.
-    fn take_back(&mut self, tag: u64) {
-        let (place, serial) = ((tag >> 32) as usize, (tag & 0xffff_ffff) as u32);
-        let Some(open) = self.open.get_mut(place) else {
-            return;
-        };
-        // One that somebody else has begun to answer is not asked again: its message is not kept any more.
-        if let Phase::Handed { worker } = open.phase
-            && open.serial == serial
-            && !open.started
-        {
-            open.attempts = open.attempts.saturating_sub(1);
-            self.workers.end(worker);
-            self.enqueue(place, End::Front);
-        }
-    }
-
-    /// Fails what has waited for too long.
-    fn expire(&mut self, now: Instant, wait_max: Duration) {
-        let mut expired = Vec::new();
-        for (place, serial) in &self.queue {
-            let Some(open) = self.open.get(*place).filter(|open| open.serial == *serial) else {
-                continue;
-            };
-            match open.phase {
-                Phase::Waiting { since, .. } if now.duration_since(since) >= wait_max => {
-                    expired.push(*place);
-                }
-                // Those that came back to the head began to wait later than what is behind them.
-                Phase::Waiting { came_back, .. } if came_back => {}
-                Phase::Waiting { .. } => break,
-                _ => {}
-            }
-        }
-        for place in expired {
-            if let Some(open) = self.open.get_mut(place) {
-                open.phase = Phase::Failed;
-                open.caller.failed(Failure::WaitOver);
-                let bytes = open.message.len();
-                self.unwait(bytes);
-            }
-        }
-        while let Some((place, serial)) = self.queue.front().copied()
-            && !is_waiting(&self.open, place, serial)
-        {
-            self.queue.pop_front();
-        }
-    }
-}
-
-fn is_waiting(open: &Slab<Open>, place: usize, serial: u32) -> bool {
-    open.get(place)
-        .is_some_and(|open| open.serial == serial && matches!(open.phase, Phase::Waiting { .. }))
-}
-
 /// An open request. Dropping it ends the request: its response has ended, or its client is gone.
 pub struct Ticket {
     pool: Rc<Pool>,
@@ -695,84 +541,6 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.pool.release(self.place, self.serial);
-    }
-}
-
-/// The PUSH side of a pool as the bus sees it.
-struct PushSide(Rc<Pool>);
-
-impl Sink for PushSide {
-    fn joined(&self, peer: &Rc<Peer>) {
-        Name::HandlersJoined.increment();
-        let state = &mut *self.0.state.borrow_mut();
-        state.workers.join(peer, Instant::now());
-        self.0.pull(state);
-        self.0.unsettled.notify_one();
-    }
-
-    fn subscribed(&self, _: &Rc<Peer>) {}
-
-    fn message(&self, _: &Rc<Peer>, _: Message) {}
-
-    fn blocked(&self, peer: &Rc<Peer>) {
-        self.0.state.borrow_mut().workers.blocked(peer.id());
-        self.0.unsettled.notify_one();
-    }
-
-    fn is_awaited(&self, peer: &Rc<Peer>) -> bool {
-        self.0.state.borrow().workers.is_awaited(peer.id())
-    }
-
-    fn writable(&self, peer: &Rc<Peer>) {
-        let state = &mut *self.0.state.borrow_mut();
-        state.workers.drained(peer.id());
-        self.0.pull(state);
-    }
-
-    fn lost(&self, peer: &Rc<Peer>, unsent: Vec<u64>) {
-        Name::HandlersLost.increment();
-        let state = &mut *self.0.state.borrow_mut();
-        for tag in unsent.into_iter().rev() {
-            state.take_back(tag);
-        }
-        if let Some(dead) = state.workers.leave(peer.id(), Instant::now()) {
-            self.0.give_up(state, dead);
-        }
-        self.0.pull(state);
-        self.0.unsettled.notify_one();
-    }
-}
-
-/// The SUB side.
-struct SubSide(Rc<Pool>);
-
-impl Sink for SubSide {
-    fn joined(&self, peer: &Rc<Peer>) {
-        self.0.state.borrow_mut().workers.voice_joined(peer);
-    }
-
-    fn subscribed(&self, peer: &Rc<Peer>) {
-        let state = &mut *self.0.state.borrow_mut();
-        state.workers.voice_subscribed(peer.id());
-        self.0.pull(state);
-    }
-
-    fn message(&self, peer: &Rc<Peer>, message: Message) {
-        Name::Replies.increment();
-        match message.into_single() {
-            Ok(frame) => self.0.replies.reply(&self.0, peer.id(), frame),
-            Err(_) => Name::RepliesMalformed.increment(),
-        }
-    }
-
-    fn writable(&self, _: &Rc<Peer>) {}
-
-    fn lost(&self, peer: &Rc<Peer>, _: Vec<u64>) {
-        let state = &mut *self.0.state.borrow_mut();
-        for dead in state.workers.voice_lost(peer.id(), Instant::now()) {
-            self.0.give_up(state, dead);
-        }
-        self.0.unsettled.notify_one();
     }
 }
 

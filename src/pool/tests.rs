@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
-use crate::bus::server::Origin;
+use crate::bus::server::{Origin, Sink as _};
 
 /// Takes notes, and gives a fresh id after each that was retired.
 #[derive(Default)]
@@ -451,4 +451,31 @@ async fn a_full_queue_refuses_and_takes_again_when_a_client_leaves() {
         pool.submit(Bytes::from_static(b"a"), Retry::Safe, caller)
             .is_ok()
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_handler_that_dies_does_not_take_a_draining_one_with_it() {
+    for voice_first in BOTH_WAYS {
+        let pool = pool(None);
+        let drains = Handler::join(&pool);
+        let idle = Handler::join(&pool);
+        let (ticket, note) = submit(&pool, 1, "a", Retry::Never);
+        assert_eq!((drains.has().len(), idle.has().len()), (1, 0));
+        drains.takes_all();
+        if voice_first {
+            idle.voice_lost();
+            idle.pull_lost();
+        } else {
+            idle.pull_lost();
+            idle.voice_lost();
+        }
+        drains.pull_lost();
+        pass(&pool, LOSS_WINDOW * 2).await;
+        assert_eq!(
+            note.failures.borrow().len(),
+            0,
+            "voice first: {voice_first}"
+        );
+        drop(ticket);
+    }
 }

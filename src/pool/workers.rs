@@ -229,6 +229,21 @@ impl Workers {
         self.peer(id).cloned()
     }
 
+    /// Whether this voice may be that of this peer, which may have left.
+    pub(super) fn speaks_for(&self, voice: PeerId, peer: PeerId) -> bool {
+        let Some(Voice { origin, .. }) = self.voices.get(&voice) else {
+            return false;
+        };
+        let tied = |worker: &Worker| match worker.voice {
+            Some(tied) => tied == voice,
+            None => worker.peer.origin() == *origin,
+        };
+        self.all
+            .iter()
+            .find(|(_, worker)| worker.peer.id() == peer)
+            .is_none_or(|(_, worker)| tied(worker))
+    }
+
     /// The peer for a notice to the handler behind a voice.
     pub(super) fn listener_of_voice(&self, voice: PeerId) -> Option<Rc<Peer>> {
         let connected = || {
@@ -345,6 +360,10 @@ impl Workers {
         self.depart(origin);
         let worker = &mut self.all[id.0];
         if worker.held == 0 {
+            if worker.voice.is_none() {
+                // A voice that was lost just now was this one's, and speaks for no other worker's death.
+                self.take_lost_voice(origin, now);
+            }
             self.forget(id);
             return None;
         }
@@ -387,7 +406,9 @@ impl Workers {
             .all
             .iter()
             .any(|(_, worker)| worker.key.is_some() && worker.voice == Some(peer));
+        let mut of_the_departed = false;
         if !of_the_living && let Some(departed) = self.departed.get_mut(&origin) {
+            of_the_departed = true;
             *departed -= 1;
             if *departed == 0 {
                 self.departed.remove(&origin);
@@ -421,7 +442,7 @@ impl Workers {
         for key in unpaired {
             self.balancer.set(key, Standing::Held);
         }
-        if !claimed {
+        if !claimed && !of_the_departed {
             self.forget_old_losses(now);
             self.lost_voices.push_back((now, origin));
         }

@@ -13,8 +13,8 @@ use crate::support::peer::{Peer, Replies, address};
 use crate::support::program::Program;
 use crate::support::{PATIENCE, free_port, scratch};
 
-/// What a request may take when a peer dies under it: a second, and another for a loaded machine.
-const PROMPT: Duration = Duration::from_secs(2);
+/// What a request may take at most when a peer dies under it.
+const PROMPT: Duration = Duration::from_secs(1);
 /// How often a handler process is killed in a row.
 const KILLS: usize = 50;
 /// Names the specs of the handler that this program shall be instead of a test.

@@ -8,6 +8,7 @@
 
 mod bus_faults;
 mod bus_peers;
+mod compatibility;
 mod config_commands;
 mod delivery;
 mod demo;

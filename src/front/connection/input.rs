@@ -1,0 +1,252 @@
+//! The way from the client: bytes become heads and bodies, and those become requests.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::{BufMut as _, Bytes};
+use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio_util::io::poll_read_buf;
+
+use super::{Connection, Exchange, Gone, State};
+use crate::front::answer::Trouble;
+use crate::front::body::{Body, Fed};
+use crate::front::dispatch::{self, Accepted, Dispatched};
+use crate::front::{INPUT_AHEAD_MAX, LINGER_BYTES_MAX};
+use crate::http1::{self, Asked, Parsed, Scanner};
+use crate::metrics::Name;
+use crate::pool;
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+impl Connection {
+    /// Looks at the bytes that were kept.
+    pub(super) fn use_input(&mut self) {
+        self.fresh = false;
+        let mut data = std::mem::take(&mut self.input);
+        let used = self.consume(&data);
+        if used < data.len() {
+            data.drain(..used);
+            self.input = data;
+        }
+    }
+
+    /// Uses bytes of the client for whatever is awaited; says how many.
+    fn consume(&mut self, data: &[u8]) -> usize {
+        let mut used = 0;
+        while let Some(rest) = data.get(used..).filter(|rest| !rest.is_empty()) {
+            match &mut self.state {
+                State::Head => match self.head(rest) {
+                    Some(len) => used += len,
+                    None => break,
+                },
+                State::Body(body) => match body.feed(rest) {
+                    Fed::More => return data.len(),
+                    Fed::Done(len) => {
+                        used += len;
+                        self.submit_body();
+                    }
+                    Fed::TooLarge => self.refuse_body(Trouble::TooLarge),
+                    Fed::Malformed => self.refuse_body(Trouble::BadChunk),
+                },
+                State::Response(exchange) if exchange.opaque => {
+                    self.end_exchange();
+                    self.await_head();
+                }
+                State::Response(_) => break,
+                State::Flush | State::Linger { .. } => return data.len(),
+            }
+        }
+        used
+    }
+
+    /// Looks for a request head; gives its length when there is a whole one.
+    fn head(&mut self, data: &[u8]) -> Option<usize> {
+        let (shard, client) = (&self.shard, &self.client);
+        let parsed = http1::parse_head(&mut self.progress, data, &shard.limits.head, |head| {
+            (head.len, dispatch::dispatch(shard, client, &head))
+        });
+        match parsed {
+            Parsed::Partial => {
+                if !std::mem::replace(&mut self.begun, true) {
+                    self.client.set_deadline(self.shard.limits.head_timeout);
+                }
+                None
+            }
+            Parsed::Refused(refusal) => {
+                self.refuse(Trouble::Refused(refusal), false, None);
+                None
+            }
+            Parsed::Complete((len, dispatched)) => {
+                Name::Requests.increment();
+                self.client.note_ping();
+                self.begun = false;
+                match dispatched {
+                    Dispatched::Refused {
+                        trouble,
+                        head_request,
+                        line,
+                    } => self.refuse(trouble, head_request, line),
+                    Dispatched::Accepted {
+                        accepted,
+                        wants_continue,
+                    } => {
+                        let here = data.len().saturating_sub(len);
+                        self.accept(accepted, wants_continue, here);
+                    }
+                }
+                Some(len)
+            }
+        }
+    }
+
+    /// Begins the body of a request; one without a body goes on at once.
+    fn accept(&mut self, accepted: Accepted, wants_continue: bool, here: usize) {
+        let body = Body::new(
+            accepted,
+            self.shard.limits.content_length,
+            self.shard.clock.milliseconds(),
+        );
+        if body.is_empty() {
+            let (message, accepted) = body.finish();
+            return self.submit(message, accepted);
+        }
+        if wants_continue && body.is_missing(here) {
+            self.output.push_back(Bytes::from_static(CONTINUE));
+        }
+        self.client.set_deadline(self.shard.limits.body_grace);
+        self.state = State::Body(Box::new(body));
+    }
+
+    pub(super) fn refuse_body(&mut self, trouble: Trouble) {
+        let (line, head_request) = if let State::Body(body) = &mut self.state {
+            let accepted = &mut body.accepted;
+            (accepted.line.take(), accepted.asked == Asked::Head)
+        } else {
+            (None, false)
+        };
+        self.refuse(trouble, head_request, line);
+    }
+
+    fn submit_body(&mut self) {
+        if let State::Body(body) = std::mem::replace(&mut self.state, State::Head) {
+            let (message, accepted) = body.finish();
+            self.submit(message, accepted);
+        }
+    }
+
+    /// Gives a whole request to its handlers.
+    fn submit(&mut self, message: Bytes, accepted: Accepted) {
+        let Accepted {
+            handler,
+            retry,
+            asked,
+            version,
+            keep_alive,
+            line,
+            ..
+        } = accepted;
+        let head_request = asked == Asked::Head;
+        let caller = Rc::clone(&self.client) as Rc<dyn pool::Caller>;
+        match handler.pool.submit(message, retry, caller) {
+            Ok(ticket) => {
+                self.client.set_deadline(self.shard.limits.handler_timeout);
+                let scanner = Scanner::new(asked, version, keep_alive);
+                let (started, opaque) = (false, false);
+                self.state = State::Response(Box::new(Exchange {
+                    handler,
+                    ticket,
+                    scanner,
+                    started,
+                    opaque,
+                    head_request,
+                    line,
+                }));
+            }
+            Err(why) => self.refuse(Trouble::Pool(why), head_request, line),
+        }
+    }
+
+    /// Reads from the client.
+    pub(super) fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        if self.deaf
+            || (matches!(self.state, State::Response(_)) && self.input.len() >= INPUT_AHEAD_MAX)
+            || (matches!(self.state, State::Head) && self.is_behind())
+        {
+            return Poll::Pending;
+        }
+        if let State::Body(body) = &mut self.state
+            && self.input.is_empty()
+            && let Some((message, left)) = body.direct()
+        {
+            let read = match poll_read_buf(Pin::new(&mut self.stream), cx, &mut message.limit(left))
+            {
+                Poll::Ready(Ok(read)) => read,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.failed(&error))),
+                Poll::Pending => return Poll::Pending,
+            };
+            if read == 0 {
+                return Poll::Ready(Err(Gone));
+            }
+            self.client.note_read(read);
+            if body.received_directly(read) {
+                self.submit_body();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        // Taken out for the time of this call, so that nothing is borrowed while requests are dispatched from it.
+        let mut scratch = self.shard.scratch.take();
+        let mut buffer = ReadBuf::new(&mut scratch);
+        let polled = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
+        let read = buffer.filled().len();
+        let result = match polled {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed(&error))),
+            Poll::Ready(Ok(())) if read == 0 => Poll::Ready(self.end_of_input()),
+            Poll::Ready(Ok(())) => {
+                self.client.note_read(read);
+                Poll::Ready(self.take(&scratch[..read]))
+            }
+        };
+        self.shard.scratch.replace(scratch);
+        result
+    }
+
+    /// Uses bytes that were just read, and keeps what is left.
+    fn take(&mut self, data: &[u8]) -> Result<(), Gone> {
+        if let State::Linger { dropped } = &mut self.state {
+            *dropped += data.len();
+            return if *dropped > LINGER_BYTES_MAX {
+                Err(Gone)
+            } else {
+                Ok(())
+            };
+        }
+        if !self.input.is_empty() || self.is_behind() {
+            self.input.extend_from_slice(data);
+            if self.is_behind() {
+                self.fresh = true;
+            } else if !matches!(&self.state, State::Response(exchange) if !exchange.opaque) {
+                self.use_input();
+            }
+            return Ok(());
+        }
+        let used = self.consume(data);
+        if let Some(rest) = data.get(used..).filter(|rest| !rest.is_empty())
+            && !matches!(self.state, State::Flush)
+        {
+            self.input.extend_from_slice(rest);
+        }
+        Ok(())
+    }
+
+    /// The client has shut down its sending side: Mongrel2 takes that for the end, and so do handlers that wait for it. Only
+    /// last words that are on their way are still written.
+    fn end_of_input(&mut self) -> Result<(), Gone> {
+        if matches!(self.state, State::Flush) {
+            self.deaf = true;
+            return Ok(());
+        }
+        Err(Gone)
+    }
+}

@@ -1,0 +1,200 @@
+//! The way to the client: the mailbox, what the socket did not take before, the last bytes.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite as _;
+use tracing::debug;
+
+use super::{Connection, Gone, State};
+use crate::bus::server::PeerId;
+use crate::front::client::{Mail, NEVER};
+use crate::front::{FLUSH_TIMEOUT, LINGER};
+use crate::http1::ScanState;
+use crate::metrics::Name;
+
+/// What is left of a payload that the socket did not take is copied below this size, so as not to hold the receive buffer.
+const COPY_BELOW: usize = 16 * 1024;
+
+/// Payloads that are written in one system call at the most.
+const GATHER_MAX: usize = 16;
+
+impl Connection {
+    /// Writes what there is to write: what was left over, the mailbox, the end.
+    pub(super) fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Gone> {
+        loop {
+            // Payloads that wait together leave together.
+            let gathers = matches!(self.state, State::Response(_) | State::Head)
+                && self.output.len() < GATHER_MAX
+                && !self.client.behind.get()
+                && self.client.has_mail();
+            if !gathers && self.flush(cx)?.is_pending() {
+                return Ok(());
+            }
+            if !gathers && self.credits > 0 {
+                self.client.credit(std::mem::take(&mut self.credits));
+            }
+            match self.state {
+                State::Flush => match Pin::new(&mut self.stream).poll_shutdown(cx) {
+                    Poll::Ready(Ok(())) if !self.deaf => {
+                        self.input = Vec::new();
+                        self.state = State::Linger { dropped: 0 };
+                        self.client.set_deadline(LINGER);
+                        return Ok(());
+                    }
+                    Poll::Ready(_) => return Err(Gone),
+                    Poll::Pending => return Ok(()),
+                },
+                State::Linger { .. } => return Ok(()),
+                State::Head | State::Body(_) | State::Response(_) => {}
+            }
+            let Some(mail) = self.client.next_mail() else {
+                return Ok(());
+            };
+            match mail {
+                Mail::Payload { mut bytes, voice } => {
+                    let size = bytes.len();
+                    let passed = self.scan(&bytes, voice);
+                    bytes.truncate(passed);
+                    if self.output.is_empty() && !self.client.has_mail() {
+                        self.put(cx, bytes)?;
+                    } else if !bytes.is_empty() {
+                        self.output.push_back(bytes);
+                    }
+                    if self.shard.limits.flow_control {
+                        self.credits += size;
+                    }
+                }
+                Mail::Close { voice } => self.handler_closes(voice),
+                Mail::Failed(why) => self.pool_failed(why),
+            }
+        }
+    }
+
+    /// Writes what the socket did not take before.
+    pub(super) fn flush(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Gone> {
+        while !self.output.is_empty() {
+            let mut slices = [io::IoSlice::new(&[]); GATHER_MAX];
+            let mut count = 0;
+            for (slice, bytes) in slices.iter_mut().zip(&self.output) {
+                *slice = io::IoSlice::new(bytes);
+                count += 1;
+            }
+            match Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..count]) {
+                Poll::Ready(Ok(written)) => {
+                    self.client.note_written(written);
+                    self.advance(written);
+                    // A client that takes bytes, however slowly, is neither idle nor gone.
+                    match self.state {
+                        State::Flush => self.client.set_deadline(FLUSH_TIMEOUT),
+                        State::Head if !self.begun => {
+                            self.client.set_deadline(self.shard.limits.idle_timeout);
+                        }
+                        _ => {}
+                    }
+                }
+                Poll::Ready(Err(error)) => return Err(self.failed(&error)),
+                Poll::Pending => {
+                    if !self.client.behind.replace(true) {
+                        // What is left will lie for a while, and should not hold receive buffers meanwhile.
+                        self.output.iter_mut().for_each(keep);
+                    }
+                    return Ok(Poll::Pending);
+                }
+            }
+        }
+        self.client.behind.set(false);
+        if self.output.capacity() > 0 {
+            self.output = VecDeque::new();
+        }
+        Ok(Poll::Ready(()))
+    }
+
+    /// The socket has taken so many bytes of the output.
+    fn advance(&mut self, mut written: usize) {
+        while let Some(bytes) = self.output.front_mut() {
+            let taken = written.min(bytes.len());
+            bytes::Buf::advance(bytes, taken);
+            written -= taken;
+            if !bytes.is_empty() {
+                break;
+            }
+            self.output.pop_front();
+        }
+    }
+
+    /// Writes a payload; what the socket does not take is kept.
+    pub(super) fn put(&mut self, cx: &mut Context<'_>, mut bytes: Bytes) -> Result<(), Gone> {
+        while !bytes.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, &bytes) {
+                Poll::Ready(Ok(written)) => {
+                    self.client.note_written(written);
+                    bytes::Buf::advance(&mut bytes, written);
+                }
+                Poll::Ready(Err(error)) => return Err(self.failed(&error)),
+                Poll::Pending => {
+                    self.client.behind.set(true);
+                    keep(&mut bytes);
+                    self.output.push_back(bytes);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows a payload: it may be the end of the response. Says how much of it is for the client: on a connection that goes
+    /// on, what a handler writes behind the end of its response would be taken for the next one.
+    fn scan(&mut self, payload: &[u8], voice: PeerId) -> usize {
+        let State::Response(exchange) = &mut self.state else {
+            return payload.len();
+        };
+        if !exchange.started {
+            if !exchange.ticket.started(voice) {
+                // It waits for a handler: this is for a request before it, and would be taken for its response.
+                Name::ReplyBytesDropped.add(payload.len() as u64);
+                debug!(client = %self.client.addr, %voice, "bytes for a request that no handler has: dropped");
+                return 0;
+            }
+            exchange.started = true;
+            self.client
+                .remember_handler(&exchange.handler.pool, exchange.ticket.peer());
+            self.client
+                .response_began
+                .set(self.shard.clock.milliseconds());
+            self.client.deadline.set(NEVER);
+        }
+        let scan = exchange.scanner.scan(payload);
+        match scan.state {
+            ScanState::Open => {}
+            ScanState::Ended { close } => {
+                self.response_ended(close);
+                if !close && scan.consumed < payload.len() {
+                    let surplus = payload.len() - scan.consumed;
+                    Name::ReplyBytesDropped.add(surplus as u64);
+                    debug!(client = %self.client.addr, surplus, %voice, "a handler wrote more than its response: dropped");
+                    return scan.consumed;
+                }
+            }
+            ScanState::Opaque | ScanState::Switched => {
+                if !exchange.opaque {
+                    exchange.opaque = true;
+                    exchange.ticket.attach();
+                    // Requests that wait behind it need not wait for an end that will not come.
+                    self.fresh = !self.input.is_empty();
+                }
+            }
+        }
+        payload.len()
+    }
+}
+
+/// Copies small bytes that are to be kept for a while out of the buffer they were received in.
+fn keep(bytes: &mut Bytes) {
+    if bytes.len() < COPY_BELOW {
+        *bytes = Bytes::copy_from_slice(bytes);
+    }
+}

@@ -1,0 +1,177 @@
+//! The requests of a pool that have a ticket: those that wait, in their order, and those that a worker has.
+//!
+//! Bookkeeping only: who gets what, and what happens to what is lost, is decided by the pool.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use slab::Slab;
+use tokio::time::Instant;
+
+use super::workers::{self, Workers};
+use super::{Caller, Failure, Retry};
+use crate::metrics::Name;
+use crate::wire::ConnId;
+
+/// Stale entries of the queue that are tolerated before it is swept.
+const QUEUE_SLACK: usize = 64;
+
+pub(super) struct State {
+    pub(super) workers: Workers,
+    pub(super) open: Slab<Open>,
+    /// Requests that wait, oldest first, as places in `open` with their serial; may hold stale entries.
+    pub(super) queue: VecDeque<(usize, u32)>,
+    pub(super) waiting: usize,
+    pub(super) waiting_bytes: usize,
+    /// Tells requests apart that use the same place in `open` one after the other.
+    pub(super) serial: u32,
+}
+
+/// A request that has a ticket.
+pub(super) struct Open {
+    pub(super) serial: u32,
+    pub(super) phase: Phase,
+    /// Kept until a response begins, so that it can be handed on.
+    pub(super) message: Bytes,
+    pub(super) retry: Retry,
+    pub(super) attempts: u8,
+    pub(super) started: bool,
+    pub(super) caller: Rc<dyn Caller>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// `came_back`: it was handed over before, and stands before those that were not.
+    Waiting {
+        since: Instant,
+        came_back: bool,
+    },
+    Handed {
+        worker: workers::Id,
+    },
+    Attached {
+        worker: workers::Id,
+    },
+    Failed,
+}
+
+/// What the pool's place in `open` and its serial look like as the tag of a message on the bus.
+pub(super) fn tag(place: usize, serial: u32) -> u64 {
+    (place as u64) << 32 | u64::from(serial)
+}
+
+/// The tag of messages that nobody takes back.
+pub(super) const NO_TAG: u64 = u64::MAX;
+
+/// Tags of disconnect notices have this bit, and the connection's id in the lower half; places in `open` never have it.
+pub(super) const NOTICE_TAG: u64 = 1 << 63;
+
+pub(super) fn tagged_notice(tag: u64) -> Option<ConnId> {
+    let id = u32::try_from(tag.checked_sub(NOTICE_TAG)?).ok()?;
+    Some(ConnId(id))
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum End {
+    Front,
+    Back,
+}
+
+impl State {
+    pub(super) fn enqueue(&mut self, place: usize, end: End) {
+        let Some(open) = self.open.get_mut(place) else {
+            return;
+        };
+        open.phase = Phase::Waiting {
+            since: Instant::now(),
+            came_back: matches!(end, End::Front),
+        };
+        self.waiting += 1;
+        self.waiting_bytes += open.message.len();
+        Name::RequestsWaiting.increment();
+        let entry = (place, open.serial);
+        match end {
+            End::Front => self.queue.push_front(entry),
+            End::Back => self.queue.push_back(entry),
+        }
+        if self.queue.len() > self.waiting + QUEUE_SLACK {
+            let open = &self.open;
+            self.queue
+                .retain(|(place, serial)| is_waiting(open, *place, *serial));
+        }
+    }
+
+    pub(super) fn unwait(&mut self, bytes: usize) {
+        self.waiting -= 1;
+        self.waiting_bytes -= bytes;
+        Name::RequestsWaiting.decrement();
+    }
+
+    /// Takes the oldest request that waits from the queue.
+    pub(super) fn dequeue(&mut self) -> Option<usize> {
+        while let Some((place, serial)) = self.queue.pop_front() {
+            if is_waiting(&self.open, place, serial) {
+                let bytes = self.open.get(place).map_or(0, |open| open.message.len());
+                self.unwait(bytes);
+                return Some(place);
+            }
+        }
+        None
+    }
+
+    /// A message that its peer never got wholly: the request waits again, before all others.
+    pub(super) fn take_back(&mut self, tag: u64) {
+        let (place, serial) = ((tag >> 32) as usize, (tag & 0xffff_ffff) as u32);
+        let Some(open) = self.open.get_mut(place) else {
+            return;
+        };
+        // One that somebody else has begun to answer is not asked again: its message is not kept any more.
+        if let Phase::Handed { worker } = open.phase
+            && open.serial == serial
+            && !open.started
+        {
+            open.attempts = open.attempts.saturating_sub(1);
+            self.workers.end(worker);
+            self.enqueue(place, End::Front);
+        }
+    }
+
+    /// Fails what has waited for too long.
+    pub(super) fn expire(&mut self, now: Instant, wait_max: Duration) {
+        let mut expired = Vec::new();
+        for (place, serial) in &self.queue {
+            let Some(open) = self.open.get(*place).filter(|open| open.serial == *serial) else {
+                continue;
+            };
+            match open.phase {
+                Phase::Waiting { since, .. } if now.duration_since(since) >= wait_max => {
+                    expired.push(*place);
+                }
+                // Those that came back to the head began to wait later than what is behind them.
+                Phase::Waiting { came_back, .. } if came_back => {}
+                Phase::Waiting { .. } => break,
+                _ => {}
+            }
+        }
+        for place in expired {
+            if let Some(open) = self.open.get_mut(place) {
+                open.phase = Phase::Failed;
+                open.caller.failed(Failure::WaitOver);
+                let bytes = open.message.len();
+                self.unwait(bytes);
+            }
+        }
+        while let Some((place, serial)) = self.queue.front().copied()
+            && !is_waiting(&self.open, place, serial)
+        {
+            self.queue.pop_front();
+        }
+    }
+}
+
+pub(super) fn is_waiting(open: &Slab<Open>, place: usize, serial: u32) -> bool {
+    open.get(place)
+        .is_some_and(|open| open.serial == serial && matches!(open.phase, Phase::Waiting { .. }))
+}
