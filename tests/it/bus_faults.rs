@@ -95,11 +95,12 @@ fn subscriber() {
         let bus = Bus::bind(tcp(), everything(), quick_heartbeats()).await;
         println!("\nbound {}", bus.address);
         let heard = bus.recorder.wait(|seen| {
-            (!seen.messages.is_empty() || !seen.lost.is_empty()).then(|| !seen.messages.is_empty())
+            (!seen.messages.is_empty() || !seen.lost.is_empty())
+                .then_some(!seen.messages.is_empty())
         });
         println!("\nheard {}", heard.await);
         // Until it is killed: its last words are read only while it lives.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     });
 }
 

@@ -72,6 +72,16 @@ enum Turn {
     Unread,
 }
 
+/// What the task's timer stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Timer {
+    Off,
+    /// The session's next deadline, or one that has moved away since.
+    Deadline,
+    /// It was late, and is set anew, a moment ahead, only to hear first what has come.
+    LookAgain,
+}
+
 pub(super) struct Driver {
     stream: Stream,
     session: Session,
@@ -82,9 +92,7 @@ pub(super) struct Driver {
     /// The last turn ended before all that was received had been told.
     leftover: bool,
     sleep: Pin<Box<Sleep>>,
-    armed: bool,
-    /// The timer was late, and is set anew only to hear first what has come.
-    looked_again: bool,
+    timer: Timer,
     /// Writing has failed: only reading goes on.
     unwritable: bool,
     told_lost: bool,
@@ -110,8 +118,7 @@ impl Driver {
             partial: BytesMut::new(),
             leftover: false,
             sleep: Box::pin(sleep_until(now)),
-            armed: false,
-            looked_again: false,
+            timer: Timer::Off,
             unwritable: false,
             told_lost: false,
         }
@@ -198,16 +205,14 @@ impl Driver {
     /// what has arrived meanwhile is heard first, since the runtime may know of the time and not yet of the bytes.
     fn check_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), Ended> {
         let deadline = self.sleep.deadline();
-        if !self.armed || now < deadline {
+        if self.timer == Timer::Off || now < deadline {
             return Ok(());
         }
-        if now - deadline >= LATE && !std::mem::replace(&mut self.looked_again, true) {
-            self.armed = false;
-            self.set_timer(cx, now + LOOK_AGAIN);
+        if self.timer == Timer::Deadline && now - deadline >= LATE {
+            self.set_timer(cx, Timer::LookAgain, now + LOOK_AGAIN);
             return Ok(());
         }
-        self.looked_again = false;
-        self.armed = false;
+        self.timer = Timer::Off;
         self.expire(now)
     }
 
@@ -224,24 +229,25 @@ impl Driver {
         let Some(deadline) = self.session.poll_timeout().map(Instant::from_std) else {
             return;
         };
-        if self.looked_again && self.armed {
-            // It is set, and a moment ahead on purpose.
-            return;
-        }
-        if !self.armed || deadline < self.sleep.deadline() {
-            self.set_timer(cx, deadline);
+        let must_set = match self.timer {
+            Timer::Off => true,
+            Timer::Deadline => deadline < self.sleep.deadline(),
+            Timer::LookAgain => false,
+        };
+        if must_set {
+            self.set_timer(cx, Timer::Deadline, deadline);
         }
     }
 
-    fn set_timer(&mut self, cx: &mut Context<'_>, deadline: Instant) {
+    fn set_timer(&mut self, cx: &mut Context<'_>, timer: Timer, deadline: Instant) {
         if !tokio::task::coop::has_budget_remaining() {
             // It would not take our waker. It is set in the next turn, which comes at once.
-            self.armed = false;
+            self.timer = Timer::Off;
             cx.waker().wake_by_ref();
             return;
         }
         self.sleep.as_mut().reset(deadline);
-        self.armed = true;
+        self.timer = timer;
         if self.sleep.as_mut().poll(cx).is_ready() {
             cx.waker().wake_by_ref();
         }
