@@ -85,6 +85,7 @@ impl fmt::Display for Diagnostic {
             } => write!(f, " table {table}, row {row}, column {column}:")?,
         }
         match self.severity {
+            _ if f.alternate() => {}
             Severity::Note => write!(f, " note:")?,
             Severity::Warning => write!(f, " warning:")?,
             Severity::Error => {}
