@@ -41,7 +41,7 @@ pub enum Place {
 }
 
 /// One finding. Displays as `file:line:col: message`, or `file: table T, row N, column C: message`; warnings and notes say
-/// what they are before the message.
+/// what they are before the message, but not in the alternate form (`{:#}`), for logs that say it themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
     /// How much it matters.
