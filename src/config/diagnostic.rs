@@ -41,7 +41,7 @@ pub enum Place {
 }
 
 /// One finding. Displays as `file:line:col: message`, or `file: table T, row N, column C: message`; warnings and notes say
-/// what they are before the message.
+/// what they are before the message, but not in the alternate form (`{:#}`), for logs that say it themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
     /// How much it matters.
@@ -85,6 +85,7 @@ impl fmt::Display for Diagnostic {
             } => write!(f, " table {table}, row {row}, column {column}:")?,
         }
         match self.severity {
+            _ if f.alternate() => {}
             Severity::Note => write!(f, " note:")?,
             Severity::Warning => write!(f, " warning:")?,
             Severity::Error => {}
