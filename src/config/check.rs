@@ -47,7 +47,7 @@ pub fn check(path: &Path, config: &Config) -> Vec<Diagnostic> {
         if server.use_ssl && config.settings.certdir.is_none() {
             checker.warning(&part, "use_ssl needs the setting `certdir`");
         }
-        checker.found.extend(plugins(path, server));
+        checker.found.extend(at_start(path, server));
         checker.sockets(&part, server);
         checker.hosts(&part, server);
         for host in &server.hosts {
@@ -57,49 +57,15 @@ pub fn check(path: &Path, config: &Config) -> Vec<Diagnostic> {
     checker.found
 }
 
-/// Sockets of a server that others than programs of this machine may reach.
-pub fn reachable(path: &Path, server: &Server) -> Vec<Diagnostic> {
+/// What is told whenever a server starts: plug-ins, none of which can be loaded, and sockets that others can reach.
+pub fn at_start(path: &Path, server: &Server) -> Vec<Diagnostic> {
     let mut checker = Checker {
         path,
         found: Vec::new(),
     };
     let part = format!("server {}", label(server));
-    for handler in server.handlers() {
-        checker.reachable(&part, &handler);
-    }
-    checker.found
-}
-
-/// Plug-ins of a server, none of which can be loaded.
-pub fn plugins(path: &Path, server: &Server) -> Vec<Diagnostic> {
-    let mut checker = Checker {
-        path,
-        found: Vec::new(),
-    };
-    let part = format!("server {}", label(server));
-    for filter in &server.filters {
-        let instead = match stem(&filter.name) {
-            "null" => "; a route that must not answer is better left out",
-            "rewrite" => "; paths go to a proxy as they came",
-            _ => "",
-        };
-        let message = format!(
-            "filter {} is a C plug-in and cannot be loaded; requests pass without it{instead}",
-            filter.name
-        );
-        checker.warning(&part, message);
-    }
-    for xrequest in &server.xrequests {
-        let instead = match stem(&xrequest.name) {
-            "sendfile" => "; a Dir route serves files instead",
-            _ => "",
-        };
-        let message = format!(
-            "xrequest {} is a C plug-in and cannot be loaded; replies that ask for it drop their connection{instead}",
-            xrequest.name
-        );
-        checker.warning(&part, message);
-    }
+    checker.plugins(&part, server);
+    checker.exposed(&part, server);
     checker.found
 }
 
@@ -142,13 +108,48 @@ impl Checker<'_> {
         self.push(Severity::Note, part, message);
     }
 
-    fn sockets(&mut self, part: &str, server: &Server) {
+    fn plugins(&mut self, part: &str, server: &Server) {
+        for filter in &server.filters {
+            let instead = match stem(&filter.name) {
+                "null" => "; a route that must not answer is better left out",
+                "rewrite" => "; paths go to a proxy as they came",
+                _ => "",
+            };
+            let message = format!(
+                "filter {} is a C plug-in and cannot be loaded; requests pass without it{instead}",
+                filter.name
+            );
+            self.warning(part, message);
+        }
+        for xrequest in &server.xrequests {
+            let instead = match stem(&xrequest.name) {
+                "sendfile" => "; a Dir route serves files instead",
+                _ => "",
+            };
+            let message = format!(
+                "xrequest {} is a C plug-in and cannot be loaded; replies that ask for it drop their connection{instead}",
+                xrequest.name
+            );
+            self.warning(part, message);
+        }
+    }
+
+    /// Warns of sockets that others can reach.
+    fn exposed(&mut self, part: &str, server: &Server) {
         if let Ok(endpoint) = server.control_port.parse::<Endpoint>() {
             self.open(part, "control_port", &server.control_port, &endpoint);
         }
+        for handler in server.handlers() {
+            let part = format!("{part}, handler {}", handler.send_spec.text);
+            let (send, recv) = (&handler.send_spec, &handler.recv_spec);
+            self.open(&part, "send_spec", &send.text, &send.endpoint);
+            self.open(&part, "recv_spec", &recv.text, &recv.endpoint);
+        }
+    }
+
+    fn sockets(&mut self, part: &str, server: &Server) {
         let handlers = server.handlers();
         for (index, handler) in handlers.iter().enumerate() {
-            self.reachable(part, handler);
             let part = format!("{part}, handler {}", handler.send_spec.text);
             let named = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
             if !handler.send_ident.bytes().all(named) {
@@ -191,16 +192,6 @@ impl Checker<'_> {
                 );
                 self.warning(&part, message);
             }
-        }
-    }
-
-    fn reachable(&mut self, part: &str, handler: &Handler) {
-        let part = format!("{part}, handler {}", handler.send_spec.text);
-        for (what, spec) in [
-            ("send_spec", &handler.send_spec),
-            ("recv_spec", &handler.recv_spec),
-        ] {
-            self.open(&part, what, &spec.text, &spec.endpoint);
         }
     }
 

@@ -41,7 +41,7 @@ pub enum Place {
 }
 
 /// One finding. Displays as `file:line:col: message`, or `file: table T, row N, column C: message`; warnings and notes say
-/// what they are before the message.
+/// what they are before the message, but not in the alternate form (`{:#}`), for logs that say it themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
     /// How much it matters.
@@ -66,16 +66,8 @@ impl Diagnostic {
     }
 }
 
-impl Diagnostic {
-    /// Displays without `warning:` or `note:`, for a log that has its own word for it.
-    pub fn unlabelled(&self) -> impl fmt::Display {
-        fmt::from_fn(|f| {
-            self.place(f)?;
-            write!(f, " {}", self.message)
-        })
-    }
-
-    fn place(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.path.display())?;
         match &self.place {
             Place::File => {}
@@ -92,14 +84,8 @@ impl Diagnostic {
                 column: Some(column),
             } => write!(f, " table {table}, row {row}, column {column}:")?,
         }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Diagnostic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.place(f)?;
         match self.severity {
+            _ if f.alternate() => {}
             Severity::Note => write!(f, " note:")?,
             Severity::Warning => write!(f, " warning:")?,
             Severity::Error => {}

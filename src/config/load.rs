@@ -136,8 +136,7 @@ pub fn load(path: Option<&Path>, selector: &Selector) -> Result<Loaded, LoadErro
         .filter(|candidate| candidate.server.is_some())
         .count();
     let config = reading.into_config();
-    warnings.extend(check::plugins(&path, &config.servers[server]));
-    warnings.extend(check::reachable(&path, &config.servers[server]));
+    warnings.extend(check::at_start(&path, &config.servers[server]));
     Ok(Loaded {
         path,
         config,

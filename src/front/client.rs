@@ -38,7 +38,10 @@ pub(super) enum Mail {
         voice: PeerId,
     },
     /// The handler closes the connection, after what it sent before.
-    Close,
+    Close {
+        /// The reply socket that asks for it.
+        voice: PeerId,
+    },
     /// No handler will answer the open request.
     Failed(Failure),
 }
@@ -194,7 +197,7 @@ impl Client {
         if mailbox.closing {
             return;
         }
-        mailbox.closing = matches!(mail, Mail::Close);
+        mailbox.closing = matches!(mail, Mail::Close { .. });
         mailbox.push(mail);
         self.wake();
     }
@@ -265,6 +268,14 @@ impl Client {
             && let Some((pool, peer)) = &*self.last_handler.borrow()
         {
             pool.notify(*peer, id, Notice::Credits(bytes as u64));
+        }
+    }
+
+    /// Whether the handler last used is the one behind this reply socket, as far as anybody can tell.
+    pub(super) fn is_handled_by(&self, voice: PeerId) -> bool {
+        match &*self.last_handler.borrow() {
+            Some((pool, Some(peer))) => pool.speaks_for(voice, *peer),
+            Some((_, None)) | None => true,
         }
     }
 

@@ -90,14 +90,6 @@ const FLUSH_POLL: Duration = Duration::from_millis(5);
 /// Why a front could not be started. Nothing is left bound.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// TLS is asked for. What clients send encrypted would be refused, and what they send plainly would not be noticed.
-    #[error(
-        "server {name} has use_ssl: TLS is not served yet, and plain HTTP in its place would be worse than nothing"
-    )]
-    Tls {
-        /// The server's name, or its uuid.
-        name: String,
-    },
     /// The server's own address.
     #[error("listen on {addr}")]
     Listen {
@@ -163,13 +155,6 @@ pub fn inside_chroot(chroot: &str, path: &str) -> PathBuf {
 ///
 /// When any of them cannot be had; then none is kept.
 pub async fn bind(server: &Server, settings: &Settings, watch: &Watch) -> Result<Front, BindError> {
-    if server.use_ssl {
-        let named = [&server.name, &server.uuid];
-        let name = named.into_iter().find(|name| !name.is_empty());
-        return Err(BindError::Tls {
-            name: name.cloned().unwrap_or_default(),
-        });
-    }
     let (listener, addr) = listen(SocketAddr::new(server.bind_addr, server.port))?;
     let mut handlers = Vec::new();
     for handler in server.handlers() {

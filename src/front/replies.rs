@@ -35,7 +35,7 @@ impl Shard {
         let payload = message.slice(reply.payload.clone());
         for id in reply.targets.clone() {
             match self.registry.get(id) {
-                Some(client) if payload.is_empty() => client.tell(Mail::Close),
+                Some(client) if payload.is_empty() => client.tell(Mail::Close { voice: from }),
                 Some(client) => client.deliver(&payload, from),
                 None => {
                     Name::RepliesUnknownId.increment();

@@ -31,10 +31,17 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
     let loaded = config::load(args.config.as_deref(), &selector)?;
     for warning in &loaded.warnings {
         match warning.severity {
-            Severity::Note => info!("{}", warning.unlabelled()),
-            Severity::Warning | Severity::Error => warn!("{}", warning.unlabelled()),
+            Severity::Note => info!("{warning:#}"),
+            Severity::Warning | Severity::Error => warn!("{warning:#}"),
         }
     }
+    let server = &loaded.config.servers[loaded.server];
+    // What was meant to be encrypted is not served in the clear.
+    anyhow::ensure!(
+        !server.use_ssl,
+        "serving {}: use_ssl is set, and TLS is not there yet",
+        server.uuid
+    );
     raise_descriptors(&loaded);
     let runtime = Builder::new_current_thread()
         .enable_all()

@@ -297,6 +297,11 @@ impl Pool {
         self.send_notice(peer, id, notice);
     }
 
+    /// Whether a reply socket may be that of this peer's handler: it is of this pool, and nothing ties the two to others.
+    pub fn speaks_for(&self, voice: PeerId, peer: PeerId) -> bool {
+        self.state.borrow().workers.speaks_for(voice, peer)
+    }
+
     fn send_notice(&self, peer: Option<Rc<Peer>>, id: ConnId, notice: Notice) {
         let mut body = Vec::with_capacity(64);
         let tag = match notice {

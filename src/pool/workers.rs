@@ -229,6 +229,21 @@ impl Workers {
         self.peer(id).cloned()
     }
 
+    /// Whether this voice may be that of this peer, which may have left.
+    pub(super) fn speaks_for(&self, voice: PeerId, peer: PeerId) -> bool {
+        let Some(Voice { origin, .. }) = self.voices.get(&voice) else {
+            return false;
+        };
+        let tied = |worker: &Worker| match worker.voice {
+            Some(tied) => tied == voice,
+            None => worker.peer.origin() == *origin,
+        };
+        self.all
+            .iter()
+            .find(|(_, worker)| worker.peer.id() == peer)
+            .is_none_or(|(_, worker)| tied(worker))
+    }
+
     /// The peer for a notice to the handler behind a voice.
     pub(super) fn listener_of_voice(&self, voice: PeerId) -> Option<Rc<Peer>> {
         let connected = || {

@@ -18,12 +18,12 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 /// Long enough for a loaded machine; never waited for in full when all is well.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Every size at which a frame header changes, and one that needs several reads.
 const SIZES: [usize; 7] = [5, 0, 1, 254, 255, 256, 70_000];
 
-fn payload(size: usize) -> Vec<u8> {
+pub(crate) fn payload(size: usize) -> Vec<u8> {
     b"abcdefghijklmnopqrstuvwxyz0123456789"
         .iter()
         .copied()
@@ -34,18 +34,18 @@ fn payload(size: usize) -> Vec<u8> {
 
 /// What the sink was told.
 #[derive(Debug, Default)]
-struct Seen {
-    joined: Vec<Rc<Peer>>,
-    subscribed: Vec<PeerId>,
-    messages: Vec<(PeerId, Vec<Vec<u8>>)>,
-    writable: Vec<PeerId>,
-    lost: HashMap<PeerId, Vec<Vec<u64>>>,
+pub(crate) struct Seen {
+    pub(crate) joined: Vec<Rc<Peer>>,
+    pub(crate) subscribed: Vec<PeerId>,
+    pub(crate) messages: Vec<(PeerId, Vec<Vec<u8>>)>,
+    pub(crate) writable: Vec<PeerId>,
+    pub(crate) lost: HashMap<PeerId, Vec<Vec<u64>>>,
 }
 
 /// A sink that remembers, and whoever waits for something to be seen.
 #[derive(Debug, Default)]
-struct Recorder {
-    seen: RefCell<Seen>,
+pub(crate) struct Recorder {
+    pub(crate) seen: RefCell<Seen>,
     news: Notify,
 }
 
@@ -57,7 +57,7 @@ impl Recorder {
 
     /// Waits until `what` finds what it looks for.
     #[track_caller]
-    fn wait<T>(&self, what: impl Fn(&Seen) -> Option<T>) -> impl Future<Output = T> {
+    pub(crate) fn wait<T>(&self, what: impl Fn(&Seen) -> Option<T>) -> impl Future<Output = T> {
         let caller = std::panic::Location::caller();
         async move {
             let found = tokio::time::timeout(PATIENCE, async {
@@ -75,11 +75,11 @@ impl Recorder {
         }
     }
 
-    async fn peer(&self, index: usize) -> Rc<Peer> {
+    pub(crate) async fn peer(&self, index: usize) -> Rc<Peer> {
         self.wait(|seen| seen.joined.get(index).cloned()).await
     }
 
-    async fn messages(&self, count: usize) -> Vec<Vec<Vec<u8>>> {
+    pub(crate) async fn messages(&self, count: usize) -> Vec<Vec<Vec<u8>>> {
         self.wait(|seen| {
             (seen.messages.len() >= count)
                 .then(|| seen.messages.iter().map(|(_, m)| m.clone()).collect())
@@ -87,7 +87,7 @@ impl Recorder {
         .await
     }
 
-    async fn lost(&self, peer: &Peer) -> Vec<u64> {
+    pub(crate) async fn lost(&self, peer: &Peer) -> Vec<u64> {
         let id = peer.id();
         let mut told = self.wait(|seen| seen.lost.get(&id).cloned()).await;
         assert_eq!(told.len(), 1, "lost is told once");
@@ -131,16 +131,16 @@ impl Sink for Recorder {
 }
 
 /// A bound socket with its recorder.
-struct Bus {
-    recorder: Rc<Recorder>,
-    listening: Listening,
-    address: String,
+pub(crate) struct Bus {
+    pub(crate) recorder: Rc<Recorder>,
+    pub(crate) listening: Listening,
+    pub(crate) address: String,
     watch: Watch,
     signal: Option<drain::Signal>,
 }
 
 impl Bus {
-    async fn bind(endpoint: Endpoint, kind: Kind, options: Options) -> Self {
+    pub(crate) async fn bind(endpoint: Endpoint, kind: Kind, options: Options) -> Self {
         let (signal, watch) = drain::channel();
         let bound = server::bind(&endpoint, kind, options).await.unwrap();
         let recorder = Rc::new(Recorder::default());
@@ -155,22 +155,22 @@ impl Bus {
         }
     }
 
-    async fn push() -> Self {
+    pub(crate) async fn push() -> Self {
         Self::bind(tcp(), Kind::Push, Options::default()).await
     }
 
-    async fn sub() -> Self {
+    pub(crate) async fn sub() -> Self {
         Self::bind(tcp(), everything(), Options::default()).await
     }
 }
 
-fn everything() -> Kind {
+pub(crate) fn everything() -> Kind {
     Kind::Sub {
         topics: vec![Vec::new()],
     }
 }
 
-fn tcp() -> Endpoint {
+pub(crate) fn tcp() -> Endpoint {
     Endpoint {
         transport: Transport::Tcp {
             host: "127.0.0.1".into(),
@@ -181,7 +181,7 @@ fn tcp() -> Endpoint {
     }
 }
 
-fn ipc(path: &str) -> Endpoint {
+pub(crate) fn ipc(path: &str) -> Endpoint {
     Endpoint {
         transport: Transport::Ipc { path: path.into() },
         identity: None,
@@ -190,7 +190,7 @@ fn ipc(path: &str) -> Endpoint {
 }
 
 /// Runs a test on a shard of its own.
-fn shard(test: impl Future<Output = ()>) {
+pub(crate) fn shard(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -199,7 +199,7 @@ fn shard(test: impl Future<Output = ()>) {
 }
 
 /// A libzmq socket that connects, and gives up instead of hanging.
-fn connect(kind: zmq::SocketType, address: &str) -> zmq::Socket {
+pub(crate) fn connect(kind: zmq::SocketType, address: &str) -> zmq::Socket {
     let socket = zmq::Context::new().socket(kind).unwrap();
     let patience = i32::try_from(PATIENCE.as_millis()).unwrap();
     socket.set_rcvtimeo(patience).unwrap();
@@ -208,19 +208,19 @@ fn connect(kind: zmq::SocketType, address: &str) -> zmq::Socket {
     socket
 }
 
-async fn blocking<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(what).await.unwrap()
 }
 
 /// A peer of our own making, byte by byte.
-struct Raw {
-    stream: TcpStream,
+pub(crate) struct Raw {
+    pub(crate) stream: TcpStream,
     /// Read and not looked at yet.
     input: Vec<u8>,
 }
 
 impl Raw {
-    async fn connect(address: &str) -> Self {
+    pub(crate) async fn connect(address: &str) -> Self {
         let address = address.strip_prefix("tcp://").unwrap();
         Self {
             stream: TcpStream::connect(address).await.unwrap(),
@@ -229,7 +229,7 @@ impl Raw {
     }
 
     /// One that has done its part of a handshake as ZMTP 3.1.
-    async fn ready(address: &str, socket_type: &str) -> Self {
+    pub(crate) async fn ready(address: &str, socket_type: &str) -> Self {
         let mut raw = Self::connect(address).await;
         raw.write(&greeting()).await;
         raw.write(&ready(socket_type)).await;
@@ -240,11 +240,11 @@ impl Raw {
         raw
     }
 
-    async fn write(&mut self, bytes: &[u8]) {
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
     }
 
-    async fn read(&mut self, count: usize) -> Vec<u8> {
+    pub(crate) async fn read(&mut self, count: usize) -> Vec<u8> {
         while self.input.len() < count {
             let mut buffer = [0; 8192];
             let read = tokio::time::timeout(PATIENCE, self.stream.read(&mut buffer));
@@ -256,7 +256,7 @@ impl Raw {
     }
 
     /// Everything up to the end of the connection.
-    async fn rest(mut self) -> Vec<u8> {
+    pub(crate) async fn rest(mut self) -> Vec<u8> {
         let rest = tokio::time::timeout(PATIENCE, self.stream.read_to_end(&mut self.input));
         if let Err(error) = rest.await.expect("closed in time") {
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
@@ -265,13 +265,13 @@ impl Raw {
     }
 }
 
-fn greeting() -> Vec<u8> {
+pub(crate) fn greeting() -> Vec<u8> {
     let mut bytes = b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\x01NULL".to_vec();
     bytes.resize(64, 0);
     bytes
 }
 
-fn ready(socket_type: &str) -> Vec<u8> {
+pub(crate) fn ready(socket_type: &str) -> Vec<u8> {
     let length = u8::try_from(socket_type.len()).unwrap();
     let start = [4, 6 + 12 + 4 + length];
     [
@@ -283,7 +283,7 @@ fn ready(socket_type: &str) -> Vec<u8> {
     .concat()
 }
 
-fn short_frame(body: &[u8]) -> Vec<u8> {
+pub(crate) fn short_frame(body: &[u8]) -> Vec<u8> {
     [&[0, u8::try_from(body.len()).unwrap()], body].concat()
 }
 

@@ -6,6 +6,7 @@
     reason = "tests say what they skip, and may panic"
 )]
 
+mod bus_faults;
 mod bus_peers;
 mod compatibility;
 mod config_commands;

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -30,6 +31,10 @@ const COPY_OUT_BYTES_MAX: usize = 16 << 10;
 const READS_PER_TURN: usize = 4;
 /// With so many bytes of PONGs unsent, nothing more is read from a peer that PINGs and does not read.
 const URGENT_BYTES_MAX: usize = 64 << 10;
+/// A timer that is told so late says more about this process than about the peer.
+const LATE: Duration = Duration::from_millis(50);
+/// After which the timer is told again; the runtime asks the system for what has arrived before that.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// How a connection ended.
 #[derive(Debug)]
@@ -67,6 +72,16 @@ enum Turn {
     Unread,
 }
 
+/// What the task's timer stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Timer {
+    Off,
+    /// The session's next deadline, or one that has moved away since.
+    Deadline,
+    /// It was late, and is set anew, a moment ahead, only to hear first what has come.
+    LookAgain,
+}
+
 pub(super) struct Driver {
     stream: Stream,
     session: Session,
@@ -77,7 +92,9 @@ pub(super) struct Driver {
     /// The last turn ended before all that was received had been told.
     leftover: bool,
     sleep: Pin<Box<Sleep>>,
-    armed: bool,
+    timer: Timer,
+    /// Writing has failed: only reading goes on.
+    unwritable: bool,
     told_lost: bool,
 }
 
@@ -101,7 +118,8 @@ impl Driver {
             partial: BytesMut::new(),
             leftover: false,
             sleep: Box::pin(sleep_until(now)),
-            armed: false,
+            timer: Timer::Off,
+            unwritable: false,
             told_lost: false,
         }
     }
@@ -154,14 +172,19 @@ impl Driver {
         self.peer.task_runs(cx.waker());
         self.check_asked()?;
         let now = Instant::now();
-        if self.armed && now >= self.sleep.deadline() {
-            self.armed = false;
-            self.expire(now)?;
-        }
+        // Before any timer is looked at: the sign of life that it asks for may be here.
         let turn = self.receive(cx, now)?;
         self.check_asked()?;
-        if let Poll::Ready(result) = self.poll_flush(cx) {
-            result?;
+        self.check_timer(cx, now)?;
+        self.check_asked()?;
+        if !self.unwritable
+            && let Poll::Ready(Err(error)) = self.poll_flush(cx)
+        {
+            if self.server.role() == SocketType::Push {
+                return Err(error.into());
+            }
+            // It is going, and what it said before is still to be heard: reading comes to the end of it.
+            self.unwritable = true;
         }
         self.arm(cx);
         if turn == Turn::Unread && !self.must_write_first() {
@@ -178,6 +201,21 @@ impl Driver {
         }
     }
 
+    /// Acts on a deadline that has come. One that is told much too late means that this process was stopped or busy: then
+    /// what has arrived meanwhile is heard first, since the runtime may know of the time and not yet of the bytes.
+    fn check_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), Ended> {
+        let deadline = self.sleep.deadline();
+        if self.timer == Timer::Off || now < deadline {
+            return Ok(());
+        }
+        if self.timer == Timer::Deadline && now - deadline >= LATE {
+            self.set_timer(cx, Timer::LookAgain, now + LOOK_AGAIN);
+            return Ok(());
+        }
+        self.timer = Timer::Off;
+        self.expire(now)
+    }
+
     fn expire(&mut self, now: Instant) -> Result<(), Ended> {
         while let Some(event) = self.session.handle_timeout(now.into_std())? {
             self.tell(event)?;
@@ -191,12 +229,27 @@ impl Driver {
         let Some(deadline) = self.session.poll_timeout().map(Instant::from_std) else {
             return;
         };
-        if !self.armed || deadline < self.sleep.deadline() {
-            self.sleep.as_mut().reset(deadline);
-            self.armed = true;
-            if self.sleep.as_mut().poll(cx).is_ready() {
-                cx.waker().wake_by_ref();
-            }
+        let must_set = match self.timer {
+            Timer::Off => true,
+            Timer::Deadline => deadline < self.sleep.deadline(),
+            Timer::LookAgain => false,
+        };
+        if must_set {
+            self.set_timer(cx, Timer::Deadline, deadline);
+        }
+    }
+
+    fn set_timer(&mut self, cx: &mut Context<'_>, timer: Timer, deadline: Instant) {
+        if !tokio::task::coop::has_budget_remaining() {
+            // It would not take our waker. It is set in the next turn, which comes at once.
+            self.timer = Timer::Off;
+            cx.waker().wake_by_ref();
+            return;
+        }
+        self.sleep.as_mut().reset(deadline);
+        self.timer = timer;
+        if self.sleep.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
         }
     }
 
@@ -325,12 +378,14 @@ impl Driver {
     }
 
     fn must_write_first(&self) -> bool {
-        self.peer.outbox.borrow().urgent_bytes() > URGENT_BYTES_MAX
+        !self.unwritable && self.peer.outbox.borrow().urgent_bytes() > URGENT_BYTES_MAX
     }
 
     fn flush_urgent(&mut self) {
         let output = self.session.output();
-        if !output.is_empty() {
+        if self.unwritable {
+            output.clear();
+        } else if !output.is_empty() {
             self.peer.outbox.borrow_mut().push_urgent(output);
         }
     }

@@ -57,6 +57,8 @@ pub(super) struct Outbox {
     /// Frames that go before the next message: handshake, PONG, PING, SUBSCRIBE.
     urgent: Vec<u8>,
     urgent_begun: usize,
+    /// A message was given up half written: nothing may follow it.
+    cut: bool,
 }
 
 /// Room for a batch, shared by the peers of a shard.
@@ -83,6 +85,7 @@ impl Outbox {
             bytes: 0,
             urgent: Vec::new(),
             urgent_begun: 0,
+            cut: false,
         }
     }
 
@@ -107,7 +110,9 @@ impl Outbox {
     }
 
     pub(super) fn push_urgent(&mut self, frames: &mut Vec<u8>) {
-        if self.urgent.is_empty() {
+        if self.cut {
+            frames.clear();
+        } else if self.urgent.is_empty() {
             std::mem::swap(&mut self.urgent, frames);
         } else {
             self.urgent.append(frames);
@@ -150,6 +155,7 @@ impl Outbox {
         if self.begun > 0 {
             self.urgent = Vec::new();
             self.urgent_begun = 0;
+            self.cut = true;
         }
         self.begun = 0;
         self.bytes = 0;
@@ -396,6 +402,9 @@ mod tests {
         outbox.push_urgent(&mut b"PONG".to_vec());
         assert_eq!(outbox.take_all(), [1, 2]);
         assert!(outbox.is_empty() && outbox.bytes() == 0);
+        // What the session says of its end comes later still.
+        outbox.push_urgent(&mut b"PONG".to_vec());
+        assert!(outbox.is_empty());
     }
 
     #[test]

@@ -28,6 +28,7 @@ use super::answer::{Answer, Trouble, answer};
 use super::body::Body;
 use super::client::{Client, Cut, Farewell, NEVER};
 use super::{FLUSH_TIMEOUT, Shard};
+use crate::bus::server::PeerId;
 use crate::http1::{Progress, Scanner};
 use crate::metrics::Name;
 use crate::pool::{Failure, Ticket};
@@ -242,9 +243,15 @@ impl Connection {
     }
 
     /// The handler asks for the connection to be closed, after what it sent before.
-    fn handler_closes(&mut self) {
+    /// The one that knows the connection need not be told what it asked for itself.
+    fn handler_closes(&mut self, voice: PeerId) {
         self.end_exchange();
-        self.close(Farewell::Silent);
+        let own = self.client.is_handled_by(voice);
+        self.close(if own {
+            Farewell::Silent
+        } else {
+            Farewell::Told
+        });
     }
 
     /// The pool has given up the open request.

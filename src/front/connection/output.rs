@@ -73,7 +73,7 @@ impl Connection {
                         self.credits += size;
                     }
                 }
-                Mail::Close => self.handler_closes(),
+                Mail::Close { voice } => self.handler_closes(voice),
                 Mail::Failed(why) => self.pool_failed(why),
             }
         }

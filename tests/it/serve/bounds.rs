@@ -164,6 +164,35 @@ fn a_slow_reader_gets_every_answer_to_what_it_pipelined() {
 }
 
 #[test]
+fn a_handler_is_told_when_another_closes_its_connection() {
+    let front = Front::start("");
+    // Two handlers, each known by an answer of its own.
+    let handlers = [Handler::of(&front), Handler::of(&front)];
+    let mut clients = Vec::new();
+    for _ in &handlers {
+        let mut client = Client::connect(front.address);
+        send(&mut client, get("/first"));
+        let (which, got) = loop {
+            let ready = handlers
+                .iter()
+                .position(|handler| handler.peer.pull().poll(zmq::POLLIN, 10) == Ok(1));
+            if let Some(which) = ready {
+                break (which, handlers[which].got());
+            }
+        };
+        handlers[which].reply(&got.id, HELLO);
+        client.answer();
+        clients.push((client, which, got.id));
+    }
+    assert_ne!(clients[0].1, clients[1].1, "the longest idle comes first");
+    let (mut client, owner, id) = clients.remove(0);
+    // An empty payload, from the one that has nothing to do with it.
+    handlers[1 - owner].reply(&id, b"");
+    closed(&mut client);
+    handlers[owner].told_once(&id);
+}
+
+#[test]
 fn every_end_of_a_connection_is_told_once() {
     let front = Front::start(", 'limits.idle_timeout': 1");
     let handler = Handler::of(&front);

@@ -117,7 +117,7 @@ impl Program {
     /// Waits for a line that `choose` finds something in.
     pub(crate) fn line<T>(&mut self, what: &str, choose: impl Fn(&str) -> Option<T>) -> T {
         let end = Instant::now() + PATIENCE;
-        let mut seen = 0;
+        let (mut seen, mut ended) = (0, false);
         loop {
             {
                 let mut lines = self.lines.read.lock().unwrap();
@@ -135,7 +135,9 @@ impl Program {
                     .0;
                 drop(lines);
             }
-            assert!(self.alive(), "{self}\nended before it printed {what}");
+            // Its last words may have come since they were looked at.
+            assert!(!ended, "{self}\nended before it printed {what}");
+            ended = !self.alive();
             assert!(Instant::now() < end, "{self}\ndid not print {what}");
         }
     }
