@@ -11,8 +11,11 @@ use crate::support::{PATIENCE, free_port, scratch};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// Sends a request, answers it, and gives the handler's message.
-fn message_for(front: &Front, peer: &Peer, request: &[u8]) -> Request {
+/// Sends a request to a front of its own, answers it, and gives the handler's message.
+fn message_for(request: &[u8]) -> Request {
+    let front = Front::start("");
+    let peer = Peer::connect(&front.send, &front.recv, Replies::Xpub);
+    peer.joined();
     let mut client = Client::connect(front.address);
     client.send(request).unwrap();
     let message = peer.recv(PATIENCE).expect("the request");
@@ -27,12 +30,7 @@ fn message_for(front: &Front, peer: &Peer, request: &[u8]) -> Request {
 
 #[test]
 fn clients_cannot_announce_uploads() {
-    let front = Front::start("");
-    let peer = Peer::connect(&front.send, &front.recv, Replies::Xpub);
-    peer.joined();
     let request = message_for(
-        &front,
-        &peer,
         b"GET / HTTP/1.1\r\nHost: a\r\nX-Mongrel2-Upload-Start: /etc/passwd\r\nx-mongrel2-upload-done: /etc/passwd\r\nX-Mongrel: 1\r\n\r\n",
     );
     assert!(!request.headers.contains("x-mongrel2-upload-start"));
@@ -90,12 +88,7 @@ fn a_host_is_found_whatever_its_case_and_also_as_an_ipv6_literal() {
 
 #[test]
 fn a_small_chunked_body_is_delivered_whole() {
-    let front = Front::start("");
-    let peer = Peer::connect(&front.send, &front.recv, Replies::Xpub);
-    peer.joined();
     let request = message_for(
-        &front,
-        &peer,
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nTrailer: t\r\n\r\n",
     );
     assert_eq!(request.body, &b"abcde"[..]);

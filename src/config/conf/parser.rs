@@ -217,46 +217,42 @@ impl<'a> Parser<'_, 'a, '_> {
 
     /// `name = value`, in the parentheses of a class.
     fn param(&mut self) -> Option<(Located<String>, Expr)> {
-        let place = self.place();
-        let Token::Ident(name) = self.peek() else {
-            self.expected("`name = value` or `)`");
-            return None;
-        };
-        self.at += 1;
-        if self.peek() != Token::Mark('=') {
-            self.expected(&format!("`=` after `{name}`"));
-            return None;
+        match self.peek() {
+            Token::Ident(name) => self.assigned(name, '=', &format!("`=` after `{name}`")),
+            _ => {
+                self.expected("`name = value` or `)`");
+                None
+            }
         }
-        self.at += 1;
-        Some((
-            Located {
-                value: name.to_owned(),
-                place,
-            },
-            self.expr(),
-        ))
     }
 
     /// `"key": value`, in a hash.
     fn pair(&mut self) -> Option<(Located<String>, Expr)> {
+        match self.peek() {
+            Token::Text(key) => self.assigned(key, ':', &format!("`:` after {key:?}")),
+            _ => {
+                self.expected("`\"key\": value` or `}`");
+                None
+            }
+        }
+    }
+
+    /// What stands behind a name: the mark, and the value; `wanted` says what is missing without the mark.
+    fn assigned(
+        &mut self,
+        name: &str,
+        mark: char,
+        wanted: &str,
+    ) -> Option<(Located<String>, Expr)> {
         let place = self.place();
-        let Token::Text(key) = self.peek() else {
-            self.expected("`\"key\": value` or `}`");
-            return None;
-        };
         self.at += 1;
-        if self.peek() != Token::Mark(':') {
-            self.expected(&format!("`:` after {key:?}"));
+        if self.peek() != Token::Mark(mark) {
+            self.expected(wanted);
             return None;
         }
         self.at += 1;
-        Some((
-            Located {
-                value: key.to_owned(),
-                place,
-            },
-            self.expr(),
-        ))
+        let value = name.to_owned();
+        Some((Located { value, place }, self.expr()))
     }
 
     /// Everything between two brackets, separated by commas or by nothing. An item that is wrong is skipped up to the
