@@ -217,24 +217,20 @@ impl<'a> Parser<'_, 'a, '_> {
 
     /// `name = value`, in the parentheses of a class.
     fn param(&mut self) -> Option<(Located<String>, Expr)> {
-        match self.peek() {
-            Token::Ident(name) => self.assigned(name, '=', &format!("`=` after `{name}`")),
-            _ => {
-                self.expected("`name = value` or `)`");
-                None
-            }
-        }
+        let Token::Ident(name) = self.peek() else {
+            self.expected("`name = value` or `)`");
+            return None;
+        };
+        self.assigned(name, '=', &format!("`=` after `{name}`"))
     }
 
     /// `"key": value`, in a hash.
     fn pair(&mut self) -> Option<(Located<String>, Expr)> {
-        match self.peek() {
-            Token::Text(key) => self.assigned(key, ':', &format!("`:` after {key:?}")),
-            _ => {
-                self.expected("`\"key\": value` or `}`");
-                None
-            }
-        }
+        let Token::Text(key) = self.peek() else {
+            self.expected("`\"key\": value` or `}`");
+            return None;
+        };
+        self.assigned(key, ':', &format!("`:` after {key:?}"))
     }
 
     /// What stands behind a name: the mark, and the value; `wanted` says what is missing without the mark.
