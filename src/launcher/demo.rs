@@ -79,7 +79,9 @@ async fn demo(port: u16, log: &str) -> anyhow::Result<()> {
         ..Settings::default()
     };
     let (signal, watch) = drain::channel();
-    let front = front::bind(&server(port)?, &settings, &watch).await?;
+    let front = front::bind(&server(port)?, &settings, &watch)
+        .await
+        .context("`--port 0` takes any free port")?;
     // A closed terminal ends the demo too.
     let mut signals = Signals::of(STOP.into_iter().chain([SignalKind::hangup()]))?;
     let mut handlers = Handlers::default();

@@ -200,7 +200,7 @@ fn a_port_in_use_is_one_line_and_nothing_started() {
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
         format!(
-            "lurcher: run the demo: listen on 127.0.0.1:{port}: Address already in use (os error 98)\n"
+            "lurcher: run the demo: `--port 0` takes any free port: listen on 127.0.0.1:{port}: Address already in use (os error 98)\n"
         )
     );
 }
