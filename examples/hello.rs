@@ -8,11 +8,10 @@ use lurcher::handler::{Connection, Options};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let spec = std::env::args()
-        .nth(1)
-        .unwrap_or_else(|| "tcp://127.0.0.1:9999".to_owned());
+    let spec = std::env::args().nth(1);
+    let spec = spec.as_deref().unwrap_or("tcp://127.0.0.1:9999");
     // The way back is one port down. This returns when the server listens to replies, at the latest after a second.
-    let mut connection = Connection::connect(Options::to(&spec)?).await?;
+    let mut connection = Connection::connect(Options::to(spec)?).await?;
     loop {
         let request = tokio::select! {
             request = connection.recv() => request,
@@ -27,10 +26,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         if request.is_disconnect() {
             continue;
         }
-        let body = format!(
-            "Hello, you asked for {}.\n",
-            String::from_utf8_lossy(&request.path)
-        );
+        let path = String::from_utf8_lossy(&request.path);
+        let body = format!("Hello, you asked for {path}.\n");
         connection
             .reply_http(&request, body, 200, "OK", &[("Content-Type", "text/plain")])
             .await?;

@@ -166,11 +166,6 @@ impl Decoder {
         }
     }
 
-    /// Whether the last byte of the body has been seen.
-    pub fn is_done(&self) -> bool {
-        self.stage == Stage::Done
-    }
-
     fn next(&mut self, byte: u8) -> Stage {
         match self.stage {
             Stage::Size => self.size(byte),

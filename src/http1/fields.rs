@@ -51,22 +51,6 @@ pub fn trim_blanks(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// Whether a field belongs to one hop only and must not be passed on by a proxy (RFC 9110 7.6.1), apart from those that
-/// the `Connection` field names: ask [`has_token`] for these.
-pub fn is_hop_by_hop(name: &[u8]) -> bool {
-    const NAMES: [&[u8]; 8] = [
-        b"connection",
-        b"keep-alive",
-        b"proxy-connection",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"te",
-        b"transfer-encoding",
-        b"upgrade",
-    ];
-    NAMES.iter().any(|known| name.eq_ignore_ascii_case(known))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,13 +73,5 @@ mod tests {
                 "{value:?}"
             );
         }
-    }
-
-    #[test]
-    fn the_fields_of_one_hop_are_known() {
-        assert!(is_hop_by_hop(b"Transfer-Encoding"));
-        assert!(is_hop_by_hop(b"TE"));
-        assert!(!is_hop_by_hop(b"Trailer-x"));
-        assert!(!is_hop_by_hop(b"Content-Length"));
     }
 }

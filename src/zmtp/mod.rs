@@ -153,11 +153,6 @@ impl Message {
         &self.first
     }
 
-    /// The number of frames, at least one.
-    pub fn frame_count(&self) -> usize {
-        self.rest.len().saturating_add(1)
-    }
-
     /// The frames in order.
     pub fn frames(&self) -> impl Iterator<Item = &Bytes> {
         std::iter::once(&self.first).chain(&self.rest)

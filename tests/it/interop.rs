@@ -115,14 +115,11 @@ fn a_database_that_config_load_wrote_runs_mongrel2() {
     assert_eq!((answer.status, answer.body.as_slice()), (200, &b"hi"[..]));
 }
 
-/// Databases that no server starts from as they are, with the reason.
-const NOT_STARTABLE: &[(&str, &str)] = &[
-    ("filter", "names a .so filter that cannot load"),
-    ("full", "names a .so filter that cannot load"),
-    ("sendfile", "names a .so plug-in that cannot load"),
-    ("jail", "wants a prepared chroot and root's rights"),
-    ("tls", "wants certificates that are not recorded"),
-];
+/// Databases that Lurcher does not start, with the reason. (Mongrel2 itself does not start those that name plug-ins.)
+const NOT_STARTABLE: &[(&str, &str)] = &[(
+    "tls",
+    "TLS is not there yet, and is not served in the clear",
+)];
 
 #[test]
 fn every_startable_recorded_database_starts_lurcher() {
@@ -142,6 +139,17 @@ fn every_startable_recorded_database_starts_lurcher() {
         }
         let directory = scratch();
         let golden = golden::prepare(&name, directory.path());
+        // What an operator has made in the chroot; some paths in it repeat the whole way there.
+        let jail = directory.path().join("jail");
+        let inside = directory
+            .path()
+            .strip_prefix("/")
+            .expect("an absolute path");
+        for folder in ["logs", "run"] {
+            for folder in [jail.join(folder), jail.join(inside).join(folder)] {
+                fs::create_dir_all(folder).expect("a folder in the chroot");
+            }
+        }
         let database = golden.database.to_str().expect("a UTF-8 path");
         let mut program = Program::lurcher(
             &["serve", database, "--server", &golden.uuid],
@@ -155,5 +163,5 @@ fn every_startable_recorded_database_starts_lurcher() {
         assert!(program.terminate().success(), "{name}: {program}");
         started += 1;
     }
-    assert_eq!(started, 5, "golden, limits, minimal, misc, stream");
+    assert_eq!(started, 9, "all but tls");
 }

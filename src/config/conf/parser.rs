@@ -120,15 +120,7 @@ impl<'a> Parser<'_, 'a, '_> {
             let place = self.place();
             match (self.peek(), self.token(self.at + 1)) {
                 (Token::Ident(name), Token::Mark('=')) => {
-                    self.at += 2;
-                    let value = self.expr();
-                    variables.push((
-                        Located {
-                            value: name.to_owned(),
-                            place,
-                        },
-                        value,
-                    ));
+                    variables.extend(self.assigned(name, '=', "`=`"));
                     continue;
                 }
                 (Token::Class(name), Token::Mark('=')) => {
@@ -137,16 +129,8 @@ impl<'a> Parser<'_, 'a, '_> {
                         name.to_ascii_lowercase()
                     );
                     self.findings.error(&place, message);
-                    self.at += 2;
                     // Known under its name all the same, so that every use of it is not told too.
-                    let value = self.expr();
-                    variables.push((
-                        Located {
-                            value: name.to_owned(),
-                            place,
-                        },
-                        value,
-                    ));
+                    variables.extend(self.assigned(name, '=', "`=`"));
                     continue;
                 }
                 (Token::Ident(_), _) => {

@@ -170,19 +170,9 @@ impl Scanner {
         self.status != 0
     }
 
-    /// Whether any byte of a response was seen; before that the front may still answer itself.
-    pub fn has_begun(&self) -> bool {
-        !matches!(self.state, State::Head(None)) || self.body > 0
-    }
-
     /// Whether the response has a head but only closing the connection ends it.
     pub fn is_until_close(&self) -> bool {
         matches!(self.state, State::UntilClose)
-    }
-
-    /// Whether the connection has to be closed when this response is over, as far as is known yet.
-    pub fn must_close(&self) -> bool {
-        self.close
     }
 
     /// Goes one part on and returns what is left, `None` when all was used and more is needed.

@@ -28,7 +28,6 @@ enum Need {
     WebSocket,
     MessageSockets,
     Tls,
-    Control,
 }
 
 /// Parts not built yet, each with its reason. An entry goes when its part comes; the list only shrinks.
@@ -45,7 +44,6 @@ const NOT_YET: &[(Need, &str)] = &[
         "Flash JSON and XML message sockets are not built yet",
     ),
     (Need::Tls, "TLS is not built yet"),
-    (Need::Control, "ctl replies are not acted on yet"),
 ];
 
 /// Exchanges left out by name, beyond [`NOT_YET`], each with its reason. A name that is not recorded fails the test.
@@ -107,12 +105,7 @@ fn need(exchange: &Exchange) -> Option<Need> {
     {
         return Some(Need::Uploads);
     }
-    // The malformed ones are refused as any other malformed reply.
-    let control = exchange
-        .replies
-        .iter()
-        .any(|reply| contains(reply, ":ctl,"));
-    (control && !exchange.name.starts_with("malformed_")).then_some(Need::Control)
+    None
 }
 
 /// Why an exchange is not played, if so.
