@@ -83,10 +83,6 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 const LAST_ACCEPT: Duration = Duration::from_millis(20);
 const LAST_CALL: Duration = Duration::from_millis(50);
 
-/// How long the last notices for handlers may take when the front stops, and how often that is looked at.
-const POOL_FLUSH: Duration = Duration::from_secs(1);
-const FLUSH_POLL: Duration = Duration::from_millis(5);
-
 /// Why a front could not be started. Nothing is left bound.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -309,13 +305,7 @@ impl Front {
         // The accept loop sees the same signal; its listener is closed when this returns.
         drop(accepting.await);
         shard.drain().await;
-        // The last notices are on their way to handlers that read: a moment for them to leave.
-        let flushed = async {
-            while !pools.iter().all(|(_, pool)| pool.is_flushed()) {
-                tokio::time::sleep(FLUSH_POLL).await;
-            }
-        };
-        drop(tokio::time::timeout(POOL_FLUSH, flushed).await);
+        // Closing writes what is queued first: the last notices.
         for (_, pool) in &pools {
             pool.close();
         }

@@ -324,12 +324,8 @@ impl Pool {
         }
     }
 
-    /// Whether everything given to the peers has left for them.
-    pub fn is_flushed(&self) -> bool {
-        self.state.borrow().workers.is_flushed()
-    }
-
-    /// Stops accepting peers and ends the connected ones in order. Their tasks end by themselves.
+    /// Stops accepting peers and ends the connected ones in order, when what is queued for them is written. Their tasks end by
+    /// themselves.
     pub fn close(&self) {
         self.closed.set(true);
         self.unsettled.notify_one();

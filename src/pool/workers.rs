@@ -515,14 +515,6 @@ impl Workers {
         all_taken_back
     }
 
-    /// Whether nothing is queued for a peer that still takes anything.
-    pub(super) fn is_flushed(&self) -> bool {
-        self.all.iter().all(|(_, worker)| {
-            let peer = &worker.peer;
-            peer.is_gone() || peer.is_blocked() || peer.queued_messages() == 0
-        })
-    }
-
     /// Whether anything waits for time.
     pub(super) fn is_unsettled(&self) -> bool {
         self.all.iter().any(|(_, worker)| match worker.phase {
