@@ -8,6 +8,7 @@
 
 mod bus_faults;
 mod bus_peers;
+mod bus_questions;
 mod compatibility;
 mod config_commands;
 mod delivery;
