@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -59,6 +60,18 @@ pub(super) enum Cut {
     Misdirected,
     /// The front stops and its time is up.
     Aborted,
+    /// An operator ended it.
+    ByOperator,
+}
+
+/// What a connection has turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Kind {
+    /// Nothing was asked on it yet.
+    #[default]
+    Unknown,
+    /// HTTP.
+    Http,
 }
 
 /// A client connection as the rest of the shard sees it.
@@ -66,6 +79,10 @@ pub(super) struct Client {
     shard: Rc<Shard>,
     /// Address of the other end.
     pub(super) addr: SocketAddr,
+    /// The descriptor of its socket, for those who watch.
+    pub(super) fd: Cell<RawFd>,
+    /// What it has turned out to be.
+    pub(super) kind: Cell<Kind>,
     /// Place in the registry's list of all clients.
     pub(super) place: Cell<usize>,
     id: Cell<Option<ConnId>>,
@@ -131,6 +148,8 @@ impl Client {
         Rc::new(Self {
             shard,
             addr,
+            fd: Cell::new(-1),
+            kind: Cell::default(),
             place: Cell::new(usize::MAX),
             id: Cell::new(None),
             mailbox: RefCell::default(),

@@ -75,7 +75,9 @@ pub(super) fn dispatch(
         path: head.target.path.into(),
         version: message::version(head.version),
     });
-    let found = host.and_then(|host| host.routes.find(head.target.path));
+    let found = host
+        .and_then(|host| host.routes.find(head.target.path))
+        .map(|(pattern, route)| (pattern, route.taken()));
     let trouble = match found {
         None | Some((_, Target::Dead)) => Trouble::NoRoute,
         Some((_, Target::Unserved)) => Trouble::NotImplemented,

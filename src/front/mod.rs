@@ -18,6 +18,7 @@ mod client;
 mod clock;
 mod connection;
 mod dispatch;
+mod handle;
 mod limits;
 mod listener;
 mod local;
@@ -51,6 +52,7 @@ use crate::pool::{self, BoundPool, Pool, Replies};
 pub use access_log::AccessLog;
 use client::Client;
 use clock::Clock;
+pub use handle::{Connection, Handle, Handlers, Peer, Route, State};
 use limits::Limits;
 use registry::Registry;
 use site::Site;
@@ -183,6 +185,7 @@ pub async fn bind(server: &Server, settings: &Settings, watch: &Watch) -> Result
         registry: Registry::new(getrandom::u32().map_err(BindError::Random)? & FIRST_ID_MAX),
         site: RefCell::default(),
         scratch: RefCell::new(vec![0; SCRATCH_BYTES]),
+        pools: RefCell::default(),
         access_log,
         draining: Cell::new(false),
         closes_idle: Cell::new(false),
@@ -272,11 +275,16 @@ impl Front {
         })
     }
 
+    /// What can be asked of the front while it runs, and after.
+    pub fn handle(&self) -> Handle {
+        Handle::new(Rc::clone(&self.shard))
+    }
+
     /// Serves until draining begins and every connection has ended, or its time is up.
     ///
     /// When `watch` drains, nothing more is accepted, idle connections close, open responses are finished; after
     /// `limits.drain_timeout` the rest is cut. Then the handlers' sockets are closed.
-    pub async fn run(self, control: Control) {
+    pub async fn run(self) {
         let shard = self.shard;
         let replies = Rc::clone(&shard) as Rc<dyn Replies>;
         let mut pools: Vec<(Arc<Handler>, Rc<Pool>)> = Vec::new();
@@ -287,7 +295,15 @@ impl Front {
                 bound.send_endpoint(),
                 bound.recv_endpoint()
             );
-            pools.push((handler, bound.run(Rc::clone(&replies), &shard.watch)));
+            let endpoints = (bound.send_endpoint().clone(), bound.recv_endpoint().clone());
+            let pool = bound.run(Rc::clone(&replies), &shard.watch);
+            shard.pools.borrow_mut().push(Served {
+                handler: Arc::clone(&handler),
+                send: endpoints.0,
+                recv: endpoints.1,
+                pool: Rc::clone(&pool),
+            });
+            pools.push((handler, pool));
         }
         let site = build_site(&self.server, &pools);
         shard.site.replace(Rc::new(site));
@@ -297,10 +313,7 @@ impl Front {
         let accepting = shard
             .watch
             .spawn_local(listener::accept(self.listener, Rc::clone(&shard)));
-        tokio::select! {
-            () = shard.watch.draining() => {}
-            () = control.serve(&shard) => {}
-        }
+        shard.watch.draining().await;
         shard.draining.set(true);
         // The accept loop sees the same signal; its listener is closed when this returns.
         drop(accepting.await);
@@ -339,7 +352,7 @@ fn build_site(server: &Server, pools: &[(Arc<Handler>, Rc<Pool>)]) -> Site {
                 if matches!(target, site::Target::Unserved) {
                     warn!("route {} of host {}: directories and proxies are not served yet: answered 501", route.path, host.name);
                 }
-                routes.insert(&route.path, target);
+                routes.insert(&route.path, site::Route::new(target, &route.target));
             }
             (host.matching.clone(), site::Host { name: Rc::from(host.name.as_str()), routes })
         })
@@ -347,27 +360,14 @@ fn build_site(server: &Server, pools: &[(Arc<Handler>, Rc<Pool>)]) -> Site {
     Site::new(hosts, server.default_host)
 }
 
-/// What the launcher can ask of a running front.
-#[derive(Debug)]
-pub struct Control {
-    reopen: tokio::sync::mpsc::Receiver<()>,
-}
-
-impl Control {
-    /// A control, and the sender by which the logs are asked to be reopened.
-    pub fn new() -> (tokio::sync::mpsc::Sender<()>, Self) {
-        let (sender, reopen) = tokio::sync::mpsc::channel(1);
-        (sender, Self { reopen })
-    }
-
-    async fn serve(mut self, shard: &Shard) {
-        while let Some(()) = self.reopen.recv().await {
-            if let Some(log) = &shard.access_log {
-                log.reopen();
-            }
-        }
-        std::future::pending::<()>().await;
-    }
+/// A handler of the configuration and what serves it.
+struct Served {
+    handler: Arc<Handler>,
+    /// Where requests leave, with the real port.
+    send: Endpoint,
+    /// Where replies come in, with the real port.
+    recv: Endpoint,
+    pool: Rc<Pool>,
 }
 
 /// Everything that the tasks of one shard share.
@@ -380,6 +380,8 @@ struct Shard {
     site: RefCell<Rc<Site>>,
     /// What clients' bytes are read into; taken out while it is in use.
     scratch: RefCell<Vec<u8>>,
+    /// The handlers of the configuration, and the pools behind them.
+    pools: RefCell<Vec<Served>>,
     access_log: Option<AccessLog>,
     /// Nothing new is begun: responses say that they are the last of their connection.
     draining: Cell<bool>,

@@ -25,7 +25,7 @@ use super::serve;
 use super::signals::{STOP, Signals};
 use crate::config::{self, Host, Route, Server, Settings, Spec, Target};
 use crate::drain;
-use crate::front::{self, Control, Front};
+use crate::front::{self, Front};
 use crate::wire::Protocol;
 
 /// How long open responses may take at the end: about as long as `/stream` takes.
@@ -95,9 +95,7 @@ async fn demo(port: u16, log: &str) -> anyhow::Result<()> {
                     (app, status) = handlers.lost(), if lost.is_none() => lost = Some(how_it_ended(app, status)),
                 }
             };
-            // The end of what it sends decides nothing here: there is no log to reopen.
-            let (_reopen, control) = Control::new();
-            serve::run(front, control, signal, DRAIN_TIMEOUT, stop).await;
+            serve::run(front, signal, DRAIN_TIMEOUT, stop).await;
             lost.map_or(Ok(()), Err)
         }
         Err(error) => Err(error),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -10,10 +11,12 @@ use tokio::signal::unix::SignalKind;
 use tracing::{info, warn};
 
 use super::log;
+use super::port::{self, Governed};
 use super::signals::{STOP, Signals};
 use crate::config::{self, Loaded, Selector, Severity};
+use crate::control::Order;
 use crate::drain;
-use crate::front::{self, Control, Front};
+use crate::front::{self, Front};
 use crate::sys;
 
 /// Arguments of `lurcher serve`.
@@ -75,19 +78,38 @@ async fn serve(loaded: &Loaded) -> anyhow::Result<ExitCode> {
         log::open_error_log(&path, server.error_log_level)
             .with_context(|| format!("open error log {}", path.display()))?;
     }
+    let control_port = port::bind(server, settings).await?;
     let mut signals = Signals::of(STOP.into_iter().chain([SignalKind::hangup()]))?;
-    let (reopen, control) = Control::new();
+    let handle = front.handle();
+    let (orders, mut ordered) = port::orders();
+    // Of its own, so that a front that finishes what is open can still be asked how it goes, and told to end at once.
+    let (end_control, control_watch) = drain::channel();
+    if let Some(control_port) = control_port {
+        info!("control port on {}", control_port.endpoint());
+        let governed = Governed::new(server, front.addr(), handle.clone(), orders);
+        control_port.run(Rc::new(governed), &control_watch);
+    }
     let stop = async || {
-        // SIGHUP reopens the logs meanwhile.
-        while signals.next().await == SignalKind::hangup() {
-            info!("reopening logs");
-            log::reopen_error_log();
-            info!("logs reopened");
-            // Full means that the same was asked already.
-            let _asked = reopen.try_send(());
+        loop {
+            let order = tokio::select! {
+                kind = signals.next() => {
+                    if kind == SignalKind::hangup() { Order::Reload } else { Order::Stop }
+                }
+                Some(order) = ordered.recv() => order,
+            };
+            match order {
+                Order::Stop | Order::Terminate => return,
+                Order::Reload => {
+                    info!("reopening logs");
+                    log::reopen_error_log();
+                    info!("logs reopened");
+                    handle.reopen_logs();
+                }
+            }
         }
     };
-    run(front, control, signal, settings.drain_timeout, stop).await;
+    run(front, signal, settings.drain_timeout, stop).await;
+    end_control.finish(front::CLOSE_TIMEOUT).await;
     info!("ended");
     Ok(ExitCode::SUCCESS)
 }
@@ -96,12 +118,11 @@ async fn serve(loaded: &Loaded) -> anyhow::Result<ExitCode> {
 /// tasks have ended when this returns.
 pub(super) async fn run(
     front: Front,
-    control: Control,
     signal: drain::Signal,
     drain_timeout: Duration,
     mut stop: impl AsyncFnMut(),
 ) {
-    let mut served = std::pin::pin!(front.run(control));
+    let mut served = std::pin::pin!(front.run());
     tokio::select! {
         () = &mut served => {}
         () = stop() => {

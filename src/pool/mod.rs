@@ -28,7 +28,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::bus::server::{self, BindError, Bound, Head, Kind, Listening, Outgoing, Peer, PeerId};
+use crate::bus::server::{
+    self, BindError, Bound, Head, Kind, Listening, Origin, Outgoing, Peer, PeerId,
+};
 use crate::drain::Watch;
 use crate::endpoint::Endpoint;
 use crate::metrics::Name;
@@ -115,6 +117,39 @@ pub trait Caller {
 pub trait Replies {
     /// A message came from a reply socket. Must not wait.
     fn reply(&self, pool: &Rc<Pool>, from: PeerId, message: Bytes);
+}
+
+/// How a pool does, for those who watch it.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Requests that wait for a peer.
+    pub waiting: usize,
+    /// Bytes of those.
+    pub waiting_bytes: usize,
+    /// Reply sockets that are heard.
+    pub voices: usize,
+    /// The peers that take requests, and those that only answer what they have.
+    pub workers: Vec<Worker>,
+}
+
+/// How one peer of a pool does.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// Where it came from.
+    pub origin: Origin,
+    /// `pairing` until its reply socket is heard, `ready`, `blocked` while its socket takes nothing, `stalled` when that has
+    /// lasted, `leaving` when it has gone and may be dead, `draining` when it only answers what it has.
+    pub state: &'static str,
+    /// Requests that it has not answered.
+    pub open: u32,
+    /// Responses of it that have become streams.
+    pub attached: u32,
+    /// Messages that its socket has not taken.
+    pub queued: usize,
+    /// Bytes of those.
+    pub queued_bytes: usize,
+    /// For how long its socket has taken nothing.
+    pub stuck: Option<Duration>,
 }
 
 /// The sockets of a pool, bound but not served: errors come here, before anything runs.
@@ -300,6 +335,17 @@ impl Pool {
     /// Whether a reply socket may be that of this peer's handler: it is of this pool, and nothing ties the two to others.
     pub fn speaks_for(&self, voice: PeerId, peer: PeerId) -> bool {
         self.state.borrow().workers.speaks_for(voice, peer)
+    }
+
+    /// How the pool does now.
+    pub fn report(&self) -> Report {
+        let state = self.state.borrow();
+        Report {
+            waiting: state.waiting,
+            waiting_bytes: state.waiting_bytes,
+            voices: state.workers.voices(),
+            workers: state.workers.report(Instant::now()),
+        }
     }
 
     fn send_notice(&self, peer: Option<Rc<Peer>>, id: ConnId, notice: Notice) {

@@ -53,6 +53,10 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "control",
+        &["bus", "tnetstring", "endpoint", "drain", "metrics"],
+    ),
+    (
         "handler",
         &["wire", "bus", "drain", "tnetstring", "endpoint", "metrics"],
     ),
@@ -75,6 +79,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "config",
             "pool",
             "front",
+            "control",
             "handler",
         ],
     ),

@@ -11,6 +11,7 @@ use tokio_util::io::poll_read_buf;
 use super::{Connection, Exchange, Gone, State};
 use crate::front::answer::Trouble;
 use crate::front::body::{Body, Fed};
+use crate::front::client::Kind;
 use crate::front::dispatch::{self, Accepted, Dispatched};
 use crate::front::{INPUT_AHEAD_MAX, LINGER_BYTES_MAX};
 use crate::http1::{self, Asked, Parsed, Scanner};
@@ -84,6 +85,7 @@ impl Connection {
             Parsed::Complete((len, dispatched)) => {
                 Name::Requests.increment();
                 self.client.note_ping();
+                self.client.kind.set(Kind::Http);
                 self.begun = false;
                 match dispatched {
                     Dispatched::Refused {
