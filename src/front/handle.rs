@@ -1,24 +1,25 @@
-//! What can be asked of a front from beside it: how it does, the end of a connection, new log files.
+//! What can be asked of a front while it runs, by the control port and by signals: how it does, the end of a connection,
+//! new log files, another configuration.
 //!
-//! A [`Handle`] is of the front's own thread, like everything here. It answers at once and changes nothing that a client
-//! sees, but for the connection it is told to end. It does not stop the front: that is the drain signal's.
+//! A [`Handle`] is of the shard's own thread, like everything here. It does not stop the front: that is the drain signal's.
 
 use std::fmt;
-use std::rc::Rc;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use super::Shard;
 use super::client::{Client, Cut, Kind};
-use crate::endpoint::Endpoint;
+use super::reload::{ReloadError, Reloaded};
+use super::{Plan, Shard};
 use crate::pool::Report;
 use crate::wire::ConnId;
 
 pub use crate::pool::Worker as Peer;
 
-/// A running front, to be asked. Cheap to clone.
+/// A running front, for those who look at it and steer it. Cheap to clone; a front that has ended has nothing and does nothing.
 #[derive(Clone)]
 pub struct Handle {
-    shard: Rc<Shard>,
+    shard: Weak<Shard>,
 }
 
 impl fmt::Debug for Handle {
@@ -62,10 +63,6 @@ pub struct Connection {
 pub struct Handlers {
     /// Its `send_ident`.
     pub ident: String,
-    /// Where requests leave, with the real port.
-    pub send: Endpoint,
-    /// Where replies come in, with the real port.
-    pub recv: Endpoint,
     /// How its pool does.
     pub report: Report,
 }
@@ -88,53 +85,48 @@ pub struct Route {
 }
 
 impl Handle {
-    pub(super) fn new(shard: Rc<Shard>) -> Self {
-        Self { shard }
+    pub(super) fn new(shard: &Rc<Shard>) -> Self {
+        Self {
+            shard: Rc::downgrade(shard),
+        }
     }
 
-    /// Where the front stands.
+    /// Where the front stands; one that has ended is draining.
     pub fn state(&self) -> State {
-        if self.shard.is_draining() {
-            State::Draining
-        } else {
-            State::Serving
-        }
+        let serving = self.shard.upgrade().filter(|shard| !shard.is_draining());
+        serving.map_or(State::Draining, |_| State::Serving)
+    }
+
+    /// What is served now.
+    pub fn plan(&self) -> Option<Plan> {
+        Some(self.shard.upgrade()?.plan.borrow().clone())
+    }
+
+    /// Where clients connect now, with the real port.
+    pub fn addr(&self) -> Option<SocketAddr> {
+        let shard = self.shard.upgrade()?;
+        let accepting = shard.accepting.borrow();
+        accepting.as_ref().map(|accepting| accepting.addr)
     }
 
     /// Every client's connection, in no order.
     pub fn connections(&self) -> Vec<Connection> {
-        let mut all = Vec::with_capacity(self.shard.registry.len());
-        self.shard
-            .registry
-            .for_each(|client| all.push(self.describe(client)));
-        all
-    }
-
-    fn describe(&self, client: &Client) -> Connection {
-        let activity = client.activity.get();
-        let now = self.shard.clock.seconds();
-        let since = |then: Option<u32>| {
-            let seconds = then.map_or(0, |then| now.saturating_sub(then));
-            Duration::from_secs(seconds.into())
-        };
-        Connection {
-            id: client.id().map(|id| id.0),
-            fd: client.fd.get(),
-            kind: match client.kind.get() {
-                Kind::Unknown => 0,
-                Kind::Http => 1,
-            },
-            last_ping: since(Some(activity.last_ping)),
-            last_read: since(activity.last_read),
-            last_write: since(activity.last_write),
-            bytes_read: activity.bytes_read,
-            bytes_written: activity.bytes_written,
+        let mut all = Vec::new();
+        if let Some(shard) = self.shard.upgrade() {
+            let now = shard.clock.seconds();
+            shard
+                .registry
+                .for_each(|client| all.push(describe(client, now)));
         }
+        all
     }
 
     /// Ends the connection with this id, whatever it is doing; its handler is told. Whether there was one.
     pub fn kill(&self, id: u32) -> bool {
-        let client = self.shard.registry.get(ConnId(id));
+        let client = self
+            .shard
+            .upgrade()
+            .and_then(|shard| shard.registry.get(ConnId(id)));
         // One that is cut already has only not seen it yet.
         let Some(client) = client.filter(|client| client.cut_by().is_none()) else {
             return false;
@@ -145,23 +137,26 @@ impl Handle {
 
     /// The handlers of the configuration, in its order.
     pub fn handlers(&self) -> Vec<Handlers> {
-        let pools = self.shard.pools.borrow();
+        let Some(shard) = self.shard.upgrade() else {
+            return Vec::new();
+        };
+        let pools = shard.pools.borrow();
         pools
             .iter()
-            .map(|served| Handlers {
-                ident: served.handler.send_ident.clone(),
-                send: served.send.clone(),
-                recv: served.recv.clone(),
-                report: served.pool.report(),
+            .map(|(handler, pool)| Handlers {
+                ident: handler.send_ident.clone(),
+                report: pool.report(),
             })
             .collect()
     }
 
     /// Every route, host by host.
     pub fn routes(&self) -> Vec<Route> {
-        let site = self.shard.site();
         let mut all = Vec::new();
-        for (matching, host) in site.hosts() {
+        let Some(shard) = self.shard.upgrade() else {
+            return all;
+        };
+        for (matching, host) in shard.site().hosts() {
             for (path, route) in host.routes.iter() {
                 let (kind, target) = &route.named;
                 all.push(Route {
@@ -177,10 +172,49 @@ impl Handle {
         all
     }
 
-    /// Opens the access log again under its name: the file was renamed. Returns before that is done.
+    /// Opens the access log again under its name: the old file was renamed.
     pub fn reopen_logs(&self) {
-        if let Some(log) = &self.shard.access_log {
+        if let Some(shard) = self.shard.upgrade()
+            && let Some(log) = &*shard.access_log.borrow()
+        {
             log.reopen();
         }
+    }
+
+    /// Serves another plan from now on; see [`Reloaded`]. What is open goes on as it began.
+    ///
+    /// # Errors
+    ///
+    /// When something new cannot be had. Then nothing has changed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Not safe: let it complete, or the change may be half made.
+    pub async fn reload(&self, plan: Plan) -> Result<Reloaded, ReloadError> {
+        match self.shard.upgrade() {
+            Some(shard) => shard.reload(plan).await,
+            None => Err(ReloadError::Ended),
+        }
+    }
+}
+
+fn describe(client: &Client, now: u32) -> Connection {
+    let activity = client.activity.get();
+    let since = |then: Option<u32>| {
+        let seconds = then.map_or(0, |then| now.saturating_sub(then));
+        Duration::from_secs(seconds.into())
+    };
+    Connection {
+        id: client.id().map(|id| id.0),
+        fd: client.fd.get(),
+        kind: match client.kind.get() {
+            Kind::Unknown => 0,
+            Kind::Http => 1,
+        },
+        last_ping: since(Some(activity.last_ping)),
+        last_read: since(activity.last_read),
+        last_write: since(activity.last_write),
+        bytes_read: activity.bytes_read,
+        bytes_written: activity.bytes_written,
     }
 }

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use tracing::{info, warn};
 use crate::config::{Server, Settings};
 use crate::control::{self, BoundPort, Cell, Connection, INFO, Order, Subject, Table, Task};
 use crate::endpoint::{Endpoint, Transport};
-use crate::front::{self, Handle, State};
+use crate::front::{self, Handle, Plan, State};
 
 /// Orders that are not carried out yet; one more is refused.
 const ORDERS_MAX: usize = 8;
@@ -90,7 +89,10 @@ fn make_directory(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     fs::create_dir(directory)?;
-    info!("made directory {} for the control port", directory.display());
+    info!(
+        "made directory {} for the control port",
+        directory.display()
+    );
     Ok(())
 }
 
@@ -101,23 +103,35 @@ pub(super) fn orders() -> (mpsc::Sender<Order>, mpsc::Receiver<Order>) {
 
 /// A front as its control port sees it.
 pub(super) struct Governed {
-    info: Table,
-    uuid: String,
+    plan: Plan,
     front: Handle,
     orders: mpsc::Sender<Order>,
 }
 
 impl Governed {
-    /// The front of this server, which listens at `addr`.
-    pub(super) fn new(
-        server: &Server,
-        addr: SocketAddr,
-        front: Handle,
-        orders: mpsc::Sender<Order>,
-    ) -> Self {
+    /// The front that was started with this plan.
+    pub(super) fn new(plan: Plan, front: Handle, orders: mpsc::Sender<Order>) -> Self {
+        Self {
+            plan,
+            front,
+            orders,
+        }
+    }
+
+    /// What is served now, or was last.
+    fn plan(&self) -> Plan {
+        self.front.plan().unwrap_or_else(|| self.plan.clone())
+    }
+}
+
+impl Subject for Governed {
+    fn info(&self) -> Table {
+        let plan = self.plan();
+        let server = plan.server();
+        let port = self.front.addr().map_or(server.port, |addr| addr.port());
         let mut info = Table::new(INFO);
         info.rows.push(vec![
-            i64::from(addr.port()).into(),
+            i64::from(port).into(),
             server.bind_addr.to_string().into(),
             server.uuid.as_str().into(),
             server.chroot.as_str().into(),
@@ -126,22 +140,11 @@ impl Governed {
             server.pid_file.as_str().into(),
             server.default_host().name.as_str().into(),
         ]);
-        Self {
-            info,
-            uuid: server.uuid.clone(),
-            front,
-            orders,
-        }
-    }
-}
-
-impl Subject for Governed {
-    fn info(&self) -> Table {
-        self.info.clone()
+        info
     }
 
     fn uuid(&self) -> String {
-        self.uuid.clone()
+        self.plan().server().uuid.clone()
     }
 
     fn tasks(&self) -> Vec<Task> {
@@ -211,10 +214,14 @@ impl Subject for Governed {
         ]);
         for handlers in self.front.handlers() {
             let report = handlers.report;
+            let [send, recv] = match &report.endpoints {
+                Some((send, recv)) => [send.to_string(), recv.to_string()],
+                None => [String::new(), String::new()],
+            };
             let of_all: Vec<Cell> = vec![
                 handlers.ident.into(),
-                handlers.send.to_string().into(),
-                handlers.recv.to_string().into(),
+                send.into(),
+                recv.into(),
                 report.waiting.into(),
                 report.waiting_bytes.into(),
                 report.voices.into(),
