@@ -4,12 +4,12 @@
 //! meant, since servers may share an address. Nothing is repeated: a server that does not answer in time is an error.
 
 use std::io::{self, Write as _};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Builder;
 
 use super::port;
@@ -195,12 +195,15 @@ fn ask(
     questions: &[Question],
 ) -> anyhow::Result<(String, Answer)> {
     let (endpoint, meant) = port.find(config)?;
-    reach(&endpoint)?;
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the runtime")?;
     runtime.block_on(async {
+        // A host that swallows packets is waited for no longer than one that swallows questions.
+        if let Ok(reached) = tokio::time::timeout(port.timeout, reach(&endpoint)).await {
+            reached?;
+        }
         let context = Context::new();
         // An answer as long as they can be: a row for each of a million connections.
         let options = {
@@ -240,18 +243,38 @@ fn ask(
     })
 }
 
+/// Commands after which a Mongrel2 may end before its answer has left.
+const ENDING: [&str; 2] = ["stop", "terminate"];
+
+/// How often it is looked whether a server has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Waits until nobody listens any more.
+async fn ended(endpoint: &Endpoint) {
+    loop {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        if reach(endpoint).await.is_err() {
+            return;
+        }
+    }
+}
+
 async fn one(
     requester: &mut Requester,
     endpoint: &Endpoint,
     question: &Question,
     timeout: Duration,
 ) -> anyhow::Result<Answer> {
-    let answer = tokio::time::timeout(timeout, requester.ask(&question.encode()))
-        .await
-        .map_err(|_| {
+    let encoded = question.encode();
+    let answer = tokio::select! {
+        answer = tokio::time::timeout(timeout, requester.ask(&encoded)) => answer.map_err(|_| {
             let waited = timeout.as_secs_f64();
             Absent(format!("{endpoint} gives no answer within {waited} s"))
-        })??;
+        })??,
+        () = ended(endpoint), if ENDING.contains(&question.command.as_str()) => {
+            return Ok(Table::single("msg", "the server has ended").into());
+        }
+    };
     Answer::decode(&answer)
         .with_context(|| format!("ask {endpoint}: what answers is no control port"))
 }
@@ -272,11 +295,23 @@ impl Port {
         let inside = port::inside_chroot(plain.clone(), &server.chroot);
         // A Mongrel2 that is not root stays outside of its chroot, and has its socket there.
         let outside = |endpoint: &Endpoint| matches!(&endpoint.transport, Transport::Ipc { path } if !Path::new(path).exists());
-        let endpoint = if outside(&inside) && !outside(&plain) {
+        let mut endpoint = if outside(&inside) && !outside(&plain) {
             plain
         } else {
             inside
         };
+        if let Transport::Tcp { host, port } = &mut endpoint.transport {
+            if port.is_none() {
+                bail!(
+                    "the control port of {} is any free one: name it with --control",
+                    server.uuid
+                );
+            }
+            // Every address of the machine, and so this one.
+            if host == "*" {
+                "127.0.0.1".clone_into(host);
+            }
+        }
         let name = if server.name.is_empty() {
             server.uuid.clone()
         } else {
@@ -286,14 +321,19 @@ impl Port {
     }
 }
 
-/// Says at once that nobody listens at a path, which libzmq would wait for.
-fn reach(endpoint: &Endpoint) -> Result<(), Absent> {
-    match &endpoint.transport {
-        Transport::Ipc { path } if !path.starts_with('@') => UnixStream::connect(path)
-            .map(drop)
-            .map_err(|error| Absent(format!("no control port at {path}: {}", lower(&error)))),
+/// Says at once that nobody listens, which libzmq would wait for.
+async fn reach(endpoint: &Endpoint) -> Result<(), Absent> {
+    let reached = match &endpoint.transport {
+        Transport::Ipc { path } if !path.starts_with('@') => {
+            UnixStream::connect(path).await.map(drop)
+        }
+        Transport::Tcp {
+            host,
+            port: Some(port),
+        } => TcpStream::connect((host.as_str(), *port)).await.map(drop),
         _ => Ok(()),
-    }
+    };
+    reached.map_err(|error| Absent(format!("no control port at {endpoint}: {}", lower(&error))))
 }
 
 /// The system's words without its number.
@@ -444,6 +484,6 @@ mod tests {
     fn an_empty_table_is_an_empty_list() {
         let mut out = String::new();
         write_json(&Table::new(&["id"]), &mut out);
-        assert_eq!(serde_json::from_str::<Vec<i32>>(&out).unwrap(), []);
+        assert!(serde_json::from_str::<Vec<i32>>(&out).unwrap().is_empty());
     }
 }

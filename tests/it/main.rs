@@ -11,6 +11,7 @@ mod bus_peers;
 mod bus_questions;
 mod compatibility;
 mod config_commands;
+mod control;
 mod delivery;
 mod demo;
 mod exchanges;

@@ -13,7 +13,7 @@ pub(crate) struct Front {
     pub(crate) address: SocketAddr,
     pub(crate) send: String,
     pub(crate) recv: String,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Front {
@@ -39,8 +39,13 @@ impl Front {
             address,
             send,
             recv,
-            _directory: directory,
+            directory,
         }
+    }
+
+    /// Where its files are.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 }
 
