@@ -130,7 +130,9 @@ impl Answer {
                 tnetstring::write_list(out, |out| {
                     for row in &table.rows {
                         tnetstring::write_list(out, |out| {
-                            row.iter().for_each(|cell| cell.encode(out));
+                            for cell in row {
+                                cell.encode(out);
+                            }
                         });
                     }
                 });

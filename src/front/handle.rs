@@ -104,9 +104,7 @@ impl Handle {
 
     /// Where clients connect now, with the real port.
     pub fn addr(&self) -> Option<SocketAddr> {
-        let shard = self.shard.upgrade()?;
-        let accepting = shard.accepting.borrow();
-        accepting.as_ref().map(|accepting| accepting.addr)
+        Some(self.shard.upgrade()?.addr.get())
     }
 
     /// Every client's connection, in no order.

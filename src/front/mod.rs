@@ -200,6 +200,7 @@ pub async fn bind(plan: Plan, watch: &Watch) -> Result<Front, BindError> {
         pools: RefCell::default(),
         retiring: RefCell::default(),
         accepting: RefCell::default(),
+        addr: Cell::new(addr),
         watch: watch.clone(),
     });
     Ok(Front {
@@ -397,6 +398,8 @@ struct Shard {
     /// Handlers that no route leads to any more, with something still open.
     retiring: RefCell<Vec<(Arc<Handler>, Rc<Pool>)>>,
     accepting: RefCell<Option<Accepting>>,
+    /// Where clients connect, with the real port.
+    addr: Cell<SocketAddr>,
     watch: Watch,
 }
 
@@ -450,6 +453,7 @@ impl Shard {
     /// Begins to accept; another listener's task ends after what waits for it.
     fn listen(self: &Rc<Self>, listener: TcpListener, addr: SocketAddr) {
         info!("listening on http://{addr}");
+        self.addr.set(addr);
         let superseded = CancellationToken::new();
         let task = self.watch.spawn_local(listener::accept(
             listener,

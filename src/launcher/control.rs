@@ -3,6 +3,7 @@
 //! The address is taken from the configuration as the server takes it. Whoever answers there must be the server that was
 //! meant, since servers may share an address. Nothing is repeated: a server that does not answer in time is an error.
 
+use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -205,11 +206,9 @@ fn ask(
             reached?;
         }
         let context = Context::new();
-        // An answer as long as they can be: a row for each of a million connections.
-        let options = {
-            let mut options = Options::default();
-            options.linger = Duration::ZERO;
-            options
+        let options = Options {
+            linger: Duration::ZERO,
+            ..Options::default()
         };
         let mut requester = Requester::connect(&context, &endpoint, &options)?;
         let mut name = endpoint.to_string();
@@ -423,7 +422,8 @@ fn write_json_text(text: &str, out: &mut String) {
         match char {
             '"' | '\\' => out.extend(['\\', char]),
             '\0'..='\x1f' | '\x7f'..='\u{9f}' => {
-                out.push_str(&format!("\\u{:04x}", u32::from(char)));
+                // Writing to a String does not fail.
+                let _ok = write!(out, "\\u{:04x}", u32::from(char));
             }
             _ => out.push(char),
         }

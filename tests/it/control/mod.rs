@@ -393,11 +393,11 @@ fn changed(directory: &Path, how: impl Fn(String) -> String) -> String {
     file.to_str().unwrap().to_owned()
 }
 
-/// The line that names the control port of the usual configuration.
+/// A configuration whose server names no control port.
 fn unnamed(conf: &str) -> String {
-    let start = conf.find("control_port='").unwrap();
-    let length = conf[start..].find(',').unwrap() + 1;
-    format!("{}{}", &conf[..start], &conf[start + length..])
+    let (before, named) = conf.split_once("control_port='").unwrap();
+    let (_, after) = named.split_once(',').unwrap();
+    format!("{before}{after}")
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! to run (times, ports, ids) and for what docs/COMPATIBILITY.md lists.
 
 use std::fs;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -12,7 +13,7 @@ use crate::support::golden::{self, Golden, data};
 use crate::support::peer::{Peer, Replies};
 use crate::support::program::Program;
 use crate::support::scratch;
-use lurcher::control::{Answer, Cell, Table};
+use lurcher::control::{Answer, Argument, Cell, Question, Table};
 
 struct Record {
     name: String,
@@ -63,7 +64,7 @@ fn start() -> Server {
     }
 }
 
-/// One second-old time for another, both texts of digits.
+/// Whether an answer is the time, which is a text of digits.
 fn is_time(answer: &[u8]) -> bool {
     let table = table(answer);
     table.headers == ["time"]
@@ -72,125 +73,156 @@ fn is_time(answer: &[u8]) -> bool {
             .is_ok_and(|time| time > 1_700_000_000)
 }
 
-#[test]
-fn every_recorded_answer_comes_again() {
-    let mut server = start();
-    let (send, recv) = &server.golden.handlers[0];
-    let peer = Peer::connect(send, recv, Replies::Xpub);
-    peer.joined();
-    let mut client = None;
-    let mut live = 0;
-    let mut played = 0;
-    let mut stopped = false;
-    for record in records() {
-        let Record {
-            name,
-            question,
-            answer: recorded,
-            notes,
-        } = &record;
-        played += 1;
-        if name == "stop" || name == "terminate" {
-            // Each ends a server.
-            let mut server = start();
-            let answer = server.operator.ask(question);
-            // Mongrel2's answer to `terminate` was lost as it ended; it is the same as to `stop`.
-            if let Some(recorded) = recorded {
-                assert_eq!(&answer, recorded, "{name}");
-            }
-            assert_eq!(word(&table(&answer), 0, "msg"), "signal sent to server");
-            assert!(server.program.ended().success(), "{name}");
-            continue;
+/// A run of the recording.
+struct Replay {
+    server: Server,
+    peer: Peer,
+    /// The connections of the one record that shows some.
+    clients: Vec<Client>,
+    /// The id of the one that sent a request.
+    live: i64,
+}
+
+impl Replay {
+    fn begin() -> Self {
+        let server = start();
+        let (send, recv) = &server.golden.handlers[0];
+        let peer = Peer::connect(send, recv, Replies::Xpub);
+        peer.joined();
+        Self {
+            server,
+            peer,
+            clients: Vec::new(),
+            live: 0,
         }
-        if stopped {
-            assert_eq!(*recorded, None, "{name}");
-            server.operator.send(question);
-            assert_eq!(
-                server.operator.heard(std::time::Duration::from_millis(300)),
-                None
-            );
-            continue;
+    }
+
+    /// As it was then: one connection that sent a request, one that did not.
+    fn connect(&mut self) {
+        let address = self.server.golden.address;
+        let mut first = Client::connect(address);
+        first
+            .send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
+        self.live = request(&self.peer).1.parse().unwrap();
+        self.clients = vec![first, Client::connect(address)];
+        super::until(&self.server.operator, "net", |net| net.rows.len() == 2);
+    }
+
+    /// The question, about the connection that lives now.
+    fn question(&self, record: &Record) -> Vec<u8> {
+        if record.name != "kill {\"id\": 2}" {
+            return record.question.clone();
         }
-        let recorded = recorded.as_deref().expect("an answer is recorded");
-        if notes.starts_with("one HTTP connection that sent a request") {
-            // As it was then: one that sent a request, one that did not.
-            let mut first = Client::connect(server.golden.address);
-            first
-                .send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                .unwrap();
-            live = request(&peer).1.parse().unwrap();
-            let idle = Client::connect(server.golden.address);
-            super::until(&server.operator, "net", |net| net.rows.len() == 2);
-            client = Some((first, idle));
+        Question {
+            command: "kill".to_owned(),
+            arguments: vec![("id".to_owned(), Argument::Integer(self.live))],
         }
-        let mut question = question.clone();
-        if name == "kill {\"id\": 2}" {
-            let id = live.to_string();
-            let dict = format!("2:id,{}:{id}#", id.len());
-            let list = format!("4:kill,{}:{dict}}}", dict.len());
-            question = format!("{}:{list}]", list.len()).into_bytes();
+        .encode()
+    }
+
+    fn play(&mut self, record: &Record) {
+        if record.notes.starts_with("one HTTP connection that sent") {
+            self.connect();
         }
-        let answer = server.operator.ask(&question);
-        match name.as_str() {
+        let recorded = record.answer.as_deref().expect("an answer is recorded");
+        let answer = self.server.operator.ask(&self.question(record));
+        match record.name.as_str() {
             "version" => {
                 let version = concat!("Lurcher/", env!("CARGO_PKG_VERSION"));
                 assert_eq!(word(&table(&answer), 0, "version"), version);
             }
             "time" | "raw: trailing NUL like m2sh sends" | "raw: unknown arg" => {
-                assert!(is_time(recorded) && is_time(&answer), "{name}");
+                assert!(is_time(recorded) && is_time(&answer), "{}", record.name);
             }
-            "info" => {
-                let (mut recorded, answer) = (table(recorded), table(&answer));
-                recorded.rows[0][0] = Cell::from(i64::from(server.golden.address.port()));
-                for cell in &mut recorded.rows[0] {
-                    if let Cell::Text(text) = cell {
-                        let here = server.directory.path().to_str().unwrap();
-                        *text = text.replace("/var/m2run", here);
-                    }
-                }
-                assert_eq!(answer, recorded);
+            "info" => assert_eq!(table(&answer), self.here(table(recorded))),
+            "status {\"what\": \"tasks\"}" => assert_eq!(table(&answer), without_system(recorded)),
+            "status {\"what\": \"net\"}" if !self.clients.is_empty() => {
+                self.check_net(&table(recorded), table(&answer));
             }
-            "status {\"what\": \"tasks\"}" => {
-                // All but the two tasks of its coroutine library.
-                let (mut recorded, answer) = (table(recorded), table(&answer));
-                recorded
-                    .rows
-                    .retain(|row| row[1] == Cell::Bool(false) && row[2] != Cell::from(""));
-                for (row, id) in recorded.rows.iter_mut().zip(1_i64..) {
-                    row[0] = Cell::from(id);
-                }
-                assert_eq!(answer, recorded);
-            }
-            "status {\"what\": \"net\"}" if client.is_some() => {
-                let (recorded, mut answer) = (table(recorded), table(&answer));
-                assert_eq!(answer.headers, recorded.headers);
-                answer.rows.sort_by_key(|row| row[0] == Cell::from(-1_i64));
-                for row in 0..2 {
-                    for header in ["type", "bytes_read", "bytes_written"] {
-                        assert_eq!(
-                            number(&answer, row, header),
-                            number(&recorded, row, header),
-                            "{header}"
-                        );
-                    }
-                    for header in ["last_ping", "last_read", "last_write"] {
-                        assert!((0..20).contains(&number(&answer, row, header)), "{header}");
-                    }
-                }
-                assert_eq!(number(&answer, 0, "id"), live);
-                assert_eq!(number(&answer, 1, "id"), -1);
-            }
-            _ => assert_eq!(
+            name => assert_eq!(
                 String::from_utf8_lossy(&answer),
                 String::from_utf8_lossy(recorded),
                 "{name}"
             ),
         }
-        if name == "kill {\"id\": 2}" && notes.starts_with("client of a live") {
-            assert_eq!(request(&peer), ("@*".to_owned(), live.to_string()));
+        if record.notes.starts_with("client of a live") {
+            // What Mongrel2 leaves out.
+            let told = request(&self.peer);
+            assert_eq!(told, ("@*".to_owned(), self.live.to_string()));
         }
-        stopped = name == "control_stop";
     }
-    assert!(server.program.alive(), "{}", server.program);
-    assert_eq!(played, 37);
+
+    /// What was recorded about a server there, as it is about this one.
+    fn here(&self, mut info: Table) -> Table {
+        let here = self.server.directory.path().to_str().unwrap();
+        info.rows[0][0] = Cell::from(i64::from(self.server.golden.address.port()));
+        for cell in &mut info.rows[0] {
+            if let Cell::Text(text) = cell {
+                *text = text.replace("/var/m2run", here);
+            }
+        }
+        info
+    }
+
+    fn check_net(&self, recorded: &Table, mut answer: Table) {
+        assert_eq!(answer.headers, recorded.headers);
+        answer.rows.sort_by_key(|row| row[0] == Cell::from(-1_i64));
+        for row in 0..2 {
+            for header in ["type", "bytes_read", "bytes_written"] {
+                let (now, then) = (number(&answer, row, header), number(recorded, row, header));
+                assert_eq!(now, then, "{header}");
+            }
+            for header in ["last_ping", "last_read", "last_write"] {
+                assert!((0..20).contains(&number(&answer, row, header)), "{header}");
+            }
+        }
+        let ids = [number(&answer, 0, "id"), number(&answer, 1, "id")];
+        assert_eq!(ids, [self.live, -1]);
+    }
+}
+
+/// All recorded tasks but the two of Mongrel2's coroutine library.
+fn without_system(recorded: &[u8]) -> Table {
+    let mut tasks = table(recorded);
+    tasks
+        .rows
+        .retain(|row| row[1] == Cell::Bool(false) && row[2] != Cell::from(""));
+    for (row, id) in tasks.rows.iter_mut().zip(1_i64..) {
+        row[0] = Cell::from(id);
+    }
+    tasks
+}
+
+/// `stop` and `terminate` end a server of their own. Mongrel2's answer to `terminate` was lost as it ended.
+fn end(record: &Record) {
+    let mut server = start();
+    let answer = server.operator.ask(&record.question);
+    if let Some(recorded) = &record.answer {
+        assert_eq!(&answer, recorded, "{}", record.name);
+    }
+    assert_eq!(word(&table(&answer), 0, "msg"), "signal sent to server");
+    assert!(server.program.ended().success(), "{}", record.name);
+}
+
+#[test]
+fn every_recorded_answer_comes_again() {
+    let mut replay = Replay::begin();
+    let mut stopped = false;
+    let records = records();
+    assert_eq!(records.len(), 37);
+    for record in &records {
+        match record.name.as_str() {
+            "stop" | "terminate" => end(record),
+            _ if stopped => {
+                assert_eq!(record.answer, None, "{}", record.name);
+                let operator = &replay.server.operator;
+                operator.send(&record.question);
+                assert_eq!(operator.heard(Duration::from_millis(300)), None);
+            }
+            _ => replay.play(record),
+        }
+        stopped |= record.name == "control_stop";
+    }
+    assert!(replay.server.program.alive(), "{}", replay.server.program);
 }
