@@ -296,3 +296,105 @@ fn numbers() -> Table {
         .collect();
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Something that has neither handlers nor connections, and does nothing it is told.
+    struct Stubborn;
+
+    impl Subject for Stubborn {
+        fn info(&self) -> Table {
+            Table::single("name", "stubborn")
+        }
+
+        fn uuid(&self) -> String {
+            "stubborn-uuid".to_owned()
+        }
+
+        fn tasks(&self) -> Vec<Task> {
+            Vec::new()
+        }
+
+        fn connections(&self) -> Vec<Connection> {
+            vec![Connection {
+                id: None,
+                fd: 7,
+                kind: 0,
+                last_ping: 1,
+                last_read: 2,
+                last_write: 3,
+                bytes_read: u64::MAX,
+                bytes_written: 5,
+            }]
+        }
+
+        fn handlers(&self) -> Option<Table> {
+            None
+        }
+
+        fn routes(&self) -> Option<Table> {
+            None
+        }
+
+        fn kill(&self, _: u32) -> bool {
+            false
+        }
+
+        fn order(&self, _: Order) -> bool {
+            false
+        }
+    }
+
+    fn answered(question: &[u8]) -> String {
+        let (answer, ends) = answer(&Stubborn, question);
+        assert_eq!(ends, Ends::Nothing);
+        String::from_utf8(answer.encode()).unwrap()
+    }
+
+    #[test]
+    fn an_order_that_is_not_taken_is_mongrel2s_error() {
+        for question in [&b"10:4:stop,0:}]"[..], b"12:6:reload,0:}]"] {
+            assert_eq!(
+                answered(question),
+                "75:4:code,13:SIGNAL_FAILED,5:error,39:raise call failed, can't signal process,}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_subject_has_not_is_no_status() {
+        for question in [
+            &b"31:6:status,18:4:what,8:handlers,}]"[..],
+            b"29:6:status,16:4:what,6:routes,}]",
+        ] {
+            assert_eq!(
+                answered(question),
+                "51:5:error,39:Expected argument what=['net'|'tasks'].,}"
+            );
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_too_large_are_the_largest() {
+        let answer = answered(b"26:6:status,13:4:what,3:net,}]");
+        assert!(
+            answer.ends_with("2:-1#1:7#1:0#1:1#1:2#1:3#19:9223372036854775807#1:5#]]}"),
+            "{answer}"
+        );
+    }
+
+    #[test]
+    fn help_shows_what_is_added_only_when_asked() {
+        let rows = |question| match answer(&Stubborn, question).0 {
+            Answer::Table(table) => table.rows.len(),
+            Answer::Error { error, .. } => panic!("{error}"),
+        };
+        assert_eq!(rows(b"10:4:help,0:}]"), MONGREL2.len());
+        assert_eq!(
+            rows(b"24:4:help,13:4:what,3:all,}]"),
+            MONGREL2.len() + OURS.len()
+        );
+    }
+}
