@@ -10,6 +10,7 @@ use tracing::{debug, warn};
 
 use super::Shard;
 use super::connection::Connection;
+use super::stream::Stream;
 use crate::metrics::Name;
 use crate::sys;
 
@@ -24,7 +25,7 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 pub(super) async fn accept(listener: TcpListener, shard: Rc<Shard>) {
     accept_until_draining(&listener, &shard).await;
     let end = tokio::time::Instant::now() + super::LAST_ACCEPT;
-    while shard.registry.len() < shard.limits.connections_max
+    while shard.registry.len() < shard.limits().connections_max
         && let Ok(Ok((stream, addr))) = tokio::time::timeout_at(end, listener.accept()).await
     {
         serve(&shard, stream, addr);
@@ -36,7 +37,7 @@ async fn accept_until_draining(listener: &TcpListener, shard: &Rc<Shard>) {
     let mut draining = std::pin::pin!(watch.draining());
     let mut complained = false;
     loop {
-        while shard.registry.len() >= shard.limits.connections_max {
+        while shard.registry.len() >= shard.limits().connections_max {
             if !complained {
                 warn!(
                     connections = shard.registry.len(),
@@ -78,7 +79,9 @@ fn serve(shard: &Rc<Shard>, stream: TcpStream, addr: SocketAddr) {
         return;
     }
     let client = shard.admit(addr);
-    shard
-        .watch
-        .track_local(Connection::new(stream, client, Rc::clone(shard)));
+    shard.watch.track_local(Connection::new(
+        Stream::Plain(stream),
+        client,
+        Rc::clone(shard),
+    ));
 }

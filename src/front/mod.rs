@@ -20,13 +20,15 @@ mod connection;
 mod dispatch;
 mod limits;
 mod listener;
+mod local;
 mod message;
 mod registry;
 mod replies;
 mod site;
+mod stream;
 mod sweep;
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -176,10 +178,10 @@ pub async fn bind(server: &Server, settings: &Settings, watch: &Watch) -> Result
         Some(AccessLog::open(&path).map_err(|source| BindError::AccessLog { path, source })?)
     };
     let shard = Rc::new(Shard {
-        limits: Limits::from(settings),
+        limits: RefCell::new(Rc::new(Limits::from(settings))),
         clock: Clock::new(),
         registry: Registry::new(getrandom::u32().map_err(BindError::Random)? & FIRST_ID_MAX),
-        site: OnceCell::new(),
+        site: RefCell::default(),
         scratch: RefCell::new(vec![0; SCRATCH_BYTES]),
         access_log,
         draining: Cell::new(false),
@@ -288,9 +290,7 @@ impl Front {
             pools.push((handler, bound.run(Rc::clone(&replies), &shard.watch)));
         }
         let site = build_site(&self.server, &pools);
-        if shard.site.set(site).is_err() {
-            unreachable!("a front is run once");
-        }
+        shard.site.replace(Rc::new(site));
         let sweeper = Rc::clone(&shard);
         shard.watch.spawn_local(sweep::run(sweeper));
         info!("listening on http://{}", self.addr);
@@ -372,10 +372,12 @@ impl Control {
 
 /// Everything that the tasks of one shard share.
 struct Shard {
-    limits: Limits,
+    /// What holds for requests that begin now; replaced when the configuration is read again.
+    limits: RefCell<Rc<Limits>>,
     clock: Clock,
     registry: Registry,
-    site: OnceCell<Site>,
+    /// What is served to requests that begin now; replaced when the configuration is read again.
+    site: RefCell<Rc<Site>>,
     /// What clients' bytes are read into; taken out while it is in use.
     scratch: RefCell<Vec<u8>>,
     access_log: Option<AccessLog>,
@@ -387,10 +389,12 @@ struct Shard {
 }
 
 impl Shard {
-    fn site(&self) -> &Site {
-        self.site
-            .get()
-            .expect("connections are accepted after the site is set")
+    fn site(&self) -> Rc<Site> {
+        Rc::clone(&self.site.borrow())
+    }
+
+    fn limits(&self) -> Rc<Limits> {
+        Rc::clone(&self.limits.borrow())
     }
 
     fn is_draining(&self) -> bool {
@@ -421,7 +425,7 @@ impl Shard {
     /// Sets an accepted socket up.
     fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        if self.limits.tcp_keepalive {
+        if self.limits().tcp_keepalive {
             crate::sys::set_keepalive(stream.as_fd())?;
         }
         Ok(())
@@ -444,7 +448,7 @@ impl Shard {
         };
         tokio::select! {
             () = gone => return,
-            () = tokio::time::sleep(self.limits.drain_timeout) => {}
+            () = tokio::time::sleep(self.limits().drain_timeout) => {}
             () = self.watch.aborted() => {}
         }
         warn!(
