@@ -9,8 +9,6 @@ pub struct Wanted {
     pub(super) relative: Vec<u8>,
     /// The path ended in a slash: a directory is meant, and its index asked for.
     pub(super) directory: bool,
-    /// Names it in the cache: as the client wrote it.
-    pub(super) key: Vec<u8>,
 }
 
 /// Reads the path of a request, as received, for a route whose prefix is `prefix`, and a directory with this index file.
@@ -27,7 +25,6 @@ pub fn wanted(path: &[u8], prefix: &[u8], index: &str) -> Option<Wanted> {
         return (*slash == b'/' && before == path).then(|| Wanted {
             relative: Vec::new(),
             directory: false,
-            key: Vec::new(),
         });
     };
     let directory = path.ends_with(b"/");
@@ -42,15 +39,9 @@ pub fn wanted(path: &[u8], prefix: &[u8], index: &str) -> Option<Wanted> {
     }
     let start = relative.iter().take_while(|&&byte| byte == b'/').count();
     relative.drain(..start);
-    let key = if directory && rest.is_empty() {
-        vec![b'/']
-    } else {
-        rest.to_vec()
-    };
     Some(Wanted {
         relative,
         directory,
-        key,
     })
 }
 
