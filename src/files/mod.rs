@@ -33,7 +33,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, error};
 
 use self::cache::{Cache, Entry, Form};
-use self::disk::{Content, Found, Hit, Search, Stamp};
+use self::disk::{Content, Found, Hit, Search};
 use self::encoding::{CODINGS, Coding};
 use self::range::Span;
 use self::reply::Piece;

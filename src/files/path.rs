@@ -29,9 +29,8 @@ pub fn wanted(path: &[u8], prefix: &[u8], index: &str) -> Option<Wanted> {
     };
     let directory = path.ends_with(b"/");
     let mut relative = decode(rest)?;
-    // What is encoded is no slash that ends the path: Mongrel2 looks before it decodes.
+    // An encoded slash does not end the path: Mongrel2 looks before it decodes.
     if directory {
-        relative.push(b'/');
         relative.extend_from_slice(index.as_bytes());
     }
     if climbs(&relative) {
