@@ -142,7 +142,8 @@ mod tests {
             known: [None; CODINGS],
             load_max: u64::MAX,
         };
-        let super::super::disk::Found::File(hit) = super::super::disk::look(&search).unwrap() else {
+        let super::super::disk::Found::File(hit) = super::super::disk::look(&search).unwrap()
+        else {
             panic!("a file");
         };
         let form = Form {

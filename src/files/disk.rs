@@ -153,7 +153,9 @@ fn attempt(search: &Search) -> io::Result<Found> {
         forms.get(coding.place()).copied().flatten()
     };
     loop {
-        let best = search.acceptable.best(|coding| has(&forms, coding).is_some());
+        let best = search
+            .acceptable
+            .best(|coding| has(&forms, coding).is_some());
         let place = places.get(best.place()).and_then(Option::as_ref);
         let opened = place
             .ok_or_else(|| io::ErrorKind::NotFound.into())

@@ -168,9 +168,8 @@ mod tests {
             (Some("deflate, compress"), &all, "identity"),
             (Some(",,;q=1,"), &all, "identity"),
         ] {
-            let best = Acceptable::parse(accept.map(str::as_bytes)).best(|coding| {
-                coding == Coding::Identity || there.contains(&coding.name())
-            });
+            let best = Acceptable::parse(accept.map(str::as_bytes))
+                .best(|coding| coding == Coding::Identity || there.contains(&coding.name()));
             assert_eq!(best.name(), expect, "{accept:?} of {there:?}");
         }
     }

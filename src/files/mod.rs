@@ -244,9 +244,7 @@ impl Files {
             Ok(found) => {
                 self.cache.borrow_mut().remove(&key);
                 return match found {
-                    Found::Directory => self
-                        .words(301, "")
-                        .with("Location", &location),
+                    Found::Directory => self.words(301, "").with("Location", &location),
                     Found::Nothing | Found::File(_) => self.not_found(),
                 };
             }
@@ -286,7 +284,9 @@ impl Files {
         let form = |coding: Coding| {
             let stamp = hit.forms.get(coding.place()).copied().flatten()?;
             let (body, settled) = if coding == hit.best && (fresh.is_some() || file.is_some()) {
-                fresh.clone().map_or((None, false), |(body, settled)| (Some(body), settled))
+                fresh
+                    .clone()
+                    .map_or((None, false), |(body, settled)| (Some(body), settled))
             } else {
                 let before = known.and_then(|entry| entry.form(coding));
                 let kept = before.filter(|form| form.settled && form.stamp == stamp);

@@ -130,12 +130,9 @@ mod tests {
     #[track_caller]
     fn check(path: &str, prefix: &str, expect: Option<(&str, bool)>) {
         let wanted = wanted(path.as_bytes(), prefix.as_bytes(), "index.html");
-        let seen = wanted.as_ref().map(|wanted| {
-            (
-                str::from_utf8(&wanted.relative).unwrap(),
-                wanted.directory,
-            )
-        });
+        let seen = wanted
+            .as_ref()
+            .map(|wanted| (str::from_utf8(&wanted.relative).unwrap(), wanted.directory));
         assert_eq!(seen, expect, "{path} below {prefix}");
     }
 

@@ -183,8 +183,21 @@ mod tests {
     #[test]
     fn what_is_malformed_is_ignored() {
         for value in [
-            "", "bytes", "bytes=", "bytes=,", "bytes=-", "bytes=a-b", "bytes=3-1", "bytes=0-3,x", "bytes=+1-2",
-            "bytes=--5", "bytes=0-3-5", "items=0-3", "bytes 0-3", "bytes=0x0-3", "bytes =0-3",
+            "",
+            "bytes",
+            "bytes=",
+            "bytes=,",
+            "bytes=-",
+            "bytes=a-b",
+            "bytes=3-1",
+            "bytes=0-3,x",
+            "bytes=+1-2",
+            "bytes=--5",
+            "bytes=0-3-5",
+            "items=0-3",
+            "bytes 0-3",
+            "bytes=0x0-3",
+            "bytes =0-3",
         ] {
             assert_eq!(ranges(value.as_bytes(), 1000), Ranges::Whole, "{value}");
         }

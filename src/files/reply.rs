@@ -144,11 +144,7 @@ fn short(lines: &mut Vec<u8>, stamp: &Stamp, coding: Coding, varies: bool, serve
 
 /// `bytes 0-3/11`.
 pub(super) fn content_range(span: Span, size: u64) -> String {
-    format!(
-        "bytes {}-{}/{size}",
-        span.start,
-        span.end.saturating_sub(1)
-    )
+    format!("bytes {}-{}/{size}", span.start, span.end.saturating_sub(1))
 }
 
 /// The body of a response with several parts (RFC 9110 14.6): its pieces and their bytes.

@@ -24,12 +24,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(
-        file: File,
-        pieces: Vec<Piece>,
-        block: usize,
-        disk: Arc<Semaphore>,
-    ) -> Self {
+    pub(super) fn new(file: File, pieces: Vec<Piece>, block: usize, disk: Arc<Semaphore>) -> Self {
         Self {
             file: Arc::new(file),
             pieces: pieces.into(),
@@ -87,7 +82,8 @@ pub(super) async fn on_disk<T: Send + 'static>(
         let _permit = permit;
         work()
     });
-    done.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    done.await
+        .unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 #[cfg(test)]

@@ -249,7 +249,11 @@ mod tests {
             ("If-Match", "W/\"5e0d5da5-b\"", PreconditionFailed),
             ("If-None-Match", "\"5e0d5da5-b\"", NotModified),
             ("If-None-Match", "W/\"5e0d5da5-b\"", NotModified),
-            ("If-None-Match", "\"a,b\" ,W/\"x\",\"5e0d5da5-b\"", NotModified),
+            (
+                "If-None-Match",
+                "\"a,b\" ,W/\"x\",\"5e0d5da5-b\"",
+                NotModified,
+            ),
             ("If-None-Match", "*", NotModified),
             ("If-None-Match", "5e0d5da5-b", NotModified),
             ("If-None-Match", "x, 5e0d5da5-b", NotModified),
@@ -263,7 +267,11 @@ mod tests {
             ("If-Modified-Since", BEFORE, Whole),
             ("If-Modified-Since", "garbage", Whole),
             ("If-Modified-Since", "Thu, 02 Jan 2036 03:04:04 GMT", Whole),
-            ("If-Modified-Since", "Thursday, 02-Jan-20 03:04:05 GMT", NotModified),
+            (
+                "If-Modified-Since",
+                "Thursday, 02-Jan-20 03:04:05 GMT",
+                NotModified,
+            ),
             ("If-Modified-Since", "Thu Jan  2 03:04:05 2020", NotModified),
             ("If-Unmodified-Since", THEN, Whole),
             ("If-Unmodified-Since", AFTER, Whole),
@@ -277,7 +285,10 @@ mod tests {
     #[test]
     fn tags_go_before_dates_and_several_lines_are_one_list() {
         let none = ("If-None-Match", "\"x\"");
-        assert_eq!(decide(&[none, ("If-Modified-Since", THEN)]), Decision::Whole);
+        assert_eq!(
+            decide(&[none, ("If-Modified-Since", THEN)]),
+            Decision::Whole
+        );
         let all = ("if-match", "\"5e0d5da5-b\"");
         assert_eq!(
             decide(&[all, ("If-Unmodified-Since", BEFORE)]),
@@ -320,7 +331,10 @@ mod tests {
             decide(&[("Range", "bytes=11-"), ("If-Range", "\"x\"")]),
             Decision::Whole
         );
-        assert_eq!(decide(&[range, ("If-None-Match", "*")]), Decision::NotModified);
+        assert_eq!(
+            decide(&[range, ("If-None-Match", "*")]),
+            Decision::NotModified
+        );
         assert_eq!(decide(&[range, range]), Decision::Whole);
     }
 

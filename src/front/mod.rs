@@ -196,7 +196,11 @@ pub async fn bind(plan: Plan, watch: &Watch) -> Result<Front, BindError> {
         site: RefCell::default(),
         scratch: RefCell::new(vec![0; SCRATCH_BYTES]),
         access_log: RefCell::new(open_access_log(server, settings)?),
-        files: Rc::new(Files::new(SERVER, settings.dir_cache_bytes, settings.dir_send_buffer)),
+        files: Rc::new(Files::new(
+            SERVER,
+            settings.dir_cache_bytes,
+            settings.dir_send_buffer,
+        )),
         draining: Cell::new(false),
         closes_idle: Cell::new(false),
         plan: RefCell::new(plan),
@@ -362,7 +366,9 @@ fn build_site(plan: &Plan, pools: &[(Arc<Handler>, Rc<Pool>)], files: &Files) ->
                 }))
             }),
         Target::Dir(dir) => {
-            let known = directories.iter().find(|(known, _)| Arc::ptr_eq(known, dir));
+            let known = directories
+                .iter()
+                .find(|(known, _)| Arc::ptr_eq(known, dir));
             let directory = known.map_or_else(
                 || dir::directory(files, &server.chroot, dir, &types),
                 |(_, directory)| Rc::clone(directory),
@@ -380,11 +386,20 @@ fn build_site(plan: &Plan, pools: &[(Arc<Handler>, Rc<Pool>)], files: &Files) ->
             for route in &host.routes {
                 let target = target(&route.target);
                 if matches!(target, site::Target::Unserved) {
-                    warn!("route {} of host {}: proxies are not served yet: answered 501", route.path, host.name);
+                    warn!(
+                        "route {} of host {}: proxies are not served yet: answered 501",
+                        route.path, host.name
+                    );
                 }
                 routes.insert(&route.path, target);
             }
-            (host.matching.clone(), site::Host { name: Rc::from(host.name.as_str()), routes })
+            (
+                host.matching.clone(),
+                site::Host {
+                    name: Rc::from(host.name.as_str()),
+                    routes,
+                },
+            )
         })
         .collect();
     Site::new(hosts, server.default_host)
