@@ -186,7 +186,7 @@ impl Files {
         let known = self.cache.borrow_mut().get(&key);
         let reply = known
             .filter(|entry| entry.checked.elapsed() < directory.ttl)
-            .and_then(|entry| self.from_memory(&entry, &wish));
+            .and_then(|entry| self.known_reply(&entry, &wish));
         let outcome = match reply {
             Some(reply) => Outcome::Ready(reply),
             None => match path::wanted(place.path, place.prefix, &directory.index) {
@@ -310,7 +310,7 @@ impl Files {
     }
 
     /// What is known suffices, or it does not.
-    fn from_memory(&self, entry: &Entry, wish: &Wish<'_>) -> Option<Reply> {
+    fn known_reply(&self, entry: &Entry, wish: &Wish<'_>) -> Option<Reply> {
         let best = wish
             .acceptable()
             .best(|coding| entry.form(coding).is_some());
@@ -364,7 +364,7 @@ impl Files {
                 reply::put(&mut lines, "Content-Type", entry.content_type.as_bytes());
                 let range = reply::content_range(*part, size);
                 reply::put(&mut lines, "Content-Range", range.as_bytes());
-                (206, vec![Piece::File(*part)], part.len())
+                (206, vec![Piece::File(*part)], part.length())
             }
             parts => {
                 let boundary = self.boundary();

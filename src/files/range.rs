@@ -17,7 +17,7 @@ pub struct Span {
 
 impl Span {
     /// Number of bytes.
-    pub fn len(self) -> u64 {
+    pub fn length(self) -> u64 {
         self.end.saturating_sub(self.start)
     }
 }
@@ -57,8 +57,8 @@ pub fn ranges(value: &[u8], size: u64) -> Ranges {
             return Ranges::Whole;
         }
         match span(element, size) {
-            Some(Some(span)) => spans.push(span),
-            Some(None) => {}
+            Some(span) if span.start < span.end => spans.push(span),
+            Some(_) => {}
             None => return Ranges::Whole,
         }
     }
@@ -70,7 +70,7 @@ pub fn ranges(value: &[u8], size: u64) -> Ranges {
     }
     let total = spans
         .iter()
-        .fold(0_u64, |sum, span| sum.saturating_add(span.len()));
+        .fold(0_u64, |sum, span| sum.saturating_add(span.length()));
     if total > size {
         return Ranges::Whole;
     }
@@ -85,8 +85,8 @@ fn byte_set(value: &[u8]) -> Option<&[u8]> {
     set.strip_prefix(b"=")
 }
 
-/// One range: `None` when it is malformed, `Some(None)` when it lies outside the file.
-fn span(text: &[u8], size: u64) -> Option<Option<Span>> {
+/// One range, empty when it lies outside the file; `None` when it is malformed.
+fn span(text: &[u8], size: u64) -> Option<Span> {
     let dash = text.iter().position(|&byte| byte == b'-')?;
     let (first, last) = (text.get(..dash)?, text.get(dash.checked_add(1)?..)?);
     let span = match (first, last) {
@@ -112,7 +112,7 @@ fn span(text: &[u8], size: u64) -> Option<Option<Span>> {
             }
         }
     };
-    Some((span.start < span.end).then_some(span))
+    Some(span)
 }
 
 /// Digits only; what is larger than any file is the largest number.

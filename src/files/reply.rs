@@ -159,7 +159,7 @@ pub(super) fn multipart(
     let mut add = |piece: Piece| {
         let bytes = match &piece {
             Piece::Text(text) => text.len() as u64,
-            Piece::File(span) => span.len(),
+            Piece::File(span) => span.length(),
         };
         length = length.saturating_add(bytes);
         pieces.push(piece);

@@ -48,7 +48,7 @@ impl Reader {
             Some(Piece::Text(text)) => return Ok(Some(text)),
             Some(Piece::File(span)) => span,
         };
-        let wanted = usize::try_from(span.len()).map_or(self.block, |len| len.min(self.block));
+        let wanted = usize::try_from(span.length()).map_or(self.block, |len| len.min(self.block));
         let next = span.start.saturating_add(wanted as u64);
         if next < span.end {
             self.pieces.push_front(Piece::File(Span {

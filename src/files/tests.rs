@@ -116,6 +116,12 @@ impl Seen {
     }
 }
 
+/// Numbers of so many digits, one behind the other.
+fn numbers(count: usize, digits: usize) -> String {
+    let numbers: Vec<String> = (0..count).map(|n| format!("{n:0digits$}")).collect();
+    numbers.concat()
+}
+
 const LONG: Duration = Duration::from_secs(1000);
 
 #[tokio::test]
@@ -173,7 +179,7 @@ async fn what_is_in_memory_is_trusted_for_its_time_and_no_longer() {
 #[tokio::test]
 async fn large_files_are_read_as_they_are_sent() {
     let site = Site::new(CACHE, LONG);
-    let text: String = (0..40_000).map(|n| format!("{n:05}")).collect();
+    let text: String = numbers(40_000, 5);
     site.write("large", text.as_bytes(), 1000);
     for _ in 0..2 {
         assert!(!site.is_ready("/f/large", &[]));
@@ -200,7 +206,7 @@ async fn large_files_are_read_as_they_are_sent() {
 async fn several_ranges_are_parts_with_heads_of_their_own() {
     for (cache, name) in [(CACHE, "memory"), (0, "disk")] {
         let site = Site::new(cache, LONG);
-        let text: String = (0..1000).map(|n| format!("{n:03}")).collect();
+        let text: String = numbers(1000, 3);
         site.write("a.html", text.as_bytes(), 1000);
         for _ in 0..2 {
             let seen = site

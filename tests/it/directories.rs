@@ -411,11 +411,7 @@ fn curl_resumes_asks_for_ranges_and_for_what_is_newer() {
     assert!(curl(&["-s", "-C", "-", "-o", name, &url]).status.success());
     assert!(fs::read(&file).expect("a file") == large, "resumed");
     // It is whole: 416 says so, and curl is content.
-    assert!(
-        curl(&["-s", "-C", "-", "-o", name, &url])
-            .status
-            .success()
-    );
+    assert!(curl(&["-s", "-C", "-", "-o", name, &url]).status.success());
     assert!(fs::read(&file).expect("a file") == large);
 
     let part = curl(&["-s", "-r", "16-31", &url]);
