@@ -205,6 +205,7 @@ pub async fn bind(plan: Plan, watch: &Watch) -> Result<Front, BindError> {
         closes_idle: Cell::new(false),
         plan: RefCell::new(plan),
         pools: RefCell::default(),
+        retiring: RefCell::default(),
         accepting: RefCell::default(),
         watch: watch.clone(),
     });
@@ -340,7 +341,8 @@ impl Front {
         }
         shard.drain().await;
         // Closing writes what is queued first: the last notices.
-        for (_, pool) in &*shard.pools.borrow() {
+        let retiring = shard.retiring.take();
+        for (_, pool) in shard.pools.borrow().iter().chain(&retiring) {
             pool.close();
         }
         if let Some(log) = shard.access_log.take() {
@@ -425,6 +427,8 @@ struct Shard {
     /// What is served now, and the sockets of its handlers.
     plan: RefCell<Plan>,
     pools: RefCell<Vec<(Arc<Handler>, Rc<Pool>)>>,
+    /// Handlers that no route leads to any more, with something still open.
+    retiring: RefCell<Vec<(Arc<Handler>, Rc<Pool>)>>,
     accepting: RefCell<Option<Accepting>>,
     watch: Watch,
 }
@@ -432,7 +436,6 @@ struct Shard {
 /// The task that accepts, and how it is told that another has taken its place.
 struct Accepting {
     task: tokio::task::JoinHandle<Option<()>>,
-    addr: SocketAddr,
     superseded: CancellationToken,
 }
 
@@ -490,11 +493,7 @@ impl Shard {
             superseded.clone(),
             Rc::clone(self),
         ));
-        let before = self.accepting.replace(Some(Accepting {
-            task,
-            addr,
-            superseded,
-        }));
+        let before = self.accepting.replace(Some(Accepting { task, superseded }));
         if let Some(before) = before {
             before.superseded.cancel();
         }
