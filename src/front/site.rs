@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use crate::config::{self, Retry};
+use crate::files::Directory;
 use crate::pool::{self, Pool};
 use crate::routing::{HostTable, RouteTable};
 use crate::wire::Protocol;
@@ -65,7 +66,9 @@ pub(super) enum Target {
     Handler(Rc<Handler>),
     /// A handler whose sockets clash with another's: answered 404, as Mongrel2 does.
     Dead,
-    /// A directory or proxy, which this build does not serve.
+    /// A directory of files.
+    Dir(Rc<Directory>),
+    /// A proxy, which this build does not serve.
     Unserved,
 }
 

@@ -14,6 +14,7 @@ mod config_commands;
 mod control;
 mod delivery;
 mod demo;
+mod directories;
 mod exchanges;
 mod floor_plan;
 mod handler_library;
