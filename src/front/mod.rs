@@ -59,6 +59,7 @@ use clock::Clock;
 pub use handle::{Connection, Handle, Handlers, Peer, Route, State};
 use limits::Limits;
 use registry::Registry;
+pub use reload::{ReloadError, Reloaded};
 use site::Site;
 
 /// What stands in the `Server` header of the front's own answers.
