@@ -223,6 +223,7 @@ async fn bind_handler(
         waiting_max: handler.queue.unwrap_or(settings.handler_queue),
         waiting_bytes_max: settings.handler_queue_bytes,
         wait_max: settings.handler_wait,
+        raw_payload: handler.raw_payload,
     };
     pool::bind(&send, &recv, pool, &server::Options::default()).await
 }

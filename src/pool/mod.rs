@@ -12,6 +12,7 @@
 //! What it does not do: read replies (they go to [`Replies`] as they came), know connections or HTTP. Everything is
 //! on one shard: `Rc` and `RefCell`, no lock, no channel, and no task woken for a message.
 
+mod attached;
 mod requests;
 mod sides;
 mod workers;
@@ -28,14 +29,18 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::bus::server::{self, BindError, Bound, Head, Kind, Listening, Outgoing, Peer, PeerId};
+use crate::bus::server::{
+    self, BindError, Bound, Head, Kind, Listening, Outgoing, Peer, PeerId, Unsent,
+};
 use crate::drain::Watch;
 use crate::endpoint::Endpoint;
 use crate::metrics::Name;
 use crate::wire::request::{self, Notice};
 use crate::wire::{ConnId, Protocol};
 
-use requests::{End, NO_TAG, NOTICE_TAG, Open, Phase, State, tag, tagged_notice};
+use attached::Held;
+pub use attached::{Attachment, Sent, Speaker};
+use requests::{End, NO_TAG, NOTICE_TAG, Open, Phase, State, is_request, tag};
 use sides::{PushSide, SubSide};
 use workers::Workers;
 
@@ -71,6 +76,8 @@ pub struct Settings {
     pub waiting_bytes_max: usize,
     /// Longest time that a request waits for a peer.
     pub wait_max: Duration,
+    /// Replies reach message sockets as they are, not in base64. Who reads replies looks at it.
+    pub raw_payload: bool,
 }
 
 /// Why a request will not be answered by a handler.
@@ -215,6 +222,8 @@ impl Pool {
                 waiting: 0,
                 waiting_bytes: 0,
                 serial: 0,
+                attached: Slab::new(),
+                held: Held::default(),
             }),
             settings,
             replies,
@@ -369,7 +378,10 @@ impl Pool {
     }
 
     /// Hands over what waits, for as long as somebody can take it.
-    fn pull(&self, state: &mut State) {
+    fn pull(self: &Rc<Self>, state: &mut State) {
+        if state.holds() {
+            self.pass_held(state);
+        }
         while state.waiting > 0
             && let Some(worker) = state.workers.pick()
         {
@@ -381,17 +393,20 @@ impl Pool {
     }
 
     /// Lets time settle what is unsettled; says whether anything is left to settle.
-    fn housekeeping(&self) -> bool {
+    fn housekeeping(self: &Rc<Self>) -> bool {
         let now = Instant::now();
         let state = &mut *self.state.borrow_mut();
-        for (peer, tags) in state.workers.settle(now).into_iter().rev() {
-            let notices: Vec<ConnId> = tags.iter().copied().filter_map(tagged_notice).collect();
-            for tag in tags.into_iter().rev() {
-                state.take_back(tag);
+        for (peer, unsent) in state.workers.settle(now).into_iter().rev() {
+            let (requests, others): (Vec<_>, Vec<_>) = unsent
+                .into_iter()
+                .partition(|unsent| is_request(unsent.tag));
+            for request in requests.into_iter().rev() {
+                state.take_back(request.tag);
             }
-            // These are for nobody else: they wait until it reads again.
-            for id in notices {
-                self.send_notice(Some(Rc::clone(&peer)), id, Notice::Disconnect);
+            // Notices and messages are for nobody else: they wait until it reads again.
+            for Unsent { tag, message } in others {
+                // It had room for them before, and is told to be lost if it is gone meanwhile.
+                let _queued = peer.send(message, tag);
             }
         }
         self.pull(state);
@@ -400,7 +415,7 @@ impl Pool {
     }
 
     /// Ends what a dead worker had: handed on where that is safe, failed otherwise.
-    fn give_up(&self, state: &mut State, worker: workers::Id) {
+    fn give_up(self: &Rc<Self>, state: &mut State, worker: workers::Id) {
         let latest = state.serial;
         let mut places: Vec<(u32, usize)> = state
             .open
@@ -432,13 +447,14 @@ impl Pool {
                 open.caller.failed(Failure::HandlerLost);
             }
         }
+        state.detach_all(worker);
         state.workers.forget(worker);
         self.pull(state);
         self.unsettled.notify_one();
     }
 
     /// The ticket of this request was dropped.
-    fn release(&self, place: usize, serial: u32) {
+    fn release(self: &Rc<Self>, place: usize, serial: u32) {
         let state = &mut *self.state.borrow_mut();
         if state
             .open

@@ -103,6 +103,7 @@ fn pool(slots: Option<u32>) -> Rc<Pool> {
         waiting_max: 8,
         waiting_bytes_max: 64,
         wait_max: Duration::from_secs(30),
+        raw_payload: false,
     };
     Pool::new(settings, Rc::new(Deaf))
 }
