@@ -22,11 +22,13 @@ mod limits;
 mod listener;
 mod local;
 mod message;
+mod message_socket;
 mod registry;
 mod replies;
 mod site;
 mod stream;
 mod sweep;
+mod upgrade;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
