@@ -51,3 +51,8 @@ pub mod launcher;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So is the one in the document about handlers.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/HANDLERS.md")]
+struct Handlers;

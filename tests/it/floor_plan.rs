@@ -54,7 +54,15 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     (
         "handler",
-        &["wire", "bus", "drain", "tnetstring", "endpoint", "metrics"],
+        &[
+            "wire",
+            "websocket",
+            "bus",
+            "drain",
+            "tnetstring",
+            "endpoint",
+            "metrics",
+        ],
     ),
     (
         "launcher",
