@@ -288,6 +288,12 @@ impl State {
         self.held.live > 0
     }
 
+    /// Entries of the list, stale ones too. For tests.
+    #[cfg(test)]
+    pub(super) fn held_entries(&self) -> usize {
+        self.held.list.len()
+    }
+
     /// Messages of attachments that their peer never got wholly wait to go out again, before what is held already.
     pub(super) fn take_back_messages(&mut self, unsent: &[Unsent]) {
         for Unsent { tag, message } in unsent.iter().rev() {

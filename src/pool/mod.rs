@@ -378,10 +378,7 @@ impl Pool {
     }
 
     /// Hands over what waits, for as long as somebody can take it.
-    fn pull(self: &Rc<Self>, state: &mut State) {
-        if state.holds() {
-            self.pass_held(state);
-        }
+    fn pull(&self, state: &mut State) {
         while state.waiting > 0
             && let Some(worker) = state.workers.pick()
         {
@@ -390,6 +387,14 @@ impl Pool {
                 None => state.workers.end(worker),
             }
         }
+    }
+
+    /// Somebody may take more than before: messages that are held go out, then requests that wait.
+    fn resume(self: &Rc<Self>, state: &mut State) {
+        if state.holds() {
+            self.pass_held(state);
+        }
+        self.pull(state);
     }
 
     /// Lets time settle what is unsettled; says whether anything is left to settle.
@@ -409,7 +414,7 @@ impl Pool {
                 let _queued = peer.send(message, tag);
             }
         }
-        self.pull(state);
+        self.resume(state);
         state.expire(now, self.settings.wait_max);
         state.waiting > 0 || state.workers.is_unsettled()
     }
@@ -449,12 +454,12 @@ impl Pool {
         }
         state.detach_all(worker);
         state.workers.forget(worker);
-        self.pull(state);
+        self.resume(state);
         self.unsettled.notify_one();
     }
 
     /// The ticket of this request was dropped.
-    fn release(self: &Rc<Self>, place: usize, serial: u32) {
+    fn release(&self, place: usize, serial: u32) {
         let state = &mut *self.state.borrow_mut();
         if state
             .open

@@ -17,7 +17,7 @@ impl Sink for PushSide {
         Name::HandlersJoined.increment();
         let state = &mut *self.0.state.borrow_mut();
         state.workers.join(peer, Instant::now());
-        self.0.pull(state);
+        self.0.resume(state);
         self.0.unsettled.notify_one();
     }
 
@@ -37,7 +37,7 @@ impl Sink for PushSide {
     fn writable(&self, peer: &Rc<Peer>) {
         let state = &mut *self.0.state.borrow_mut();
         state.workers.drained(peer.id());
-        self.0.pull(state);
+        self.0.resume(state);
     }
 
     fn lost(&self, peer: &Rc<Peer>, unsent: Vec<Unsent>) {
@@ -50,7 +50,7 @@ impl Sink for PushSide {
         if let Some(dead) = state.workers.leave(peer.id(), Instant::now()) {
             self.0.give_up(state, dead);
         }
-        self.0.pull(state);
+        self.0.resume(state);
         self.0.unsettled.notify_one();
     }
 }
@@ -66,7 +66,7 @@ impl Sink for SubSide {
     fn subscribed(&self, peer: &Rc<Peer>) {
         let state = &mut *self.0.state.borrow_mut();
         state.workers.voice_subscribed(peer.id());
-        self.0.pull(state);
+        self.0.resume(state);
     }
 
     fn message(&self, peer: &Rc<Peer>, message: Message) {

@@ -40,6 +40,10 @@ impl Connection {
         while let Some(rest) = data.get(used..).filter(|rest| !rest.is_empty()) {
             match &mut self.state {
                 State::Head if self.client.hold.get() != Hold::Free => break,
+                State::Head | State::WebSocket(_) if self.messages_left == 0 => {
+                    self.fresh = true;
+                    break;
+                }
                 State::Head if message_socket::begins(rest) => match self.message(rest) {
                     Some(len) => used += len,
                     None => break,

@@ -66,6 +66,7 @@ impl Connection {
     }
 
     fn send_message(&mut self, pool: &Rc<Pool>, message: Bytes) {
+        self.messages_left = self.messages_left.saturating_sub(1);
         let attachment = &mut self.messages.get_or_insert_default().attachment;
         if attachment
             .as_ref()

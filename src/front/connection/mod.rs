@@ -40,6 +40,10 @@ use crate::pool::{Failure, Pool, Ticket};
 /// Turns of the loop before other tasks get theirs.
 const TURNS_MAX: usize = 32;
 
+/// Messages of a connection that are given to handlers in one go: then the tasks of the handlers' sockets get their turn, so
+/// that a client which sends many small ones does not fill a queue that would be empty a moment later.
+const MESSAGES_PER_TURN: u16 = 128;
+
 /// The status in the access log of a request whose client left before a response began: nginx's number for it.
 const CLIENT_GONE: u16 = 499;
 
@@ -62,6 +66,8 @@ pub(super) struct Connection {
     state: State,
     /// Flow control: bytes of a payload that is being written, told to its handler when the socket has taken them.
     credits: usize,
+    /// Messages that may still be given to handlers in this turn.
+    messages_left: u16,
     /// What belongs to message sockets, once there was a message.
     messages: Option<Box<messages::Messages>>,
 }
@@ -121,11 +127,13 @@ impl Connection {
             output: VecDeque::new(),
             state: State::Head,
             credits: 0,
+            messages_left: 0,
             messages: None,
         }
     }
 
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Gone> {
+        self.messages_left = MESSAGES_PER_TURN;
         for _ in 0..TURNS_MAX {
             if self.obey().is_err() {
                 return Poll::Ready(Gone);
@@ -136,6 +144,9 @@ impl Connection {
             }
             if more && self.output.is_empty() {
                 continue;
+            }
+            if self.messages_left == 0 {
+                break;
             }
             if self.fresh && !self.is_behind() && !self.waits() {
                 self.use_input();

@@ -190,6 +190,7 @@ impl Connection {
         match websocket.decoder.decode(data) {
             Ok(decoded) => {
                 if let Some(frame) = decoded.frame {
+                    self.messages_left = self.messages_left.saturating_sub(1);
                     self.websocket_frame(frame);
                 }
                 Some(decoded.consumed)
