@@ -44,6 +44,7 @@ names! {
     RepliesMalformed "replies_malformed" "Messages from handlers that could not be decoded.",
     RepliesUnknownId "replies_unknown_id" "Targets of replies that are no connection (any more).",
     ReplyBytesDropped "reply_bytes_dropped" "Bytes that handlers wrote behind the end of their response, not sent to the client.",
+    UploadsNotStored "uploads_not_stored" "Request bodies that could not be stored in a file.",
     SlowClients "slow_clients" "Clients dropped because their mailbox was full.",
     NoticesDropped "notices_dropped" "Notices that no handler was there to take.",
     HandlersJoined "handlers_joined" "Handler sockets that completed their handshake.",

@@ -42,6 +42,13 @@ pub(super) enum Mail {
         /// The reply socket that asks for it.
         voice: PeerId,
     },
+    /// A file for the client.
+    File {
+        /// As the handler named it.
+        name: Bytes,
+        /// The reply socket that asked for it.
+        voice: PeerId,
+    },
     /// No handler will answer the open request.
     Failed(Failure),
 }
@@ -85,6 +92,8 @@ pub(super) struct Client {
     pub(super) response_began: Cell<u64>,
     /// The handler last used, which is told when the connection ends.
     last_handler: RefCell<Option<(Rc<Pool>, Option<PeerId>)>>,
+    /// Streamed upload: so many more bytes of the body the handler takes.
+    pub(super) upload_credits: Cell<i64>,
     /// What the ping and rate limits look at.
     pub(super) activity: Cell<Activity>,
 }
@@ -142,6 +151,7 @@ impl Client {
             streaming: Cell::new(false),
             response_began: Cell::new(NEVER),
             last_handler: RefCell::new(None),
+            upload_credits: Cell::new(0),
             activity: Cell::new(activity),
         })
     }
@@ -188,6 +198,23 @@ impl Client {
             bytes.clone()
         };
         mailbox.push(Mail::Payload { bytes, voice });
+        self.wake();
+    }
+
+    /// Puts the wish for a file into the mailbox, among the payloads.
+    pub(super) fn send_file(&self, name: Bytes, voice: PeerId) {
+        if self.mailbox.borrow().rest.len() >= self.shard.limits().mailbox_mails {
+            Name::SlowClients.increment();
+            self.cut(Cut::Slow);
+            return;
+        }
+        self.tell(Mail::File { name, voice });
+    }
+
+    /// Streamed upload: the handler takes so many bytes more.
+    pub(super) fn grant(&self, credits: i64) {
+        self.upload_credits
+            .set(self.upload_credits.get().saturating_add(credits));
         self.wake();
     }
 
@@ -343,6 +370,7 @@ impl pool::Caller for Client {
     }
 
     fn retire_id(&self) {
+        self.upload_credits.set(0);
         self.drop_id();
     }
 
@@ -352,5 +380,9 @@ impl pool::Caller for Client {
 
     fn failed(&self, why: Failure) {
         self.tell(Mail::Failed(why));
+    }
+
+    fn resumed(&self) {
+        self.wake();
     }
 }

@@ -12,6 +12,7 @@ use super::client::{Client, DOWNLOAD_CREDITS_TEXT};
 use super::local;
 use super::message::{self, Context};
 use super::site::{Handler, Target};
+use super::upload::{self, Plan, Way, file};
 use crate::http1::{Asked, BodyFraming, Expect, Head, Version};
 use crate::pool::Retry;
 use crate::wire::request::Field;
@@ -31,6 +32,8 @@ pub(super) struct Accepted {
     pub(super) version: Version,
     pub(super) keep_alive: bool,
     pub(super) line: Option<Line>,
+    /// The body is an upload: the message announces it.
+    pub(super) upload: Option<Plan>,
 }
 
 impl Accepted {
@@ -96,9 +99,12 @@ fn refuse(shard: &Shard, head: &Head<'_, '_, Field<'_>>) -> Option<Trouble> {
     if head.expect == Expect::Other {
         return Some(Trouble::Expectation);
     }
+    let limits = shard.limits();
     match head.framing {
-        BodyFraming::Length(length) if length > shard.limits().content_length as u64 => {
-            Some(Trouble::TooLarge)
+        BodyFraming::Length(length) if length > limits.content_length as u64 => {
+            let allowed = limits.upload_bytes == 0 || length <= limits.upload_bytes;
+            let taken = allowed && upload::way(&limits, head.framing).is_some();
+            (!taken).then_some(Trouble::TooLarge)
         }
         _ => None,
     }
@@ -112,31 +118,71 @@ fn accept(
     handler: &Rc<Handler>,
     line: Option<Line>,
 ) -> Dispatched {
+    let limits = shard.limits();
+    let way = upload::way(&limits, head.framing);
+    let name = match way {
+        Some(Way::Store) => match file::name(limits.upload_store.as_deref().unwrap_or_default()) {
+            Ok(name) => name,
+            Err(error) => {
+                tracing::error!("get a random number for the name of an upload: {error}");
+                return Dispatched::Refused {
+                    trouble: Trouble::NotStored,
+                    head_request: head.head_request,
+                    line,
+                };
+            }
+        },
+        Some(Way::Stream) | None => String::new(),
+    };
+    let keys = [
+        ("x-mongrel2-upload-start", name.as_bytes()),
+        ("x-mongrel2-upload-done", name.as_bytes()),
+    ];
     let context = Context {
         protocol: handler.protocol,
         pattern,
         remote: client.addr.ip(),
-        keep_forwarded_for: shard.limits().keep_forwarded_for,
-        credits: (shard.limits().flow_control && !client.has_handler())
-            .then_some(DOWNLOAD_CREDITS_TEXT),
-        names_max: shard.limits().header_names_max,
-        values_max: shard.limits().header_values_max,
+        keep_forwarded_for: limits.keep_forwarded_for,
+        credits: (limits.flow_control && !client.has_handler()).then_some(DOWNLOAD_CREDITS_TEXT),
+        extra: match way {
+            Some(Way::Store) => &keys[..1],
+            Some(Way::Stream) => &[("UPLOAD_STREAM", b"0")],
+            None => &[],
+        },
+        names_max: limits.header_names_max,
+        values_max: limits.header_values_max,
     };
     let body = match head.framing {
-        BodyFraming::Length(length) => usize::try_from(length).unwrap_or(0) + 16,
-        BodyFraming::None | BodyFraming::Chunked => 16,
+        BodyFraming::Length(length) if way.is_none() => usize::try_from(length).unwrap_or(0) + 16,
+        _ => 16,
     };
-    let message = if head.fields.iter().any(is_reserved) {
-        let fields: Vec<Field<'_>> = head
-            .fields
-            .iter()
-            .filter(|field| !is_reserved(field))
-            .copied()
-            .collect();
-        message::encode(head, &fields, &context, body)
+    let kept: Vec<Field<'_>>;
+    let fields = if head.fields.iter().any(is_reserved) {
+        let fields = head.fields.iter().filter(|field| !is_reserved(field));
+        kept = fields.copied().collect();
+        &kept[..]
     } else {
-        message::encode(head, head.fields, &context, body)
+        head.fields
     };
+    let mut message = message::encode(head, fields, &context, body);
+    let upload = way.map(|way| match way {
+        Way::Stream => Plan::Stream {
+            path: head.target.path.into(),
+        },
+        Way::Store => {
+            upload::stream::end_with_body(&mut message, b"");
+            let context = Context {
+                extra: &keys,
+                ..context
+            };
+            let mut done = message::encode(head, fields, &context, body);
+            upload::stream::end_with_body(&mut done, b"");
+            Plan::Store {
+                name: name.clone(),
+                done,
+            }
+        }
+    });
     let accepted = Accepted {
         handler: Rc::clone(handler),
         message,
@@ -150,6 +196,7 @@ fn accept(
         version: head.version,
         keep_alive: head.keep_alive,
         line,
+        upload,
     };
     let wants_continue = head.expect == Expect::Continue && head.version == Version::Http11;
     Dispatched::Accepted {

@@ -24,9 +24,11 @@ mod local;
 mod message;
 mod registry;
 mod replies;
+mod sendfile;
 mod site;
 mod stream;
 mod sweep;
+mod upload;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -186,6 +188,7 @@ pub async fn bind(server: &Server, settings: &Settings, watch: &Watch) -> Result
         access_log,
         draining: Cell::new(false),
         closes_idle: Cell::new(false),
+        chroot: server.chroot.clone(),
         watch: watch.clone(),
     });
     Ok(Front {
@@ -385,6 +388,8 @@ struct Shard {
     draining: Cell<bool>,
     /// Connections without an open request end.
     closes_idle: Cell<bool>,
+    /// Stands before the paths of uploads and of files to send.
+    chroot: String,
     watch: Watch,
 }
 

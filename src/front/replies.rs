@@ -13,6 +13,7 @@ use super::client::{Cut, Mail};
 use crate::bus::server::PeerId;
 use crate::metrics::Name;
 use crate::pool::{Pool, Replies};
+use crate::tnetstring::Value;
 use crate::wire::reply::{self, Extended, Reply};
 use crate::wire::request::Notice;
 
@@ -70,9 +71,22 @@ impl Shard {
             match &extended {
                 Some(Ok(Extended::Ctl { cancel: true, .. })) => client.cut(Cut::ByHandler),
                 Some(Ok(Extended::Ctl {
-                    keep_alive: true, ..
-                })) => client.note_ping(),
-                Some(Ok(Extended::Ctl { .. }) | Err(_)) | None => {}
+                    keep_alive,
+                    credits,
+                    ..
+                })) => {
+                    if *keep_alive {
+                        client.note_ping();
+                    }
+                    if let Some(credits) = credits {
+                        client.grant(*credits);
+                    }
+                }
+                Some(Err(_)) | None => {}
+                Some(Ok(Extended::Other {
+                    key: b"sendfile",
+                    value: Value::Bytes(name),
+                })) => client.send_file(Bytes::copy_from_slice(name), from),
                 Some(Ok(Extended::Other { key, .. })) => {
                     warn!(key = %String::from_utf8_lossy(key), %id, "extended reply that nobody here serves: connection dropped");
                     client.cut(Cut::Misdirected);

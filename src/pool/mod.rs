@@ -12,6 +12,7 @@
 //! What it does not do: read replies (they go to [`Replies`] as they came), know connections or HTTP. Everything is
 //! on one shard: `Rc` and `RefCell`, no lock, no channel, and no task woken for a message.
 
+mod follow;
 mod requests;
 mod sides;
 mod workers;
@@ -35,6 +36,7 @@ use crate::metrics::Name;
 use crate::wire::request::{self, Notice};
 use crate::wire::{ConnId, Protocol};
 
+pub use follow::Room;
 use requests::{End, NO_TAG, NOTICE_TAG, Open, Phase, State, tag, tagged_notice};
 use sides::{PushSide, SubSide};
 use workers::Workers;
@@ -109,6 +111,9 @@ pub trait Caller {
 
     /// No handler will answer.
     fn failed(&self, why: Failure);
+
+    /// There may be room again for further messages of the request.
+    fn resumed(&self) {}
 }
 
 /// Who reads the replies.
@@ -215,6 +220,7 @@ impl Pool {
                 waiting: 0,
                 waiting_bytes: 0,
                 serial: 0,
+                follow_ups: 0,
             }),
             settings,
             replies,
@@ -253,6 +259,7 @@ impl Pool {
             retry,
             attempts: 0,
             started: false,
+            follow: None,
             caller,
         };
         if state.waiting == 0
@@ -360,6 +367,7 @@ impl Pool {
         {
             open.phase = Phase::Handed { worker };
             open.attempts += 1;
+            self.follow(state, place);
         } else {
             state.workers.end(worker);
             state.workers.hold_back(worker);
@@ -394,9 +402,10 @@ impl Pool {
                 self.send_notice(Some(Rc::clone(&peer)), id, Notice::Disconnect);
             }
         }
+        self.resume(state);
         self.pull(state);
         state.expire(now, self.settings.wait_max);
-        state.waiting > 0 || state.workers.is_unsettled()
+        state.waiting > 0 || state.workers.is_unsettled() || state.has_follow_ups()
     }
 
     /// Ends what a dead worker had: handed on where that is safe, failed otherwise.
@@ -421,9 +430,7 @@ impl Pool {
                 continue;
             };
             open.caller.retire_id();
-            // A handler may answer and end at once; two answers to one request must never meet on a connection.
-            let untouched = !open.started && !open.caller.has_mail();
-            if open.retry == Retry::Safe && untouched && open.attempts < ATTEMPTS_MAX {
+            if open.may_be_handed_on() {
                 Name::RequestsHandedOn.increment();
                 state.enqueue(place, End::Front);
             } else {
@@ -448,6 +455,7 @@ impl Pool {
             return;
         }
         let open = state.open.remove(place);
+        state.follow_ups -= usize::from(open.follow.is_some());
         match open.phase {
             Phase::Waiting { .. } => state.unwait(open.message.len()),
             Phase::Handed { worker } => state.workers.end(worker),

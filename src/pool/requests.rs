@@ -10,6 +10,7 @@ use bytes::Bytes;
 use slab::Slab;
 use tokio::time::Instant;
 
+use super::follow::Follow;
 use super::workers::{self, Workers};
 use super::{Caller, Failure, Retry};
 use crate::metrics::Name;
@@ -27,6 +28,8 @@ pub(super) struct State {
     pub(super) waiting_bytes: usize,
     /// Tells requests apart that use the same place in `open` one after the other.
     pub(super) serial: u32,
+    /// Requests that have further messages, or may have.
+    pub(super) follow_ups: usize,
 }
 
 /// A request that has a ticket.
@@ -38,6 +41,8 @@ pub(super) struct Open {
     pub(super) retry: Retry,
     pub(super) attempts: u8,
     pub(super) started: bool,
+    /// Boxed, as few requests have any.
+    pub(super) follow: Option<Box<Follow>>,
     pub(super) caller: Rc<dyn Caller>,
 }
 
@@ -60,6 +65,14 @@ pub(super) enum Phase {
 /// What the pool's place in `open` and its serial look like as the tag of a message on the bus.
 pub(super) fn tag(place: usize, serial: u32) -> u64 {
     (place as u64) << 32 | u64::from(serial)
+}
+
+/// Tags of further messages of a request have this bit; places in `open` never do.
+const FOLLOW_TAG: u64 = 1 << 62;
+
+/// The tag of a further message of the request at that place.
+pub(super) fn follow_tag(place: usize, serial: u32) -> u64 {
+    FOLLOW_TAG | tag(place, serial)
 }
 
 /// The tag of messages that nobody takes back.
@@ -123,7 +136,12 @@ impl State {
 
     /// A message that its peer never got wholly: the request waits again, before all others.
     pub(super) fn take_back(&mut self, tag: u64) {
+        let follows = tag & (FOLLOW_TAG | NOTICE_TAG) == FOLLOW_TAG;
+        let tag = if follows { tag ^ FOLLOW_TAG } else { tag };
         let (place, serial) = ((tag >> 32) as usize, (tag & 0xffff_ffff) as u32);
+        if follows {
+            return self.take_back_follow_up(place, serial);
+        }
         let Some(open) = self.open.get_mut(place) else {
             return;
         };
@@ -132,6 +150,9 @@ impl State {
             && open.serial == serial
             && !open.started
         {
+            if open.has_passed() {
+                return self.abandon(place);
+            }
             open.attempts = open.attempts.saturating_sub(1);
             self.workers.end(worker);
             self.enqueue(place, End::Front);

@@ -36,6 +36,7 @@ impl Sink for PushSide {
     fn writable(&self, peer: &Rc<Peer>) {
         let state = &mut *self.0.state.borrow_mut();
         state.workers.drained(peer.id());
+        self.0.resume(state);
         self.0.pull(state);
     }
 

@@ -12,6 +12,7 @@
 mod input;
 mod local;
 mod output;
+mod upload;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -27,6 +28,7 @@ use super::access_log::Line;
 use super::answer::{Answer, Trouble, answer};
 use super::body::Body;
 use super::client::{Client, Cut, Farewell, NEVER};
+use super::sendfile::Sending;
 use super::stream::Stream;
 use super::{FLUSH_TIMEOUT, Shard};
 use crate::bus::server::PeerId;
@@ -57,6 +59,8 @@ pub(super) struct Connection {
     /// What the socket has not taken yet, oldest first.
     output: VecDeque<Bytes>,
     state: State,
+    /// A file that a handler has sent; its other mail waits meanwhile.
+    sending: Option<Box<Sending>>,
     /// Flow control: bytes of a payload that is being written, told to its handler when the socket has taken them.
     credits: usize,
 }
@@ -67,6 +71,8 @@ enum State {
     Head,
     /// The rest of a request's body.
     Body(Box<Body>),
+    /// A file for the request's body, which is being made.
+    Opening(Box<upload::Opening>),
     /// A handler's response.
     Response(Box<Exchange>),
     /// A response that is made in this process.
@@ -87,6 +93,8 @@ struct Exchange {
     opaque: bool,
     head_request: bool,
     line: Option<Line>,
+    /// Its body, where that is an upload.
+    upload: Option<Box<upload::Receiving>>,
 }
 
 /// The socket is of no more use: the client is gone, or everything was said.
@@ -106,6 +114,7 @@ impl Connection {
             progress: Progress::default(),
             output: VecDeque::new(),
             state: State::Head,
+            sending: None,
             credits: 0,
         }
     }
@@ -116,6 +125,7 @@ impl Connection {
                 return Poll::Ready(Gone);
             }
             let more = self.poll_local(cx);
+            self.poll_upload(cx);
             if self.write(cx).is_err() {
                 return Poll::Ready(Gone);
             }
@@ -177,7 +187,11 @@ impl Connection {
             && match &self.state {
                 State::Head => true,
                 State::Response(exchange) => exchange.opaque,
-                State::Body(_) | State::Local(_) | State::Flush | State::Linger { .. } => false,
+                State::Body(_)
+                | State::Opening(_)
+                | State::Local(_)
+                | State::Flush
+                | State::Linger { .. } => false,
             }
     }
 
@@ -211,6 +225,8 @@ impl Connection {
                     return Err(Gone);
                 }
             }
+            State::Opening(_) => {}
+            State::Response(exchange) if exchange.is_receiving() => self.upload_expired(),
             // What came in the meantime may be the answer, or why there is none.
             State::Response(_) if self.client.has_mail() => {}
             State::Response(exchange) => {
@@ -228,6 +244,9 @@ impl Connection {
 
     /// The open response is complete.
     fn response_ended(&mut self, close: bool) {
+        if self.awaits_body(close) {
+            return;
+        }
         self.end_exchange();
         if close {
             self.close(Farewell::Told);
@@ -238,9 +257,10 @@ impl Connection {
 
     /// Ends the open exchange, if there is one: the ticket is given back, the log line written.
     fn end_exchange(&mut self) {
-        let State::Response(exchange) = std::mem::replace(&mut self.state, State::Head) else {
+        let State::Response(mut exchange) = std::mem::replace(&mut self.state, State::Head) else {
             return;
         };
+        self.finish_upload(&mut exchange);
         self.client.response_began.set(NEVER);
         // One that was never handed over is known to nobody; then the handler before it is still the last.
         if !exchange.started
