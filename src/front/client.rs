@@ -92,8 +92,8 @@ pub(super) struct Client {
     pub(super) response_began: Cell<u64>,
     /// The handler last used, which is told when the connection ends.
     last_handler: RefCell<Option<(Rc<Pool>, Option<PeerId>)>>,
-    /// Streamed upload: so many more bytes of the body the handler takes.
-    pub(super) upload_credits: Cell<i64>,
+    /// Streamed upload: so many more bytes of the body the handler takes; `None` when none is open.
+    pub(super) upload_credits: Cell<Option<i64>>,
     /// What the ping and rate limits look at.
     pub(super) activity: Cell<Activity>,
 }
@@ -151,7 +151,7 @@ impl Client {
             streaming: Cell::new(false),
             response_began: Cell::new(NEVER),
             last_handler: RefCell::new(None),
-            upload_credits: Cell::new(0),
+            upload_credits: Cell::new(None),
             activity: Cell::new(activity),
         })
     }
@@ -213,8 +213,9 @@ impl Client {
 
     /// Streamed upload: the handler takes so many bytes more.
     pub(super) fn grant(&self, credits: i64) {
+        let granted = self.upload_credits.get();
         self.upload_credits
-            .set(self.upload_credits.get().saturating_add(credits));
+            .set(granted.map(|granted| granted.saturating_add(credits)));
         self.wake();
     }
 
@@ -370,7 +371,9 @@ impl pool::Caller for Client {
     }
 
     fn retire_id(&self) {
-        self.upload_credits.set(0);
+        // Credits are for the handler that gave them.
+        self.upload_credits
+            .set(self.upload_credits.get().and(Some(0)));
         self.drop_id();
     }
 

@@ -59,6 +59,10 @@ impl Shard {
             Name::RepliesMalformed.increment();
             debug!(%error, peer = %from, "malformed extended reply: ignored");
         }
+        let names_cancel = matches!(extended, Some(Err(_)))
+            && message
+                .get(reply.payload.clone())
+                .is_some_and(|payload| memchr::memmem::find(payload, b"6:cancel,").is_some());
         for id in reply.targets.clone() {
             let Some(client) = self.registry.get(id) else {
                 Name::RepliesUnknownId.increment();
@@ -81,6 +85,10 @@ impl Shard {
                     if let Some(credits) = credits {
                         client.grant(*credits);
                     }
+                }
+                // A slip in the lengths of a cancel must not leave a client waiting for credits that will not come.
+                Some(Err(_)) if client.upload_credits.get().is_some() && names_cancel => {
+                    client.cut(Cut::ByHandler);
                 }
                 Some(Err(_)) | None => {}
                 Some(Ok(Extended::Other {

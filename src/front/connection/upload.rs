@@ -71,7 +71,6 @@ impl Connection {
         wants_continue: bool,
         here: &[u8],
     ) -> usize {
-        self.client.upload_credits.set(0);
         match plan {
             Plan::Store { name, done } => {
                 let path = inside_chroot(&self.shard.chroot, &name);
@@ -87,6 +86,7 @@ impl Connection {
                 0
             }
             Plan::Stream { path } => {
+                self.client.upload_credits.set(Some(0));
                 let limits = self.shard.limits();
                 let part_max = stream::part_max(limits.content_length);
                 let chunked = accepted.framing == BodyFraming::Chunked;
@@ -169,9 +169,13 @@ impl Connection {
             Sink::Stream(parts) => {
                 // Credits are for who has the request, and begin when that has begun.
                 if exchange.ticket.peer().is_none() {
-                    self.client.upload_credits.set(0);
+                    self.client.upload_credits.set(Some(0));
                 }
-                while parts.is_due(self.client.upload_credits.get(), received) {
+                loop {
+                    let credits = self.client.upload_credits.get().unwrap_or(0);
+                    if !parts.is_due(credits, received) {
+                        break;
+                    }
                     match exchange.ticket.room() {
                         Room::Now => {}
                         Room::Soon => {
@@ -180,9 +184,9 @@ impl Connection {
                         }
                         Room::Later => break,
                     }
-                    let credits = self.client.upload_credits.get();
                     if let Some((message, cost)) = parts.next(credits, received) {
-                        self.client.upload_credits.set(credits.saturating_sub(cost));
+                        let left = credits.saturating_sub(cost);
+                        self.client.upload_credits.set(Some(left));
                         exchange.ticket.follow_up(message.into());
                     }
                 }
@@ -248,6 +252,7 @@ impl Connection {
         };
         if let Some(receiving) = exchange.upload.as_deref_mut() {
             receiving.complete = true;
+            self.client.upload_credits.set(None);
             if let Some((message, retry)) = receiving.last.take() {
                 exchange.ticket.complete(message, retry);
             }
@@ -335,6 +340,9 @@ impl Connection {
 
     /// What becomes of the file when the exchange ends.
     pub(super) fn finish_upload(&self, exchange: &mut Exchange) {
+        if exchange.upload.is_some() {
+            self.client.upload_credits.set(None);
+        }
         if let Some(receiving) = exchange.upload.take()
             && let Sink::Store(writer) = receiving.upload.into_sink()
         {
