@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::requests::{End, Open, Phase, State, follow_tag};
+use super::requests::{End, Open, Phase, State, last_tag, part_tag};
 use super::workers::Workers;
 use super::{ATTEMPTS_MAX, Failure, Pool, Retry, Ticket};
 use crate::bus::server::{Full, Outgoing, Peer};
@@ -141,7 +141,7 @@ impl Pool {
         let Some(peer) = open.peer(workers) else {
             return;
         };
-        let tag = follow_tag(place, open.serial);
+        let tag = last_tag(place, open.serial);
         let caller = Rc::clone(&open.caller);
         let Some(follow) = &mut open.follow else {
             return;
@@ -198,6 +198,9 @@ impl Pool {
             .map(|(place, _)| place)
             .collect();
         for place in waiting {
+            if let Some(follow) = state.open.get_mut(place).and_then(|o| o.follow.as_mut()) {
+                follow.waits = false;
+            }
             self.send_last(state, place);
             if let Some(open) = state.open.get(place) {
                 open.caller.resumed();
@@ -270,7 +273,7 @@ impl Ticket {
         };
         open.follow().passed = true;
         open.message = Bytes::new();
-        let tag = follow_tag(self.place, self.serial);
+        let tag = part_tag(self.place, self.serial);
         let head = self.pool.head(Rc::clone(&open.caller).id());
         let message = Outgoing {
             head,

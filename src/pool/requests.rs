@@ -67,12 +67,23 @@ pub(super) fn tag(place: usize, serial: u32) -> u64 {
     (place as u64) << 32 | u64::from(serial)
 }
 
-/// Tags of further messages of a request have this bit; places in `open` never do.
+/// Tags of further messages of a request have this bit, and those of parts of its body the second; places in `open` never do.
 const FOLLOW_TAG: u64 = 1 << 62;
+const PART_TAG: u64 = 1 << 61;
 
-/// The tag of a further message of the request at that place.
-pub(super) fn follow_tag(place: usize, serial: u32) -> u64 {
+/// The tag of the message that completes the request at that place.
+pub(super) fn last_tag(place: usize, serial: u32) -> u64 {
     FOLLOW_TAG | tag(place, serial)
+}
+
+/// The tag of a part of its body.
+pub(super) fn part_tag(place: usize, serial: u32) -> u64 {
+    PART_TAG | last_tag(place, serial)
+}
+
+/// Whether the message is a part of a body, which only the peer that has the others can use.
+pub(super) fn is_part(tag: u64) -> bool {
+    tag & (PART_TAG | FOLLOW_TAG | NOTICE_TAG) == PART_TAG | FOLLOW_TAG
 }
 
 /// The tag of messages that nobody takes back.
@@ -137,7 +148,11 @@ impl State {
     /// A message that its peer never got wholly: the request waits again, before all others.
     pub(super) fn take_back(&mut self, tag: u64) {
         let follows = tag & (FOLLOW_TAG | NOTICE_TAG) == FOLLOW_TAG;
-        let tag = if follows { tag ^ FOLLOW_TAG } else { tag };
+        let tag = if follows {
+            tag & !(FOLLOW_TAG | PART_TAG)
+        } else {
+            tag
+        };
         let (place, serial) = ((tag >> 32) as usize, (tag & 0xffff_ffff) as u32);
         if follows {
             return self.take_back_follow_up(place, serial);

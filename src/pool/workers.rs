@@ -17,6 +17,7 @@ use slab::Slab;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::requests::is_part;
 use super::{LOSS_WINDOW, PAIRING_GRACE, STALL_AFTER};
 use crate::balancer::{Balancer, Key, Standing};
 use crate::bus::server::{Origin, Peer, PeerId};
@@ -494,7 +495,7 @@ impl Workers {
                     since,
                     stalled: false,
                 } if now.duration_since(since) >= STALL_AFTER => {
-                    let taken_back = worker.peer.take_unsent();
+                    let taken_back = worker.peer.take_unsent_but(is_part);
                     warn!(%peer, held = worker.held, taken_back = taken_back.len(), "handler has stalled: its socket does not drain");
                     Name::HandlersStalled.increment();
                     worker.phase = Phase::Blocked {

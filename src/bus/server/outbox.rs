@@ -141,11 +141,18 @@ impl Outbox {
         self.queue.is_empty() && self.urgent.is_empty()
     }
 
-    /// Takes out what is wholly unwritten.
-    pub(super) fn take_unbegun(&mut self) -> Vec<u64> {
-        let keep = usize::from(self.begun > 0);
-        let taken: Vec<u64> = self.queue.drain(keep..).map(|entry| entry.tag).collect();
-        self.bytes = self.queue.front().map_or(0, Entry::length);
+    /// Takes out what is wholly unwritten, but those whose tag is to stay.
+    pub(super) fn take_unbegun(&mut self, stays: impl Fn(u64) -> bool) -> Vec<u64> {
+        let mut begun = self.begun > 0;
+        let mut taken = Vec::new();
+        self.queue.retain(|entry| {
+            let keep = std::mem::take(&mut begun) || stays(entry.tag);
+            if !keep {
+                taken.push(entry.tag);
+            }
+            keep
+        });
+        self.bytes = self.queue.iter().map(Entry::length).sum();
         taken
     }
 
@@ -384,13 +391,26 @@ mod tests {
         let second = push(&mut outbox, 2, 0, 100);
         push(&mut outbox, 3, 0, 100);
         let mut written = write(&mut outbox, &mut scratch, first.len() + 1);
-        assert_eq!(outbox.take_unbegun(), [3]);
+        assert_eq!(outbox.take_unbegun(|_| false), [3]);
         assert_eq!((outbox.messages(), outbox.bytes()), (1, second.len() - 1));
         let fourth = push(&mut outbox, 4, 0, 100);
         while !outbox.is_empty() {
             written.extend(write(&mut outbox, &mut scratch, 17));
         }
         assert_eq!(written, [first, second, fourth].concat());
+    }
+
+    #[test]
+    fn what_is_to_stay_is_not_taken_back() {
+        let (mut outbox, mut scratch) = (outbox(), Scratch::default());
+        push(&mut outbox, 1, 0, 100);
+        let second = push(&mut outbox, 2, 0, 100);
+        push(&mut outbox, 3, 0, 100);
+        let fourth = push(&mut outbox, 4, 0, 100);
+        assert_eq!(outbox.take_unbegun(|tag| tag % 2 == 0), [1, 3]);
+        assert_eq!(outbox.bytes(), second.len() + fourth.len());
+        let written = write(&mut outbox, &mut scratch, 1000);
+        assert_eq!(written, [second, fourth].concat());
     }
 
     #[test]

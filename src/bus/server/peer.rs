@@ -316,7 +316,12 @@ impl Peer {
     /// Takes back what is wholly unwritten, oldest first: these tags are no longer queued and will not be told as lost. A
     /// partly written message stays, and so does [`Peer::is_blocked`] until the socket takes more.
     pub fn take_unsent(&self) -> Vec<u64> {
-        self.outbox.borrow_mut().take_unbegun()
+        self.take_unsent_but(|_| false)
+    }
+
+    /// The same, but for the messages whose tag is to stay: they are for this peer or nobody.
+    pub fn take_unsent_but(&self, stays: impl Fn(u64) -> bool) -> Vec<u64> {
+        self.outbox.borrow_mut().take_unbegun(stays)
     }
 
     /// Asks for an orderly close: what is queued is written if that can be done within the close timeout, the rest is told as lost,

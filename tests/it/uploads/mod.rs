@@ -519,7 +519,7 @@ fn curl_and_pythons_client_upload_files() {
     let script = "import http.client, sys\n\
         host, path = sys.argv[1].split('/')[2], sys.argv[2]\n\
         connection = http.client.HTTPConnection(host, timeout=10)\n\
-        for headers in ({}, {'Transfer-Encoding': 'chunked'}):\n\
+        for headers in ({}, {'Content-Length': '5000000'}):\n\
         \x20   connection.request('POST', '/up', body=open(path, 'rb'), headers=headers)\n\
         \x20   print(connection.getresponse().read().decode(), end=' ')\n";
     let mut curl = Command::new("curl");

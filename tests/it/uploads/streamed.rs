@@ -119,7 +119,7 @@ fn a_client_waits_for_credits_as_long_as_its_handler_likes_but_its_handler_not_f
 
 #[test]
 fn what_a_client_sends_without_credit_stays_with_the_client() {
-    let (_front, handler, mut client) = start("");
+    let (_front, handler, mut client) = start(", 'limits.content_length': 65536");
     let length = 64 * 1024 * 1024;
     send(&mut client, post(length));
     let begin = begun(&handler);
