@@ -44,6 +44,7 @@ names! {
     RepliesMalformed "replies_malformed" "Messages from handlers that could not be decoded.",
     RepliesUnknownId "replies_unknown_id" "Targets of replies that are no connection (any more).",
     ReplyBytesDropped "reply_bytes_dropped" "Bytes that handlers wrote behind the end of their response, not sent to the client.",
+    UploadsNotStored "uploads_not_stored" "Request bodies that could not be stored in a file.",
     SlowClients "slow_clients" "Clients dropped because their mailbox was full.",
     Messages "messages" "Frames of WebSockets and messages of message sockets given to handlers.",
     MessagesDropped "messages_dropped" "Such messages that no handler took before their client left.",

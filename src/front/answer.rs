@@ -44,6 +44,8 @@ pub(super) enum Trouble {
     Expectation,
     /// The pool gave the request up.
     Pool(Failure),
+    /// The body could not be stored: the disk is full, or there is no place for it.
+    NotStored,
     /// The handler did not answer in time.
     HandlerTimeout,
     /// What was to make the response in this process has ended without one.
@@ -86,6 +88,10 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
             502,
             "Bad Gateway: the handler was lost while it had the request",
         ),
+        Trouble::NotStored => (
+            507,
+            "Insufficient Storage: the request body could not be stored",
+        ),
         Trouble::MakerLost => (500, "Internal Server Error"),
         Trouble::HandlerTimeout => (504, "Gateway Timeout: the handler did not answer in time"),
     };
@@ -110,6 +116,7 @@ fn phrase(status: u16) -> &'static str {
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
+        507 => "Insufficient Storage",
         _ => "Error",
     }
 }

@@ -18,6 +18,8 @@ pub(super) struct Context<'a> {
     /// Flow control, and the first request of its connection: how many bytes the handler may have outstanding.
     pub(super) credits: Option<&'a str>,
     pub(super) kind: Kind,
+    /// Further keys of the server, and their values; three at most.
+    pub(super) extra: &'a [(&'static str, &'a [u8])],
     pub(super) names_max: usize,
     pub(super) values_max: usize,
 }
@@ -50,6 +52,9 @@ pub(super) fn flags_at(head: &[u8]) -> Option<usize> {
 /// Room for the message without its body: the dictionary repeats the head with some quotes and brackets.
 const OVERHEAD: usize = 384;
 
+/// Most keys that a [`Context`] may add: all of the server's own must fit.
+const EXTRA_MAX: usize = 3;
+
 /// Writes `PATH SP HEADERS` for a head, with these of its fields, into a new buffer with room for `body` bytes more.
 pub(super) fn encode(
     head: &Head<'_, '_, Field<'_>>,
@@ -60,7 +65,7 @@ pub(super) fn encode(
     let mut address = AddressText { bytes: [0; 48] };
     let address = address.write(context.remote);
     let target = &head.target;
-    let mut server: [(&str, &[u8]); 14] = [("", b""); 14];
+    let mut server: [(&str, &[u8]); 16] = [("", b""); 16];
     let mut count = 0;
     let mut add = |key: &'static str, value| {
         server[count] = (key, value);
@@ -72,6 +77,9 @@ pub(super) fn encode(
     }
     if let Some(credits) = context.credits {
         add("DOWNLOAD_CREDITS", credits.as_bytes());
+    }
+    for (key, value) in context.extra.iter().take(EXTRA_MAX) {
+        add(key, value);
     }
     if let Some(authority) = target.authority {
         // The host of an absolute target overrides the Host line (RFC 9112 3.2.2), for handlers as for routing.

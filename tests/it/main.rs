@@ -22,5 +22,6 @@ mod reload;
 mod routing_golden;
 mod serve;
 mod support;
+mod uploads;
 mod websocket;
 mod zmtp_golden;
