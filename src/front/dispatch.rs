@@ -11,6 +11,7 @@ use super::Shard;
 use super::access_log::Line;
 use super::answer::Trouble;
 use super::client::{Client, DOWNLOAD_CREDITS_TEXT};
+use super::dir;
 use super::local;
 use super::message::{self, Context, Kind};
 use super::message_socket::Message;
@@ -75,7 +76,7 @@ pub(super) fn dispatch(
 ) -> Dispatched {
     let site = shard.site();
     let host = site.host(head.host);
-    let line = shard.access_log.is_some().then(|| Line {
+    let line = shard.access_log.borrow().is_some().then(|| Line {
         host: host.map_or_else(|| Rc::from(""), |host| Rc::clone(&host.name)),
         remote: client.addr,
         method: head.method.into(),
@@ -86,6 +87,9 @@ pub(super) fn dispatch(
     let trouble = match found {
         None | Some((_, Target::Dead)) => Trouble::NoRoute,
         Some((_, Target::Unserved)) => Trouble::NotImplemented,
+        Some((route, Target::Dir(directory))) => {
+            return dir::serve(shard, head, route, directory, line);
+        }
         Some((pattern, Target::Handler(handler))) => match refuse(shard, head) {
             Some(trouble) => trouble,
             None => return accept(shard, client, head, pattern, handler, line),
@@ -220,7 +224,7 @@ pub(super) fn message(shard: &Shard, client: &Client, message: &Message<'_>) -> 
             let bytes = message::encode_message(path, method, message.body, &context);
             Addressed::Handler(Rc::clone(handler), bytes.into())
         }
-        Some((_, Target::Unserved)) => Addressed::NoHandler,
+        Some((_, Target::Dir(_) | Target::Unserved)) => Addressed::NoHandler,
     }
 }
 
