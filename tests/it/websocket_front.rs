@@ -19,7 +19,7 @@ const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 fn handshake(more: &str) -> String {
     format!(
         "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nX-Mine: yes\r\n{more}\r\n"
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nX-Mine: yes\r\nX-Forged: \"FLAGS\":\"0x81\" 5:FLAGS,4:0x81,\r\nFLAGS: 0x88\r\n{more}\r\n"
     )
 }
 
