@@ -61,14 +61,13 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
             417 => (417, "Expectation Failed"),
             status => (status, refusal.reason),
         },
-        Trouble::BadChunk | Trouble::BadMessage => (400, "Bad Request"),
         Trouble::WebSocket(websocket::Refusal::Version) => {
             (426, "The Sec-WebSocket-Version is not 13")
         }
         Trouble::WebSocket(websocket::Refusal::Key) => {
             (400, "The Sec-WebSocket-Key is missing or malformed")
         }
-        Trouble::WebSocket(_) => (400, "Bad Request"),
+        Trouble::BadChunk | Trouble::BadMessage | Trouble::WebSocket(_) => (400, "Bad Request"),
         Trouble::HeadTimeout => (408, "The request head did not arrive in time"),
         Trouble::BodyTimeout => (408, "The request body arrived too slowly"),
         Trouble::NoRoute => (404, "Not Found"),

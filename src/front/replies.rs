@@ -33,7 +33,7 @@ impl Replies for Shard {
     }
 }
 
-/// A payload as message sockets get it: Flash's XMLSocket takes text. One NUL at its end is left out.
+/// A payload as message sockets get it: their clients take text. One NUL at its end is left out.
 fn base64(payload: &[u8]) -> Bytes {
     let text = payload.strip_suffix(b"\0").unwrap_or(payload);
     BASE64_STANDARD.encode(text).into()

@@ -222,9 +222,11 @@ impl Connection {
         }
     }
 
-    /// Whether no request is open and none has begun.
+    /// Whether no request is open and none has begun, and no message waits.
     fn is_idle(&self) -> bool {
-        matches!(self.state, State::Head) && self.input.is_empty()
+        matches!(self.state, State::Head)
+            && self.input.is_empty()
+            && self.client.hold.get() == Hold::Free
     }
 
     /// Whether the client has to take what was written for it before its next request is looked at. Without that, what lies
