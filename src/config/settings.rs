@@ -171,7 +171,7 @@ settings! {
         "1: the system probes idle clients (SO_KEEPALIVE)";
     no_clobber_xff: bool = flag("0"), Mongrel2 "no_clobber_xff" ["0 or 1"] Effect::Honoured,
         "1: a client's X-Forwarded-For is left alone, and none is added";
-    reload_on_hangup: bool = flag("1"), Lurcher "reload.on_hangup" ["0 or 1"] Effect::NotYet,
+    reload_on_hangup: bool = flag("1"), Lurcher "reload.on_hangup" ["0 or 1"] Effect::Honoured,
         "0: SIGHUP reopens the logs only, and does not look at the configuration";
     relaxed: bool = flag("0"), Mongrel2 "request.relaxed" ["0 or 1"] Effect::Honoured,
         "1: `{`, `}` and `^` are allowed in a request's URI";

@@ -39,6 +39,8 @@ pub(super) enum Trouble {
     Pool(Failure),
     /// The handler did not answer in time.
     HandlerTimeout,
+    /// What was to make the response in this process has ended without one.
+    MakerLost,
 }
 
 /// The answer to a trouble.
@@ -69,6 +71,7 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
             502,
             "Bad Gateway: the handler was lost while it had the request",
         ),
+        Trouble::MakerLost => (500, "Internal Server Error"),
         Trouble::HandlerTimeout => (504, "Gateway Timeout: the handler did not answer in time"),
     };
     Answer { status, body }

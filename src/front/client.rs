@@ -162,7 +162,7 @@ impl Client {
 
     /// Puts a payload into the mailbox; a client whose mailbox is full is cut. One payload always fits.
     pub(super) fn deliver(&self, bytes: &Bytes, voice: PeerId) {
-        let limits = &self.shard.limits;
+        let limits = self.shard.limits();
         let limit = if limits.flow_control {
             DOWNLOAD_CREDITS
         } else {

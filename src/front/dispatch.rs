@@ -9,6 +9,7 @@ use super::Shard;
 use super::access_log::Line;
 use super::answer::Trouble;
 use super::client::{Client, DOWNLOAD_CREDITS_TEXT};
+use super::local;
 use super::message::{self, Context};
 use super::site::{Handler, Target};
 use crate::http1::{Asked, BodyFraming, Expect, Head, Version};
@@ -49,7 +50,9 @@ pub(super) enum Dispatched {
         accepted: Accepted,
         wants_continue: bool,
     },
-    /// It is answered here.
+    /// A response is made in this process.
+    Local(Box<local::Request>),
+    /// It is refused.
     Refused {
         trouble: Trouble,
         head_request: bool,
@@ -65,7 +68,7 @@ pub(super) fn dispatch(
 ) -> Dispatched {
     let site = shard.site();
     let host = site.host(head.host);
-    let line = shard.access_log.is_some().then(|| Line {
+    let line = shard.access_log.borrow().is_some().then(|| Line {
         host: host.map_or_else(|| Rc::from(""), |host| Rc::clone(&host.name)),
         remote: client.addr,
         method: head.method.into(),
@@ -94,7 +97,7 @@ fn refuse(shard: &Shard, head: &Head<'_, '_, Field<'_>>) -> Option<Trouble> {
         return Some(Trouble::Expectation);
     }
     match head.framing {
-        BodyFraming::Length(length) if length > shard.limits.content_length as u64 => {
+        BodyFraming::Length(length) if length > shard.limits().content_length as u64 => {
             Some(Trouble::TooLarge)
         }
         _ => None,
@@ -113,11 +116,11 @@ fn accept(
         protocol: handler.protocol,
         pattern,
         remote: client.addr.ip(),
-        keep_forwarded_for: shard.limits.keep_forwarded_for,
-        credits: (shard.limits.flow_control && !client.has_handler())
+        keep_forwarded_for: shard.limits().keep_forwarded_for,
+        credits: (shard.limits().flow_control && !client.has_handler())
             .then_some(DOWNLOAD_CREDITS_TEXT),
-        names_max: shard.limits.header_names_max,
-        values_max: shard.limits.header_values_max,
+        names_max: shard.limits().header_names_max,
+        values_max: shard.limits().header_values_max,
     };
     let body = match head.framing {
         BodyFraming::Length(length) => usize::try_from(length).unwrap_or(0) + 16,

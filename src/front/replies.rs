@@ -18,7 +18,7 @@ use crate::wire::request::Notice;
 
 impl Replies for Shard {
     fn reply(&self, pool: &Rc<Pool>, from: PeerId, message: Bytes) {
-        match reply::decode(&message, self.limits.targets_max) {
+        match reply::decode(&message, self.limits().targets_max) {
             Ok(reply) if reply.extended => self.extended(pool, from, &reply, &message),
             Ok(reply) => self.plain(pool, from, &reply, &message),
             Err(error) => {

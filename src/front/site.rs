@@ -8,7 +8,7 @@ use crate::routing::{HostTable, RouteTable};
 use crate::wire::Protocol;
 
 /// The hosts of a server.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Site {
     table: HostTable<usize>,
     hosts: Vec<Host>,

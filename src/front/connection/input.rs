@@ -54,6 +54,10 @@ impl Connection {
                     self.await_head();
                 }
                 State::Response(_) => break,
+                State::Local(_) => match self.feed_local(rest) {
+                    Some(len) => used += len,
+                    None => break,
+                },
                 State::Flush | State::Linger { .. } => return data.len(),
             }
         }
@@ -63,13 +67,13 @@ impl Connection {
     /// Looks for a request head; gives its length when there is a whole one.
     fn head(&mut self, data: &[u8]) -> Option<usize> {
         let (shard, client) = (&self.shard, &self.client);
-        let parsed = http1::parse_head(&mut self.progress, data, &shard.limits.head, |head| {
+        let parsed = http1::parse_head(&mut self.progress, data, &shard.limits().head, |head| {
             (head.len, dispatch::dispatch(shard, client, &head))
         });
         match parsed {
             Parsed::Partial => {
                 if !std::mem::replace(&mut self.begun, true) {
-                    self.client.set_deadline(self.shard.limits.head_timeout);
+                    self.client.set_deadline(self.shard.limits().head_timeout);
                 }
                 None
             }
@@ -87,6 +91,9 @@ impl Connection {
                         head_request,
                         line,
                     } => self.refuse(trouble, head_request, line),
+                    Dispatched::Local(request) => {
+                        self.begin_local(*request, data.len().saturating_sub(len));
+                    }
                     Dispatched::Accepted {
                         accepted,
                         wants_continue,
@@ -104,7 +111,7 @@ impl Connection {
     fn accept(&mut self, accepted: Accepted, wants_continue: bool, here: usize) {
         let body = Body::new(
             accepted,
-            self.shard.limits.content_length,
+            self.shard.limits().content_length,
             self.shard.clock.milliseconds(),
         );
         if body.is_empty() {
@@ -114,7 +121,7 @@ impl Connection {
         if wants_continue && body.is_missing(here) {
             self.output.push_back(Bytes::from_static(CONTINUE));
         }
-        self.client.set_deadline(self.shard.limits.body_grace);
+        self.client.set_deadline(self.shard.limits().body_grace);
         self.state = State::Body(Box::new(body));
     }
 
@@ -150,7 +157,8 @@ impl Connection {
         let caller = Rc::clone(&self.client) as Rc<dyn pool::Caller>;
         match handler.pool.submit(message, retry, caller) {
             Ok(ticket) => {
-                self.client.set_deadline(self.shard.limits.handler_timeout);
+                self.client
+                    .set_deadline(self.shard.limits().handler_timeout);
                 let scanner = Scanner::new(asked, version, keep_alive);
                 let (started, opaque) = (false, false);
                 self.state = State::Response(Box::new(Exchange {
@@ -170,7 +178,8 @@ impl Connection {
     /// Reads from the client.
     pub(super) fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         if self.deaf
-            || (matches!(self.state, State::Response(_)) && self.input.len() >= INPUT_AHEAD_MAX)
+            || (matches!(self.state, State::Response(_) | State::Local(_))
+                && self.input.len() >= INPUT_AHEAD_MAX)
             || (matches!(self.state, State::Head) && self.is_behind())
         {
             return Poll::Pending;
@@ -226,7 +235,7 @@ impl Connection {
             self.input.extend_from_slice(data);
             if self.is_behind() {
                 self.fresh = true;
-            } else if !matches!(&self.state, State::Response(exchange) if !exchange.opaque) {
+            } else if !self.holds_input() {
                 self.use_input();
             }
             return Ok(());
@@ -238,6 +247,15 @@ impl Connection {
             self.input.extend_from_slice(rest);
         }
         Ok(())
+    }
+
+    /// Whether what comes from the client has to wait for the end of what is open.
+    fn holds_input(&self) -> bool {
+        match &self.state {
+            State::Response(exchange) => !exchange.opaque,
+            State::Local(local) => !local.wants_input(),
+            _ => false,
+        }
     }
 
     /// The client has shut down its sending side: Mongrel2 takes that for the end, and so do handlers that wait for it. Only

@@ -10,6 +10,7 @@
 //! such end: its bytes pass as they are, and so do the requests behind it.
 
 mod input;
+mod local;
 mod output;
 
 use std::collections::VecDeque;
@@ -20,13 +21,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::access_log::Line;
 use super::answer::{Answer, Trouble, answer};
 use super::body::Body;
 use super::client::{Client, Cut, Farewell, NEVER};
+use super::stream::Stream;
 use super::{FLUSH_TIMEOUT, Shard};
 use crate::bus::server::PeerId;
 use crate::http1::{Progress, Scanner};
@@ -41,7 +42,7 @@ const CLIENT_GONE: u16 = 499;
 
 /// A client connection. See the module.
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     client: Rc<Client>,
     shard: Rc<Shard>,
     /// Bytes read and not yet used; without any, it holds no memory.
@@ -68,6 +69,8 @@ enum State {
     Body(Box<Body>),
     /// A handler's response.
     Response(Box<Exchange>),
+    /// A response that is made in this process.
+    Local(Box<local::Local>),
     /// The socket to take the last bytes; then its sending side is shut down.
     Flush,
     /// The client's end: closing before it could destroy what it has not read yet.
@@ -90,8 +93,8 @@ struct Exchange {
 struct Gone;
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, client: Rc<Client>, shard: Rc<Shard>) -> Self {
-        client.set_deadline(shard.limits.idle_timeout);
+    pub(super) fn new(stream: Stream, client: Rc<Client>, shard: Rc<Shard>) -> Self {
+        client.set_deadline(shard.limits().idle_timeout);
         Self {
             stream,
             client,
@@ -112,8 +115,12 @@ impl Connection {
             if self.obey().is_err() {
                 return Poll::Ready(Gone);
             }
+            let more = self.poll_local(cx);
             if self.write(cx).is_err() {
                 return Poll::Ready(Gone);
+            }
+            if more && self.output.is_empty() {
+                continue;
             }
             if self.fresh && !self.is_behind() {
                 self.use_input();
@@ -139,6 +146,7 @@ impl Connection {
         if let Some(why) = self.client.cut_by() {
             debug!(client = %self.client.addr, ?why, "connection cut");
             self.end_exchange();
+            self.end_local();
             self.client.leave(if why == Cut::ByHandler {
                 Farewell::Silent
             } else {
@@ -169,7 +177,7 @@ impl Connection {
             && match &self.state {
                 State::Head => true,
                 State::Response(exchange) => exchange.opaque,
-                State::Body(_) | State::Flush | State::Linger { .. } => false,
+                State::Body(_) | State::Local(_) | State::Flush | State::Linger { .. } => false,
             }
     }
 
@@ -179,13 +187,28 @@ impl Connection {
             State::Head if !self.begun => self.close(Farewell::Told),
             State::Head => self.refuse(Trouble::HeadTimeout, false, None),
             State::Body(body) => {
-                let limits = &self.shard.limits;
+                let limits = self.shard.limits();
                 let elapsed = self.shard.clock.milliseconds().saturating_sub(body.began);
                 // On average over the whole time, so that a pause is no crime.
                 if body.received.saturating_mul(1000) < limits.body_rate.saturating_mul(elapsed) {
                     self.refuse_body(Trouble::BodyTimeout);
                 } else {
                     self.client.set_deadline(limits.body_grace);
+                }
+            }
+            State::Local(local) => {
+                // Either the body is due, or the client has taken nothing of the response for too long.
+                let limits = self.shard.limits();
+                let (received, began) = local.progress();
+                let elapsed = self.shard.clock.milliseconds().saturating_sub(began);
+                if local.is_receiving() {
+                    if received.saturating_mul(1000) < limits.body_rate.saturating_mul(elapsed) {
+                        self.local_failed(Trouble::BodyTimeout);
+                    } else {
+                        self.client.set_deadline(limits.body_grace);
+                    }
+                } else if !self.output.is_empty() {
+                    return Err(Gone);
                 }
             }
             // What came in the meantime may be the answer, or why there is none.
@@ -239,7 +262,7 @@ impl Connection {
     fn await_head(&mut self) {
         self.state = State::Head;
         self.fresh = !self.input.is_empty();
-        self.client.set_deadline(self.shard.limits.idle_timeout);
+        self.client.set_deadline(self.shard.limits().idle_timeout);
     }
 
     /// The handler asks for the connection to be closed, after what it sent before.
@@ -295,12 +318,14 @@ impl Connection {
             );
         }
         self.end_exchange();
+        self.end_local();
         self.output.push_back(answer.bytes(head_request));
         self.close(Farewell::Told);
     }
 
     /// Begins the end: handlers do not know the connection any more, what is to be written is written.
     fn close(&mut self, farewell: Farewell) {
+        self.end_local();
         self.client.leave(farewell);
         self.state = State::Flush;
         self.input = Vec::new();
@@ -324,6 +349,7 @@ impl Future for Connection {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Gone) => {
                 this.end_exchange();
+                this.end_local();
                 this.client.leave(Farewell::Told);
                 this.shard.registry.leave(&this.client);
                 Poll::Ready(())

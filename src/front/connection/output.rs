@@ -49,6 +49,13 @@ impl Connection {
                     Poll::Pending => return Ok(()),
                 },
                 State::Linger { .. } => return Ok(()),
+                State::Local(_) => {
+                    self.local_mail();
+                    if matches!(self.state, State::Local(_)) {
+                        return Ok(());
+                    }
+                    continue;
+                }
                 State::Head | State::Body(_) | State::Response(_) => {}
             }
             let Some(mail) = self.client.next_mail() else {
@@ -69,7 +76,7 @@ impl Connection {
                     } else if !bytes.is_empty() {
                         self.output.push_back(bytes);
                     }
-                    if self.shard.limits.flow_control {
+                    if self.shard.limits().flow_control {
                         self.credits += size;
                     }
                 }
@@ -105,15 +112,21 @@ impl Connection {
                     self.advance(written);
                     // A client that takes bytes, however slowly, is neither idle nor gone.
                     match self.state {
-                        State::Flush => self.client.set_deadline(FLUSH_TIMEOUT),
+                        State::Flush | State::Local(_) => {
+                            self.client.set_deadline(FLUSH_TIMEOUT);
+                        }
                         State::Head if !self.begun => {
-                            self.client.set_deadline(self.shard.limits.idle_timeout);
+                            self.client.set_deadline(self.shard.limits().idle_timeout);
                         }
                         _ => {}
                     }
                 }
                 Poll::Ready(Err(error)) => return Err(self.failed(&error)),
                 Poll::Pending => {
+                    if matches!(self.state, State::Local(_)) && self.client.deadline.get() == NEVER
+                    {
+                        self.client.set_deadline(FLUSH_TIMEOUT);
+                    }
                     if !self.client.behind.replace(true) {
                         // What is left will lie for a while, and should not hold receive buffers meanwhile.
                         self.output.iter_mut().for_each(keep);
