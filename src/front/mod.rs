@@ -17,6 +17,7 @@ mod body;
 mod client;
 mod clock;
 mod connection;
+mod dir;
 mod dispatch;
 mod handle;
 mod limits;
@@ -46,9 +47,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::bus::server;
-use crate::config::{Config, Handler, Server, Settings, Target};
+use crate::config::{self, Config, Handler, Server, Settings, Target};
 use crate::drain::Watch;
 use crate::endpoint::{Endpoint, Transport};
+use crate::files::{Directory, Files};
 use crate::pool::{self, BoundPool, Pool, Replies};
 
 pub use access_log::AccessLog;
@@ -194,6 +196,11 @@ pub async fn bind(plan: Plan, watch: &Watch) -> Result<Front, BindError> {
         site: RefCell::default(),
         scratch: RefCell::new(vec![0; SCRATCH_BYTES]),
         access_log: RefCell::new(open_access_log(server, settings)?),
+        files: Rc::new(Files::new(
+            SERVER,
+            settings.dir_cache_bytes,
+            settings.dir_send_buffer,
+        )),
         draining: Cell::new(false),
         closes_idle: Cell::new(false),
         plan: RefCell::new(plan),
@@ -344,8 +351,12 @@ impl Front {
     }
 }
 
-fn build_site(server: &Server, pools: &[(Arc<Handler>, Rc<Pool>)]) -> Site {
-    let target = |target: &Target| match target {
+fn build_site(plan: &Plan, pools: &[(Arc<Handler>, Rc<Pool>)], files: &Files) -> Site {
+    let server = plan.server();
+    let types = dir::types(&plan.config.mimetypes);
+    // One that several routes lead to is one, and so are its files in memory.
+    let mut directories: Vec<(Arc<config::Dir>, Rc<Directory>)> = Vec::new();
+    let mut target = |target: &Target| match target {
         Target::Handler(handler) => pools
             .iter()
             .find(|(known, _)| known.same_sockets(handler))
@@ -356,7 +367,18 @@ fn build_site(server: &Server, pools: &[(Arc<Handler>, Rc<Pool>)]) -> Site {
                     retry: known.retry,
                 }))
             }),
-        Target::Dir(_) | Target::Proxy(_) => site::Target::Unserved,
+        Target::Dir(dir) => {
+            let known = directories
+                .iter()
+                .find(|(known, _)| Arc::ptr_eq(known, dir));
+            let directory = known.map_or_else(
+                || dir::directory(files, &server.chroot, dir, &types),
+                |(_, directory)| Rc::clone(directory),
+            );
+            directories.push((Arc::clone(dir), Rc::clone(&directory)));
+            site::Target::Dir(directory)
+        }
+        Target::Proxy(_) => site::Target::Unserved,
     };
     let hosts = server
         .hosts
@@ -366,11 +388,20 @@ fn build_site(server: &Server, pools: &[(Arc<Handler>, Rc<Pool>)]) -> Site {
             for route in &host.routes {
                 let target = target(&route.target);
                 if matches!(target, site::Target::Unserved) {
-                    warn!("route {} of host {}: directories and proxies are not served yet: answered 501", route.path, host.name);
+                    warn!(
+                        "route {} of host {}: proxies are not served yet: answered 501",
+                        route.path, host.name
+                    );
                 }
                 routes.insert(&route.path, target);
             }
-            (host.matching.clone(), site::Host { name: Rc::from(host.name.as_str()), routes })
+            (
+                host.matching.clone(),
+                site::Host {
+                    name: Rc::from(host.name.as_str()),
+                    routes,
+                },
+            )
         })
         .collect();
     Site::new(hosts, server.default_host)
@@ -387,6 +418,8 @@ struct Shard {
     /// What clients' bytes are read into; taken out while it is in use.
     scratch: RefCell<Vec<u8>>,
     access_log: RefCell<Option<Rc<AccessLog>>>,
+    /// What directories serve, and what of it is in memory.
+    files: Rc<Files>,
     /// Nothing new is begun: responses say that they are the last of their connection.
     draining: Cell<bool>,
     /// Connections without an open request end.
@@ -443,7 +476,11 @@ impl Shard {
 
     /// Makes the site of the plan and the pools as they are now.
     fn rebuild_site(&self) {
-        let site = build_site(self.plan.borrow().server(), &self.pools.borrow());
+        let plan = self.plan.borrow();
+        let settings = plan.settings();
+        self.files
+            .reset(settings.dir_cache_bytes, settings.dir_send_buffer);
+        let site = build_site(&plan, &self.pools.borrow(), &self.files);
         self.site.replace(Rc::new(site));
     }
 

@@ -12,6 +12,7 @@ mod compatibility;
 mod config_commands;
 mod delivery;
 mod demo;
+mod directories;
 mod exchanges;
 mod floor_plan;
 mod handler_library;

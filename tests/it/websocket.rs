@@ -61,7 +61,9 @@ impl Default for Handshake {
         ];
         Self {
             line: "GET / HTTP/1.1",
-            fields: fields.map(|(name, value)| (name, value.to_owned())).to_vec(),
+            fields: fields
+                .map(|(name, value)| (name, value.to_owned()))
+                .to_vec(),
             behind: "",
         }
     }
@@ -183,12 +185,28 @@ fn handshakes_are_judged_as_rfc_6455_says() {
     let version = |value| Handshake::with("Sec-WebSocket-Version", value);
     let cases = [
         ("plain", Handshake::default(), Accepted),
-        ("upgrade-case", Handshake::with("Upgrade", "WebSocket"), Accepted),
-        ("connection-list", Handshake::with("Connection", "keep-alive, Upgrade"), Accepted),
-        ("connection-lower", Handshake::with("Connection", "upgrade"), Accepted),
+        (
+            "upgrade-case",
+            Handshake::with("Upgrade", "WebSocket"),
+            Accepted,
+        ),
+        (
+            "connection-list",
+            Handshake::with("Connection", "keep-alive, Upgrade"),
+            Accepted,
+        ),
+        (
+            "connection-lower",
+            Handshake::with("Connection", "upgrade"),
+            Accepted,
+        ),
         ("names-lower", lower(), Accepted),
         ("origin", Handshake::with("Origin", "http://evil"), Accepted),
-        ("unknown-extension", Handshake::with(extensions, "foo; bar=1"), Accepted),
+        (
+            "unknown-extension",
+            Handshake::with(extensions, "foo; bar=1"),
+            Accepted,
+        ),
         (
             "deflate-offer",
             Handshake::with(extensions, "permessage-deflate; client_max_window_bits"),
@@ -205,19 +223,39 @@ fn handshakes_are_judged_as_rfc_6455_says() {
             Accepted,
         ),
         ("query", Handshake::line("GET /?a=b HTTP/1.1"), Accepted),
-        ("no-key", Handshake::without("Sec-WebSocket-Key"), Refused(400)),
+        (
+            "no-key",
+            Handshake::without("Sec-WebSocket-Key"),
+            Refused(400),
+        ),
         ("short-key", key("c2hvcnQ="), Refused(400)),
-        ("non-base64-key", key("************************"), Refused(400)),
+        (
+            "non-base64-key",
+            key("************************"),
+            Refused(400),
+        ),
         ("empty-key", key(""), Refused(400)),
-        ("two-keys", Handshake::and("Sec-WebSocket-Key", KEY), Refused(400)),
-        ("no-version", Handshake::without("Sec-WebSocket-Version"), Refused(426)),
+        (
+            "two-keys",
+            Handshake::and("Sec-WebSocket-Key", KEY),
+            Refused(400),
+        ),
+        (
+            "no-version",
+            Handshake::without("Sec-WebSocket-Version"),
+            Refused(426),
+        ),
         ("version-8", version("8"), Refused(426)),
         // It says 13, as every 426 is held to below.
         ("version-99", version("99"), Refused(426)),
         ("no-upgrade", Handshake::without("Upgrade"), Ordinary),
         ("upgrade-other", Handshake::with("Upgrade", "foo"), Ordinary),
         ("no-connection", Handshake::without("Connection"), Ordinary),
-        ("connection-close", Handshake::with("Connection", "close"), Ordinary),
+        (
+            "connection-close",
+            Handshake::with("Connection", "close"),
+            Ordinary,
+        ),
         ("post", Handshake::line("POST / HTTP/1.1"), Ordinary),
         ("http10", Handshake::line("GET / HTTP/1.0"), Ordinary),
         ("no-host", Handshake::without("Host"), Refused(400)),
@@ -245,7 +283,11 @@ fn handshakes_are_judged_as_rfc_6455_says() {
         };
         assert!(holds, "{name}: expected {expect:?}, got {answer:?}");
         if answer.status == 426 {
-            assert_eq!(answer.header("sec-websocket-version"), Some(&b"13"[..]), "{name}");
+            assert_eq!(
+                answer.header("sec-websocket-version"),
+                Some(&b"13"[..]),
+                "{name}"
+            );
         }
         if name == "protocol-offered" {
             assert_eq!(answer.header("sec-websocket-protocol"), Some(&b"chat"[..]));
