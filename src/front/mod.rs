@@ -24,12 +24,14 @@ mod limits;
 mod listener;
 mod local;
 mod message;
+mod message_socket;
 mod registry;
 mod reload;
 mod replies;
 mod site;
 mod stream;
 mod sweep;
+mod upgrade;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -251,6 +253,7 @@ fn pool_settings(settings: &Settings, handler: &Handler) -> pool::Settings {
         waiting_max: handler.queue.unwrap_or(settings.handler_queue),
         waiting_bytes_max: settings.handler_queue_bytes,
         wait_max: settings.handler_wait,
+        raw_payload: handler.raw_payload,
     }
 }
 

@@ -22,4 +22,5 @@ mod reload;
 mod routing_golden;
 mod serve;
 mod support;
+mod websocket;
 mod zmtp_golden;

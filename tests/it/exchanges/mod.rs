@@ -37,11 +37,6 @@ const NOT_YET: &[(Need, &str)] = &[
         Need::Uploads,
         "uploads to files and streamed ones are not built yet",
     ),
-    (Need::WebSocket, "WebSocket is not built yet"),
-    (
-        Need::MessageSockets,
-        "Flash JSON and XML message sockets are not built yet",
-    ),
     (Need::Tls, "TLS is not built yet"),
 ];
 
