@@ -115,7 +115,7 @@ settings! {
     content_length: usize = count("20480"), Mongrel2 "limits.content_length" ["bytes"] Effect::Honoured,
         "the largest request body that a handler gets in one message";
     dir_cache_bytes: usize = count("16777216"), Lurcher "limits.dir_cache_bytes" ["bytes"] Effect::Honoured,
-        "how much of small files is kept in memory, for all directories together, none taking more than a sixteenth; 0: none";
+        "how much of small files is kept in memory, for all directories together, each up to 256 KiB and a sixteenth of it; 0: none";
     dir_max_path: usize = count("256"), Mongrel2 "limits.dir_max_path" ["bytes"] Effect::Honoured,
         "a directory's base and the prefix of its routes must be shorter";
     dir_send_buffer: usize = count("16384"), Mongrel2 "limits.dir_send_buffer" ["bytes"] Effect::Honoured,
