@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::{Message, Peer, Sink};
+use super::{Message, Peer, Sink, Unsent};
 
 /// A sink for [`super::Kind::Rep`] that answers each question with what `answer` makes of its first frame. Further frames are
 /// ignored. `answer` must not block.
@@ -43,5 +43,5 @@ impl<F: Fn(&Rc<Peer>, &Bytes) -> Vec<u8>> Sink for Answering<F> {
 
     fn writable(&self, _: &Rc<Peer>) {}
 
-    fn lost(&self, _: &Rc<Peer>, _: Vec<u64>) {}
+    fn lost(&self, _: &Rc<Peer>, _: Vec<Unsent>) {}
 }
