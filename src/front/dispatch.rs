@@ -9,6 +9,7 @@ use super::Shard;
 use super::access_log::Line;
 use super::answer::Trouble;
 use super::client::{Client, DOWNLOAD_CREDITS_TEXT};
+use super::dir;
 use super::local;
 use super::message::{self, Context};
 use super::site::{Handler, Target};
@@ -71,7 +72,7 @@ pub(super) fn dispatch(
 ) -> Dispatched {
     let site = shard.site();
     let host = site.host(head.host);
-    let line = shard.access_log.is_some().then(|| Line {
+    let line = shard.access_log.borrow().is_some().then(|| Line {
         host: host.map_or_else(|| Rc::from(""), |host| Rc::clone(&host.name)),
         remote: client.addr,
         method: head.method.into(),
@@ -82,6 +83,9 @@ pub(super) fn dispatch(
     let trouble = match found {
         None | Some((_, Target::Dead)) => Trouble::NoRoute,
         Some((_, Target::Unserved)) => Trouble::NotImplemented,
+        Some((route, Target::Dir(directory))) => {
+            return dir::serve(shard, head, route, directory, line);
+        }
         Some((pattern, Target::Handler(handler))) => match refuse(shard, head) {
             Some(trouble) => trouble,
             None => return accept(shard, client, head, pattern, handler, line),

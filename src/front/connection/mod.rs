@@ -257,8 +257,12 @@ impl Connection {
 
     /// Ends the open exchange, if there is one: the ticket is given back, the log line written.
     fn end_exchange(&mut self) {
-        let State::Response(mut exchange) = std::mem::replace(&mut self.state, State::Head) else {
-            return;
+        let mut exchange = match std::mem::replace(&mut self.state, State::Head) {
+            State::Response(exchange) => exchange,
+            other => {
+                self.state = other;
+                return;
+            }
         };
         self.finish_upload(&mut exchange);
         self.client.response_began.set(NEVER);
