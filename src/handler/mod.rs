@@ -28,6 +28,7 @@
 //! This part has whole replies and raw pieces. Streaming responses, uploads, WebSocket and tower services come on top.
 
 mod connection;
+mod control;
 mod http;
 mod replies;
 mod request;
