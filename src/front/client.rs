@@ -79,9 +79,9 @@ pub(super) enum Kind {
     Unknown,
     /// HTTP.
     Http,
-    /// A message socket.
-    Messages,
-    /// A WebSocket, or one that asked for the policy file: Mongrel2 calls both a socket.
+    /// A message socket, by its last message: replies are encoded.
+    Message,
+    /// A WebSocket, or one that asked for the policy file.
     Socket,
 }
 
@@ -113,8 +113,6 @@ pub(super) struct Client {
     pub(super) response_began: Cell<u64>,
     /// The handler last used, which is told when the connection ends.
     last_handler: RefCell<Option<(Rc<Pool>, Option<PeerId>)>>,
-    /// Its last message came from a message socket: replies are encoded.
-    pub(super) speaks_messages: Cell<bool>,
     /// Whether a message of it waits for a handler.
     pub(super) hold: Cell<Hold>,
     /// Streamed upload: so many more bytes of the body the handler takes; `None` when none is open.
@@ -188,7 +186,6 @@ impl Client {
             streaming: Cell::new(false),
             response_began: Cell::new(NEVER),
             last_handler: RefCell::new(None),
-            speaks_messages: Cell::new(false),
             hold: Cell::default(),
             upload_credits: Cell::new(None),
             activity: Cell::new(activity),
@@ -263,6 +260,11 @@ impl Client {
         mailbox.closing = matches!(mail, Mail::Close { .. });
         mailbox.push(mail);
         self.wake();
+    }
+
+    /// Whether its last message came from a message socket.
+    pub(super) fn speaks_messages(&self) -> bool {
+        self.kind.get() == Kind::Message
     }
 
     /// Whether something lies in the mailbox.

@@ -44,8 +44,7 @@ pub struct Connection {
     pub id: Option<u32>,
     /// The descriptor of its socket.
     pub fd: i32,
-    /// Mongrel2's number for what it has turned out to be: 0 nothing yet, 1 HTTP, 2 a
-    /// message socket, 3 a WebSocket or who asked for the policy file.
+    /// Mongrel2's number for what it has turned out to be: 0 nothing yet, 1 HTTP.
     pub kind: u8,
     /// Since the last request, or since its handler last asked to keep it.
     pub last_ping: Duration,
@@ -209,7 +208,7 @@ fn describe(client: &Client, now: u32) -> Connection {
         kind: match client.kind.get() {
             Kind::Unknown => 0,
             Kind::Http => 1,
-            Kind::Messages => 2,
+            Kind::Message => 2,
             Kind::Socket => 3,
         },
         last_ping: since(Some(activity.last_ping)),

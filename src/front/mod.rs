@@ -213,8 +213,8 @@ pub async fn bind(plan: Plan, watch: &Watch) -> Result<Front, BindError> {
         pools: RefCell::default(),
         retiring: RefCell::default(),
         accepting: RefCell::default(),
-        addr: Cell::new(addr),
         chroot,
+        addr: Cell::new(addr),
         watch: watch.clone(),
     });
     Ok(Front {
@@ -439,10 +439,10 @@ struct Shard {
     /// Handlers that no route leads to any more, with something still open.
     retiring: RefCell<Vec<(Arc<Handler>, Rc<Pool>)>>,
     accepting: RefCell<Option<Accepting>>,
-    /// Where clients connect, with the real port.
-    addr: Cell<SocketAddr>,
     /// Stands before the paths of uploads and of files to send.
     chroot: String,
+    /// Where clients connect, with the real port.
+    addr: Cell<SocketAddr>,
     watch: Watch,
 }
 

@@ -108,7 +108,6 @@ impl Connection {
                 Name::Requests.increment();
                 self.client.note_ping();
                 self.client.kind.set(Kind::Http);
-                self.client.speaks_messages.set(false);
                 self.begun = false;
                 match dispatched {
                     Dispatched::Refused {

@@ -45,16 +45,13 @@ impl Connection {
         *searched = 0;
         self.begun = false;
         self.client.note_ping();
-        self.client.speaks_messages.set(true);
-        self.client.kind.set(if message.asks_for_policy() {
-            Kind::Socket
-        } else {
-            Kind::Messages
-        });
+        self.client.kind.set(Kind::Message);
         // How long such a connection may be silent is for the ping rule to say, as with Mongrel2.
         self.client.deadline.set(NEVER);
         if message.is_ping() {
         } else if message.asks_for_policy() {
+            // Mongrel2's number for it.
+            self.client.kind.set(Kind::Socket);
             self.output.push_back(Bytes::from_static(POLICY));
             self.close(Farewell::Told);
         } else {

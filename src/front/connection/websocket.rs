@@ -140,8 +140,8 @@ impl Connection {
         Name::WebSocketsOpen.increment();
         let first = websocket.outgoing(payload.slice(head_len..));
         self.client.response_began.set(NEVER);
-        self.state = State::WebSocket(Box::new(websocket));
         self.client.kind.set(Kind::Socket);
+        self.state = State::WebSocket(Box::new(websocket));
         self.fresh = !self.input.is_empty();
         self.websocket_deadline();
         if first.is_empty() {

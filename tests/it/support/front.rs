@@ -43,11 +43,6 @@ impl Front {
         }
     }
 
-    /// Where its files are.
-    pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
-    }
-
     /// As [`Front::start`], with these routes (as in a `.conf`) in place of the one; the handler is `app`.
     pub(crate) fn routed(settings: &str, routes: &str) -> Self {
         let directory = scratch();
@@ -70,6 +65,11 @@ impl Front {
     /// The file of the access log.
     pub(crate) fn access_log(&self) -> PathBuf {
         self.directory.path().join("access.log")
+    }
+
+    /// Where its files are.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 }
 
