@@ -151,7 +151,25 @@ pub fn inside_chroot(chroot: &str, path: &str) -> PathBuf {
 ///
 /// When any of them cannot be had; then none is kept.
 pub async fn bind(server: &Server, settings: &Settings, watch: &Watch) -> Result<Front, BindError> {
-    let (listener, addr) = listen(SocketAddr::new(server.bind_addr, server.port))?;
+    bind_with(None, server, settings, watch).await
+}
+
+/// As [`bind`], with a TCP listener that somebody else has bound, where there is one.
+///
+/// # Errors
+///
+/// As [`bind`].
+pub async fn bind_with(
+    listener: Option<std::net::TcpListener>,
+    server: &Server,
+    settings: &Settings,
+    watch: &Watch,
+) -> Result<Front, BindError> {
+    let addr = SocketAddr::new(server.bind_addr, server.port);
+    let (listener, addr) = match listener {
+        None => listen(addr)?,
+        Some(listener) => adopt(listener).map_err(|source| BindError::Listen { addr, source })?,
+    };
     let mut handlers = Vec::new();
     for handler in server.handlers() {
         if clashes(&handlers, &handler) {
@@ -251,6 +269,14 @@ fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
         Ok((listener, addr))
     };
     attempt().map_err(|source| BindError::Listen { addr, source })
+}
+
+/// A listener bound elsewhere: by a privileged parent, or by a service manager.
+fn adopt(listener: std::net::TcpListener) -> io::Result<(TcpListener, SocketAddr)> {
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    let addr = listener.local_addr()?;
+    Ok((listener, addr))
 }
 
 impl Front {

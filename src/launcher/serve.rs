@@ -1,5 +1,9 @@
-//! `lurcher serve`: a front for one server of a configuration.
+//! `lurcher serve`: a front for one server of a configuration, or for each of them; and the same by the name `mongrel2`.
+//!
+//! In which process it runs, with which rights and in front of whom, is `process`'s matter.
 
+use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,14 +11,20 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::SignalKind;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::log;
+use super::process::{self, Background, Order, Outside, Ready};
 use super::signals::{STOP, Signals};
-use crate::config::{self, Loaded, Selector, Severity};
+use crate::config::Selector;
 use crate::drain;
 use crate::front::{self, Control, Front};
-use crate::sys;
+
+/// How long open requests get when the process that holds this one has gone: whoever ended that wants its ports.
+const ORPHAN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Mongrel2's own words.
+const MONGREL2_USAGE: &str = "usage: mongrel2 config.sqlite server_uuid [config_module.so]";
 
 /// Arguments of `lurcher serve`.
 #[derive(Debug, clap::Args)]
@@ -24,72 +34,141 @@ pub(super) struct Args {
     /// Which server of the configuration, by name or uuid; needed when it has several
     #[arg(long, value_name = "NAME|UUID")]
     server: Option<String>,
+    /// All servers of the configuration, each in a process of its own
+    #[arg(long, conflicts_with = "server")]
+    every: bool,
+    /// Go into the background, and end when the server serves
+    #[arg(long)]
+    daemon: bool,
+    /// Stay in the foreground, whatever server.daemonize says [default]
+    #[arg(long, conflicts_with = "daemon")]
+    foreground: bool,
 }
 
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
-    let selector = args.server.map_or(Selector::Only, Selector::Named);
-    let loaded = config::load(args.config.as_deref(), &selector)?;
-    for warning in &loaded.warnings {
-        match warning.severity {
-            Severity::Note => info!("{warning:#}"),
-            Severity::Warning | Severity::Error => warn!("{warning:#}"),
+    let order = Order {
+        config: args.config,
+        // A member of several is called with its own uuid behind all that was typed.
+        selector: args.server.map_or(Selector::Only, Selector::Named),
+        every: args.every,
+        background: if args.daemon {
+            Background::Yes
+        } else {
+            Background::No
+        },
+    };
+    process::carry_out(order, serve_in_runtime)
+}
+
+/// `mongrel2 CONFIG UUID [MODULE.so]`, with its arguments only.
+pub(super) fn as_mongrel2(
+    arguments: impl IntoIterator<Item = OsString>,
+) -> anyhow::Result<ExitCode> {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let (config, uuid) = match arguments.as_slice() {
+        [config, uuid] => (config, uuid),
+        [_, _, module] => anyhow::bail!(
+            "load {}: configuration modules are C plug-ins and cannot be loaded; an SQLite database or a .conf is read",
+            module.display()
+        ),
+        _ => {
+            // Nobody is left to tell when stderr is gone.
+            drop(writeln!(std::io::stderr(), "{MONGREL2_USAGE}"));
+            return Ok(ExitCode::FAILURE);
         }
-    }
-    let server = &loaded.config.servers[loaded.server];
+    };
+    let order = Order {
+        config: Some(PathBuf::from(config)),
+        selector: Selector::Uuid(uuid.to_string_lossy().into_owned()),
+        every: false,
+        background: Background::AsConfigured,
+    };
+    process::carry_out(order, serve_in_runtime)
+}
+
+fn serve_in_runtime(ready: Ready) -> anyhow::Result<ExitCode> {
     // What was meant to be encrypted is not served in the clear.
+    let server = ready.snapshot.server();
     anyhow::ensure!(
         !server.use_ssl,
         "serving {}: use_ssl is set, and TLS is not there yet",
         server.uuid
     );
-    raise_descriptors(&loaded);
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())
         .context("start the runtime")?;
-    runtime.block_on(serve(&loaded))
+    runtime.block_on(serve(ready))
 }
 
-/// Mongrel2 sets the limit to `superpoll.max_fd`; here it is raised to that, and never lowered.
-fn raise_descriptors(loaded: &Loaded) {
-    let wanted = loaded.config.settings.max_fd;
-    match sys::raise_open_files(wanted as u64) {
-        Ok(limit) if limit.soft < wanted as u64 => {
-            warn!(
-                "superpoll.max_fd is {wanted}, but this process may open {} files only",
-                limit.soft
-            );
-        }
-        Ok(_) => {}
-        Err(error) => warn!("raise the limit on open files to {wanted}: {error}"),
-    }
-}
-
-async fn serve(loaded: &Loaded) -> anyhow::Result<ExitCode> {
-    let server = &loaded.config.servers[loaded.server];
-    let settings = &loaded.config.settings;
-    let (signal, watch) = drain::channel();
-    let front = front::bind(server, settings, &watch).await?;
-    if !server.error_log.is_empty() {
+async fn serve(ready: Ready) -> anyhow::Result<ExitCode> {
+    let Ready {
+        snapshot,
+        listener,
+        mut outside,
+        test_mode,
+    } = ready;
+    let (server, settings) = (snapshot.placed(), snapshot.settings());
+    if !server.error_log.is_empty() && !test_mode {
         let path = front::inside_chroot(&server.chroot, &server.error_log);
         log::open_error_log(&path, server.error_log_level)
             .with_context(|| format!("open error log {}", path.display()))?;
     }
+    snapshot.log_remarks();
+    let (signal, watch) = drain::channel();
+    let front = front::bind_with(listener, &server, settings, &watch).await?;
     let mut signals = Signals::of(STOP.into_iter().chain([SignalKind::hangup()]))?;
     let (reopen, control) = Control::new();
+    outside.ready().await?;
+    let mut orphaned = false;
     let stop = async || {
-        // SIGHUP reopens the logs meanwhile.
-        while signals.next().await == SignalKind::hangup() {
-            info!("reopening logs");
-            log::reopen_error_log();
-            info!("logs reopened");
-            // Full means that the same was asked already.
-            let _asked = reopen.try_send(());
+        if orphaned {
+            return tokio::time::sleep(ORPHAN_TIMEOUT).await;
+        }
+        loop {
+            tokio::select! {
+                kind = signals.next() => {
+                    if kind != SignalKind::hangup() {
+                        return outside.stopping().await;
+                    }
+                }
+                () = outside.gone() => {
+                    error!("the process that holds this server has ended: so does this one");
+                    orphaned = true;
+                    return;
+                }
+            }
+            reopen_logs(&reopen);
+            reload(&mut outside).await;
         }
     };
     run(front, control, signal, settings.drain_timeout, stop).await;
     info!("ended");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The logs were renamed.
+fn reopen_logs(reopen: &tokio::sync::mpsc::Sender<()>) {
+    info!("reopening logs");
+    log::reopen_error_log();
+    info!("logs reopened");
+    // Full means that the same was asked already.
+    let _asked = reopen.try_send(());
+}
+
+/// Reads the configuration as it is now.
+async fn reload(outside: &mut Outside) {
+    outside.reloading();
+    match outside.read().await {
+        Ok(snapshot) if snapshot.changed => {
+            snapshot.log_remarks();
+            warn!("the configuration has changed: it counts from the next start on");
+        }
+        Ok(_) => {}
+        Err(error) => error!("read the configuration: {error:#}: the one before still counts"),
+    }
+    // It was heard at the start: that it is not heard now is seen by what waits for the other's end.
+    drop(outside.ready().await);
 }
 
 /// Runs a bound front until `stop` completes, then drains it; `stop` completing once more ends it at once. All its

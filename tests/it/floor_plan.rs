@@ -99,6 +99,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("anyhow", &["launcher/"]),
     ("tracing_subscriber", &["launcher/"]),
     ("libc", &["sys.rs"]),
+    ("nix", &["sys.rs", "launcher/process/"]),
     ("socket2", &["sys.rs", "bus/server.rs", "bus/server/"]),
 ];
 
