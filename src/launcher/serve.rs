@@ -57,7 +57,7 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
             Background::No
         },
     };
-    process::carry_out(order, serve_in_runtime)
+    process::carry_out(&order, serve_in_runtime)
 }
 
 /// `mongrel2 CONFIG UUID [MODULE.so]`, with its arguments only.
@@ -83,7 +83,7 @@ pub(super) fn as_mongrel2(
         every: false,
         background: Background::AsConfigured,
     };
-    process::carry_out(order, serve_in_runtime)
+    process::carry_out(&order, serve_in_runtime)
 }
 
 fn serve_in_runtime(ready: Ready) -> anyhow::Result<ExitCode> {

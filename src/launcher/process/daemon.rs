@@ -19,24 +19,22 @@ pub(super) fn start() -> anyhow::Result<ExitCode> {
     // It holds the other end of the socket, whose end is to be seen.
     drop(command);
     let mut word = [0; READY.len()];
-    match socket.read_exact(&mut word) {
+    if socket.read_exact(&mut word).is_ok() {
         // It is nobody's child from now on.
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(_) => {
-            let status = child
-                .wait()
-                .context("wait for the process in the background")?;
-            if status.code().is_none() {
-                anyhow::bail!("the process in the background ended: {status}");
-            }
-            // It has said why; whatever its code was, the start has failed.
-            Ok(if status.success() {
-                ExitCode::FAILURE
-            } else {
-                exit_code(status)
-            })
-        }
+        return Ok(ExitCode::SUCCESS);
     }
+    let status = child
+        .wait()
+        .context("wait for the process in the background")?;
+    if status.code().is_none() {
+        anyhow::bail!("the process in the background ended: {status}");
+    }
+    // It has said why; whatever its code was, the start has failed.
+    Ok(if status.success() {
+        ExitCode::FAILURE
+    } else {
+        exit_code(status)
+    })
 }
 
 /// Leaves the session of the terminal: its end and its keys are not for this process.

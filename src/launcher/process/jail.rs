@@ -8,7 +8,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus};
 
 use anyhow::{Context as _, bail};
@@ -80,7 +80,7 @@ impl Parent {
         drop(command);
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         let pid = Pid::from_raw(pid.context("start the server's process")?);
-        let pid_file = match admit(&socket, &files, pid_path, passed, &above) {
+        let pid_file = match admit(&socket, &files, pid_path.as_deref(), passed, &above) {
             Ok(pid_file) => pid_file,
             Err(error) => {
                 drop(socket);
@@ -164,9 +164,9 @@ impl Parent {
             OutOf::Stopping => self.manager.stopping(),
             OutOf::Read => {
                 let answer = self.read().await;
-                let answer = match answer.and_then(encode) {
+                let answer = match answer.and_then(|answer| encode(&answer)) {
                     Ok(bytes) => bytes,
-                    Err(error) => encode(Into::Refused(format!("{error:#}")))?,
+                    Err(error) => encode(&Into::Refused(format!("{error:#}")))?,
                 };
                 self.link.send(&answer).await.context("answer the server")?;
             }
@@ -187,7 +187,7 @@ impl Parent {
     }
 }
 
-fn encode(message: Into) -> anyhow::Result<Vec<u8>> {
+fn encode(message: &Into) -> anyhow::Result<Vec<u8>> {
     message
         .encode()
         .map_err(|why| anyhow::anyhow!("pass the configuration into the jail: {why}"))
@@ -204,13 +204,13 @@ fn is_end(error: &io::Error) -> bool {
 fn admit(
     socket: &UnixStream,
     files: &Files,
-    pid_path: Option<PathBuf>,
+    pid_path: Option<&Path>,
     passed: Option<TcpListener>,
     above: &Above,
 ) -> anyhow::Result<Option<PidFile>> {
     let snapshot = files.first()?;
     let server = snapshot.server();
-    let pid_split = pid_path.as_deref().map(pid_file::split).transpose()?;
+    let pid_split = pid_path.map(pid_file::split).transpose()?;
     let enter = Into::Enter {
         chroot: PathBuf::from(&server.chroot),
         pid_directory: pid_split
@@ -218,7 +218,7 @@ fn admit(
             .map(|(directory, _)| directory.to_path_buf()),
         max_fd: snapshot.settings().max_fd as u64,
     };
-    link::send(socket, &encode(enter)?, &[]).context("speak into the jail")?;
+    link::send(socket, &encode(&enter)?, &[]).context("speak into the jail")?;
     let (bytes, mut descriptors) =
         link::receive(socket, OUT_OF_JAIL_MAX).context("listen to the jail")?;
     if OutOf::decode(&bytes)? != OutOf::Entered {
@@ -231,18 +231,17 @@ fn admit(
         }
         _ => None,
     };
-    let listener = match passed {
-        Some(listener) => listener,
-        None => {
-            let addr = SocketAddr::new(server.bind_addr, server.port);
-            bind(addr).with_context(|| format!("listen on {addr}"))?
-        }
+    let listener = if let Some(listener) = passed {
+        listener
+    } else {
+        let addr = SocketAddr::new(server.bind_addr, server.port);
+        bind(addr).with_context(|| format!("listen on {addr}"))?
     };
     let start = Into::Start {
         snapshot,
         detached: above.is_background(),
     };
-    link::send(socket, &encode(start)?, &[listener.as_fd()]).context("speak into the jail")?;
+    link::send(socket, &encode(&start)?, &[listener.as_fd()]).context("speak into the jail")?;
     Ok(pid_file)
 }
 

@@ -164,7 +164,7 @@ pub(super) struct Ready {
 /// When the start fails here. When it fails in a process that was started for it, that process has said why, and the exit
 /// code tells.
 pub(super) fn carry_out(
-    order: Order,
+    order: &Order,
     serve: impl FnOnce(Ready) -> anyhow::Result<ExitCode>,
 ) -> anyhow::Result<ExitCode> {
     let part = Part::of_this_process()?;

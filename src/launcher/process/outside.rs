@@ -91,7 +91,7 @@ enum Kind {
     /// It reads its files itself.
     Free {
         /// Taken out while a thread reads them.
-        files: Option<Files>,
+        files: Option<Box<Files>>,
         above: Above,
         manager: Manager,
     },
@@ -104,7 +104,7 @@ enum Kind {
 impl Outside {
     pub(super) fn of_files(files: Files, above: Above, manager: Manager) -> Self {
         Self(Kind::Free {
-            files: Some(files),
+            files: Some(Box::new(files)),
             above,
             manager,
         })

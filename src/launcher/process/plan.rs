@@ -19,7 +19,7 @@ pub(in crate::launcher) enum Background {
 }
 
 /// Where the server's files are, and who it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     /// It has no chroot: paths as they are given.
     Free,
@@ -30,7 +30,7 @@ pub(super) enum Place {
 }
 
 /// All of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) place: Place,
     pub(super) daemon: bool,
@@ -66,7 +66,7 @@ impl Plan {
 
 impl Place {
     /// What stands before the server's paths in the process that serves.
-    pub(super) fn prefix(&self, server: &Server) -> String {
+    pub(super) fn prefix(self, server: &Server) -> String {
         match self {
             Place::Test => server.chroot.clone(),
             Place::Free | Place::Jail => String::new(),
@@ -74,7 +74,7 @@ impl Place {
     }
 
     /// The pid file as the process that writes it sees it, if one is wanted; of a jail, inside.
-    pub(super) fn pid_file(&self, server: &Server) -> Option<PathBuf> {
+    pub(super) fn pid_file(self, server: &Server) -> Option<PathBuf> {
         let path = &server.pid_file;
         if path.is_empty() {
             return None;
