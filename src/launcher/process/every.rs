@@ -186,6 +186,8 @@ fn start(
     let (command, socket) = respawn("member", arguments)?;
     let mut command = Command::from(command);
     command
+        // Nothing is written there, and whoever reads this process's output must not wait for theirs.
+        .stdout(Stdio::null())
         .stderr(Stdio::piped())
         // Who is told is who holds them; and a terminal's ctrl-C comes by it.
         .env_remove("NOTIFY_SOCKET")

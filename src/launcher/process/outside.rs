@@ -15,7 +15,7 @@ use super::super::log;
 use super::link::Link;
 use super::message::{INTO_JAIL_MAX, Into, OutOf};
 use super::snapshot::{Files, Snapshot};
-use super::stdio::Null;
+use super::stdio::{Null, silence};
 use super::systemd::Manager;
 use super::tell_ready;
 
@@ -133,6 +133,7 @@ impl Outside {
             Kind::Entering { socket, detached } => {
                 let mut link = Link::new(socket.try_clone()?, INTO_JAIL_MAX)?;
                 if *detached {
+                    silence().context("go into the background")?;
                     log::leave_stderr().context("go into the background")?;
                 }
                 send(&mut link, OutOf::Ready).await?;

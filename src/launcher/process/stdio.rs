@@ -27,6 +27,13 @@ impl Null {
     }
 }
 
+/// Nothing of what is written arrives, in a process whose standard input is such a file already: in a jail there is no other.
+pub(super) fn silence() -> io::Result<()> {
+    let input = io::stdin();
+    dup2_stdout(&input)?;
+    Ok(dup2_stderr(&input)?)
+}
+
 /// What is written goes to the end of this file: a last word of the runtime is then not lost.
 pub(in crate::launcher) fn output_to(file: &File) -> io::Result<()> {
     dup2_stdout(file)?;

@@ -195,7 +195,7 @@ fn a_live_pid_stands_against_a_start_and_a_stale_one_does_not() {
     assert!(program.terminate().success());
     assert!(!file.exists());
     // A start that fails leaves none behind.
-    fs::remove_dir(site.path().join("logs")).expect("remove");
+    fs::remove_dir_all(site.path().join("logs")).expect("remove");
     refused(&mut site.command(&["serve", "main.conf"]));
     assert!(!file.exists());
 }

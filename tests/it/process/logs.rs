@@ -8,8 +8,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use super::{Site, asks, is_root, until};
 use crate::support::program::Program;
 
-/// Requests of this test are told apart by their paths.
+/// How often the logs are renamed while clients ask.
 const ROTATIONS: usize = 5;
+
+/// Ends the clients, also when a wait has failed.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 fn rotate_under_load(site: &Site, arguments: &[&str], logs: &Path) {
     let mut program = Program::start(&mut site.command(arguments));
@@ -17,6 +26,7 @@ fn rotate_under_load(site: &Site, arguments: &[&str], logs: &Path) {
     let (access, error) = (logs.join("main.access"), logs.join("main.error"));
     let (done, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
+        let _end = End(&done);
         for client in 0..4 {
             let (done, asked) = (&done, &asked);
             scope.spawn(move || {
@@ -35,21 +45,19 @@ fn rotate_under_load(site: &Site, arguments: &[&str], logs: &Path) {
                 asked.load(Ordering::Relaxed) > before + 20
             });
             for path in [&access, &error] {
-                fs::rename(path, path.with_extension(format!("{round}"))).expect("rename");
+                fs::rename(path, format!("{}.{round}", path.display())).expect("rename");
             }
             program.signal("HUP");
             until("new files are there", || access.exists() && error.exists());
         }
-        done.store(true, Ordering::Relaxed);
     });
     assert!(program.terminate().success());
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let files: Vec<_> = fs::read_dir(logs)
         .expect("logs")
         .map(|entry| entry.expect("an entry").path())
-        .filter(|path| path.file_stem().is_some_and(|stem| stem == "main"))
         .collect();
-    assert_eq!(files.len(), 2 + ROTATIONS, "{files:?}");
+    assert_eq!(files.len(), 2 + 2 * ROTATIONS, "{files:?}");
     for file in files {
         for line in fs::read_to_string(&file).expect("a log").lines() {
             if let Some(path) = line.split([':', ',']).find(|part| part.starts_with('/')) {

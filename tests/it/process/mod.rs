@@ -12,10 +12,11 @@ mod several;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::client::{Asked, Client};
+use crate::support::program::Program;
 use crate::support::{PATIENCE, scratch};
 
 /// A user and a group that nobody has an account for.
@@ -221,13 +222,12 @@ fn signal(pid: u32, name: &str) {
 /// The one line that tells why a start has failed; the exit code is 1.
 #[track_caller]
 fn refused(command: &mut Command) -> String {
-    let Output { status, stderr, .. } = command.output().expect("run the program");
-    let stderr = String::from_utf8_lossy(&stderr).into_owned();
-    assert_eq!(status.code(), Some(1), "{stderr}");
-    let errors: Vec<_> = stderr
-        .lines()
-        .filter(|line| line.starts_with("lurcher: "))
-        .collect();
-    assert_eq!(errors.len(), 1, "{stderr}");
-    errors[0].to_owned()
+    let mut program = Program::start(command);
+    let error = program.line("why it does not start", |line| {
+        line.starts_with("lurcher: ").then(|| line.to_owned())
+    });
+    assert_eq!(program.ended().code(), Some(1), "{program}");
+    let errors = program.to_string().matches("\n    lurcher: ").count();
+    assert_eq!(errors, 1, "{program}");
+    error
 }
