@@ -60,7 +60,10 @@ fn rotate_under_load(site: &Site, arguments: &[&str], logs: &Path) {
     assert_eq!(files.len(), 2 + 2 * ROTATIONS, "{files:?}");
     for file in files {
         for line in fs::read_to_string(&file).expect("a log").lines() {
-            if let Some(path) = line.split([':', ',']).find(|part| part.starts_with('/')) {
+            if let Some(path) = line
+                .split([':', ','])
+                .find(|part| part.starts_with('/') && part.ends_with('-'))
+            {
                 *seen.entry(path.to_owned()).or_default() += 1;
             }
         }

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ pub(crate) struct Program {
 struct Lines {
     read: Mutex<Vec<String>>,
     more: Condvar,
+    /// How many outputs have not ended.
+    open: AtomicUsize,
 }
 
 impl Program {
@@ -40,6 +43,7 @@ impl Program {
             .spawn()
             .unwrap_or_else(|error| panic!("start {name}: {error}"));
         let lines = Arc::new(Lines::default());
+        lines.open.store(2, Ordering::Release);
         let stderr = child.stderr.take().expect("piped");
         let stdout = child.stdout.take().expect("piped");
         for stream in [
@@ -56,6 +60,7 @@ impl Program {
                     lines.more.notify_all();
                     line.clear();
                 }
+                lines.open.fetch_sub(1, Ordering::Release);
                 lines.more.notify_all();
             });
         }
@@ -142,7 +147,7 @@ impl Program {
             }
             // Its last words may have come since they were looked at.
             assert!(!ended, "{self}\nended before it printed {what}");
-            ended = !self.alive();
+            ended = !self.alive() && self.lines.open.load(Ordering::Acquire) == 0;
             assert!(Instant::now() < end, "{self}\ndid not print {what}");
         }
     }
