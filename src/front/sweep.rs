@@ -16,7 +16,6 @@ const STREAM_AFTER: u64 = 1_000;
 
 pub(super) async fn run(shard: Rc<Shard>) {
     let mut pinged = shard.clock.milliseconds();
-    let tick = u64::try_from(shard.limits.ping.tick.as_millis()).unwrap_or(NEVER);
     loop {
         if shard.registry.len() == 0 {
             tokio::select! {
@@ -27,6 +26,8 @@ pub(super) async fn run(shard: Rc<Shard>) {
         tokio::time::sleep(TICK).await;
         shard.clock.tick();
         let now = shard.clock.milliseconds();
+        let limits = shard.limits();
+        let tick = u64::try_from(limits.ping.tick.as_millis()).unwrap_or(NEVER);
         let ping = now.saturating_sub(pinged) >= tick;
         if ping {
             pinged = now;
@@ -34,11 +35,8 @@ pub(super) async fn run(shard: Rc<Shard>) {
         shard.registry.for_each(|client| {
             look(client, now);
             if ping
-                && violations(
-                    client.activity.get(),
-                    &shard.limits.ping,
-                    shard.clock.seconds(),
-                ) > shard.limits.ping.kill_limit
+                && violations(client.activity.get(), &limits.ping, shard.clock.seconds())
+                    > limits.ping.kill_limit
             {
                 debug!(client = %client.addr, "too many of the ping and rate limits are violated");
                 client.cut(Cut::Idle);

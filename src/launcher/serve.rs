@@ -18,7 +18,7 @@ use super::process::{self, Background, Order, Outside, Ready};
 use super::signals::{STOP, Signals};
 use crate::config::Selector;
 use crate::drain;
-use crate::front::{self, Control, Front};
+use crate::front::{self, Front, Handle};
 
 /// How long open requests get when the process that holds this one has gone: whoever ended that wants its ports.
 const ORPHAN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -105,21 +105,30 @@ async fn serve(ready: Ready) -> anyhow::Result<ExitCode> {
     let Ready {
         snapshot,
         listener,
-        mut outside,
+        outside,
         test_mode,
     } = ready;
-    let (server, settings) = (snapshot.placed(), snapshot.settings());
+    let plan = snapshot.plan();
+    let server = plan.server();
     if !server.error_log.is_empty() && !test_mode {
         let path = front::inside_chroot(&server.chroot, &server.error_log);
         log::open_error_log(&path, server.error_log_level)
             .with_context(|| format!("open error log {}", path.display()))?;
     }
     snapshot.log_remarks();
+    let drain_timeout = plan.settings().drain_timeout;
     let (signal, watch) = drain::channel();
-    let front = front::bind_with(listener, &server, settings, &watch).await?;
+    let front = front::bind_with(listener, plan, &watch).await?;
     let mut signals = Signals::of(STOP.into_iter().chain([SignalKind::hangup()]))?;
-    let (reopen, control) = Control::new();
-    outside.ready().await?;
+    let mut source = Source {
+        path: snapshot.path.clone(),
+        chroot: snapshot.server().chroot.clone(),
+        reloads_on_hangup: snapshot.settings().reload_on_hangup,
+        outside,
+    };
+    drop(snapshot);
+    let handle = front.handle();
+    source.outside.ready().await?;
     let mut orphaned = false;
     let stop = async || {
         if orphaned {
@@ -129,58 +138,99 @@ async fn serve(ready: Ready) -> anyhow::Result<ExitCode> {
             tokio::select! {
                 kind = signals.next() => {
                     if kind != SignalKind::hangup() {
-                        return outside.stopping().await;
+                        return source.outside.stopping().await;
                     }
                 }
-                () = outside.gone() => {
+                () = source.outside.gone() => {
                     error!("the process that holds this server has ended: so does this one");
                     orphaned = true;
                     return;
                 }
             }
-            reopen_logs(&reopen);
-            reload(&mut outside).await;
+            // SIGHUP reopens the logs, and reads a configuration that has changed.
+            source.outside.reloading();
+            info!("reopening logs");
+            log::reopen_error_log();
+            handle.reopen_logs();
+            info!("logs reopened");
+            if source.reloads_on_hangup {
+                source.reload(&handle).await;
+            }
+            // It was heard at the start: that it is not heard now is seen by what waits for the other's end.
+            drop(source.outside.ready().await);
         }
     };
-    run(front, control, signal, settings.drain_timeout, stop).await;
+    run(front, signal, drain_timeout, stop).await;
     info!("ended");
     Ok(ExitCode::SUCCESS)
 }
 
-/// The logs were renamed.
-fn reopen_logs(reopen: &tokio::sync::mpsc::Sender<()>) {
-    info!("reopening logs");
-    log::reopen_error_log();
-    info!("logs reopened");
-    // Full means that the same was asked already.
-    let _asked = reopen.try_send(());
+/// Where the configuration comes from, and what of it is served.
+struct Source {
+    /// Its file, for the log.
+    path: PathBuf,
+    /// What the server was started with: it cannot move.
+    chroot: String,
+    /// `reload.on_hangup` of the configuration that is served.
+    reloads_on_hangup: bool,
+    outside: Outside,
 }
 
-/// Reads the configuration as it is now.
-async fn reload(outside: &mut Outside) {
-    outside.reloading();
-    match outside.read().await {
-        Ok(snapshot) if snapshot.changed => {
+impl Source {
+    /// Reads the configuration and lets the front serve what it says now; what is wrong with it is logged, and the front
+    /// goes on.
+    async fn reload(&mut self, handle: &Handle) {
+        let snapshot = match self.outside.read().await {
+            Ok(snapshot) => snapshot,
+            Err(mistakes) => {
+                // One line each.
+                for line in format!("{mistakes:#}").lines() {
+                    error!("{line}");
+                }
+                error!(
+                    "reload {}: refused, the old configuration goes on",
+                    self.path.display()
+                );
+                return;
+            }
+        };
+        if snapshot.changed {
             snapshot.log_remarks();
-            warn!("the configuration has changed: it counts from the next start on");
         }
-        Ok(_) => {}
-        Err(error) => error!("read the configuration: {error:#}: the one before still counts"),
+        match handle.reload(snapshot.plan()).await {
+            Ok(done) => {
+                self.reloads_on_hangup = snapshot.settings().reload_on_hangup;
+                // The front does not know of a jail that it is in.
+                let chroot = (snapshot.server().chroot != self.chroot).then_some("chroot");
+                for change in &done.changes {
+                    info!("reload: {change}");
+                }
+                for what in done.postponed.iter().copied().chain(chroot) {
+                    warn!("reload: {what} has changed: it takes effect at the next start");
+                }
+                let unchanged = done.changes.is_empty() && chroot.is_none();
+                info!(
+                    "configuration {}",
+                    if unchanged { "unchanged" } else { "reloaded" }
+                );
+            }
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                error!("reload: {error:#}: refused, the old configuration goes on");
+            }
+        }
     }
-    // It was heard at the start: that it is not heard now is seen by what waits for the other's end.
-    drop(outside.ready().await);
 }
 
 /// Runs a bound front until `stop` completes, then drains it; `stop` completing once more ends it at once. All its
 /// tasks have ended when this returns.
 pub(super) async fn run(
     front: Front,
-    control: Control,
     signal: drain::Signal,
     drain_timeout: Duration,
     mut stop: impl AsyncFnMut(),
 ) {
-    let mut served = std::pin::pin!(front.run(control));
+    let mut served = std::pin::pin!(front.run());
     tokio::select! {
         () = &mut served => {}
         () = stop() => {

@@ -18,13 +18,13 @@ const EDGES: &[(&str, &[&str])] = &[
     ("wire", &["tnetstring"]),
     ("zmtp", &[]),
     ("http1", &[]),
-    ("websocket", &[]),
+    ("websocket", &["http1"]),
     ("routing", &[]),
     ("balancer", &[]),
     ("drain", &[]),
     ("metrics", &[]),
     ("sys", &[]),
-    ("files", &[]),
+    ("files", &["sys"]),
     ("bus", &["zmtp", "endpoint", "drain", "metrics", "sys"]),
     ("config", &["routing", "endpoint", "wire"]),
     (
@@ -54,7 +54,15 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     (
         "handler",
-        &["wire", "bus", "drain", "tnetstring", "endpoint", "metrics"],
+        &[
+            "wire",
+            "websocket",
+            "bus",
+            "drain",
+            "tnetstring",
+            "endpoint",
+            "metrics",
+        ],
     ),
     (
         "launcher",
@@ -100,6 +108,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("tracing_subscriber", &["launcher/"]),
     ("libc", &["sys.rs"]),
     ("nix", &["sys.rs", "launcher/process/"]),
+    ("flate2", &["websocket/"]),
     ("socket2", &["sys.rs", "bus/server.rs", "bus/server/"]),
 ];
 

@@ -11,11 +11,14 @@ use tokio_util::io::poll_read_buf;
 use super::{Connection, Exchange, Gone, State};
 use crate::front::answer::Trouble;
 use crate::front::body::{Body, Fed};
+use crate::front::client::Hold;
 use crate::front::dispatch::{self, Accepted, Dispatched};
+use crate::front::message_socket;
 use crate::front::{INPUT_AHEAD_MAX, LINGER_BYTES_MAX};
 use crate::http1::{self, Asked, Parsed, Scanner};
 use crate::metrics::Name;
 use crate::pool;
+use crate::wire::request;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -36,7 +39,20 @@ impl Connection {
         let mut used = 0;
         while let Some(rest) = data.get(used..).filter(|rest| !rest.is_empty()) {
             match &mut self.state {
+                State::Head if self.client.hold.get() != Hold::Free => break,
+                State::Head | State::WebSocket(_) if self.messages_left == 0 => {
+                    self.fresh = true;
+                    break;
+                }
+                State::Head if message_socket::begins(rest) => match self.message(rest) {
+                    Some(len) => used += len,
+                    None => break,
+                },
                 State::Head => match self.head(rest) {
+                    Some(len) => used += len,
+                    None => break,
+                },
+                State::WebSocket(_) => match self.websocket_input(rest) {
                     Some(len) => used += len,
                     None => break,
                 },
@@ -54,6 +70,10 @@ impl Connection {
                     self.await_head();
                 }
                 State::Response(_) => break,
+                State::Local(_) => match self.feed_local(rest) {
+                    Some(len) => used += len,
+                    None => break,
+                },
                 State::Flush | State::Linger { .. } => return data.len(),
             }
         }
@@ -63,13 +83,13 @@ impl Connection {
     /// Looks for a request head; gives its length when there is a whole one.
     fn head(&mut self, data: &[u8]) -> Option<usize> {
         let (shard, client) = (&self.shard, &self.client);
-        let parsed = http1::parse_head(&mut self.progress, data, &shard.limits.head, |head| {
+        let parsed = http1::parse_head(&mut self.progress, data, &shard.limits().head, |head| {
             (head.len, dispatch::dispatch(shard, client, &head))
         });
         match parsed {
             Parsed::Partial => {
                 if !std::mem::replace(&mut self.begun, true) {
-                    self.client.set_deadline(self.shard.limits.head_timeout);
+                    self.client.set_deadline(self.shard.limits().head_timeout);
                 }
                 None
             }
@@ -80,6 +100,7 @@ impl Connection {
             Parsed::Complete((len, dispatched)) => {
                 Name::Requests.increment();
                 self.client.note_ping();
+                self.client.speaks_messages.set(false);
                 self.begun = false;
                 match dispatched {
                     Dispatched::Refused {
@@ -87,6 +108,9 @@ impl Connection {
                         head_request,
                         line,
                     } => self.refuse(trouble, head_request, line),
+                    Dispatched::Local(request) => {
+                        self.begin_local(*request, data.len().saturating_sub(len));
+                    }
                     Dispatched::Accepted {
                         accepted,
                         wants_continue,
@@ -101,10 +125,15 @@ impl Connection {
     }
 
     /// Begins the body of a request; one without a body goes on at once.
-    fn accept(&mut self, accepted: Accepted, wants_continue: bool, here: usize) {
+    fn accept(&mut self, mut accepted: Accepted, wants_continue: bool, here: usize) {
+        if let Some(upgrade) = &accepted.upgrade {
+            request::encode_body(&upgrade.accept, &mut accepted.message);
+            let message = std::mem::take(&mut accepted.message);
+            return self.submit(message.into(), accepted);
+        }
         let body = Body::new(
             accepted,
-            self.shard.limits.content_length,
+            self.shard.limits().content_length,
             self.shard.clock.milliseconds(),
         );
         if body.is_empty() {
@@ -114,7 +143,7 @@ impl Connection {
         if wants_continue && body.is_missing(here) {
             self.output.push_back(Bytes::from_static(CONTINUE));
         }
-        self.client.set_deadline(self.shard.limits.body_grace);
+        self.client.set_deadline(self.shard.limits().body_grace);
         self.state = State::Body(Box::new(body));
     }
 
@@ -144,13 +173,15 @@ impl Connection {
             version,
             keep_alive,
             line,
+            upgrade,
             ..
         } = accepted;
         let head_request = asked == Asked::Head;
         let caller = Rc::clone(&self.client) as Rc<dyn pool::Caller>;
         match handler.pool.submit(message, retry, caller) {
             Ok(ticket) => {
-                self.client.set_deadline(self.shard.limits.handler_timeout);
+                self.client
+                    .set_deadline(self.shard.limits().handler_timeout);
                 let scanner = Scanner::new(asked, version, keep_alive);
                 let (started, opaque) = (false, false);
                 self.state = State::Response(Box::new(Exchange {
@@ -161,6 +192,7 @@ impl Connection {
                     opaque,
                     head_request,
                     line,
+                    upgrade,
                 }));
             }
             Err(why) => self.refuse(Trouble::Pool(why), head_request, line),
@@ -170,8 +202,11 @@ impl Connection {
     /// Reads from the client.
     pub(super) fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         if self.deaf
-            || (matches!(self.state, State::Response(_)) && self.input.len() >= INPUT_AHEAD_MAX)
+            || (matches!(self.state, State::Response(_) | State::Local(_))
+                && self.input.len() >= INPUT_AHEAD_MAX)
             || (matches!(self.state, State::Head) && self.is_behind())
+            || self.waits()
+            || (matches!(self.state, State::WebSocket(_)) && self.client.is_half_full())
         {
             return Poll::Pending;
         }
@@ -226,7 +261,7 @@ impl Connection {
             self.input.extend_from_slice(data);
             if self.is_behind() {
                 self.fresh = true;
-            } else if !matches!(&self.state, State::Response(exchange) if !exchange.opaque) {
+            } else if !self.holds_input() {
                 self.use_input();
             }
             return Ok(());
@@ -238,6 +273,15 @@ impl Connection {
             self.input.extend_from_slice(rest);
         }
         Ok(())
+    }
+
+    /// Whether what comes from the client has to wait for the end of what is open.
+    fn holds_input(&self) -> bool {
+        match &self.state {
+            State::Response(exchange) => !exchange.opaque,
+            State::Local(local) => !local.wants_input(),
+            _ => false,
+        }
     }
 
     /// The client has shut down its sending side: Mongrel2 takes that for the end, and so do handlers that wait for it. Only

@@ -6,12 +6,13 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 
 use super::keys::KeyFiles;
 use crate::config::{self, Config, Diagnostic, Loaded, Selector, Server, Settings, Severity};
-use crate::front;
+use crate::front::{self, Plan};
 
 /// One server of a configuration, read and checked, and the files that belong to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,11 +58,16 @@ impl Snapshot {
         &self.config.servers[self.server]
     }
 
-    /// The server with its chroot as this process sees it: empty inside of the jail.
-    pub(in crate::launcher) fn placed(&self) -> Server {
-        Server {
-            chroot: self.prefix.clone(),
-            ..self.server().clone()
+    /// What the front is to serve: the server's chroot is what stands before its paths in this process, and so empty
+    /// inside of the jail.
+    pub(in crate::launcher) fn plan(&self) -> Plan {
+        let mut config = self.config.clone();
+        if let Some(server) = config.servers.get_mut(self.server) {
+            server.chroot.clone_from(&self.prefix);
+        }
+        Plan {
+            config: Arc::new(config),
+            server: self.server,
         }
     }
 
