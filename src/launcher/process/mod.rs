@@ -227,9 +227,9 @@ fn start(
     serve: impl FnOnce(Ready) -> anyhow::Result<ExitCode>,
 ) -> anyhow::Result<ExitCode> {
     let server = &loaded.config.servers[loaded.server];
-    let (prefix, pid_path) = (place.prefix(server), place.pid_file(server));
+    let pid_path = place.pid_file(server);
     let chroot = server.chroot.clone();
-    let files = Files::new(loaded, prefix);
+    let files = Files::new(loaded, place);
     if place == Place::Jail {
         return jail::hold(files, pid_path, passed, above);
     }

@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use super::keys::KeyFiles;
+use super::keys::{Below, KeyFiles};
+use super::plan::Place;
 use crate::config::{self, Config, Diagnostic, Loaded, Selector, Server, Settings, Severity};
-use crate::front::{self, Plan};
+use crate::front::Plan;
 
 /// One server of a configuration, read and checked, and the files that belong to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,15 +94,23 @@ pub(in crate::launcher) struct Files {
     path: PathBuf,
     uuid: String,
     prefix: String,
+    /// Where the certificates are looked for: in the jail that it is, whatever a changed configuration says.
+    below: Below,
     stamp: Option<Stamp>,
     last: Loaded,
 }
 
 impl Files {
-    /// Takes a configuration that was just read; `prefix` is what will stand before the server's paths in the process that
-    /// serves.
-    pub(super) fn new(loaded: Loaded, prefix: String) -> Self {
+    /// Takes a configuration that was just read, and the place where its server will run.
+    pub(super) fn new(loaded: Loaded, place: Place) -> Self {
+        let server = &loaded.config.servers[loaded.server];
+        let prefix = place.prefix(server);
+        let below = match place {
+            Place::Jail => Below::Jail(PathBuf::from(&server.chroot)),
+            Place::Free | Place::Test => Below::Anywhere(prefix.clone()),
+        };
         Files {
+            below,
             stamp: Stamp::of(&loaded.path),
             path: loaded.path.clone(),
             uuid: loaded.config.servers[loaded.server].uuid.clone(),
@@ -151,8 +160,8 @@ impl Files {
         let keys = match &settings.certdir {
             Some(certdir) if running.use_ssl => {
                 // The certificates are in the jail, the chain is not: so has Mongrel2 it.
-                let certdir = front::inside_chroot(&running.chroot, certdir);
-                KeyFiles::read(&certdir, settings.ssl_ca_chain.as_deref().map(Path::new))
+                let ca_chain = settings.ssl_ca_chain.as_deref().map(Path::new);
+                KeyFiles::read(&self.below, Path::new(certdir), ca_chain)
                     .context("read certificates and keys")?
             }
             _ => KeyFiles::default(),
@@ -205,7 +214,7 @@ mod tests {
         let path = directory.path().join("x.conf");
         fs::write(&path, CONF).unwrap();
         let loaded = config::load(Some(&path), &Selector::Only).unwrap();
-        let mut files = Files::new(loaded, String::new());
+        let mut files = Files::new(loaded, Place::Free);
         assert!(!files.first().unwrap().changed);
         assert!(!files.read().unwrap().changed);
         // Written again, and the same: nothing has changed that counts.

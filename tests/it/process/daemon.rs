@@ -77,7 +77,7 @@ fn a_start_that_fails_in_the_background_fails_in_the_foreground() {
     site.write();
     let error = refused(&mut site.mongrel2(&["main.conf", "main-uuid"]));
     assert!(error.contains("in use"), "{error}");
-    let error = refused(&mut site.command(&["serve", "--daemon"]).arg("main.conf"));
+    let error = refused(site.command(&["serve", "--daemon"]).arg("main.conf"));
     assert!(error.contains("in use"), "{error}");
     assert!(!site.path().join("run/main.pid").exists());
 }

@@ -112,24 +112,33 @@ fn a_configuration_outside_is_read_again_from_inside_when_it_has_changed() {
     let said = |what: &str| site.read("jail/logs/main.error").matches(what).count();
     program.signal("HUP");
     until("the logs are reopened", || said("logs reopened") == 1);
-    let text = fs::read_to_string(&path).expect("the configuration");
-    fs::write(
-        &path,
-        text.replace("settings = {", "settings = {'limits.content_length': 5"),
-    )
-    .expect("write");
-    program.signal("HUP");
-    until("the change is seen", || {
-        said("the configuration has changed") == 1
+    until("nothing has changed", || {
+        said("configuration unchanged") == 1
     });
+    // A directory that is only there, by its name, for who is inside.
+    fs::create_dir(site.in_jail("www")).expect("a folder");
+    fs::write(site.in_jail("www/hello"), "hello").expect("write");
+    assert_eq!(asks(address, "/files/hello"), 404);
+    let text = fs::read_to_string(&path).expect("the configuration");
+    let files = "routes={'/files/': Dir(base='/www/', index_file='index.html', default_ctype='text/plain'), ";
+    fs::write(&path, text.replace("routes={", files)).expect("write");
+    program.signal("HUP");
+    until("the change is served", || {
+        said("configuration reloaded") == 1
+    });
+    assert_eq!(asks(address, "/files/hello"), 200);
     // What is wrong with it is told inside, and the server goes on.
     fs::write(&path, text.replace("hosts=[", "hosts=[[")).expect("write");
     program.signal("HUP");
     until("the mistake is told", || said("main.conf:4:") > 0);
     assert_eq!(asks(address, "/after"), 404);
     program.signal("HUP");
-    until("the logs are reopened", || said("logs reopened") == 4);
-    assert_eq!(said("the configuration has changed"), 1);
+    until("it is told again", || {
+        said("refused, the old configuration goes on") == 2
+    });
+    assert_eq!(said("configuration reloaded"), 1);
+    assert_eq!(said("refused, the old configuration goes on"), 2);
+    assert_eq!(asks(address, "/files/hello"), 200);
     assert!(program.terminate().success());
 }
 

@@ -11,6 +11,7 @@ mod several;
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -25,7 +26,6 @@ const GROUP: u32 = 54_322;
 
 /// Whether this is root; prints why a test is skipped if not.
 fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt as _;
     let root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
     if !root {
         println!("skipped: a jail needs root");
@@ -56,7 +56,6 @@ impl Site {
             fs::create_dir_all(directory.path().join(folder)).expect("a folder");
         }
         // The server is another user than the one that runs the tests.
-        use std::os::unix::fs::PermissionsExt as _;
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
         Self {
             directory,
@@ -99,7 +98,7 @@ impl Site {
     }
 
     fn settings(mut self, settings: &str) -> Self {
-        self.settings = settings.to_owned();
+        settings.clone_into(&mut self.settings);
         self
     }
 
