@@ -181,8 +181,8 @@ settings! {
         "1: `{`, `}` and `^` are allowed in a request's URI";
     sendfile_base: Option<String> = optional(""), Lurcher "sendfile.base" ["directory"] Effect::Honoured,
         "below which directory, inside the chroot, handlers may have files sent by the extended reply `sendfile`; none: nowhere";
-    daemonize: bool = flag("1"), Mongrel2 "server.daemonize" ["0 or 1"] Effect::NotYet,
-        "0: a server with a chroot stays in the foreground";
+    daemonize: bool = flag("1"), Mongrel2 "server.daemonize" ["0 or 1"] Effect::Honoured,
+        "0: a server that is started by the name `mongrel2` stays in the foreground; `lurcher serve` does unless it is told `--daemon`";
     ssl_ca_chain: Option<String> = optional(""), Mongrel2 "ssl.ca_chain" ["file"] Effect::NotYet,
         "certificates that client certificates are checked against (PEM)";
     ssl_verify_optional: bool = flag("0"), Mongrel2 "ssl.verify_optional" ["0 or 1"] Effect::NotYet,

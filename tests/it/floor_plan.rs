@@ -112,6 +112,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("anyhow", &["launcher/"]),
     ("tracing_subscriber", &["launcher/"]),
     ("libc", &["sys.rs"]),
+    ("nix", &["sys.rs", "launcher/process/"]),
     ("flate2", &["websocket/"]),
     ("socket2", &["sys.rs", "bus/server.rs", "bus/server/"]),
 ];

@@ -21,6 +21,7 @@ mod handler_library;
 mod http1_suite;
 mod interop;
 mod message_sockets;
+mod process;
 mod reload;
 mod routing_golden;
 mod serve;
