@@ -206,6 +206,7 @@ pub async fn bind(plan: Plan, watch: &Watch) -> Result<Front, BindError> {
             settings.dir_cache_bytes,
             settings.dir_send_buffer,
         )),
+        websocket_bytes: Cell::new(0),
         draining: Cell::new(false),
         closes_idle: Cell::new(false),
         plan: RefCell::new(plan),
@@ -427,6 +428,8 @@ struct Shard {
     access_log: RefCell<Option<Rc<AccessLog>>>,
     /// What directories serve, and what of it is in memory.
     files: Rc<Files>,
+    /// Bytes held of WebSocket messages that are incomplete or wait for a handler.
+    websocket_bytes: Cell<usize>,
     /// Nothing new is begun: responses say that they are the last of their connection.
     draining: Cell<bool>,
     /// Connections without an open request end.
