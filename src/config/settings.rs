@@ -210,6 +210,8 @@ settings! {
         "1: WebSocket messages are compressed for clients that offer it (permessage-deflate); handlers do not see it";
     websocket_fragments: usize = count("131072"), Lurcher "websocket.fragments" ["frames"] Effect::Honoured,
         "how many frames a WebSocket message may have";
+    websocket_held_bytes: usize = count("268435456"), Lurcher "websocket.held_bytes" ["bytes"] Effect::Honoured,
+        "how much of incomplete and waiting WebSocket messages is held, of all clients together; 65,536 bytes of each are always";
     websocket_message_bytes: usize = count("16777216"), Lurcher "websocket.message_bytes" ["bytes"] Effect::Honoured,
         "the largest message of a WebSocket client";
     websocket_ping_interval: Option<Duration> = deadline("0"), Lurcher "websocket.ping_interval" ["seconds"] Effect::Honoured,

@@ -20,7 +20,7 @@ use super::upgrade::{self, Upgrading};
 use super::upload::{self, Plan, Way, file};
 use crate::http1::{Asked, BodyFraming, Expect, Head, Version};
 use crate::pool::Retry;
-use crate::websocket::Upgrade;
+use crate::websocket::{self, Upgrade};
 use crate::wire::request::Field;
 
 /// What client headers may not be called: Mongrel2's uploads are announced to handlers under these names.
@@ -133,20 +133,14 @@ fn accept(
 ) -> Dispatched {
     let limits = shard.limits();
     let mut context = context(shard, client, pattern, handler);
-    let upgrade = match upgrade::look(head) {
-        Upgrade::No => None,
-        Upgrade::Yes(handshake) => {
-            context.kind = Kind::Handshake;
-            let deflate = limits.websocket.deflate;
-            Some(Box::new(Upgrading::new(head, handshake, &context, deflate)))
-        }
-        Upgrade::Refused(refusal) => {
-            return Dispatched::Refused {
-                trouble: Trouble::WebSocket(refusal),
-                head_request: false,
-                line,
-            };
-        }
+    let refused = |trouble, line| Dispatched::Refused {
+        trouble,
+        head_request: head.head_request,
+        line,
+    };
+    let upgrade = match handshake(head, &mut context, limits.websocket.deflate) {
+        Ok(upgrade) => upgrade,
+        Err(refusal) => return refused(Trouble::WebSocket(refusal), line),
     };
     let hides = |field: &Field<'_>| {
         is_reserved(field)
@@ -163,11 +157,7 @@ fn accept(
             Ok(name) => name,
             Err(error) => {
                 tracing::error!("get a random number for the name of an upload: {error}");
-                return Dispatched::Refused {
-                    trouble: Trouble::NotStored,
-                    head_request: head.head_request,
-                    line,
-                };
+                return refused(Trouble::NotStored, line);
             }
         },
         Some(Way::Stream) | None => String::new(),
@@ -239,6 +229,23 @@ fn accept(
     Dispatched::Accepted {
         accepted,
         wants_continue,
+    }
+}
+
+/// What is kept of a head that asks for WebSocket; its message is then a handshake.
+fn handshake(
+    head: &Head<'_, '_, Field<'_>>,
+    context: &mut Context<'_>,
+    deflates: bool,
+) -> Result<Option<Box<Upgrading>>, websocket::Refusal> {
+    match upgrade::look(head) {
+        Upgrade::No => Ok(None),
+        Upgrade::Yes(handshake) => {
+            context.kind = Kind::Handshake;
+            let upgrading = Upgrading::new(head, handshake, context, deflates);
+            Ok(Some(Box::new(upgrading)))
+        }
+        Upgrade::Refused(refusal) => Err(refusal),
     }
 }
 

@@ -224,6 +224,7 @@ pub async fn bind_with(
             settings.dir_cache_bytes,
             settings.dir_send_buffer,
         )),
+        websocket_bytes: Cell::new(0),
         draining: Cell::new(false),
         closes_idle: Cell::new(false),
         plan: RefCell::new(plan),
@@ -454,6 +455,8 @@ struct Shard {
     access_log: RefCell<Option<Rc<AccessLog>>>,
     /// What directories serve, and what of it is in memory.
     files: Rc<Files>,
+    /// Bytes held of WebSocket messages that are incomplete or wait for a handler.
+    websocket_bytes: Cell<usize>,
     /// Nothing new is begun: responses say that they are the last of their connection.
     draining: Cell<bool>,
     /// Connections without an open request end.
