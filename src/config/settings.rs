@@ -115,7 +115,7 @@ settings! {
     content_length: usize = count("20480"), Mongrel2 "limits.content_length" ["bytes"] Effect::Honoured,
         "the largest request body that a handler gets in one message";
     dir_cache_bytes: usize = count("16777216"), Lurcher "limits.dir_cache_bytes" ["bytes"] Effect::Honoured,
-        "how much of small files is kept in memory, for all directories together, none taking more than a sixteenth; 0: none";
+        "how much of small files is kept in memory, for all directories together, each up to 256 KiB and a sixteenth of it; 0: none";
     dir_max_path: usize = count("256"), Mongrel2 "limits.dir_max_path" ["bytes"] Effect::Honoured,
         "a directory's base and the prefix of its routes must be shorter";
     dir_send_buffer: usize = count("16384"), Mongrel2 "limits.dir_send_buffer" ["bytes"] Effect::Honoured,
@@ -202,6 +202,18 @@ settings! {
         "where large bodies are stored: a file name ending in XXXXXX, inside the chroot";
     upload_temp_store_mode: u32 = mode("0600"), Mongrel2 "upload.temp_store_mode" ["file mode"] Effect::Honoured,
         "the permissions of stored bodies; octal with a leading 0";
+    websocket_answer_pings: bool = flag("0"), Lurcher "websocket.answer_pings" ["0 or 1"] Effect::Honoured,
+        "1: the server answers the pings of WebSocket clients, and handlers do not see them";
+    websocket_close_timeout: Duration = seconds("5"), Lurcher "websocket.close_timeout" ["seconds"] Effect::Honoured,
+        "how long a handler, or a client, may take to answer a WebSocket's close";
+    websocket_deflate: bool = flag("0"), Lurcher "websocket.deflate" ["0 or 1"] Effect::Honoured,
+        "1: WebSocket messages are compressed for clients that offer it (permessage-deflate); handlers do not see it";
+    websocket_fragments: usize = count("131072"), Lurcher "websocket.fragments" ["frames"] Effect::Honoured,
+        "how many frames a WebSocket message may have";
+    websocket_message_bytes: usize = count("16777216"), Lurcher "websocket.message_bytes" ["bytes"] Effect::Honoured,
+        "the largest message of a WebSocket client";
+    websocket_ping_interval: Option<Duration> = deadline("0"), Lurcher "websocket.ping_interval" ["seconds"] Effect::Honoured,
+        "how long a WebSocket client may be silent before the server pings it, and then again before it counts as gone; 0: no pings";
     zeromq_threads: usize = count("1"), Mongrel2 "zeromq.threads" ["threads"]
         Effect::Meaningless("the server speaks ZeroMQ's protocol itself, on the threads that serve clients"),
         "ZeroMQ's own threads";

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::http1::Refusal;
 use crate::pool::Failure;
+use crate::websocket;
 
 /// A complete answer of the front's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,10 @@ pub(super) enum Trouble {
     TooLarge,
     /// The body's chunks are malformed.
     BadChunk,
+    /// What a message socket sends is no message.
+    BadMessage,
+    /// A handshake for WebSocket that cannot be met.
+    WebSocket(websocket::Refusal),
     /// An expectation that nobody here can meet.
     Expectation,
     /// The pool gave the request up.
@@ -56,7 +61,13 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
             417 => (417, "Expectation Failed"),
             status => (status, refusal.reason),
         },
-        Trouble::BadChunk => (400, "Bad Request"),
+        Trouble::WebSocket(websocket::Refusal::Version) => {
+            (426, "The Sec-WebSocket-Version is not 13")
+        }
+        Trouble::WebSocket(websocket::Refusal::Key) => {
+            (400, "The Sec-WebSocket-Key is missing or malformed")
+        }
+        Trouble::BadChunk | Trouble::BadMessage | Trouble::WebSocket(_) => (400, "Bad Request"),
         Trouble::HeadTimeout => (408, "The request head did not arrive in time"),
         Trouble::BodyTimeout => (408, "The request body arrived too slowly"),
         Trouble::NoRoute => (404, "Not Found"),
@@ -96,6 +107,7 @@ fn phrase(status: u16) -> &'static str {
         413 => "Request Entity Too Large",
         414 => "URI Too Long",
         417 => "Expectation Failed",
+        426 => "Upgrade Required",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
         501 => "Not Implemented",
@@ -114,6 +126,7 @@ impl Answer {
         let body = if head_request { "" } else { self.body };
         let extra = match self.status {
             405 => "Allow: GET, HEAD\r\n",
+            426 => "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
             503 => "Retry-After: 1\r\n",
             _ => "",
         };

@@ -5,17 +5,22 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
+
 use super::Shard;
 use super::access_log::Line;
 use super::answer::Trouble;
 use super::client::{Client, DOWNLOAD_CREDITS_TEXT};
 use super::dir;
 use super::local;
-use super::message::{self, Context};
+use super::message::{self, Context, Kind};
+use super::message_socket::Message;
 use super::site::{Handler, Target};
+use super::upgrade::{self, Upgrading};
 use super::upload::{self, Plan, Way, file};
 use crate::http1::{Asked, BodyFraming, Expect, Head, Version};
 use crate::pool::Retry;
+use crate::websocket::Upgrade;
 use crate::wire::request::Field;
 
 /// What client headers may not be called: Mongrel2's uploads are announced to handlers under these names.
@@ -33,6 +38,8 @@ pub(super) struct Accepted {
     pub(super) version: Version,
     pub(super) keep_alive: bool,
     pub(super) line: Option<Line>,
+    /// It asks for WebSocket.
+    pub(super) upgrade: Option<Box<Upgrading>>,
     /// The body is an upload: the message announces it.
     pub(super) upload: Option<Plan>,
 }
@@ -123,7 +130,32 @@ fn accept(
     line: Option<Line>,
 ) -> Dispatched {
     let limits = shard.limits();
-    let way = upload::way(&limits, head.framing);
+    let mut context = context(shard, client, pattern, handler);
+    let upgrade = match upgrade::look(head) {
+        Upgrade::No => None,
+        Upgrade::Yes(handshake) => {
+            context.kind = Kind::Handshake;
+            let deflate = limits.websocket.deflate;
+            Some(Box::new(Upgrading::new(head, handshake, &context, deflate)))
+        }
+        Upgrade::Refused(refusal) => {
+            return Dispatched::Refused {
+                trouble: Trouble::WebSocket(refusal),
+                head_request: false,
+                line,
+            };
+        }
+    };
+    let hides = |field: &Field<'_>| {
+        is_reserved(field)
+            || upgrade
+                .as_ref()
+                .is_some_and(|upgrade| upgrade.hides(field.name))
+    };
+    let way = match upgrade {
+        Some(_) => None,
+        None => upload::way(&limits, head.framing),
+    };
     let name = match way {
         Some(Way::Store) => match file::name(limits.upload_store.as_deref().unwrap_or_default()) {
             Ok(name) => name,
@@ -143,27 +175,25 @@ fn accept(
         ("x-mongrel2-upload-done", name.as_bytes()),
     ];
     let context = Context {
-        protocol: handler.protocol,
-        pattern,
-        remote: client.addr.ip(),
-        keep_forwarded_for: limits.keep_forwarded_for,
-        credits: (limits.flow_control && !client.has_handler()).then_some(DOWNLOAD_CREDITS_TEXT),
         extra: match way {
             Some(Way::Store) => &keys[..1],
             Some(Way::Stream) => &[("UPLOAD_STREAM", b"0")],
             None => &[],
         },
-        names_max: limits.header_names_max,
-        values_max: limits.header_values_max,
+        ..context
     };
     let body = match head.framing {
         BodyFraming::Length(length) if way.is_none() => usize::try_from(length).unwrap_or(0) + 16,
         _ => 16,
     };
     let kept: Vec<Field<'_>>;
-    let fields = if head.fields.iter().any(is_reserved) {
-        let fields = head.fields.iter().filter(|field| !is_reserved(field));
-        kept = fields.copied().collect();
+    let fields = if head.fields.iter().any(hides) {
+        kept = head
+            .fields
+            .iter()
+            .filter(|field| !hides(field))
+            .copied()
+            .collect();
         &kept[..]
     } else {
         head.fields
@@ -200,6 +230,7 @@ fn accept(
         version: head.version,
         keep_alive: head.keep_alive,
         line,
+        upgrade,
         upload,
     };
     let wants_continue = head.expect == Expect::Continue && head.version == Version::Http11;
@@ -209,7 +240,50 @@ fn accept(
     }
 }
 
-fn is_reserved(field: &Field<'_>) -> bool {
+fn context<'a>(shard: &Shard, client: &Client, pattern: &'a str, handler: &Handler) -> Context<'a> {
+    let limits = shard.limits();
+    Context {
+        protocol: handler.protocol,
+        pattern,
+        remote: client.addr.ip(),
+        keep_forwarded_for: limits.keep_forwarded_for,
+        credits: (limits.flow_control && !client.has_handler()).then_some(DOWNLOAD_CREDITS_TEXT),
+        kind: Kind::Request,
+        extra: &[],
+        names_max: limits.header_names_max,
+        values_max: limits.header_values_max,
+    }
+}
+
+/// Who a message of a message socket is for.
+pub(super) enum Addressed {
+    /// A handler, and what it gets.
+    Handler(Rc<Handler>, Bytes),
+    /// No route.
+    Nobody,
+    /// A route that leads to no handler.
+    NoHandler,
+}
+
+/// Finds the route of a message, which has no host: on the default one.
+pub(super) fn message(shard: &Shard, client: &Client, message: &Message<'_>) -> Addressed {
+    let site = shard.site();
+    let found = site
+        .host(None)
+        .and_then(|host| host.routes.find(message.path));
+    match found {
+        None | Some((_, Target::Dead)) => Addressed::Nobody,
+        Some((pattern, Target::Handler(handler))) => {
+            let context = context(shard, client, pattern, handler);
+            let (path, method) = (message.path, message.method());
+            let bytes = message::encode_message(path, method, message.body, &context);
+            Addressed::Handler(Rc::clone(handler), bytes.into())
+        }
+        Some((_, Target::Dir(_) | Target::Unserved)) => Addressed::NoHandler,
+    }
+}
+
+pub(super) fn is_reserved(field: &Field<'_>) -> bool {
     field
         .name
         .get(..RESERVED_PREFIX.len())

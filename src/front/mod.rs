@@ -24,6 +24,7 @@ mod limits;
 mod listener;
 mod local;
 mod message;
+mod message_socket;
 mod registry;
 mod reload;
 mod replies;
@@ -31,6 +32,7 @@ mod sendfile;
 mod site;
 mod stream;
 mod sweep;
+mod upgrade;
 mod upload;
 
 use std::cell::{Cell, RefCell};
@@ -191,6 +193,7 @@ pub async fn bind(plan: Plan, watch: &Watch) -> Result<Front, BindError> {
         let bound = bind_handler(server, settings, &handler).await?;
         handlers.push((handler, bound));
     }
+    let chroot = server.chroot.clone();
     let shard = Rc::new(Shard {
         limits: RefCell::new(Rc::new(Limits::from(settings))),
         clock: Clock::new(),
@@ -205,11 +208,11 @@ pub async fn bind(plan: Plan, watch: &Watch) -> Result<Front, BindError> {
         )),
         draining: Cell::new(false),
         closes_idle: Cell::new(false),
-        chroot: server.chroot.clone(),
         plan: RefCell::new(plan),
         pools: RefCell::default(),
         retiring: RefCell::default(),
         accepting: RefCell::default(),
+        chroot,
         watch: watch.clone(),
     });
     Ok(Front {
@@ -254,6 +257,7 @@ fn pool_settings(settings: &Settings, handler: &Handler) -> pool::Settings {
         waiting_max: handler.queue.unwrap_or(settings.handler_queue),
         waiting_bytes_max: settings.handler_queue_bytes,
         wait_max: settings.handler_wait,
+        raw_payload: handler.raw_payload,
     }
 }
 
@@ -427,14 +431,14 @@ struct Shard {
     draining: Cell<bool>,
     /// Connections without an open request end.
     closes_idle: Cell<bool>,
-    /// Stands before the paths of uploads and of files to send.
-    chroot: String,
     /// What is served now, and the sockets of its handlers.
     plan: RefCell<Plan>,
     pools: RefCell<Vec<(Arc<Handler>, Rc<Pool>)>>,
     /// Handlers that no route leads to any more, with something still open.
     retiring: RefCell<Vec<(Arc<Handler>, Rc<Pool>)>>,
     accepting: RefCell<Option<Accepting>>,
+    /// Stands before the paths of uploads and of files to send.
+    chroot: String,
     watch: Watch,
 }
 

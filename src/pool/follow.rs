@@ -187,7 +187,7 @@ impl Pool {
     }
 
     /// Looks after what waits for room: sends it, or tells those who have more to say.
-    pub(super) fn resume(&self, state: &mut State) {
+    pub(super) fn resume_follow_ups(&self, state: &mut State) {
         if state.follow_ups == 0 {
             return;
         }

@@ -10,11 +10,11 @@ use bytes::Bytes;
 use slab::Slab;
 use tokio::time::Instant;
 
+use super::attached::{Attached, Held};
 use super::follow::Follow;
 use super::workers::{self, Workers};
 use super::{Caller, Failure, Retry};
 use crate::metrics::Name;
-use crate::wire::ConnId;
 
 /// Stale entries of the queue that are tolerated before it is swept.
 const QUEUE_SLACK: usize = 64;
@@ -28,6 +28,8 @@ pub(super) struct State {
     pub(super) waiting_bytes: usize,
     /// Tells requests apart that use the same place in `open` one after the other.
     pub(super) serial: u32,
+    pub(super) attached: Slab<Attached>,
+    pub(super) held: Held,
     /// Requests that have further messages, or may have.
     pub(super) follow_ups: usize,
 }
@@ -68,8 +70,8 @@ pub(super) fn tag(place: usize, serial: u32) -> u64 {
 }
 
 /// Tags of further messages of a request have this bit, and those of parts of its body the second; places in `open` never do.
-const FOLLOW_TAG: u64 = 1 << 62;
-const PART_TAG: u64 = 1 << 61;
+const FOLLOW_TAG: u64 = 1 << 61;
+const PART_TAG: u64 = 1 << 60;
 
 /// The tag of the message that completes the request at that place.
 pub(super) fn last_tag(place: usize, serial: u32) -> u64 {
@@ -83,18 +85,18 @@ pub(super) fn part_tag(place: usize, serial: u32) -> u64 {
 
 /// Whether the message is a part of a body, which only the peer that has the others can use.
 pub(super) fn is_part(tag: u64) -> bool {
-    tag & (PART_TAG | FOLLOW_TAG | NOTICE_TAG) == PART_TAG | FOLLOW_TAG
+    tag >> 60 == 0b0011
 }
 
 /// The tag of messages that nobody takes back.
 pub(super) const NO_TAG: u64 = u64::MAX;
 
-/// Tags of disconnect notices have this bit, and the connection's id in the lower half; places in `open` never have it.
+/// Tags of disconnect notices have this bit, and the connection's id in the lower half; places never have it.
 pub(super) const NOTICE_TAG: u64 = 1 << 63;
 
-pub(super) fn tagged_notice(tag: u64) -> Option<ConnId> {
-    let id = u32::try_from(tag.checked_sub(NOTICE_TAG)?).ok()?;
-    Some(ConnId(id))
+/// Whether a message with this tag is a request or completes one: what else there is has one of the upper two bits, or is a part.
+pub(super) fn is_request(tag: u64) -> bool {
+    tag >> 62 == 0 && !is_part(tag)
 }
 
 #[derive(Clone, Copy)]
@@ -145,9 +147,21 @@ impl State {
         None
     }
 
+    /// The worker that has an open request.
+    pub(super) fn worker_of(&self, place: usize, serial: u32) -> Option<workers::Id> {
+        match self.open.get(place)? {
+            Open {
+                phase: Phase::Handed { worker } | Phase::Attached { worker },
+                serial: own,
+                ..
+            } if *own == serial => Some(*worker),
+            _ => None,
+        }
+    }
+
     /// A message that its peer never got wholly: the request waits again, before all others.
     pub(super) fn take_back(&mut self, tag: u64) {
-        let follows = tag & (FOLLOW_TAG | NOTICE_TAG) == FOLLOW_TAG;
+        let follows = tag & FOLLOW_TAG != 0;
         let tag = if follows {
             tag & !(FOLLOW_TAG | PART_TAG)
         } else {

@@ -18,7 +18,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("wire", &["tnetstring"]),
     ("zmtp", &[]),
     ("http1", &[]),
-    ("websocket", &[]),
+    ("websocket", &["http1"]),
     ("routing", &[]),
     ("balancer", &[]),
     ("drain", &[]),
@@ -54,7 +54,15 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     (
         "handler",
-        &["wire", "bus", "drain", "tnetstring", "endpoint", "metrics"],
+        &[
+            "wire",
+            "websocket",
+            "bus",
+            "drain",
+            "tnetstring",
+            "endpoint",
+            "metrics",
+        ],
     ),
     (
         "launcher",
@@ -99,6 +107,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("anyhow", &["launcher/"]),
     ("tracing_subscriber", &["launcher/"]),
     ("libc", &["sys.rs"]),
+    ("flate2", &["websocket/"]),
     ("socket2", &["sys.rs", "bus/server.rs", "bus/server/"]),
 ];
 

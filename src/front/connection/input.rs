@@ -12,11 +12,14 @@ use super::upload::Receiving;
 use super::{Connection, Exchange, Gone, State};
 use crate::front::answer::Trouble;
 use crate::front::body::{Body, Fed};
+use crate::front::client::Hold;
 use crate::front::dispatch::{self, Accepted, Dispatched};
+use crate::front::message_socket;
 use crate::front::{INPUT_AHEAD_MAX, LINGER_BYTES_MAX};
 use crate::http1::{self, Asked, Parsed, Scanner};
 use crate::metrics::Name;
 use crate::pool;
+use crate::wire::request;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -37,7 +40,20 @@ impl Connection {
         let mut used = 0;
         while let Some(rest) = data.get(used..).filter(|rest| !rest.is_empty()) {
             match &mut self.state {
+                State::Head if self.client.hold.get() != Hold::Free => break,
+                State::Head | State::WebSocket(_) if self.messages_left == 0 => {
+                    self.fresh = true;
+                    break;
+                }
+                State::Head if message_socket::begins(rest) => match self.message(rest) {
+                    Some(len) => used += len,
+                    None => break,
+                },
                 State::Head => match self.head(rest) {
+                    Some(len) => used += len,
+                    None => break,
+                },
+                State::WebSocket(_) => match self.websocket_input(rest) {
                     Some(len) => used += len,
                     None => break,
                 },
@@ -91,6 +107,7 @@ impl Connection {
             Parsed::Complete((len, dispatched)) => {
                 Name::Requests.increment();
                 self.client.note_ping();
+                self.client.speaks_messages.set(false);
                 self.begun = false;
                 match dispatched {
                     Dispatched::Refused {
@@ -116,6 +133,12 @@ impl Connection {
 
     /// Begins the body of a request; one without a body goes on at once. Says how many of the bytes that are here were used.
     fn accept(&mut self, mut accepted: Accepted, wants_continue: bool, here: &[u8]) -> usize {
+        if let Some(upgrade) = &accepted.upgrade {
+            request::encode_body(&upgrade.accept, &mut accepted.message);
+            let message = std::mem::take(&mut accepted.message);
+            self.submit(message.into(), accepted);
+            return 0;
+        }
         if let Some(plan) = accepted.upload.take() {
             return self.begin_upload(accepted, plan, wants_continue, here);
         }
@@ -174,6 +197,7 @@ impl Connection {
             version,
             keep_alive,
             line,
+            upgrade,
             ..
         } = accepted;
         let head_request = asked == Asked::Head;
@@ -192,6 +216,7 @@ impl Connection {
                     opaque,
                     head_request,
                     line,
+                    upgrade,
                     upload,
                 }));
             }
@@ -207,6 +232,8 @@ impl Connection {
                 State::Response(_) | State::Local(_) | State::Opening(_)
             ) && self.input.len() >= INPUT_AHEAD_MAX)
             || (matches!(self.state, State::Head) && self.is_behind())
+            || self.waits()
+            || (matches!(self.state, State::WebSocket(_)) && self.client.is_half_full())
         {
             return Poll::Pending;
         }

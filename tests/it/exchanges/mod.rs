@@ -32,11 +32,6 @@ enum Need {
 /// Parts not built yet, each with its reason. An entry goes when its part comes; the list only shrinks.
 const NOT_YET: &[(Need, &str)] = &[
     (Need::Proxy, "proxying is not built yet"),
-    (Need::WebSocket, "WebSocket is not built yet"),
-    (
-        Need::MessageSockets,
-        "Flash JSON and XML message sockets are not built yet",
-    ),
     (Need::Tls, "TLS is not built yet"),
 ];
 
