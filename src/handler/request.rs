@@ -140,10 +140,6 @@ impl Client {
         self.send([]).await
     }
 
-    pub(super) fn server(&self) -> &Publisher {
-        &self.server
-    }
-
     fn key(&self) -> (*const Publisher, &Bytes, ConnId) {
         (Arc::as_ptr(&self.server), &self.sender, self.conn_id)
     }
