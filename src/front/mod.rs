@@ -60,9 +60,10 @@ use crate::pool::{self, BoundPool, Pool, Replies};
 pub use access_log::AccessLog;
 use client::Client;
 use clock::Clock;
-pub use handle::Handle;
+pub use handle::{Connection, Handle, Handlers, Peer, Route, State};
 use limits::Limits;
 use registry::Registry;
+pub use reload::{ReloadError, Reloaded};
 use site::Site;
 
 /// What stands in the `Server` header of the front's own answers.
@@ -213,6 +214,7 @@ pub async fn bind(plan: Plan, watch: &Watch) -> Result<Front, BindError> {
         retiring: RefCell::default(),
         accepting: RefCell::default(),
         chroot,
+        addr: Cell::new(addr),
         watch: watch.clone(),
     });
     Ok(Front {
@@ -400,7 +402,7 @@ fn build_site(plan: &Plan, pools: &[(Arc<Handler>, Rc<Pool>)], files: &Files) ->
                         route.path, host.name
                     );
                 }
-                routes.insert(&route.path, target);
+                routes.insert(&route.path, site::Route::new(target, &route.target));
             }
             (
                 host.matching.clone(),
@@ -439,6 +441,8 @@ struct Shard {
     accepting: RefCell<Option<Accepting>>,
     /// Stands before the paths of uploads and of files to send.
     chroot: String,
+    /// Where clients connect, with the real port.
+    addr: Cell<SocketAddr>,
     watch: Watch,
 }
 
@@ -496,6 +500,7 @@ impl Shard {
     /// Begins to accept; another listener's task ends after what waits for it.
     fn listen(self: &Rc<Self>, listener: TcpListener, addr: SocketAddr) {
         info!("listening on http://{addr}");
+        self.addr.set(addr);
         let superseded = CancellationToken::new();
         let task = self.watch.spawn_local(listener::accept(
             listener,

@@ -9,7 +9,7 @@
 
 mod judge;
 mod message;
-mod recording;
+pub(crate) mod recording;
 mod replay;
 
 use std::collections::{BTreeMap, BTreeSet};
