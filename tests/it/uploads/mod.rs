@@ -491,6 +491,7 @@ fn names_are_told_as_configured_and_files_are_inside_the_chroot() {
     let text = text
         .replace("chroot=''", &format!("chroot='{here}/jail'"))
         .replace(&format!("_log='{here}/"), "_log='/")
+        .replace(&format!("ipc://{here}/"), "ipc:///")
         .replace(&format!("pid_file='{here}/"), "pid_file='/");
     fs::write(&config, text).unwrap();
     let mut program = Program::lurcher(&["serve", "main.conf"], directory.path());
