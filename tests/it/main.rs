@@ -17,6 +17,7 @@ mod demo;
 mod directories;
 mod exchanges;
 mod floor_plan;
+mod flow_control;
 mod handler_library;
 mod http1_suite;
 mod interop;
