@@ -2,7 +2,7 @@
 //!
 //! The modules in reading order, from the floor up; edges point down only (see ARCHITECTURE.md):
 //!
-//! * floor 0, pure, no I/O: [`tnetstring`], [`endpoint`], [`wire`], [`zmtp`], [`http1`], [`routing`], [`balancer`]
+//! * floor 0, pure, no I/O: [`tnetstring`], [`endpoint`], [`wire`], [`zmtp`], [`http1`], [`routing`], [`balancer`], [`networks`]
 //! * floor 1, services: [`drain`], [`metrics`], [`sys`], [`bus`], [`config`]
 //! * floor 2: [`pool`], the handlers behind one route
 //! * floor 3, roles that never see each other: [`front`], [`handler`]
@@ -23,6 +23,8 @@ pub mod http1;
 pub mod routing;
 
 pub mod balancer;
+
+pub mod networks;
 
 pub mod drain;
 

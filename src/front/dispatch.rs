@@ -11,6 +11,7 @@ use super::answer::Trouble;
 use super::client::{Client, DOWNLOAD_CREDITS_TEXT};
 use super::local;
 use super::message::{self, Context};
+use super::origin::Origin;
 use super::site::{Handler, Target};
 use crate::http1::{Asked, BodyFraming, Expect, Head, Version};
 use crate::pool::Retry;
@@ -67,10 +68,12 @@ pub(super) fn dispatch(
     head: &Head<'_, '_, Field<'_>>,
 ) -> Dispatched {
     let site = shard.site();
+    let limits = shard.limits();
+    let origin = Origin::of(&limits, client, head.fields);
     let host = site.host(head.host);
     let line = shard.access_log.is_some().then(|| Line {
         host: host.map_or_else(|| Rc::from(""), |host| Rc::clone(&host.name)),
-        remote: client.addr,
+        remote: origin.remote,
         method: head.method.into(),
         path: head.target.path.into(),
         version: message::version(head.version),
@@ -81,7 +84,7 @@ pub(super) fn dispatch(
         Some((_, Target::Unserved)) => Trouble::NotImplemented,
         Some((pattern, Target::Handler(handler))) => match refuse(shard, head) {
             Some(trouble) => trouble,
-            None => return accept(shard, client, head, pattern, handler, line),
+            None => return accept(shard, client, origin, head, pattern, handler, line),
         },
     };
     Dispatched::Refused {
@@ -107,6 +110,7 @@ fn refuse(shard: &Shard, head: &Head<'_, '_, Field<'_>>) -> Option<Trouble> {
 fn accept(
     shard: &Shard,
     client: &Client,
+    origin: Origin<'_>,
     head: &Head<'_, '_, Field<'_>>,
     pattern: &str,
     handler: &Rc<Handler>,
@@ -115,7 +119,7 @@ fn accept(
     let context = Context {
         protocol: handler.protocol,
         pattern,
-        remote: client.addr.ip(),
+        origin,
         keep_forwarded_for: shard.limits().keep_forwarded_for,
         credits: (shard.limits().flow_control && !client.has_handler())
             .then_some(DOWNLOAD_CREDITS_TEXT),

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use crate::config::Settings;
+use crate::config::{ForwardedHeader, Settings};
 use crate::front::client::NEVER;
 use crate::http1;
+use crate::networks::Networks;
 use crate::wire::request;
 
 /// Descriptors of `superpoll.max_fd` that are left for logs, listeners and handlers.
@@ -37,6 +38,11 @@ pub(super) struct Limits {
     pub(super) drain_timeout: Duration,
     pub(super) keep_forwarded_for: bool,
     pub(super) tcp_keepalive: bool,
+    /// Peers that send the PROXY protocol's header before anything else.
+    pub(super) proxy_protocol_from: Networks,
+    /// Peers that are believed about their clients.
+    pub(super) forwarded_from: Networks,
+    pub(super) forwarded_header: ForwardedHeader,
     /// `download.flow_control`: handlers are told how much of what they sent a client has taken.
     pub(super) flow_control: bool,
     pub(super) ping: PingLimits,
@@ -80,6 +86,9 @@ impl From<&Settings> for Limits {
             drain_timeout: settings.drain_timeout,
             keep_forwarded_for: settings.no_clobber_xff,
             tcp_keepalive: settings.tcp_keepalive,
+            proxy_protocol_from: settings.proxy_protocol_from.clone(),
+            forwarded_from: settings.forwarded_from.clone(),
+            forwarded_header: settings.forwarded_header,
             flow_control: settings.download_flow_control,
             ping: PingLimits {
                 tick: settings.tick_timer,

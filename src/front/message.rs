@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::net::IpAddr;
 
+use super::origin::Origin;
 use crate::http1::{Head, Version};
 use crate::wire::Protocol;
 use crate::wire::request::{Field, Outgoing};
@@ -12,7 +13,7 @@ pub(super) struct Context<'a> {
     pub(super) protocol: Protocol,
     /// The route's text as configured.
     pub(super) pattern: &'a str,
-    pub(super) remote: IpAddr,
+    pub(super) origin: Origin<'a>,
     /// `no_clobber_xff`: the client's own X-Forwarded-For stands, and none is added.
     pub(super) keep_forwarded_for: bool,
     /// Flow control, and the first request of its connection: how many bytes the handler may have outstanding.
@@ -32,9 +33,9 @@ pub(super) fn encode(
     body: usize,
 ) -> Vec<u8> {
     let mut address = AddressText { bytes: [0; 48] };
-    let address = address.write(context.remote);
+    let address = address.write(context.origin.remote.ip());
     let target = &head.target;
-    let mut server: [(&str, &[u8]); 12] = [("", b""); 12];
+    let mut server: [(&str, &[u8]); 13] = [("", b""); 13];
     let mut count = 0;
     let mut add = |key: &'static str, value| {
         server[count] = (key, value);
@@ -46,6 +47,9 @@ pub(super) fn encode(
     }
     if let Some(credits) = context.credits {
         add("DOWNLOAD_CREDITS", credits.as_bytes());
+    }
+    if let Some(fingerprint) = context.origin.certificate {
+        add("PEER_CERT_SHA1", fingerprint);
     }
     if let Some(authority) = target.authority {
         // The host of an absolute target overrides the Host line (RFC 9112 3.2.2), for handlers as for routing.
@@ -61,7 +65,7 @@ pub(super) fn encode(
         add("FRAGMENT", fragment);
     }
     add("PATTERN", context.pattern.as_bytes());
-    add("URL_SCHEME", b"http");
+    add("URL_SCHEME", context.origin.scheme().as_bytes());
     add("REMOTE_ADDR", address);
 
     let mut out = Vec::with_capacity(head.len + target.path.len() + OVERHEAD + body);

@@ -13,6 +13,7 @@
 
 mod access_log;
 mod answer;
+mod arrival;
 mod body;
 mod client;
 mod clock;
@@ -22,11 +23,14 @@ mod limits;
 mod listener;
 mod local;
 mod message;
+mod origin;
+mod proxy_protocol;
 mod registry;
 mod replies;
 mod site;
 mod stream;
 mod sweep;
+pub mod tls;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -49,11 +53,12 @@ use crate::endpoint::{Endpoint, Transport};
 use crate::pool::{self, BoundPool, Pool, Replies};
 
 pub use access_log::AccessLog;
-use client::Client;
+use client::{Client, Secure};
 use clock::Clock;
 use limits::Limits;
 use registry::Registry;
 use site::Site;
+use tls::{Keys, Tls, TlsError};
 
 /// What stands in the `Server` header of the front's own answers.
 const SERVER: &str = concat!("Lurcher/", env!("CARGO_PKG_VERSION"));
@@ -112,6 +117,9 @@ pub enum BindError {
         /// What the system said.
         source: io::Error,
     },
+    /// TLS cannot be served.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// No random number for the first connection id.
     #[error("get a random number for the first connection id")]
     Random(#[source] getrandom::Error),
@@ -147,12 +155,24 @@ pub fn inside_chroot(chroot: &str, path: &str) -> PathBuf {
     PathBuf::from(format!("{chroot}{separator}{path}"))
 }
 
-/// Binds a server of a configuration: its TCP address, the sockets of its handlers, its access log.
+/// Binds a server of a configuration: its TCP address, the sockets of its handlers, its access log. `keys` are what a server
+/// with `use_ssl` needs; others need none.
 ///
 /// # Errors
 ///
 /// When any of them cannot be had; then none is kept.
-pub async fn bind(server: &Server, settings: &Settings, watch: &Watch) -> Result<Front, BindError> {
+pub async fn bind(
+    server: &Server,
+    settings: &Settings,
+    keys: Option<&Keys>,
+    watch: &Watch,
+) -> Result<Front, BindError> {
+    let tls = match (server.use_ssl, keys) {
+        (false, _) => None,
+        // What was meant to be encrypted is not served in the clear.
+        (true, None) => return Err(TlsError::NoKeys.into()),
+        (true, Some(keys)) => Some(Rc::new(Tls::new(&server.uuid, settings, keys)?)),
+    };
     let (listener, addr) = listen(SocketAddr::new(server.bind_addr, server.port))?;
     let mut handlers = Vec::new();
     for handler in server.handlers() {
@@ -184,6 +204,7 @@ pub async fn bind(server: &Server, settings: &Settings, watch: &Watch) -> Result
         site: RefCell::default(),
         scratch: RefCell::new(vec![0; SCRATCH_BYTES]),
         access_log,
+        tls,
         draining: Cell::new(false),
         closes_idle: Cell::new(false),
         watch: watch.clone(),
@@ -261,6 +282,11 @@ impl Front {
         self.addr
     }
 
+    /// What is served by TLS, to be replaced when certificates have changed; `None` without `use_ssl`.
+    pub fn tls(&self) -> Option<Rc<Tls>> {
+        self.shard.tls.clone()
+    }
+
     /// The sockets of each handler, with their real ports: its `send_ident`, where requests leave, where replies come in.
     pub fn sockets(&self) -> impl Iterator<Item = (&str, &Endpoint, &Endpoint)> {
         self.handlers.iter().map(|(handler, bound)| {
@@ -293,7 +319,8 @@ impl Front {
         shard.site.replace(Rc::new(site));
         let sweeper = Rc::clone(&shard);
         shard.watch.spawn_local(sweep::run(sweeper));
-        info!("listening on http://{}", self.addr);
+        let scheme = if shard.tls.is_some() { "https" } else { "http" };
+        info!("listening on {scheme}://{}", self.addr);
         let accepting = shard
             .watch
             .spawn_local(listener::accept(self.listener, Rc::clone(&shard)));
@@ -381,6 +408,7 @@ struct Shard {
     /// What clients' bytes are read into; taken out while it is in use.
     scratch: RefCell<Vec<u8>>,
     access_log: Option<AccessLog>,
+    tls: Option<Rc<Tls>>,
     /// Nothing new is begun: responses say that they are the last of their connection.
     draining: Cell<bool>,
     /// Connections without an open request end.
@@ -412,12 +440,12 @@ impl Shard {
     }
 
     /// Enters a new client into the registry.
-    fn admit(self: &Rc<Self>, addr: SocketAddr) -> Rc<Client> {
+    fn admit(self: &Rc<Self>, addr: SocketAddr, secure: Option<Box<Secure>>) -> Rc<Client> {
         if self.registry.len() == 0 {
             // The sweep, which reads the clock, slept; what it showed last may be hours old, and deadlines are counted from it.
             self.clock.tick();
         }
-        let client = Client::new(Rc::clone(self), addr);
+        let client = Client::new(Rc::clone(self), addr, secure);
         self.registry.join(&client);
         client
     }
@@ -442,7 +470,7 @@ impl Shard {
         self.closes_idle.set(true);
         self.registry.for_each(Client::wake);
         let gone = async {
-            while self.registry.len() > 0 {
+            while self.registry.occupied() > 0 {
                 self.registry.left.notified().await;
             }
         };

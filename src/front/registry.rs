@@ -21,6 +21,8 @@ pub(super) struct Registry {
     clients: RefCell<Slab<Rc<Client>>>,
     by_id: RefCell<HashMap<u32, Rc<Client>, BuildHasherDefault<IdHasher>>>,
     next: Cell<u32>,
+    /// Connections that are not clients yet: they may be in a handshake.
+    arriving: Cell<usize>,
     /// Told when a client has joined and there was none before.
     pub(super) joined: Notify,
     /// Told when a client has left.
@@ -38,6 +40,17 @@ impl Registry {
 
     pub(super) fn len(&self) -> usize {
         self.clients.borrow().len()
+    }
+
+    /// All connections, those that are still arriving too.
+    pub(super) fn occupied(&self) -> usize {
+        self.len() + self.arriving.get()
+    }
+
+    /// Counts a connection that is not a client yet, for as long as the value is kept.
+    pub(super) fn arriving(&self) -> Arriving<'_> {
+        self.arriving.set(self.arriving.get() + 1);
+        Arriving(self)
     }
 
     pub(super) fn join(&self, client: &Rc<Client>) {
@@ -88,6 +101,16 @@ impl Registry {
         for (_, client) in &*self.clients.borrow() {
             each(client);
         }
+    }
+}
+
+/// A connection that is not a client yet.
+pub(super) struct Arriving<'a>(&'a Registry);
+
+impl Drop for Arriving<'_> {
+    fn drop(&mut self) {
+        self.0.arriving.set(self.0.arriving.get().saturating_sub(1));
+        self.0.left.notify_one();
     }
 }
 

@@ -79,7 +79,7 @@ async fn demo(port: u16, log: &str) -> anyhow::Result<()> {
         ..Settings::default()
     };
     let (signal, watch) = drain::channel();
-    let front = front::bind(&server(port)?, &settings, &watch)
+    let front = front::bind(&server(port)?, &settings, None, &watch)
         .await
         .context("`--port 0` takes any free port")?;
     // A closed terminal ends the demo too.

@@ -1,6 +1,6 @@
 //! `lurcher serve`: a front for one server of a configuration.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,8 +11,9 @@ use tracing::{info, warn};
 
 use super::log;
 use super::signals::{STOP, Signals};
-use crate::config::{self, Loaded, Selector, Severity};
+use crate::config::{self, Loaded, Selector, Server, Settings, Severity};
 use crate::drain;
+use crate::front::tls::{Keys, Tls};
 use crate::front::{self, Control, Front};
 use crate::sys;
 
@@ -35,13 +36,6 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
             Severity::Warning | Severity::Error => warn!("{warning:#}"),
         }
     }
-    let server = &loaded.config.servers[loaded.server];
-    // What was meant to be encrypted is not served in the clear.
-    anyhow::ensure!(
-        !server.use_ssl,
-        "serving {}: use_ssl is set, and TLS is not there yet",
-        server.uuid
-    );
     raise_descriptors(&loaded);
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -69,7 +63,10 @@ async fn serve(loaded: &Loaded) -> anyhow::Result<ExitCode> {
     let server = &loaded.config.servers[loaded.server];
     let settings = &loaded.config.settings;
     let (signal, watch) = drain::channel();
-    let front = front::bind(server, settings, &watch).await?;
+    let keys = keys(server, settings)?;
+    let front = front::bind(server, settings, keys.as_ref(), &watch).await?;
+    drop(keys);
+    let tls = front.tls();
     if !server.error_log.is_empty() {
         let path = front::inside_chroot(&server.chroot, &server.error_log);
         log::open_error_log(&path, server.error_log_level)
@@ -78,18 +75,43 @@ async fn serve(loaded: &Loaded) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::of(STOP.into_iter().chain([SignalKind::hangup()]))?;
     let (reopen, control) = Control::new();
     let stop = async || {
-        // SIGHUP reopens the logs meanwhile.
+        // SIGHUP reopens the logs meanwhile, and reads the certificates again.
         while signals.next().await == SignalKind::hangup() {
             info!("reopening logs");
             log::reopen_error_log();
             info!("logs reopened");
             // Full means that the same was asked already.
             let _asked = reopen.try_send(());
+            if let Some(tls) = &tls {
+                match renew(tls, server, settings) {
+                    Ok(count) => info!("certificates read again: {count}"),
+                    Err(error) => warn!("certificates stay as they are: {error:#}"),
+                }
+            }
         }
     };
     run(front, control, signal, settings.drain_timeout, stop).await;
     info!("ended");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The certificates of a server with `use_ssl`, from where the chroot has them.
+fn keys(server: &Server, settings: &Settings) -> anyhow::Result<Option<Keys>> {
+    if !server.use_ssl {
+        return Ok(None);
+    }
+    let Some(certdir) = &settings.certdir else {
+        return Ok(None);
+    };
+    let certdir = front::inside_chroot(&server.chroot, certdir);
+    let chain = settings.ssl_ca_chain.as_ref().map(Path::new);
+    Ok(Some(Keys::read(&certdir, chain)?))
+}
+
+/// Serves the certificates as they are in the files now; says how many.
+fn renew(tls: &Tls, server: &Server, settings: &Settings) -> anyhow::Result<usize> {
+    let keys = keys(server, settings)?.context("no certdir")?;
+    Ok(tls.replace(settings, &keys)?)
 }
 
 /// Runs a bound front until `stop` completes, then drains it; `stop` completing once more ends it at once. All its

@@ -21,12 +21,13 @@ const EDGES: &[(&str, &[&str])] = &[
     ("websocket", &[]),
     ("routing", &[]),
     ("balancer", &[]),
+    ("networks", &[]),
     ("drain", &[]),
     ("metrics", &[]),
     ("sys", &[]),
     ("files", &[]),
     ("bus", &["zmtp", "endpoint", "drain", "metrics", "sys"]),
-    ("config", &["routing", "endpoint", "wire"]),
+    ("config", &["routing", "endpoint", "wire", "networks"]),
     (
         "pool",
         &[
@@ -50,6 +51,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "endpoint",
             "files",
             "websocket",
+            "networks",
         ],
     ),
     (
@@ -76,6 +78,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "pool",
             "front",
             "handler",
+            "networks",
         ],
     ),
 ];
@@ -99,6 +102,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("anyhow", &["launcher/"]),
     ("tracing_subscriber", &["launcher/"]),
     ("libc", &["sys.rs"]),
+    ("rustls", &["front/tls/"]),
+    ("tokio_rustls", &["front/tls/"]),
     ("socket2", &["sys.rs", "bus/server.rs", "bus/server/"]),
 ];
 
@@ -112,6 +117,7 @@ const PURE: &[&str] = &[
     "websocket",
     "routing",
     "balancer",
+    "networks",
 ];
 const IMPURE: &[&str] = &[
     "tokio",

@@ -110,6 +110,11 @@ impl Connection {
         }
     }
 
+    /// Answers before anything was read, and closes.
+    pub(super) fn turn_away(&mut self, trouble: Trouble) {
+        self.refuse(trouble, false, None);
+    }
+
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Gone> {
         for _ in 0..TURNS_MAX {
             if self.obey().is_err() {

@@ -43,7 +43,6 @@ const NOT_YET: &[(Need, &str)] = &[
         Need::MessageSockets,
         "Flash JSON and XML message sockets are not built yet",
     ),
-    (Need::Tls, "TLS is not built yet"),
 ];
 
 /// Exchanges left out by name, beyond [`NOT_YET`], each with its reason. A name that is not recorded fails the test.

@@ -13,7 +13,7 @@ pub(crate) struct Front {
     pub(crate) address: SocketAddr,
     pub(crate) send: String,
     pub(crate) recv: String,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Front {
@@ -39,8 +39,36 @@ impl Front {
             address,
             send,
             recv,
-            _directory: directory,
+            directory,
         }
+    }
+
+    /// A front that speaks TLS: `prepare` fills its `certdir`, where the default certificate is `main-uuid`.
+    pub(crate) fn secure(settings: &str, prepare: impl FnOnce(&Path)) -> Self {
+        let directory = scratch();
+        let certdir = directory.path().join("certs");
+        fs::create_dir(&certdir).expect("a folder");
+        prepare(&certdir);
+        let [send, recv] = [free_port(), free_port()].map(|port| format!("tcp://127.0.0.1:{port}"));
+        let settings = format!(", 'certdir': '{}/'{settings}", certdir.display());
+        let config = conf(directory.path(), 0, &send, &recv, &settings);
+        let text = fs::read_to_string(&config).expect("a configuration");
+        fs::write(&config, text.replace("hosts=[", "use_ssl=1, hosts=[")).expect("write");
+        let config = config.to_str().expect("a UTF-8 path");
+        let mut program = Program::lurcher(&["--log", "debug", "serve", config], directory.path());
+        let address = program.listening();
+        Self {
+            program,
+            address,
+            send,
+            recv,
+            directory,
+        }
+    }
+
+    /// Where the front runs.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 }
 

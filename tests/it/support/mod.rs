@@ -7,6 +7,7 @@ pub(crate) mod front;
 pub(crate) mod golden;
 pub(crate) mod peer;
 pub(crate) mod program;
+pub(crate) mod tls;
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -85,10 +85,11 @@ impl Program {
         ))
     }
 
-    /// The first `listening on http://ADDR` address this program prints.
+    /// The first `listening on http://ADDR` (or https) address this program prints.
     pub(crate) fn listening(&mut self) -> SocketAddr {
         self.line("listening on http://ADDR", |line| {
-            let address = line.split_once("listening on http://")?.1;
+            let address = line.split_once("listening on http")?.1;
+            let address = address.trim_start_matches('s').strip_prefix("://")?;
             address.split([' ', '/']).next()?.parse().ok()
         })
     }
