@@ -17,6 +17,7 @@ use super::answer::Trouble;
 use super::client::Secure;
 use super::connection::Connection;
 use super::proxy_protocol::{self, Begin, Malformed, Said};
+use super::registry::Arriving;
 use super::stream::Stream;
 use super::tls;
 use super::{LAST_ACCEPT, LAST_CALL, LINGER, Shard};
@@ -49,9 +50,16 @@ pub(super) fn is_needed(shard: &Shard, addr: SocketAddr) -> bool {
     shard.tls.is_some() || shard.limits().proxy_protocol_from.contains(addr.ip())
 }
 
-/// Brings a client to its first request, or closes.
-pub(super) async fn arrive(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr) {
-    let counted = shard.registry.arriving();
+/// Brings a client to its first request, or closes. It counts as a connection from the call on.
+pub(super) fn arrive(
+    shard: &Rc<Shard>,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> impl Future<Output = ()> + use<> {
+    begin_counted(Rc::clone(shard), Arriving::new(shard), stream, peer)
+}
+
+async fn begin_counted(shard: Rc<Shard>, counted: Arriving, stream: TcpStream, peer: SocketAddr) {
     let deadline = Duration::from_millis(shard.limits().head_timeout);
     let over = async {
         // Like an idle connection, which may still send a request when the front begins to stop.

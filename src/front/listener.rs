@@ -83,7 +83,7 @@ fn serve(shard: &Rc<Shard>, stream: TcpStream, addr: SocketAddr) {
         // An abort drops it: nobody knows the client yet.
         shard
             .watch
-            .spawn_local(arrival::arrive(Rc::clone(shard), stream, addr));
+            .spawn_local(arrival::arrive(shard, stream, addr));
         return;
     }
     let client = shard.admit(addr, None);

@@ -151,6 +151,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "what is compared is a result")]
     fn client(text: &str) -> Result<Said, Malformed> {
         Ok(Said::Client(text.parse().unwrap()))
     }

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use slab::Slab;
 use tokio::sync::Notify;
 
+use super::Shard;
 use super::client::Client;
 use crate::metrics::Name;
 use crate::wire::ConnId;
@@ -45,12 +46,6 @@ impl Registry {
     /// All connections, those that are still arriving too.
     pub(super) fn occupied(&self) -> usize {
         self.len() + self.arriving.get()
-    }
-
-    /// Counts a connection that is not a client yet, for as long as the value is kept.
-    pub(super) fn arriving(&self) -> Arriving<'_> {
-        self.arriving.set(self.arriving.get() + 1);
-        Arriving(self)
     }
 
     pub(super) fn join(&self, client: &Rc<Client>) {
@@ -104,13 +99,24 @@ impl Registry {
     }
 }
 
-/// A connection that is not a client yet.
-pub(super) struct Arriving<'a>(&'a Registry);
+/// A connection that is not a client yet: it counts for as long as this is kept.
+pub(super) struct Arriving(Rc<Shard>);
 
-impl Drop for Arriving<'_> {
+impl Arriving {
+    pub(super) fn new(shard: &Rc<Shard>) -> Self {
+        let arriving = &shard.registry.arriving;
+        arriving.set(arriving.get() + 1);
+        Self(Rc::clone(shard))
+    }
+}
+
+impl Drop for Arriving {
     fn drop(&mut self) {
-        self.0.arriving.set(self.0.arriving.get().saturating_sub(1));
-        self.0.left.notify_one();
+        let registry = &self.0.registry;
+        registry
+            .arriving
+            .set(registry.arriving.get().saturating_sub(1));
+        registry.left.notify_one();
     }
 }
 

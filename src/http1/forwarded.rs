@@ -127,17 +127,14 @@ fn read_elements(mut rest: &[u8], elements: &mut Vec<Element>) -> Option<()> {
         let (name, after) = rest.split_at_checked(name_len)?;
         let after = after.strip_prefix(b"=")?;
         let mut unquoted = Vec::new();
-        let (value, after) = match after.strip_prefix(b"\"") {
-            Some(quoted) => {
-                let len = unquote(quoted, &mut unquoted)?;
-                (unquoted.as_slice(), quoted.get(len..)?)
-            }
-            None => {
-                // More than a token: unquoted addresses with ports and brackets are common, and clear.
-                let ends = |byte: &u8| matches!(byte, b',' | b';' | b' ' | b'\t' | b'"');
-                let len = after.iter().position(ends).unwrap_or(after.len());
-                after.split_at_checked(len)?
-            }
+        let (value, after) = if let Some(quoted) = after.strip_prefix(b"\"") {
+            let len = unquote(quoted, &mut unquoted)?;
+            (unquoted.as_slice(), quoted.get(len..)?)
+        } else {
+            // More than a token: unquoted addresses with ports and brackets are common, and clear.
+            let ends = |byte: &u8| matches!(byte, b',' | b';' | b' ' | b'\t' | b'"');
+            let len = after.iter().position(ends).unwrap_or(after.len());
+            after.split_at_checked(len)?
         };
         if name.is_empty() {
             return None;

@@ -83,7 +83,7 @@ async fn serve(loaded: &Loaded) -> anyhow::Result<ExitCode> {
             // Full means that the same was asked already.
             let _asked = reopen.try_send(());
             if let Some(tls) = &tls {
-                match renew(tls, server, settings) {
+                match renew(tls, server, settings).await {
                     Ok(count) => info!("certificates read again: {count}"),
                     Err(error) => warn!("certificates stay as they are: {error:#}"),
                 }
@@ -109,9 +109,10 @@ fn keys(server: &Server, settings: &Settings) -> anyhow::Result<Option<Keys>> {
 }
 
 /// Serves the certificates as they are in the files now; says how many.
-fn renew(tls: &Tls, server: &Server, settings: &Settings) -> anyhow::Result<usize> {
-    let keys = keys(server, settings)?.context("no certdir")?;
-    Ok(tls.replace(settings, &keys)?)
+async fn renew(tls: &Tls, server: &Server, settings: &Settings) -> anyhow::Result<usize> {
+    let (server, owned) = (server.clone(), settings.clone());
+    let keys = tokio::task::spawn_blocking(move || keys(&server, &owned)).await??;
+    Ok(tls.replace(settings, keys.context("no certdir")?).await?)
 }
 
 /// Runs a bound front until `stop` completes, then drains it; `stop` completing once more ends it at once. All its

@@ -20,4 +20,5 @@ mod interop;
 mod routing_golden;
 mod serve;
 mod support;
+mod tls;
 mod zmtp_golden;

@@ -10,6 +10,7 @@ mod clients;
 mod keys;
 
 use std::cell::RefCell;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -55,6 +56,9 @@ pub enum TlsError {
         "ssl_ciphers names no cipher suite that is known here (TLS 1.2 with ECDHE and an AEAD, or TLS 1.3)"
     )]
     NoCiphers,
+    /// The thread that read the certificates is gone.
+    #[error("the reading of the certificates was given up")]
+    Lost,
     /// rustls refuses.
     #[error("set up TLS")]
     Rustls(#[source] rustls::Error),
@@ -64,7 +68,7 @@ pub enum TlsError {
 #[derive(Debug)]
 pub struct Tls {
     uuid: String,
-    now: RefCell<Now>,
+    now: RefCell<Arc<Now>>,
 }
 
 #[derive(Debug)]
@@ -106,20 +110,30 @@ impl Tls {
     ///
     /// When the default certificate, the suites or the rules for clients are of no use.
     pub fn new(uuid: &str, settings: &Settings, keys: &Keys) -> Result<Self, TlsError> {
-        let now = RefCell::new(make(uuid, settings, keys, None)?);
         Ok(Self {
             uuid: uuid.to_owned(),
-            now,
+            now: RefCell::new(Arc::new(make(uuid, settings, keys, None)?)),
         })
     }
 
-    /// Serves something else from now on, to connections that begin. Says how many certificates there are.
+    /// Serves something else from now on, to connections that begin. Says how many certificates there are. Thousands of
+    /// them take a while to read: that is done beside the shard.
+    ///
+    /// # Cancel safety
+    ///
+    /// Everything stays as it was.
     ///
     /// # Errors
     ///
     /// As [`Tls::new`]; then everything stays as it was.
-    pub fn replace(&self, settings: &Settings, keys: &Keys) -> Result<usize, TlsError> {
-        let now = make(&self.uuid, settings, keys, Some(&self.now.borrow()))?;
+    pub async fn replace(&self, settings: &Settings, keys: Keys) -> Result<usize, TlsError> {
+        let before = Arc::clone(&self.now.borrow());
+        let (uuid, settings) = (self.uuid.clone(), settings.clone());
+        let made = move || make(&uuid, &settings, &keys, Some(&before));
+        let now = match tokio::task::spawn_blocking(made).await {
+            Ok(made) => Arc::new(made?),
+            Err(_) => return Err(TlsError::Lost),
+        };
         let count = now.certificates.len();
         self.now.replace(now);
         Ok(count)
@@ -145,6 +159,22 @@ pub(super) fn fingerprint(session: &Session) -> Option<[u8; 40]> {
     Some(clients::fingerprint(
         connection.peer_certificates()?.first()?,
     ))
+}
+
+/// A session for the log: version, suite, and the host that was asked for.
+pub(super) struct Described<'a>(pub(super) &'a Session);
+
+impl fmt::Display for Described<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (_, connection) = self.0.get_ref();
+        if let Some(version) = connection.protocol_version() {
+            write!(f, "{version:?}")?;
+        }
+        if let Some(suite) = connection.negotiated_cipher_suite() {
+            write!(f, " {:?}", suite.suite())?;
+        }
+        write!(f, " {}", connection.server_name().unwrap_or("-"))
+    }
 }
 
 fn make(

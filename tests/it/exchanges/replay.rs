@@ -80,7 +80,9 @@ impl Session {
         };
         match server {
             Server::Lurcher => golden.address = program.listening(),
-            Server::Mongrel2 => program.answering(golden.address),
+            Server::Mongrel2 => {
+                program.answering_over(golden.address, &|client| golden.secure(client));
+            }
         }
         let peers: Vec<(char, Peer)> = ['J', 'T', 'R']
             .into_iter()

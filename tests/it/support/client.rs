@@ -124,6 +124,7 @@ impl Client {
         let name = rustls::pki_types::ServerName::try_from(name.to_owned()).expect("a host name");
         let mut tls = rustls::ClientConnection::new(Arc::clone(config), name)
             .map_err(|error| io::Error::other(error.to_string()))?;
+        tls.set_buffer_limit(None);
         self.stream.set_read_timeout(Some(PATIENCE))?;
         while tls.is_handshaking() {
             tls.complete_io(&mut self.stream)?;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -30,12 +31,15 @@ pub(crate) struct Golden {
 impl Golden {
     /// A client of the server.
     pub(crate) fn connect(&self) -> Client {
-        let client = Client::connect(self.address);
+        self.secure(Client::connect(self.address))
+            .expect("a handshake")
+    }
+
+    /// Goes on in TLS if the server speaks it.
+    pub(crate) fn secure(&self, client: Client) -> io::Result<Client> {
         match &self.tls {
-            None => client,
-            Some(tls) => client
-                .secure(&tls.client, "localhost")
-                .expect("a handshake"),
+            None => Ok(client),
+            Some(tls) => client.secure(&tls.client, "localhost"),
         }
     }
 }
