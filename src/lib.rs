@@ -2,8 +2,9 @@
 //!
 //! The modules in reading order, from the floor up; edges point down only (see ARCHITECTURE.md):
 //!
-//! * floor 0, pure, no I/O: [`tnetstring`], [`endpoint`], [`wire`], [`zmtp`], [`http1`], [`routing`], [`balancer`], [`networks`]
-//! * floor 1, services: [`drain`], [`metrics`], [`sys`], [`bus`], [`config`]
+//! * floor 0, pure, no I/O: [`tnetstring`], [`endpoint`], [`wire`], [`zmtp`], [`http1`], [`websocket`], [`routing`], [`balancer`],
+//!   [`networks`]
+//! * floor 1, services: [`drain`], [`metrics`], [`sys`], [`bus`], [`files`], [`config`]
 //! * floor 2: [`pool`], the handlers behind one route
 //! * floor 3, roles that never see each other: [`front`], [`handler`]
 //! * floor 4: [`launcher`]
@@ -20,6 +21,8 @@ pub mod zmtp;
 
 pub mod http1;
 
+pub mod websocket;
+
 pub mod routing;
 
 pub mod balancer;
@@ -33,6 +36,9 @@ pub mod metrics;
 pub mod sys;
 
 pub mod bus;
+
+#[cfg(feature = "gateway")]
+pub mod files;
 
 #[cfg(feature = "gateway")]
 pub mod config;
@@ -51,3 +57,8 @@ pub mod launcher;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So is the one in the document about handlers.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/HANDLERS.md")]
+struct Handlers;

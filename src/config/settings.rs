@@ -130,10 +130,12 @@ settings! {
         "how many clients may be connected at once; 0: as many as `superpoll.max_fd` allows";
     content_length: usize = count("20480"), Mongrel2 "limits.content_length" ["bytes"] Effect::Honoured,
         "the largest request body that a handler gets in one message";
+    dir_cache_bytes: usize = count("16777216"), Lurcher "limits.dir_cache_bytes" ["bytes"] Effect::Honoured,
+        "how much of small files is kept in memory, for all directories together, none taking more than a sixteenth; 0: none";
     dir_max_path: usize = count("256"), Mongrel2 "limits.dir_max_path" ["bytes"] Effect::Honoured,
         "a directory's base and the prefix of its routes must be shorter";
-    dir_send_buffer: usize = count("16384"), Mongrel2 "limits.dir_send_buffer" ["bytes"] Effect::NotYet,
-        "how much of a file is sent at once";
+    dir_send_buffer: usize = count("16384"), Mongrel2 "limits.dir_send_buffer" ["bytes"] Effect::Honoured,
+        "how much of a file is read at once; held to 64 KiB and 1 MiB";
     drain_timeout: Duration = seconds("30"), Lurcher "limits.drain_timeout" ["seconds"] Effect::Honoured,
         "how long a stopping server waits for what is open";
     fdtask_stack: usize = count("102400"), Mongrel2 "limits.fdtask_stack" ["bytes"] Effect::Meaningless(NO_STACKS),
@@ -189,7 +191,7 @@ settings! {
         "1: a client's X-Forwarded-For is left alone, and none is added";
     proxy_protocol_from: Networks = networks(""), Lurcher "proxy_protocol.from" ["networks"] Effect::Honoured,
         "balancers that must begin each connection with a header of the PROXY protocol, version 1 or 2";
-    reload_on_hangup: bool = flag("1"), Lurcher "reload.on_hangup" ["0 or 1"] Effect::NotYet,
+    reload_on_hangup: bool = flag("1"), Lurcher "reload.on_hangup" ["0 or 1"] Effect::Honoured,
         "0: SIGHUP reopens the logs only, and does not look at the configuration";
     relaxed: bool = flag("0"), Mongrel2 "request.relaxed" ["0 or 1"] Effect::Honoured,
         "1: `{`, `}` and `^` are allowed in a request's URI";
@@ -214,6 +216,18 @@ settings! {
         "where large bodies are stored: a file name ending in XXXXXX, inside the chroot";
     upload_temp_store_mode: u32 = mode("0600"), Mongrel2 "upload.temp_store_mode" ["file mode"] Effect::NotYet,
         "the permissions of stored bodies; octal with a leading 0";
+    websocket_answer_pings: bool = flag("0"), Lurcher "websocket.answer_pings" ["0 or 1"] Effect::Honoured,
+        "1: the server answers the pings of WebSocket clients, and handlers do not see them";
+    websocket_close_timeout: Duration = seconds("5"), Lurcher "websocket.close_timeout" ["seconds"] Effect::Honoured,
+        "how long a handler, or a client, may take to answer a WebSocket's close";
+    websocket_deflate: bool = flag("0"), Lurcher "websocket.deflate" ["0 or 1"] Effect::Honoured,
+        "1: WebSocket messages are compressed for clients that offer it (permessage-deflate); handlers do not see it";
+    websocket_fragments: usize = count("131072"), Lurcher "websocket.fragments" ["frames"] Effect::Honoured,
+        "how many frames a WebSocket message may have";
+    websocket_message_bytes: usize = count("16777216"), Lurcher "websocket.message_bytes" ["bytes"] Effect::Honoured,
+        "the largest message of a WebSocket client";
+    websocket_ping_interval: Option<Duration> = deadline("0"), Lurcher "websocket.ping_interval" ["seconds"] Effect::Honoured,
+        "how long a WebSocket client may be silent before the server pings it, and then again before it counts as gone; 0: no pings";
     zeromq_threads: usize = count("1"), Mongrel2 "zeromq.threads" ["threads"]
         Effect::Meaningless("the server speaks ZeroMQ's protocol itself, on the threads that serve clients"),
         "ZeroMQ's own threads";

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::http1::Refusal;
 use crate::pool::Failure;
+use crate::websocket;
 
 /// A complete answer of the front's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,12 +28,18 @@ pub(super) enum Trouble {
     BodyTimeout,
     /// No route, or its pattern fails, or its handler could not be bound.
     NoRoute,
+    /// The route leads to files, and the method is neither GET nor HEAD.
+    MethodNotAllowed,
     /// The route's target is of a kind that this build does not serve.
     NotImplemented,
     /// The body is larger than allowed.
     TooLarge,
     /// The body's chunks are malformed.
     BadChunk,
+    /// What a message socket sends is no message.
+    BadMessage,
+    /// A handshake for WebSocket that cannot be met.
+    WebSocket(websocket::Refusal),
     /// An expectation that nobody here can meet.
     Expectation,
     /// The pool gave the request up.
@@ -54,10 +61,18 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
             417 => (417, "Expectation Failed"),
             status => (status, refusal.reason),
         },
-        Trouble::BadChunk => (400, "Bad Request"),
+        Trouble::BadChunk | Trouble::BadMessage => (400, "Bad Request"),
+        Trouble::WebSocket(websocket::Refusal::Version) => {
+            (426, "The Sec-WebSocket-Version is not 13")
+        }
+        Trouble::WebSocket(websocket::Refusal::Key) => {
+            (400, "The Sec-WebSocket-Key is missing or malformed")
+        }
+        Trouble::WebSocket(_) => (400, "Bad Request"),
         Trouble::HeadTimeout => (408, "The request head did not arrive in time"),
         Trouble::BodyTimeout => (408, "The request body arrived too slowly"),
         Trouble::NoRoute => (404, "Not Found"),
+        Trouble::MethodNotAllowed => (405, "Method Not Allowed"),
         Trouble::NotImplemented => (501, "Not Implemented"),
         Trouble::TooLarge => (413, "Entity Too Large"),
         Trouble::Expectation => (417, "Expectation Failed"),
@@ -93,6 +108,7 @@ fn phrase(status: u16) -> &'static str {
         413 => "Request Entity Too Large",
         414 => "URI Too Long",
         417 => "Expectation Failed",
+        426 => "Upgrade Required",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
         501 => "Not Implemented",
@@ -108,13 +124,14 @@ impl Answer {
     /// The bytes, in Mongrel2's order of headers; without the body for a HEAD request.
     pub(super) fn bytes(self, head_request: bool) -> Bytes {
         let body = if head_request { "" } else { self.body };
-        let retry = if self.status == 503 {
-            "Retry-After: 1\r\n"
-        } else {
-            ""
+        let extra = match self.status {
+            405 => "Allow: GET, HEAD\r\n",
+            426 => "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+            503 => "Retry-After: 1\r\n",
+            _ => "",
         };
         Bytes::from(format!(
-            "HTTP/1.1 {} {}\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: {}\r\n{retry}Server: {}\r\n\r\n{body}",
+            "HTTP/1.1 {} {}\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: {}\r\n{extra}Server: {}\r\n\r\n{body}",
             self.status,
             phrase(self.status),
             self.body.len(),

@@ -47,7 +47,7 @@ enum Arrived {
 
 /// Whether a client from this address has anything to do before its first request.
 pub(super) fn is_needed(shard: &Shard, addr: SocketAddr) -> bool {
-    shard.tls.is_some() || shard.limits().proxy_protocol_from.contains(addr.ip())
+    shard.tls.borrow().is_some() || shard.limits().proxy_protocol_from.contains(addr.ip())
 }
 
 /// Brings a client to its first request, or closes. It counts as a connection from the call on.
@@ -91,7 +91,7 @@ async fn begin(
     {
         addr = client;
     }
-    let Some(tls) = &shard.tls else {
+    let Some(tls) = shard.tls.borrow().clone() else {
         return Ok((Arrived::Plain(stream), addr));
     };
     let mut first = [0];

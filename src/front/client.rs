@@ -94,8 +94,22 @@ pub(super) struct Client {
     pub(super) response_began: Cell<u64>,
     /// The handler last used, which is told when the connection ends.
     last_handler: RefCell<Option<(Rc<Pool>, Option<PeerId>)>>,
+    /// Its last message came from a message socket: replies are encoded.
+    pub(super) speaks_messages: Cell<bool>,
+    /// Whether a message of it waits for a handler.
+    pub(super) hold: Cell<Hold>,
     /// What the ping and rate limits look at.
     pub(super) activity: Cell<Activity>,
+}
+
+/// Whether a message waits for a handler, so that the client is not read any further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Hold {
+    #[default]
+    Free,
+    Held,
+    /// It has gone out, which the connection's task has yet to see.
+    Over,
 }
 
 /// No deadline.
@@ -152,6 +166,8 @@ impl Client {
             streaming: Cell::new(false),
             response_began: Cell::new(NEVER),
             last_handler: RefCell::new(None),
+            speaks_messages: Cell::new(false),
+            hold: Cell::default(),
             activity: Cell::new(activity),
         })
     }
@@ -173,11 +189,7 @@ impl Client {
     /// Puts a payload into the mailbox; a client whose mailbox is full is cut. One payload always fits.
     pub(super) fn deliver(&self, bytes: &Bytes, voice: PeerId) {
         let limits = self.shard.limits();
-        let limit = if limits.flow_control {
-            DOWNLOAD_CREDITS
-        } else {
-            limits.mailbox_bytes
-        };
+        let limit = self.mailbox_bytes_max();
         let mailbox = &mut *self.mailbox.borrow_mut();
         // One that is cut has only not been looked at yet: that it does not keep up was said.
         if mailbox.closing || self.cut.get().is_some() {
@@ -215,6 +227,20 @@ impl Client {
     /// Whether something lies in the mailbox.
     pub(super) fn has_mail(&self) -> bool {
         self.mailbox.borrow().first.is_some()
+    }
+
+    /// Whether so much waits for a client that more of what it sends, and is answered, would end it.
+    pub(super) fn is_half_full(&self) -> bool {
+        self.mailbox.borrow().bytes > self.mailbox_bytes_max() / 2
+    }
+
+    fn mailbox_bytes_max(&self) -> usize {
+        let limits = self.shard.limits();
+        if limits.flow_control {
+            DOWNLOAD_CREDITS
+        } else {
+            limits.mailbox_bytes
+        }
     }
 
     /// Takes the oldest mail.
@@ -338,6 +364,23 @@ impl Mailbox {
             self.first = Some(mail);
         } else {
             self.rest.push_back(mail);
+        }
+    }
+}
+
+impl pool::Speaker for Client {
+    fn id(self: Rc<Self>) -> ConnId {
+        pool::Caller::id(self)
+    }
+
+    fn moved(&self, pool: &Rc<Pool>, peer: PeerId) {
+        self.remember_handler(pool, Some(peer));
+    }
+
+    fn go_on(&self) {
+        if self.hold.get() == Hold::Held {
+            self.hold.set(Hold::Over);
+            self.wake();
         }
     }
 }

@@ -5,16 +5,22 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
+
 use super::Shard;
 use super::access_log::Line;
 use super::answer::Trouble;
 use super::client::{Client, DOWNLOAD_CREDITS_TEXT};
+use super::dir;
 use super::local;
-use super::message::{self, Context};
+use super::message::{self, Context, Kind};
+use super::message_socket::Message;
 use super::origin::Origin;
 use super::site::{Handler, Target};
+use super::upgrade::{self, Upgrading};
 use crate::http1::{Asked, BodyFraming, Expect, Head, Version};
 use crate::pool::Retry;
+use crate::websocket::Upgrade;
 use crate::wire::request::Field;
 
 /// What client headers may not be called: Mongrel2's uploads are announced to handlers under these names.
@@ -32,6 +38,8 @@ pub(super) struct Accepted {
     pub(super) version: Version,
     pub(super) keep_alive: bool,
     pub(super) line: Option<Line>,
+    /// It asks for WebSocket.
+    pub(super) upgrade: Option<Box<Upgrading>>,
 }
 
 impl Accepted {
@@ -71,7 +79,7 @@ pub(super) fn dispatch(
     let limits = shard.limits();
     let origin = Origin::of(&limits, client, head.fields);
     let host = site.host(head.host);
-    let line = shard.access_log.is_some().then(|| Line {
+    let line = shard.access_log.borrow().is_some().then(|| Line {
         host: host.map_or_else(|| Rc::from(""), |host| Rc::clone(&host.name)),
         remote: origin.remote,
         method: head.method.into(),
@@ -82,6 +90,9 @@ pub(super) fn dispatch(
     let trouble = match found {
         None | Some((_, Target::Dead)) => Trouble::NoRoute,
         Some((_, Target::Unserved)) => Trouble::NotImplemented,
+        Some((route, Target::Dir(directory))) => {
+            return dir::serve(shard, head, route, directory, line);
+        }
         Some((pattern, Target::Handler(handler))) => match refuse(shard, head) {
             Some(trouble) => trouble,
             None => return accept(shard, client, origin, head, pattern, handler, line),
@@ -116,25 +127,41 @@ fn accept(
     handler: &Rc<Handler>,
     line: Option<Line>,
 ) -> Dispatched {
-    let context = Context {
-        protocol: handler.protocol,
-        pattern,
-        origin,
-        keep_forwarded_for: shard.limits().keep_forwarded_for,
-        credits: (shard.limits().flow_control && !client.has_handler())
-            .then_some(DOWNLOAD_CREDITS_TEXT),
-        names_max: shard.limits().header_names_max,
-        values_max: shard.limits().header_values_max,
+    let mut context = context(shard, client, origin, pattern, handler);
+    let upgrade = match upgrade::look(head) {
+        Upgrade::No => None,
+        Upgrade::Yes(handshake) => {
+            context.kind = Kind::Handshake;
+            Some(Box::new(Upgrading::new(
+                head,
+                handshake,
+                &context,
+                shard.limits().websocket.deflate,
+            )))
+        }
+        Upgrade::Refused(refusal) => {
+            return Dispatched::Refused {
+                trouble: Trouble::WebSocket(refusal),
+                head_request: false,
+                line,
+            };
+        }
+    };
+    let hides = |field: &Field<'_>| {
+        is_reserved(field)
+            || upgrade
+                .as_ref()
+                .is_some_and(|upgrade| upgrade.hides(field.name))
     };
     let body = match head.framing {
         BodyFraming::Length(length) => usize::try_from(length).unwrap_or(0) + 16,
         BodyFraming::None | BodyFraming::Chunked => 16,
     };
-    let message = if head.fields.iter().any(is_reserved) {
+    let message = if head.fields.iter().any(hides) {
         let fields: Vec<Field<'_>> = head
             .fields
             .iter()
-            .filter(|field| !is_reserved(field))
+            .filter(|field| !hides(field))
             .copied()
             .collect();
         message::encode(head, &fields, &context, body)
@@ -154,6 +181,7 @@ fn accept(
         version: head.version,
         keep_alive: head.keep_alive,
         line,
+        upgrade,
     };
     let wants_continue = head.expect == Expect::Continue && head.version == Version::Http11;
     Dispatched::Accepted {
@@ -162,7 +190,56 @@ fn accept(
     }
 }
 
-fn is_reserved(field: &Field<'_>) -> bool {
+fn context<'a>(
+    shard: &Shard,
+    client: &Client,
+    origin: Origin<'a>,
+    pattern: &'a str,
+    handler: &Handler,
+) -> Context<'a> {
+    let limits = shard.limits();
+    Context {
+        protocol: handler.protocol,
+        pattern,
+        origin,
+        keep_forwarded_for: limits.keep_forwarded_for,
+        credits: (limits.flow_control && !client.has_handler()).then_some(DOWNLOAD_CREDITS_TEXT),
+        kind: Kind::Request,
+        names_max: limits.header_names_max,
+        values_max: limits.header_values_max,
+    }
+}
+
+/// Who a message of a message socket is for.
+pub(super) enum Addressed {
+    /// A handler, and what it gets.
+    Handler(Rc<Handler>, Bytes),
+    /// No route.
+    Nobody,
+    /// A route that leads to no handler.
+    NoHandler,
+}
+
+/// Finds the route of a message, which has no host: on the default one.
+pub(super) fn message(shard: &Shard, client: &Client, message: &Message<'_>) -> Addressed {
+    let site = shard.site();
+    let found = site
+        .host(None)
+        .and_then(|host| host.routes.find(message.path));
+    match found {
+        None | Some((_, Target::Dead)) => Addressed::Nobody,
+        Some((pattern, Target::Handler(handler))) => {
+            let origin = Origin::of_connection(client);
+            let context = context(shard, client, origin, pattern, handler);
+            let (path, method) = (message.path, message.method());
+            let bytes = message::encode_message(path, method, message.body, &context);
+            Addressed::Handler(Rc::clone(handler), bytes.into())
+        }
+        Some((_, Target::Dir(_) | Target::Unserved)) => Addressed::NoHandler,
+    }
+}
+
+pub(super) fn is_reserved(field: &Field<'_>) -> bool {
     field
         .name
         .get(..RESERVED_PREFIX.len())

@@ -6,6 +6,7 @@ use crate::config::{ForwardedHeader, Settings};
 use crate::front::client::NEVER;
 use crate::http1;
 use crate::networks::Networks;
+use crate::websocket;
 use crate::wire::request;
 
 /// Descriptors of `superpoll.max_fd` that are left for logs, listeners and handlers.
@@ -46,6 +47,17 @@ pub(super) struct Limits {
     /// `download.flow_control`: handlers are told how much of what they sent a client has taken.
     pub(super) flow_control: bool,
     pub(super) ping: PingLimits,
+    pub(super) websocket: WebSocketLimits,
+}
+
+/// See the settings `websocket.*`. Times are milliseconds of the shard's clock.
+#[derive(Debug)]
+pub(super) struct WebSocketLimits {
+    pub(super) frames: websocket::Limits,
+    pub(super) answer_pings: bool,
+    pub(super) deflate: bool,
+    pub(super) close_timeout: u64,
+    pub(super) ping_interval: u64,
 }
 
 /// Mongrel2's rules about idle connections; a limit of 0 is off.
@@ -96,6 +108,16 @@ impl From<&Settings> for Limits {
                 min_read_rate: settings.min_read_rate,
                 min_write_rate: settings.min_write_rate,
                 kill_limit: settings.kill_limit,
+            },
+            websocket: WebSocketLimits {
+                frames: websocket::Limits {
+                    message_bytes: settings.websocket_message_bytes,
+                    fragments: u32::try_from(settings.websocket_fragments).unwrap_or(u32::MAX),
+                },
+                answer_pings: settings.websocket_answer_pings,
+                deflate: settings.websocket_deflate,
+                close_timeout: milliseconds(settings.websocket_close_timeout),
+                ping_interval: settings.websocket_ping_interval.map_or(NEVER, milliseconds),
             },
         }
     }

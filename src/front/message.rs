@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::origin::Origin;
 use crate::http1::{Head, Version};
 use crate::wire::Protocol;
-use crate::wire::request::{Field, Outgoing};
+use crate::wire::request::{self, Field, Outgoing};
 
 /// What does not come from the head.
 pub(super) struct Context<'a> {
@@ -18,8 +18,34 @@ pub(super) struct Context<'a> {
     pub(super) keep_forwarded_for: bool,
     /// Flow control, and the first request of its connection: how many bytes the handler may have outstanding.
     pub(super) credits: Option<&'a str>,
+    pub(super) kind: Kind,
     pub(super) names_max: usize,
     pub(super) values_max: usize,
+}
+
+/// What a message is to its handler, beyond the request head that it is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The request itself.
+    Request,
+    /// A handshake for WebSocket.
+    Handshake,
+    /// A frame of the WebSocket that the head has opened; its FLAGS are [`FLAGS`] and to be replaced.
+    Frame,
+}
+
+/// FLAGS in what is written for [`Kind::Frame`], as they stand in JSON and in tnetstrings.
+const FLAGS: [&[u8]; 2] = [b"\"FLAGS\":\"0x81\"", b"5:FLAGS,4:0x81,"];
+
+/// Where the two digits of FLAGS are in the head of a frame's message.
+pub(super) fn flags_at(head: &[u8]) -> Option<usize> {
+    // The last, as what a client sends comes before it.
+    let found = |pattern: &&[u8]| {
+        head.windows(pattern.len())
+            .rposition(|window| window == *pattern)
+            .map(|at| at + pattern.len() - 3)
+    };
+    FLAGS.iter().find_map(found)
 }
 
 /// Room for the message without its body: the dictionary repeats the head with some quotes and brackets.
@@ -35,7 +61,7 @@ pub(super) fn encode(
     let mut address = AddressText { bytes: [0; 48] };
     let address = address.write(context.origin.remote.ip());
     let target = &head.target;
-    let mut server: [(&str, &[u8]); 13] = [("", b""); 13];
+    let mut server: [(&str, &[u8]); 15] = [("", b""); 15];
     let mut count = 0;
     let mut add = |key: &'static str, value| {
         server[count] = (key, value);
@@ -55,7 +81,14 @@ pub(super) fn encode(
         // The host of an absolute target overrides the Host line (RFC 9112 3.2.2), for handlers as for routing.
         add("host", authority);
     }
-    add("METHOD", head.method);
+    add(
+        "METHOD",
+        match context.kind {
+            Kind::Request => head.method,
+            Kind::Handshake => b"WEBSOCKET_HANDSHAKE",
+            Kind::Frame => b"WEBSOCKET",
+        },
+    );
     add("VERSION", version(head.version).as_bytes());
     add("URI", &target.uri);
     if let Some(query) = target.query {
@@ -67,6 +100,9 @@ pub(super) fn encode(
     add("PATTERN", context.pattern.as_bytes());
     add("URL_SCHEME", context.origin.scheme().as_bytes());
     add("REMOTE_ADDR", address);
+    if context.kind == Kind::Frame {
+        add("FLAGS", b"0x81");
+    }
 
     let mut out = Vec::with_capacity(head.len + target.path.len() + OVERHEAD + body);
     Outgoing {
@@ -78,6 +114,49 @@ pub(super) fn encode(
         values_max: context.values_max,
     }
     .encode_head(&mut out);
+    out
+}
+
+/// Writes `PATH SP HEADERS` and the body of a message from a message socket.
+pub(super) fn encode_message(
+    path: &[u8],
+    method: &[u8],
+    content: &[u8],
+    context: &Context<'_>,
+) -> Vec<u8> {
+    let mut address = AddressText { bytes: [0; 48] };
+    let address = address.write(context.origin.remote.ip());
+    let mut server: [(&str, &[u8]); 9] = [("", b""); 9];
+    let mut count = 0;
+    let mut add = |key: &'static str, value| {
+        server[count] = (key, value);
+        count += 1;
+    };
+    add("PATH", path);
+    if !context.keep_forwarded_for {
+        add("x-forwarded-for", address);
+    }
+    if let Some(credits) = context.credits {
+        add("DOWNLOAD_CREDITS", credits.as_bytes());
+    }
+    if let Some(fingerprint) = context.origin.certificate {
+        add("PEER_CERT_SHA1", fingerprint);
+    }
+    add("METHOD", method);
+    add("PATTERN", context.pattern.as_bytes());
+    add("URL_SCHEME", context.origin.scheme().as_bytes());
+    add("REMOTE_ADDR", address);
+    let mut out = Vec::with_capacity(path.len() + OVERHEAD + content.len());
+    Outgoing {
+        protocol: context.protocol,
+        path,
+        fields: &[],
+        server: &server[..count],
+        names_max: context.names_max,
+        values_max: context.values_max,
+    }
+    .encode_head(&mut out);
+    request::encode_body(content, &mut out);
     out
 }
 

@@ -5,6 +5,8 @@
 
 use std::rc::Rc;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use tracing::{debug, warn};
 
@@ -30,12 +32,22 @@ impl Replies for Shard {
     }
 }
 
+/// A payload as message sockets get it: Flash's XMLSocket takes text. One NUL at its end is left out.
+fn base64(payload: &[u8]) -> Bytes {
+    let text = payload.strip_suffix(b"\0").unwrap_or(payload);
+    BASE64_STANDARD.encode(text).into()
+}
+
 impl Shard {
     fn plain(&self, pool: &Rc<Pool>, from: PeerId, reply: &Reply<'_>, message: &Bytes) {
         let payload = message.slice(reply.payload.clone());
+        let mut encoded = None;
         for id in reply.targets.clone() {
             match self.registry.get(id) {
                 Some(client) if payload.is_empty() => client.tell(Mail::Close { voice: from }),
+                Some(client) if client.speaks_messages.get() && !pool.settings().raw_payload => {
+                    client.deliver(encoded.get_or_insert_with(|| base64(&payload)), from);
+                }
                 Some(client) => client.deliver(&payload, from),
                 None => {
                     Name::RepliesUnknownId.increment();

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use crate::config::Retry;
+use crate::files::Directory;
 use crate::pool::{self, Pool};
 use crate::routing::{HostTable, RouteTable};
 use crate::wire::Protocol;
@@ -29,7 +30,9 @@ pub(super) enum Target {
     Handler(Rc<Handler>),
     /// A handler whose sockets clash with another's: answered 404, as Mongrel2 does.
     Dead,
-    /// A directory or proxy, which this build does not serve.
+    /// A directory of files.
+    Dir(Rc<Directory>),
+    /// A proxy, which this build does not serve.
     Unserved,
 }
 

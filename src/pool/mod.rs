@@ -12,6 +12,7 @@
 //! What it does not do: read replies (they go to [`Replies`] as they came), know connections or HTTP. Everything is
 //! on one shard: `Rc` and `RefCell`, no lock, no channel, and no task woken for a message.
 
+mod attached;
 mod requests;
 mod sides;
 mod workers;
@@ -28,14 +29,18 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::bus::server::{self, BindError, Bound, Head, Kind, Listening, Outgoing, Peer, PeerId};
+use crate::bus::server::{
+    self, BindError, Bound, Head, Kind, Listening, Outgoing, Peer, PeerId, Unsent,
+};
 use crate::drain::Watch;
 use crate::endpoint::Endpoint;
 use crate::metrics::Name;
 use crate::wire::request::{self, Notice};
 use crate::wire::{ConnId, Protocol};
 
-use requests::{End, NO_TAG, NOTICE_TAG, Open, Phase, State, tag, tagged_notice};
+use attached::Held;
+pub use attached::{Attachment, Sent, Speaker};
+use requests::{End, NO_TAG, NOTICE_TAG, Open, Phase, State, is_request, tag};
 use sides::{PushSide, SubSide};
 use workers::Workers;
 
@@ -71,6 +76,8 @@ pub struct Settings {
     pub waiting_bytes_max: usize,
     /// Longest time that a request waits for a peer.
     pub wait_max: Duration,
+    /// Replies reach message sockets as they are, not in base64. Who reads replies looks at it.
+    pub raw_payload: bool,
 }
 
 /// Why a request will not be answered by a handler.
@@ -185,13 +192,17 @@ impl BoundPool {
 
 /// The handlers behind one route. See the module.
 pub struct Pool {
-    settings: Settings,
+    settings: RefCell<Settings>,
     state: RefCell<State>,
     replies: Rc<dyn Replies>,
     /// Told when something begins that time has to settle.
     unsettled: Notify,
     listening: RefCell<Vec<Listening>>,
     closed: Cell<bool>,
+    /// Nothing new comes: what is open ends, and its peers leave as soon as they have nothing left to do.
+    retiring: Cell<Option<Instant>>,
+    /// Nobody can connect any more.
+    deaf: Cell<bool>,
     /// Where the heads of messages are put together.
     scratch: RefCell<Vec<u8>>,
 }
@@ -215,19 +226,71 @@ impl Pool {
                 waiting: 0,
                 waiting_bytes: 0,
                 serial: 0,
+                attached: Slab::new(),
+                held: Held::default(),
             }),
-            settings,
+            settings: RefCell::new(settings),
             replies,
             unsettled: Notify::new(),
             listening: RefCell::new(Vec::new()),
             closed: Cell::new(false),
+            retiring: Cell::new(None),
+            deaf: Cell::new(false),
             scratch: RefCell::new(Vec::new()),
         })
     }
 
-    /// What is fixed about this pool.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+    /// How it is set up now.
+    pub fn settings(&self) -> std::cell::Ref<'_, Settings> {
+        self.settings.borrow()
+    }
+
+    /// Replaces the settings, for what is handed over from now on. The topic stays what it was when the pool was bound.
+    pub fn reconfigure(&self, mut settings: Settings) {
+        let state = &mut *self.state.borrow_mut();
+        state.workers.set_slots(settings.slots);
+        settings.topic = std::mem::take(&mut self.settings.borrow_mut().topic);
+        self.settings.replace(settings);
+        self.pull(state);
+    }
+
+    /// Begins the end of a pool whose route is gone. Peers may still come while requests wait for one; then its addresses are
+    /// left, peers go when they have nothing open, and the pool is closed when the last has. Who still has something open
+    /// after a while is cut by [`Pool::close`].
+    pub fn retire(&self) {
+        self.retiring.set(Some(Instant::now()));
+        self.unsettled.notify_one();
+    }
+
+    /// How long it has been retiring.
+    pub fn retired_for(&self) -> Option<Duration> {
+        self.retiring.get().map(|since| since.elapsed())
+    }
+
+    /// Takes a retiring pool back into service; false when it has left its addresses already.
+    pub fn revive(&self) -> bool {
+        let possible = !self.deaf.get() && !self.closed.get();
+        if possible {
+            self.retiring.set(None);
+        }
+        possible
+    }
+
+    /// Leaves the addresses now, for another to take them. Requests that wait and have nobody left to wait for are failed.
+    pub fn leave_addresses(&self) {
+        self.deaf.set(true);
+        for listening in &*self.listening.borrow() {
+            listening.stop_accepting();
+        }
+        let state = &mut *self.state.borrow_mut();
+        if state.workers.is_empty() {
+            state.expire(Instant::now(), Duration::ZERO);
+        }
+    }
+
+    /// Whether the pool serves nobody any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
     }
 
     /// Gives a request to the best peer, or lets it wait for one.
@@ -266,9 +329,9 @@ impl Pool {
                 serial,
             });
         }
-        if state.waiting >= self.settings.waiting_max
-            || state.waiting_bytes.saturating_add(open.message.len())
-                > self.settings.waiting_bytes_max
+        let settings = self.settings.borrow();
+        if state.waiting >= settings.waiting_max
+            || state.waiting_bytes.saturating_add(open.message.len()) > settings.waiting_bytes_max
         {
             return Err(Failure::QueueFull);
         }
@@ -308,7 +371,7 @@ impl Pool {
             Notice::Disconnect => NOTICE_TAG | u64::from(id.0),
             Notice::Credits(_) => NO_TAG,
         };
-        notice.encode(self.settings.protocol, &mut body);
+        notice.encode(self.settings.borrow().protocol, &mut body);
         let sent = peer.is_some_and(|peer| {
             peer.send(
                 Outgoing {
@@ -338,7 +401,7 @@ impl Pool {
     fn head(&self, id: ConnId) -> Head {
         let head = &mut *self.scratch.borrow_mut();
         head.clear();
-        request::encode_prefix(&self.settings.sender, id, head);
+        request::encode_prefix(&self.settings.borrow().sender, id, head);
         Head::from(head.as_slice())
     }
 
@@ -380,27 +443,51 @@ impl Pool {
         }
     }
 
-    /// Lets time settle what is unsettled; says whether anything is left to settle.
-    fn housekeeping(&self) -> bool {
-        let now = Instant::now();
-        let state = &mut *self.state.borrow_mut();
-        for (peer, tags) in state.workers.settle(now).into_iter().rev() {
-            let notices: Vec<ConnId> = tags.iter().copied().filter_map(tagged_notice).collect();
-            for tag in tags.into_iter().rev() {
-                state.take_back(tag);
-            }
-            // These are for nobody else: they wait until it reads again.
-            for id in notices {
-                self.send_notice(Some(Rc::clone(&peer)), id, Notice::Disconnect);
-            }
+    /// Somebody may take more than before: messages that are held go out, then requests that wait.
+    fn resume(self: &Rc<Self>, state: &mut State) {
+        if state.holds() {
+            self.pass_held(state);
         }
         self.pull(state);
-        state.expire(now, self.settings.wait_max);
+    }
+
+    /// Lets time settle what is unsettled; says whether anything is left to settle.
+    fn housekeeping(self: &Rc<Self>) -> bool {
+        let now = Instant::now();
+        let state = &mut *self.state.borrow_mut();
+        for (peer, unsent) in state.workers.settle(now).into_iter().rev() {
+            let (requests, others): (Vec<_>, Vec<_>) = unsent
+                .into_iter()
+                .partition(|unsent| is_request(unsent.tag));
+            for request in requests.into_iter().rev() {
+                state.take_back(request.tag);
+            }
+            // Notices and messages are for nobody else: they wait until it reads again.
+            for Unsent { tag, message } in others {
+                // It had room for them before, and is told to be lost if it is gone meanwhile.
+                let _queued = peer.send(message, tag);
+            }
+        }
+        self.resume(state);
+        state.expire(now, self.settings.borrow().wait_max);
+        if self.retiring.get().is_some() {
+            // What waits still needs a peer.
+            if state.waiting == 0 && !state.holds() {
+                self.deaf.set(true);
+                for listening in &*self.listening.borrow() {
+                    listening.stop_accepting();
+                }
+                if !state.workers.dismiss_idle() {
+                    self.close();
+                }
+            }
+            return true;
+        }
         state.waiting > 0 || state.workers.is_unsettled()
     }
 
     /// Ends what a dead worker had: handed on where that is safe, failed otherwise.
-    fn give_up(&self, state: &mut State, worker: workers::Id) {
+    fn give_up(self: &Rc<Self>, state: &mut State, worker: workers::Id) {
         let latest = state.serial;
         let mut places: Vec<(u32, usize)> = state
             .open
@@ -432,8 +519,9 @@ impl Pool {
                 open.caller.failed(Failure::HandlerLost);
             }
         }
+        state.detach_all(worker);
         state.workers.forget(worker);
-        self.pull(state);
+        self.resume(state);
         self.unsettled.notify_one();
     }
 

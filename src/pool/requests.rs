@@ -10,10 +10,10 @@ use bytes::Bytes;
 use slab::Slab;
 use tokio::time::Instant;
 
+use super::attached::{Attached, Held};
 use super::workers::{self, Workers};
 use super::{Caller, Failure, Retry};
 use crate::metrics::Name;
-use crate::wire::ConnId;
 
 /// Stale entries of the queue that are tolerated before it is swept.
 const QUEUE_SLACK: usize = 64;
@@ -27,6 +27,8 @@ pub(super) struct State {
     pub(super) waiting_bytes: usize,
     /// Tells requests apart that use the same place in `open` one after the other.
     pub(super) serial: u32,
+    pub(super) attached: Slab<Attached>,
+    pub(super) held: Held,
 }
 
 /// A request that has a ticket.
@@ -65,12 +67,12 @@ pub(super) fn tag(place: usize, serial: u32) -> u64 {
 /// The tag of messages that nobody takes back.
 pub(super) const NO_TAG: u64 = u64::MAX;
 
-/// Tags of disconnect notices have this bit, and the connection's id in the lower half; places in `open` never have it.
+/// Tags of disconnect notices have this bit, and the connection's id in the lower half; places never have it.
 pub(super) const NOTICE_TAG: u64 = 1 << 63;
 
-pub(super) fn tagged_notice(tag: u64) -> Option<ConnId> {
-    let id = u32::try_from(tag.checked_sub(NOTICE_TAG)?).ok()?;
-    Some(ConnId(id))
+/// Whether a message with this tag is a request: what else there is has one of the upper two bits.
+pub(super) fn is_request(tag: u64) -> bool {
+    tag >> 62 == 0
 }
 
 #[derive(Clone, Copy)]
@@ -119,6 +121,18 @@ impl State {
             }
         }
         None
+    }
+
+    /// The worker that has an open request.
+    pub(super) fn worker_of(&self, place: usize, serial: u32) -> Option<workers::Id> {
+        match self.open.get(place)? {
+            Open {
+                phase: Phase::Handed { worker } | Phase::Attached { worker },
+                serial: own,
+                ..
+            } if *own == serial => Some(*worker),
+            _ => None,
+        }
     }
 
     /// A message that its peer never got wholly: the request waits again, before all others.

@@ -103,6 +103,7 @@ fn pool(slots: Option<u32>) -> Rc<Pool> {
         waiting_max: 8,
         waiting_bytes_max: 64,
         wait_max: Duration::from_secs(30),
+        raw_payload: false,
     };
     Pool::new(settings, Rc::new(Deaf))
 }
@@ -478,4 +479,137 @@ async fn an_idle_handler_that_dies_does_not_take_a_draining_one_with_it() {
         );
         drop(ticket);
     }
+}
+
+/// A connection that is attached: takes notes.
+#[derive(Default)]
+struct Talker {
+    id: u32,
+    peers: RefCell<Vec<PeerId>>,
+    went_on: Cell<u32>,
+}
+
+impl Speaker for Talker {
+    fn id(self: Rc<Self>) -> ConnId {
+        ConnId(self.id)
+    }
+
+    fn moved(&self, _: &Rc<Pool>, peer: PeerId) {
+        self.peers.borrow_mut().push(peer);
+    }
+
+    fn go_on(&self) {
+        self.went_on.set(self.went_on.get() + 1);
+    }
+}
+
+fn talker(id: u32) -> Rc<Talker> {
+    Rc::new(Talker {
+        id,
+        ..Talker::default()
+    })
+}
+
+fn say(attachment: &Attachment, text: &'static str) -> Sent {
+    attachment.send(Bytes::from_static(text.as_bytes()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attached_connection_stays_with_the_handler_that_accepted_it() {
+    let pool = pool(Some(1));
+    let (one, two) = (Handler::join(&pool), Handler::join(&pool));
+    let (ticket, _) = submit(&pool, 1, "hello", Retry::Safe);
+    assert_eq!(one.has(), ["s 1 hello"]);
+    let talker = talker(1);
+    let attachment = ticket.into_attachment(talker.clone());
+    assert_eq!(attachment.peer(), Some(one.pull.id()));
+    for text in ["a", "b"] {
+        assert_eq!(say(&attachment, text), Sent::Passed);
+    }
+    assert_eq!(one.has(), ["s 1 hello", "s 1 a", "s 1 b"]);
+    assert!(talker.peers.borrow().is_empty() && two.has().is_empty());
+    // It takes no slot: each of the two gets a request.
+    let tickets = [
+        submit(&pool, 2, "x", Retry::Safe),
+        submit(&pool, 3, "y", Retry::Safe),
+    ];
+    assert_eq!((one.has().len(), two.has().len()), (4, 1));
+    drop((attachment, tickets));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_written_goes_to_the_next_handler_before_what_comes_then() {
+    let pool = pool(None);
+    let one = Handler::join(&pool);
+    let talker = talker(1);
+    let attachment = pool.attach(talker.clone());
+    for text in ["a", "b", "c"] {
+        assert_eq!(say(&attachment, text), Sent::Passed);
+    }
+    let unsent = one.pull.take_unsent();
+    PushSide(Rc::clone(&pool)).lost(&one.pull, unsent[1..].to_vec());
+    one.voice_lost();
+    assert_eq!(say(&attachment, "d"), Sent::Held);
+    assert_eq!(talker.went_on.get(), 0);
+    let two = Handler::join(&pool);
+    pass(&pool, HOUSEKEEPING).await;
+    assert_eq!(two.has(), ["s 1 b", "s 1 c", "s 1 d"]);
+    assert_eq!(talker.went_on.get(), 1);
+    assert_eq!(*talker.peers.borrow(), [one.pull.id(), two.pull.id()]);
+    assert_eq!(say(&attachment, "e"), Sent::Passed);
+    assert_eq!(two.has().last().expect("some"), "s 1 e");
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_move_on_from_a_handler_that_drains() {
+    let pool = pool(None);
+    let (one, two) = (Handler::join(&pool), Handler::join(&pool));
+    let attachment = pool.attach(talker(1));
+    say(&attachment, "a");
+    assert_eq!(one.has(), ["s 1 a"]);
+    one.takes_all();
+    one.pull_lost();
+    assert_eq!(say(&attachment, "b"), Sent::Passed);
+    assert_eq!(two.has(), ["s 1 b"]);
+    // Its place may be another's now.
+    one.voice_lost();
+    pass(&pool, LOSS_WINDOW).await;
+    let three = Handler::join(&pool);
+    say(&attachment, "c");
+    assert_eq!((two.has().len(), three.has().len()), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_handler_is_waited_for_and_nothing_is_queued_meanwhile() {
+    let pool = pool(None);
+    let (one, two) = (Handler::join(&pool), Handler::join(&pool));
+    let talker = talker(1);
+    let attachment = pool.attach(talker.clone());
+    say(&attachment, "a");
+    one.pull.pretend_blocked(true);
+    PushSide(Rc::clone(&pool)).blocked(&one.pull);
+    assert_eq!(say(&attachment, "b"), Sent::Held);
+    // Stalled: requests go elsewhere, but its connections are its own.
+    pass(&pool, STALL_AFTER * 2).await;
+    assert_eq!((one.has(), two.has()), (vec!["s 1 a".to_owned()], vec![]));
+    one.pull.pretend_blocked(false);
+    PushSide(Rc::clone(&pool)).writable(&one.pull);
+    assert_eq!(one.has(), ["s 1 a", "s 1 b"]);
+    assert_eq!(talker.went_on.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_leave_while_they_wait_leave_nothing_behind() {
+    let pool = pool(None);
+    for id in 0..1000 {
+        let attachment = pool.attach(talker(id));
+        assert_eq!(say(&attachment, "a"), Sent::Held);
+    }
+    let stays = pool.attach(talker(7));
+    say(&stays, "b");
+    assert!(pool.state.borrow().held_entries() < 100);
+    let one = Handler::join(&pool);
+    pass(&pool, HOUSEKEEPING).await;
+    assert_eq!(one.has(), ["s 7 b"]);
+    assert!(!pool.state.borrow().holds());
 }

@@ -11,11 +11,14 @@ use tokio_util::io::poll_read_buf;
 use super::{Connection, Exchange, Gone, State};
 use crate::front::answer::Trouble;
 use crate::front::body::{Body, Fed};
+use crate::front::client::Hold;
 use crate::front::dispatch::{self, Accepted, Dispatched};
+use crate::front::message_socket;
 use crate::front::{INPUT_AHEAD_MAX, LINGER_BYTES_MAX};
 use crate::http1::{self, Asked, Parsed, Scanner};
 use crate::metrics::Name;
 use crate::pool;
+use crate::wire::request;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -36,7 +39,20 @@ impl Connection {
         let mut used = 0;
         while let Some(rest) = data.get(used..).filter(|rest| !rest.is_empty()) {
             match &mut self.state {
+                State::Head if self.client.hold.get() != Hold::Free => break,
+                State::Head | State::WebSocket(_) if self.messages_left == 0 => {
+                    self.fresh = true;
+                    break;
+                }
+                State::Head if message_socket::begins(rest) => match self.message(rest) {
+                    Some(len) => used += len,
+                    None => break,
+                },
                 State::Head => match self.head(rest) {
+                    Some(len) => used += len,
+                    None => break,
+                },
+                State::WebSocket(_) => match self.websocket_input(rest) {
                     Some(len) => used += len,
                     None => break,
                 },
@@ -84,6 +100,7 @@ impl Connection {
             Parsed::Complete((len, dispatched)) => {
                 Name::Requests.increment();
                 self.client.note_ping();
+                self.client.speaks_messages.set(false);
                 self.begun = false;
                 match dispatched {
                     Dispatched::Refused {
@@ -108,7 +125,12 @@ impl Connection {
     }
 
     /// Begins the body of a request; one without a body goes on at once.
-    fn accept(&mut self, accepted: Accepted, wants_continue: bool, here: usize) {
+    fn accept(&mut self, mut accepted: Accepted, wants_continue: bool, here: usize) {
+        if let Some(upgrade) = &accepted.upgrade {
+            request::encode_body(&upgrade.accept, &mut accepted.message);
+            let message = std::mem::take(&mut accepted.message);
+            return self.submit(message.into(), accepted);
+        }
         let body = Body::new(
             accepted,
             self.shard.limits().content_length,
@@ -151,6 +173,7 @@ impl Connection {
             version,
             keep_alive,
             line,
+            upgrade,
             ..
         } = accepted;
         let head_request = asked == Asked::Head;
@@ -169,6 +192,7 @@ impl Connection {
                     opaque,
                     head_request,
                     line,
+                    upgrade,
                 }));
             }
             Err(why) => self.refuse(Trouble::Pool(why), head_request, line),
@@ -181,6 +205,8 @@ impl Connection {
             || (matches!(self.state, State::Response(_) | State::Local(_))
                 && self.input.len() >= INPUT_AHEAD_MAX)
             || (matches!(self.state, State::Head) && self.is_behind())
+            || self.waits()
+            || (matches!(self.state, State::WebSocket(_)) && self.client.is_half_full())
         {
             return Poll::Pending;
         }

@@ -27,8 +27,10 @@ impl Connection {
     pub(super) fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Gone> {
         loop {
             // Payloads that wait together leave together.
-            let gathers = matches!(self.state, State::Response(_) | State::Head)
-                && self.output.len() < GATHER_MAX
+            let gathers = matches!(
+                self.state,
+                State::Response(_) | State::Head | State::WebSocket(_)
+            ) && self.output.len() < GATHER_MAX
                 && !self.client.behind.get()
                 && self.client.has_mail();
             if !gathers && self.flush(cx)?.is_pending() {
@@ -36,6 +38,9 @@ impl Connection {
             }
             if !gathers && self.credits > 0 {
                 self.client.credit(std::mem::take(&mut self.credits));
+            }
+            if !gathers && self.websocket_says() {
+                continue;
             }
             match self.state {
                 State::Flush => match Pin::new(&mut self.stream).poll_shutdown(cx) {
@@ -56,7 +61,7 @@ impl Connection {
                     }
                     continue;
                 }
-                State::Head | State::Body(_) | State::Response(_) => {}
+                State::Head | State::Body(_) | State::Response(_) | State::WebSocket(_) => {}
             }
             let Some(mail) = self.client.next_mail() else {
                 return Ok(());
@@ -69,8 +74,13 @@ impl Connection {
                     {
                         bytes = last;
                     }
-                    let passed = self.scan(&bytes, voice);
-                    bytes.truncate(passed);
+                    if matches!(self.state, State::WebSocket(_)) {
+                        bytes = self.websocket_payload(bytes);
+                    } else {
+                        let passed = self.scan(&bytes, voice);
+                        bytes.truncate(passed);
+                        bytes = self.websocket_answered(bytes);
+                    }
                     if self.output.is_empty() && !self.client.has_mail() {
                         self.put(cx, bytes)?;
                     } else if !bytes.is_empty() {
@@ -115,7 +125,7 @@ impl Connection {
                         State::Flush | State::Local(_) => {
                             self.client.set_deadline(FLUSH_TIMEOUT);
                         }
-                        State::Head if !self.begun => {
+                        State::Head if !self.begun && !self.client.speaks_messages.get() => {
                             self.client.set_deadline(self.shard.limits().idle_timeout);
                         }
                         _ => {}
@@ -189,7 +199,7 @@ impl Connection {
     fn scan(&mut self, payload: &[u8], voice: PeerId) -> usize {
         let State::Response(exchange) = &mut self.state else {
             // What is pushed to a client between its requests passes, but no second response to the last one.
-            if payload.starts_with(b"HTTP/1.") {
+            if payload.starts_with(b"HTTP/1.") && !self.client.speaks_messages.get() {
                 Name::ReplyBytesDropped.add(payload.len() as u64);
                 debug!(client = %self.client.addr, %voice, "a response while no request is open: dropped");
                 return 0;

@@ -9,7 +9,6 @@ mod ciphers;
 mod clients;
 mod keys;
 
-use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -64,15 +63,9 @@ pub enum TlsError {
     Rustls(#[source] rustls::Error),
 }
 
-/// What a server serves by TLS, and how; it can be replaced while it is served.
+/// What a server serves by TLS, and how.
 #[derive(Debug)]
 pub struct Tls {
-    uuid: String,
-    now: RefCell<Arc<Now>>,
-}
-
-#[derive(Debug)]
-struct Now {
     config: Arc<ServerConfig>,
     certificates: Arc<Certificates>,
     /// What resumed sessions were held to: sessions must not outlive a change of it.
@@ -104,39 +97,53 @@ impl Resumption {
 
 impl Tls {
     /// Makes what the server `uuid` serves. Names of cipher suites that are not here, and certificates that cannot be used,
-    /// are warned about.
+    /// are warned about. `before` is what was served until now: a named pair that has become broken goes on as it was there,
+    /// and so do sessions, unless clients are held to something else now.
+    ///
+    /// With thousands of certificates it takes a while.
     ///
     /// # Errors
     ///
     /// When the default certificate, the suites or the rules for clients are of no use.
-    pub fn new(uuid: &str, settings: &Settings, keys: &Keys) -> Result<Self, TlsError> {
+    pub fn new(
+        uuid: &str,
+        settings: &Settings,
+        keys: &Keys,
+        before: Option<&Self>,
+    ) -> Result<Self, TlsError> {
+        let provider = Arc::new(provider(settings)?);
+        let verifier = clients::verifier(settings, keys.ca_chain.as_deref(), &provider)?;
+        let certificates =
+            Certificates::new(uuid, keys, before.map(|before| &*before.certificates));
+        let certificates = Arc::new(certificates.map_err(TlsError::Default)?);
+        let clients = ClientRules {
+            optional: settings.ssl_verify_optional,
+            required: settings.ssl_verify_required,
+            ca_chain: keys.ca_chain.clone(),
+        };
+        let resumption = match before.filter(|before| before.clients == clients) {
+            Some(before) => before.resumption.clone(),
+            None => Resumption::new()?,
+        };
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Rustls)?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::clone(&certificates) as _);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.session_storage = Arc::clone(&resumption.sessions);
+        config.ticketer = Arc::clone(&resumption.tickets);
         Ok(Self {
-            uuid: uuid.to_owned(),
-            now: RefCell::new(Arc::new(make(uuid, settings, keys, None)?)),
+            config: Arc::new(config),
+            certificates,
+            clients,
+            resumption,
         })
     }
 
-    /// Serves something else from now on, to connections that begin. Says how many certificates there are. Thousands of
-    /// them take a while to read: that is done beside the shard.
-    ///
-    /// # Cancel safety
-    ///
-    /// Everything stays as it was.
-    ///
-    /// # Errors
-    ///
-    /// As [`Tls::new`]; then everything stays as it was.
-    pub async fn replace(&self, settings: &Settings, keys: Keys) -> Result<usize, TlsError> {
-        let before = Arc::clone(&self.now.borrow());
-        let (uuid, settings) = (self.uuid.clone(), settings.clone());
-        let made = move || make(&uuid, &settings, &keys, Some(&before));
-        let now = match tokio::task::spawn_blocking(made).await {
-            Ok(made) => Arc::new(made?),
-            Err(_) => return Err(TlsError::Lost),
-        };
-        let count = now.certificates.len();
-        self.now.replace(now);
-        Ok(count)
+    /// How many certificates there are.
+    pub fn certificates(&self) -> usize {
+        self.certificates.len()
     }
 
     /// Drives the handshake of a client that has just connected.
@@ -148,7 +155,7 @@ impl Tls {
         &self,
         stream: TcpStream,
     ) -> Result<Box<Session>, (io::Error, TcpStream)> {
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.now.borrow().config));
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.config));
         Ok(Box::new(acceptor.accept(stream).into_fallible().await?))
     }
 }
@@ -175,41 +182,6 @@ impl fmt::Display for Described<'_> {
         }
         write!(f, " {}", connection.server_name().unwrap_or("-"))
     }
-}
-
-fn make(
-    uuid: &str,
-    settings: &Settings,
-    keys: &Keys,
-    before: Option<&Now>,
-) -> Result<Now, TlsError> {
-    let provider = Arc::new(provider(settings)?);
-    let verifier = clients::verifier(settings, keys.ca_chain.as_deref(), &provider)?;
-    let certificates = Certificates::new(uuid, keys, before.map(|before| &*before.certificates));
-    let certificates = Arc::new(certificates.map_err(TlsError::Default)?);
-    let clients = ClientRules {
-        optional: settings.ssl_verify_optional,
-        required: settings.ssl_verify_required,
-        ca_chain: keys.ca_chain.clone(),
-    };
-    let resumption = match before.filter(|before| before.clients == clients) {
-        Some(before) => before.resumption.clone(),
-        None => Resumption::new()?,
-    };
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(TlsError::Rustls)?
-        .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::clone(&certificates) as _);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config.session_storage = Arc::clone(&resumption.sessions);
-    config.ticketer = Arc::clone(&resumption.tickets);
-    Ok(Now {
-        config: Arc::new(config),
-        certificates,
-        clients,
-        resumption,
-    })
 }
 
 /// ring, with the suites that the settings leave.

@@ -32,16 +32,10 @@ enum Need {
 
 /// Parts not built yet, each with its reason. An entry goes when its part comes; the list only shrinks.
 const NOT_YET: &[(Need, &str)] = &[
-    (Need::Dir, "directories are not served yet"),
     (Need::Proxy, "proxying is not built yet"),
     (
         Need::Uploads,
         "uploads to files and streamed ones are not built yet",
-    ),
-    (Need::WebSocket, "WebSocket is not built yet"),
-    (
-        Need::MessageSockets,
-        "Flash JSON and XML message sockets are not built yet",
     ),
 ];
 

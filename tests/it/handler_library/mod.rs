@@ -3,6 +3,7 @@
 
 mod fake_front;
 mod programs;
+mod websocket;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -251,7 +251,10 @@ fn sessions_are_resumed_in_both_versions_and_after_a_reload() {
         let kinds: Vec<_> = (0..3)
             .map(|round| {
                 if round == 2 {
-                    reload(&mut front);
+                    let certdir = front.directory().join("certs");
+                    authority.issue(&["other"]).write(&certdir, "other");
+                    let told = reload(&mut front);
+                    assert!(told.contains("reloaded"), "{told}");
                 }
                 let mut client = connect(&front, &config, "localhost");
                 let message = exchange(&mut client, &peer);
@@ -265,15 +268,14 @@ fn sessions_are_resumed_in_both_versions_and_after_a_reload() {
     }
 }
 
-/// SIGHUP, and waits until the certificates were read.
+/// SIGHUP, and waits for what becomes of it; gives the last words about it.
 fn reload(front: &mut Front) -> String {
-    let before = outcomes(front);
+    let before = outcomes(front).len();
     front.program.signal("HUP");
     let end = std::time::Instant::now() + PATIENCE;
     loop {
-        let now = outcomes(front);
-        if now.len() > before.len() {
-            return now.last().cloned().unwrap_or_default();
+        if let Some(told) = outcomes(front).get(before) {
+            return told.clone();
         }
         assert!(
             std::time::Instant::now() < end,
@@ -285,13 +287,14 @@ fn reload(front: &mut Front) -> String {
 }
 
 fn outcomes(front: &Front) -> Vec<String> {
-    let lines = front.program.lines();
+    let ends = [
+        "configuration reloaded",
+        "configuration unchanged",
+        "refused",
+    ];
+    let mut lines = front.program.lines();
+    lines.retain(|line| ends.iter().any(|end| line.contains(end)));
     lines
-        .into_iter()
-        .filter(|line| {
-            line.contains("certificates read again") || line.contains("certificates stay")
-        })
-        .collect()
 }
 
 #[test]
@@ -310,7 +313,7 @@ fn new_certificates_are_served_after_sighup_and_nobody_is_dropped() {
     new.write(&certdir, "main-uuid");
     second.write(&certdir, "second.example.com");
     let told = reload(&mut front);
-    assert!(told.contains("read again: 2"), "{told}");
+    assert!(told.contains("reloaded"), "{told}");
     exchange(&mut open, &peer);
     let mut half = half.secure(&trusted, "localhost").expect("a handshake");
     exchange(&mut half, &peer);
@@ -336,12 +339,62 @@ fn new_certificates_are_served_after_sighup_and_nobody_is_dropped() {
     .unwrap();
     fs::remove_file(certdir.join("third.crt")).unwrap();
     let told = reload(&mut front);
-    assert!(told.contains("read again: 2"), "{told}");
+    assert!(told.contains("reloaded"), "{told}");
     assert_eq!(
         shown(&front, &config, "second.example.com"),
         second.certificate
     );
     exchange(&mut open, &peer);
+}
+
+#[test]
+fn certificates_are_renewed_even_when_the_configuration_is_not() {
+    let authority = Authority::new();
+    let [old, new, last] = std::array::from_fn(|_| authority.issue(&["localhost"]));
+    let config = authority.trusted(None, rustls::ALL_VERSIONS);
+    for setting in ["", ", 'reload.on_hangup': 0"] {
+        let mut front = Front::secure(setting, |certdir| old.write(certdir, "main-uuid"));
+        let certdir = front.directory().join("certs");
+        // A mistake in it is told, or not looked at.
+        let file = front.directory().join("main.conf");
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replace("hosts=[", "hosts=[[")).unwrap();
+        new.write(&certdir, "main-uuid");
+        front.program.signal("HUP");
+        front.program.said("configuration reloaded", 1);
+        assert_eq!(shown(&front, &config, "localhost"), new.certificate);
+        last.write(&certdir, "main-uuid");
+        front.program.signal("HUP");
+        front.program.said("configuration reloaded", 2);
+        assert_eq!(shown(&front, &config, "localhost"), last.certificate);
+        front.program.signal("HUP");
+        front.program.said("configuration unchanged", 1);
+    }
+}
+
+#[test]
+fn a_reload_switches_tls_on_and_off_for_those_who_come() {
+    let authority = Authority::new();
+    let mut front = Front::secure("", |certdir| {
+        authority.issue(&["localhost"]).write(certdir, "main-uuid");
+    });
+    let peer = handler(&front);
+    let trusted = trusting(&authority);
+    let mut open = connect(&front, &trusted, "localhost");
+    exchange(&mut open, &peer);
+    let file = front.directory().join("main.conf");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("use_ssl=1, ", "")).unwrap();
+    let told = reload(&mut front);
+    assert!(told.contains("reloaded"), "{told}");
+    let mut plain = Client::connect(front.address);
+    assert!(exchange(&mut plain, &peer).contains(r#""URL_SCHEME":"http""#));
+    assert!(exchange(&mut open, &peer).contains(r#""URL_SCHEME":"https""#));
+    fs::write(&file, text).unwrap();
+    let told = reload(&mut front);
+    assert!(told.contains("reloaded"), "{told}");
+    exchange(&mut connect(&front, &trusted, "localhost"), &peer);
+    exchange(&mut plain, &peer);
 }
 
 /// What a server with these settings says about clients' certificates.
@@ -445,6 +498,99 @@ fn without_a_chain_any_certificate_is_told_to_handlers() {
         .send(b"GET / HTTP/1.1\r\nHost: a\r\nPEER_CERT_SHA1: forged\r\n\r\n")
         .unwrap();
     assert!(!serve(&peer).contains(r#""PEER_CERT_SHA1""#));
+}
+
+/// The next message that is no notice, answered with `payload`.
+fn answered(peer: &Peer, payload: &[u8]) -> String {
+    let message = peer.recv(PATIENCE).expect("a message");
+    let (sender, id, path, rest) = address(&message);
+    assert_ne!(path, "@*");
+    peer.reply(sender, id, payload);
+    String::from_utf8_lossy(rest).into_owned()
+}
+
+#[test]
+fn websockets_and_message_sockets_go_over_tls_too() {
+    let authority = Authority::new();
+    let pair = authority.issue(&["client"]);
+    let mut front = Front::secure(", 'ssl.verify_optional': 1", |certdir| {
+        authority.issue(&["localhost"]).write(certdir, "main-uuid");
+    });
+    let peer = handler(&front);
+    let config = Arc::new(authority.trusted(Some(&pair), rustls::ALL_VERSIONS));
+    let certificate = format!(r#""PEER_CERT_SHA1":"{}""#, pair.fingerprint());
+    let expected = |message: &str, method: &str| {
+        let method = format!(r#""METHOD":"{method}""#);
+        for part in [r#""URL_SCHEME":"https""#, &certificate, &method] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+    };
+    let until = |client: &mut Client, bytes: &[u8]| {
+        while !client.bytes().ends_with(bytes) {
+            assert!(client.read_some(PATIENCE), "{:?}", client.bytes());
+        }
+    };
+
+    let mut client = connect(&front, &config, "localhost");
+    client
+        .send(
+            b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        )
+        .unwrap();
+    let switching =
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+    expected(&answered(&peer, switching), "WEBSOCKET_HANDSHAKE");
+    until(&mut client, switching);
+    // `hi`, masked with zeros.
+    client.send(b"\x81\x82\0\0\0\0hi").unwrap();
+    expected(&answered(&peer, b"\x81\x02ho"), "WEBSOCKET");
+    until(&mut client, b"\x81\x02ho");
+
+    add_route(&mut front, "'@chat': app");
+    let mut client = connect(&front, &config, "localhost");
+    client.send(b"@chat {\"a\":1}\0").unwrap();
+    expected(&answered(&peer, b"answer"), "JSON");
+    until(&mut client, b"YW5zd2Vy");
+}
+
+/// Brings a route in by a reload.
+fn add_route(front: &mut Front, route: &str) {
+    let config = front.directory().join("main.conf");
+    let text = fs::read_to_string(&config).unwrap();
+    let routes = format!("{{'/': app, {route}}}");
+    fs::write(&config, text.replace("{'/': app}", &routes)).unwrap();
+    let told = reload(front);
+    assert!(told.contains("reloaded"), "{told}");
+}
+
+#[test]
+fn a_large_file_comes_whole_to_a_slow_reader() {
+    let authority = Authority::new();
+    let mut front = Front::secure("", |certdir| {
+        authority.issue(&["localhost"]).write(certdir, "main-uuid");
+        let base = certdir
+            .parent()
+            .expect("the folder of the front")
+            .join("www");
+        fs::create_dir(&base).unwrap();
+        fs::write(base.join("big"), vec![b'b'; 6 << 20]).unwrap();
+    });
+    let base = front.directory().join("www");
+    let directory = format!(
+        "'/www/': Dir(base='{}/', index_file='i', default_ctype='text/plain')",
+        base.display()
+    );
+    add_route(&mut front, &directory);
+    let mut client = connect(&front, &trusting(&authority), "localhost");
+    client
+        .send(b"GET /www/big HTTP/1.1\r\nHost: a\r\n\r\nGET /www/big HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
+    for _ in 0..2 {
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.body.len()), (200, 6 << 20));
+        assert!(answer.body.iter().all(|byte| *byte == b'b'));
+    }
 }
 
 #[test]

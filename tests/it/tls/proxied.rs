@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
 use super::{connect, handler, serve, trusting};
 use crate::support::PATIENCE;
@@ -31,6 +32,19 @@ fn has(message: &str, key: &str, value: &str) -> bool {
     message.contains(&format!(r#""{key}":"{value}""#))
 }
 
+/// Waits until the access log, which has a writer of its own, says this.
+fn logged(front: &Front, text: &str) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let log = fs::read_to_string(front.directory().join("access.log")).expect("the access log");
+        if log.contains(text) {
+            return;
+        }
+        assert!(Instant::now() < end, "{log}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn the_proxy_protocol_tells_the_clients_address() {
     let front = Front::start(", 'proxy_protocol.from': '127.0.0.0/8'");
@@ -53,8 +67,7 @@ fn the_proxy_protocol_tells_the_clients_address() {
         assert!(has(&message, "x-forwarded-for", address), "{message}");
         assert_eq!(client.answer().status, 200);
     }
-    let log = fs::read_to_string(front.directory().join("access.log")).expect("the access log");
-    assert!(log.contains("9:192.0.2.7,4:4711#"), "{log}");
+    logged(&front, "9:192.0.2.7,4:4711#");
     // Cut everywhere.
     for bytes in [[LINE, &get("")].concat(), whole] {
         let mut client = Client::connect(front.address);
@@ -163,8 +176,7 @@ fn x_forwarded_for_is_believed_from_named_peers() {
         assert!(has(&message, "URL_SCHEME", scheme), "{fields}{message}");
         assert_eq!(client.answer().status, 200);
     }
-    let log = fs::read_to_string(front.directory().join("access.log")).expect("the access log");
-    assert!(log.contains("192.0.2.9"), "{log}");
+    logged(&front, "9:192.0.2.9,1:0#");
 }
 
 #[test]
