@@ -44,6 +44,8 @@ pub(super) enum Trouble {
     Expectation,
     /// The pool gave the request up.
     Pool(Failure),
+    /// The body could not be stored: the disk is full, or there is no place for it.
+    NotStored,
     /// The handler did not answer in time.
     HandlerTimeout,
     /// Plain HTTP on a port that speaks TLS.
@@ -61,14 +63,13 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
             417 => (417, "Expectation Failed"),
             status => (status, refusal.reason),
         },
-        Trouble::BadChunk | Trouble::BadMessage => (400, "Bad Request"),
         Trouble::WebSocket(websocket::Refusal::Version) => {
             (426, "The Sec-WebSocket-Version is not 13")
         }
         Trouble::WebSocket(websocket::Refusal::Key) => {
             (400, "The Sec-WebSocket-Key is missing or malformed")
         }
-        Trouble::WebSocket(_) => (400, "Bad Request"),
+        Trouble::BadChunk | Trouble::BadMessage | Trouble::WebSocket(_) => (400, "Bad Request"),
         Trouble::HeadTimeout => (408, "The request head did not arrive in time"),
         Trouble::BodyTimeout => (408, "The request body arrived too slowly"),
         Trouble::NoRoute => (404, "Not Found"),
@@ -91,6 +92,10 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
         Trouble::PlainOnTls => (
             400,
             "Bad Request: this port speaks TLS; use https:// instead of http://",
+        ),
+        Trouble::NotStored => (
+            507,
+            "Insufficient Storage: the request body could not be stored",
         ),
         Trouble::MakerLost => (500, "Internal Server Error"),
         Trouble::HandlerTimeout => (504, "Gateway Timeout: the handler did not answer in time"),
@@ -116,6 +121,7 @@ fn phrase(status: u16) -> &'static str {
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
+        507 => "Insufficient Storage",
         _ => "Error",
     }
 }

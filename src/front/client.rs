@@ -42,6 +42,13 @@ pub(super) enum Mail {
         /// The reply socket that asks for it.
         voice: PeerId,
     },
+    /// A file for the client.
+    File {
+        /// As the handler named it.
+        name: Bytes,
+        /// The reply socket that asked for it.
+        voice: PeerId,
+    },
     /// No handler will answer the open request.
     Failed(Failure),
 }
@@ -98,6 +105,8 @@ pub(super) struct Client {
     pub(super) speaks_messages: Cell<bool>,
     /// Whether a message of it waits for a handler.
     pub(super) hold: Cell<Hold>,
+    /// Streamed upload: so many more bytes of the body the handler takes; `None` when none is open.
+    pub(super) upload_credits: Cell<Option<i64>>,
     /// What the ping and rate limits look at.
     pub(super) activity: Cell<Activity>,
 }
@@ -168,6 +177,7 @@ impl Client {
             last_handler: RefCell::new(None),
             speaks_messages: Cell::new(false),
             hold: Cell::default(),
+            upload_credits: Cell::new(None),
             activity: Cell::new(activity),
         })
     }
@@ -210,6 +220,24 @@ impl Client {
             bytes.clone()
         };
         mailbox.push(Mail::Payload { bytes, voice });
+        self.wake();
+    }
+
+    /// Puts the wish for a file into the mailbox, among the payloads.
+    pub(super) fn send_file(&self, name: Bytes, voice: PeerId) {
+        if self.mailbox.borrow().rest.len() >= self.shard.limits().mailbox_mails {
+            Name::SlowClients.increment();
+            self.cut(Cut::Slow);
+            return;
+        }
+        self.tell(Mail::File { name, voice });
+    }
+
+    /// Streamed upload: the handler takes so many bytes more.
+    pub(super) fn grant(&self, credits: i64) {
+        let granted = self.upload_credits.get();
+        self.upload_credits
+            .set(granted.map(|granted| granted.saturating_add(credits)));
         self.wake();
     }
 
@@ -396,6 +424,9 @@ impl pool::Caller for Client {
     }
 
     fn retire_id(&self) {
+        // Credits are for the handler that gave them.
+        self.upload_credits
+            .set(self.upload_credits.get().and(Some(0)));
         self.drop_id();
     }
 
@@ -405,5 +436,9 @@ impl pool::Caller for Client {
 
     fn failed(&self, why: Failure) {
         self.tell(Mail::Failed(why));
+    }
+
+    fn resumed(&self) {
+        self.wake();
     }
 }

@@ -18,6 +18,7 @@ use super::message_socket::Message;
 use super::origin::Origin;
 use super::site::{Handler, Target};
 use super::upgrade::{self, Upgrading};
+use super::upload::{self, Plan, Way, file};
 use crate::http1::{Asked, BodyFraming, Expect, Head, Version};
 use crate::pool::Retry;
 use crate::websocket::Upgrade;
@@ -40,6 +41,8 @@ pub(super) struct Accepted {
     pub(super) line: Option<Line>,
     /// It asks for WebSocket.
     pub(super) upgrade: Option<Box<Upgrading>>,
+    /// The body is an upload: the message announces it.
+    pub(super) upload: Option<Plan>,
 }
 
 impl Accepted {
@@ -110,9 +113,12 @@ fn refuse(shard: &Shard, head: &Head<'_, '_, Field<'_>>) -> Option<Trouble> {
     if head.expect == Expect::Other {
         return Some(Trouble::Expectation);
     }
+    let limits = shard.limits();
     match head.framing {
-        BodyFraming::Length(length) if length > shard.limits().content_length as u64 => {
-            Some(Trouble::TooLarge)
+        BodyFraming::Length(length) if length > limits.content_length as u64 => {
+            let allowed = limits.upload_bytes == 0 || length <= limits.upload_bytes;
+            let taken = allowed && upload::way(&limits, head.framing).is_some();
+            (!taken).then_some(Trouble::TooLarge)
         }
         _ => None,
     }
@@ -127,17 +133,14 @@ fn accept(
     handler: &Rc<Handler>,
     line: Option<Line>,
 ) -> Dispatched {
+    let limits = shard.limits();
     let mut context = context(shard, client, origin, pattern, handler);
     let upgrade = match upgrade::look(head) {
         Upgrade::No => None,
         Upgrade::Yes(handshake) => {
             context.kind = Kind::Handshake;
-            Some(Box::new(Upgrading::new(
-                head,
-                handshake,
-                &context,
-                shard.limits().websocket.deflate,
-            )))
+            let deflate = limits.websocket.deflate;
+            Some(Box::new(Upgrading::new(head, handshake, &context, deflate)))
         }
         Upgrade::Refused(refusal) => {
             return Dispatched::Refused {
@@ -153,21 +156,71 @@ fn accept(
                 .as_ref()
                 .is_some_and(|upgrade| upgrade.hides(field.name))
     };
-    let body = match head.framing {
-        BodyFraming::Length(length) => usize::try_from(length).unwrap_or(0) + 16,
-        BodyFraming::None | BodyFraming::Chunked => 16,
+    let way = match upgrade {
+        Some(_) => None,
+        None => upload::way(&limits, head.framing),
     };
-    let message = if head.fields.iter().any(hides) {
-        let fields: Vec<Field<'_>> = head
+    let name = match way {
+        Some(Way::Store) => match file::name(limits.upload_store.as_deref().unwrap_or_default()) {
+            Ok(name) => name,
+            Err(error) => {
+                tracing::error!("get a random number for the name of an upload: {error}");
+                return Dispatched::Refused {
+                    trouble: Trouble::NotStored,
+                    head_request: head.head_request,
+                    line,
+                };
+            }
+        },
+        Some(Way::Stream) | None => String::new(),
+    };
+    let keys = [
+        ("x-mongrel2-upload-start", name.as_bytes()),
+        ("x-mongrel2-upload-done", name.as_bytes()),
+    ];
+    let context = Context {
+        extra: match way {
+            Some(Way::Store) => &keys[..1],
+            Some(Way::Stream) => &[("UPLOAD_STREAM", b"0")],
+            None => &[],
+        },
+        ..context
+    };
+    let body = match head.framing {
+        BodyFraming::Length(length) if way.is_none() => usize::try_from(length).unwrap_or(0) + 16,
+        _ => 16,
+    };
+    let kept: Vec<Field<'_>>;
+    let fields = if head.fields.iter().any(hides) {
+        kept = head
             .fields
             .iter()
             .filter(|field| !hides(field))
             .copied()
             .collect();
-        message::encode(head, &fields, &context, body)
+        &kept[..]
     } else {
-        message::encode(head, head.fields, &context, body)
+        head.fields
     };
+    let mut message = message::encode(head, fields, &context, body);
+    let upload = way.map(|way| match way {
+        Way::Stream => Plan::Stream {
+            path: head.target.path.into(),
+        },
+        Way::Store => {
+            upload::stream::end_with_body(&mut message, b"");
+            let context = Context {
+                extra: &keys,
+                ..context
+            };
+            let mut done = message::encode(head, fields, &context, body);
+            upload::stream::end_with_body(&mut done, b"");
+            Plan::Store {
+                name: name.clone(),
+                done,
+            }
+        }
+    });
     let accepted = Accepted {
         handler: Rc::clone(handler),
         message,
@@ -182,6 +235,7 @@ fn accept(
         keep_alive: head.keep_alive,
         line,
         upgrade,
+        upload,
     };
     let wants_continue = head.expect == Expect::Continue && head.version == Version::Http11;
     Dispatched::Accepted {
@@ -205,6 +259,7 @@ fn context<'a>(
         keep_forwarded_for: limits.keep_forwarded_for,
         credits: (limits.flow_control && !client.has_handler()).then_some(DOWNLOAD_CREDITS_TEXT),
         kind: Kind::Request,
+        extra: &[],
         names_max: limits.header_names_max,
         values_max: limits.header_values_max,
     }

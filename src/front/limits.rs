@@ -1,9 +1,11 @@
 //! The front's limits, from the settings, in the units its hot paths compare.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::config::{ForwardedHeader, Settings};
 use crate::front::client::NEVER;
+use crate::front::upload::file;
 use crate::http1;
 use crate::networks::Networks;
 use crate::websocket;
@@ -20,6 +22,7 @@ const MAILS_MIN: usize = 1_024;
 
 /// See the settings of the same names in docs/SETTINGS.md. Times are milliseconds of the shard's clock.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting")]
 pub(super) struct Limits {
     pub(super) head: http1::Limits,
     pub(super) header_names_max: usize,
@@ -37,6 +40,15 @@ pub(super) struct Limits {
     /// Bytes per second.
     pub(super) body_rate: u64,
     pub(super) drain_timeout: Duration,
+    /// The template of files for uploads, as handlers are told it; without one they are not stored.
+    pub(super) upload_store: Option<Rc<str>>,
+    pub(super) upload_mode: u32,
+    /// Uploads are streamed, whether there is a store or not.
+    pub(super) upload_stream: bool,
+    /// The largest upload in bytes; 0: of any size.
+    pub(super) upload_bytes: u64,
+    /// The directory below which handlers may send files from.
+    pub(super) sendfile_base: Option<Rc<str>>,
     pub(super) keep_forwarded_for: bool,
     pub(super) tcp_keepalive: bool,
     /// Peers that send the PROXY protocol's header before anything else.
@@ -96,6 +108,15 @@ impl From<&Settings> for Limits {
             body_grace: milliseconds(settings.body_grace),
             body_rate: settings.body_rate,
             drain_timeout: settings.drain_timeout,
+            upload_store: settings
+                .upload_temp_store
+                .as_deref()
+                .filter(|template| template.ends_with(file::PLACEHOLDER))
+                .map(Rc::from),
+            upload_mode: settings.upload_temp_store_mode,
+            upload_stream: settings.upload_stream,
+            upload_bytes: settings.upload_bytes,
+            sendfile_base: settings.sendfile_base.as_deref().map(Rc::from),
             keep_forwarded_for: settings.no_clobber_xff,
             tcp_keepalive: settings.tcp_keepalive,
             proxy_protocol_from: settings.proxy_protocol_from.clone(),

@@ -19,6 +19,8 @@ pub(super) struct Context<'a> {
     /// Flow control, and the first request of its connection: how many bytes the handler may have outstanding.
     pub(super) credits: Option<&'a str>,
     pub(super) kind: Kind,
+    /// Further keys of the server, and their values; three at most.
+    pub(super) extra: &'a [(&'static str, &'a [u8])],
     pub(super) names_max: usize,
     pub(super) values_max: usize,
 }
@@ -34,22 +36,23 @@ pub(super) enum Kind {
     Frame,
 }
 
-/// FLAGS in what is written for [`Kind::Frame`], as they stand in JSON and in tnetstrings.
-const FLAGS: [&[u8]; 2] = [b"\"FLAGS\":\"0x81\"", b"5:FLAGS,4:0x81,"];
-
-/// Where the two digits of FLAGS are in the head of a frame's message.
-pub(super) fn flags_at(head: &[u8]) -> Option<usize> {
-    // The last, as what a client sends comes before it.
-    let found = |pattern: &&[u8]| {
-        head.windows(pattern.len())
-            .rposition(|window| window == *pattern)
-            .map(|at| at + pattern.len() - 3)
+/// Where the two digits of FLAGS are in what was written for [`Kind::Frame`].
+pub(super) fn flags_at(head: &[u8], protocol: Protocol) -> Option<usize> {
+    let pattern: &[u8] = match protocol {
+        Protocol::Json => b"\"FLAGS\":\"0x81\"",
+        Protocol::Tnetstring => b"5:FLAGS,4:0x81,",
     };
-    FLAGS.iter().find_map(found)
+    // The last, as whatever a client sends comes before it.
+    head.windows(pattern.len())
+        .rposition(|window| window == pattern)
+        .map(|at| at + pattern.len() - 3)
 }
 
 /// Room for the message without its body: the dictionary repeats the head with some quotes and brackets.
 const OVERHEAD: usize = 384;
+
+/// Most keys that a [`Context`] may add: all of the server's own must fit.
+const EXTRA_MAX: usize = 3;
 
 /// Writes `PATH SP HEADERS` for a head, with these of its fields, into a new buffer with room for `body` bytes more.
 pub(super) fn encode(
@@ -61,7 +64,7 @@ pub(super) fn encode(
     let mut address = AddressText { bytes: [0; 48] };
     let address = address.write(context.origin.remote.ip());
     let target = &head.target;
-    let mut server: [(&str, &[u8]); 15] = [("", b""); 15];
+    let mut server: [(&str, &[u8]); 17] = [("", b""); 17];
     let mut count = 0;
     let mut add = |key: &'static str, value| {
         server[count] = (key, value);
@@ -73,6 +76,9 @@ pub(super) fn encode(
     }
     if let Some(credits) = context.credits {
         add("DOWNLOAD_CREDITS", credits.as_bytes());
+    }
+    for (key, value) in context.extra.iter().take(EXTRA_MAX) {
+        add(key, value);
     }
     if let Some(fingerprint) = context.origin.certificate {
         add("PEER_CERT_SHA1", fingerprint);
@@ -181,5 +187,29 @@ impl AddressText {
         let left = rest.len();
         debug_assert!(written.is_ok());
         &self.bytes[..48 - left]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_found_whatever_a_client_has_put_before_them() {
+        for (protocol, forged) in [
+            (
+                Protocol::Json,
+                &b"{\"a\":\"5:FLAGS,4:0x81,\",\"FLAGS\":\"0x81\"}"[..],
+            ),
+            (
+                Protocol::Tnetstring,
+                b"14:\"FLAGS\":\"0x81\",15:5:FLAGS,4:0x81,,5:FLAGS,4:0x81,8:PEER,1:x,}",
+            ),
+        ] {
+            let at = flags_at(forged, protocol).expect("FLAGS");
+            assert_eq!(&forged[at - 2..at + 2], b"0x81");
+            let last = forged.windows(4).rposition(|window| window == b"0x81");
+            assert_eq!(last, Some(at - 2));
+        }
     }
 }

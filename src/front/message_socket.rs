@@ -265,7 +265,7 @@ mod tests {
             }
             seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let (mut searched, mut cut) = (0, 0);
-            drop(look(&bytes));
+            assert_ne!(format!("{:?}", look(&bytes)), "");
             while cut < bytes.len() {
                 cut += 1;
                 drop(format!("{:?}", parse(&bytes[..cut], &mut searched, 16)));

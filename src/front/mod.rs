@@ -31,11 +31,13 @@ mod proxy_protocol;
 mod registry;
 mod reload;
 mod replies;
+mod sendfile;
 mod site;
 mod stream;
 mod sweep;
 pub mod tls;
 mod upgrade;
+mod upload;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -221,6 +223,7 @@ pub async fn bind(plan: Plan, watch: &Watch) -> Result<Front, BindError> {
         let bound = bind_handler(server, settings, &handler).await?;
         handlers.push((handler, bound));
     }
+    let chroot = server.chroot.clone();
     let shard = Rc::new(Shard {
         limits: RefCell::new(Rc::new(Limits::from(settings))),
         clock: Clock::new(),
@@ -240,6 +243,7 @@ pub async fn bind(plan: Plan, watch: &Watch) -> Result<Front, BindError> {
         pools: RefCell::default(),
         retiring: RefCell::default(),
         accepting: RefCell::default(),
+        chroot,
         watch: watch.clone(),
     });
     Ok(Front {
@@ -466,6 +470,8 @@ struct Shard {
     /// Handlers that no route leads to any more, with something still open.
     retiring: RefCell<Vec<(Arc<Handler>, Rc<Pool>)>>,
     accepting: RefCell<Option<Accepting>>,
+    /// Stands before the paths of uploads and of files to send.
+    chroot: String,
     watch: Watch,
 }
 

@@ -84,7 +84,7 @@ impl Upgrading {
             ..*context
         };
         let bytes = message::encode(head, &shown, &context, 0);
-        let flags_at = message::flags_at(&bytes).unwrap_or(bytes.len());
+        let flags_at = message::flags_at(&bytes, context.protocol).unwrap_or(bytes.len());
         Self {
             frame_head: FrameHead {
                 bytes: bytes.into_boxed_slice(),

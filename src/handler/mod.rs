@@ -31,6 +31,7 @@
 //! This part has whole replies, raw pieces and WebSocket. Streaming responses, uploads and tower services come on top.
 
 mod connection;
+mod control;
 mod http;
 mod replies;
 mod request;

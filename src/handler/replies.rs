@@ -299,6 +299,19 @@ pub(super) async fn send(
     Ok(())
 }
 
+/// Sends one extended reply.
+pub(super) async fn send_extended(
+    server: &Publisher,
+    sender: &[u8],
+    id: ConnId,
+    command: &reply::Extended<'_>,
+) -> Result<(), ReplyError> {
+    let mut message = Vec::new();
+    reply::encode_extended(sender, &[id], command, &mut message);
+    note(server, server.send(message).await?);
+    Ok(())
+}
+
 /// A message without its payload, which goes behind it.
 pub(super) fn begin(sender: &[u8], ids: &[ConnId], payload_len: usize) -> Vec<u8> {
     let mut message = Vec::with_capacity(sender.len() + ids.len() * 11 + payload_len + 16);

@@ -13,6 +13,7 @@
 //! on one shard: `Rc` and `RefCell`, no lock, no channel, and no task woken for a message.
 
 mod attached;
+mod follow;
 mod requests;
 mod sides;
 mod workers;
@@ -40,6 +41,7 @@ use crate::wire::{ConnId, Protocol};
 
 use attached::Held;
 pub use attached::{Attachment, Sent, Speaker};
+pub use follow::Room;
 use requests::{End, NO_TAG, NOTICE_TAG, Open, Phase, State, is_request, tag};
 use sides::{PushSide, SubSide};
 use workers::Workers;
@@ -116,6 +118,9 @@ pub trait Caller {
 
     /// No handler will answer.
     fn failed(&self, why: Failure);
+
+    /// There may be room again for further messages of the request.
+    fn resumed(&self) {}
 }
 
 /// Who reads the replies.
@@ -228,6 +233,7 @@ impl Pool {
                 serial: 0,
                 attached: Slab::new(),
                 held: Held::default(),
+                follow_ups: 0,
             }),
             settings: RefCell::new(settings),
             replies,
@@ -316,6 +322,7 @@ impl Pool {
             retry,
             attempts: 0,
             started: false,
+            follow: None,
             caller,
         };
         if state.waiting == 0
@@ -423,6 +430,7 @@ impl Pool {
         {
             open.phase = Phase::Handed { worker };
             open.attempts += 1;
+            self.follow(state, place);
         } else {
             state.workers.end(worker);
             state.workers.hold_back(worker);
@@ -462,12 +470,13 @@ impl Pool {
             for request in requests.into_iter().rev() {
                 state.take_back(request.tag);
             }
-            // Notices and messages are for nobody else: they wait until it reads again.
+            // Notices, messages and parts are for nobody else: they wait until it reads again.
             for Unsent { tag, message } in others {
                 // It had room for them before, and is told to be lost if it is gone meanwhile.
                 let _queued = peer.send(message, tag);
             }
         }
+        self.resume_follow_ups(state);
         self.resume(state);
         state.expire(now, self.settings.borrow().wait_max);
         if self.retiring.get().is_some() {
@@ -483,7 +492,7 @@ impl Pool {
             }
             return true;
         }
-        state.waiting > 0 || state.workers.is_unsettled()
+        state.waiting > 0 || state.workers.is_unsettled() || state.has_follow_ups()
     }
 
     /// Ends what a dead worker had: handed on where that is safe, failed otherwise.
@@ -508,9 +517,7 @@ impl Pool {
                 continue;
             };
             open.caller.retire_id();
-            // A handler may answer and end at once; two answers to one request must never meet on a connection.
-            let untouched = !open.started && !open.caller.has_mail();
-            if open.retry == Retry::Safe && untouched && open.attempts < ATTEMPTS_MAX {
+            if open.may_be_handed_on() {
                 Name::RequestsHandedOn.increment();
                 state.enqueue(place, End::Front);
             } else {
@@ -536,6 +543,7 @@ impl Pool {
             return;
         }
         let open = state.open.remove(place);
+        state.follow_ups -= usize::from(open.follow.is_some());
         match open.phase {
             Phase::Waiting { .. } => state.unwait(open.message.len()),
             Phase::Handed { worker } => state.workers.end(worker),

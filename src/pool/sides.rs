@@ -5,7 +5,7 @@ use std::rc::Rc;
 use tokio::time::Instant;
 
 use super::Pool;
-use super::requests::is_request;
+use super::requests::{is_part, is_request};
 use crate::bus::server::{Message, Peer, Sink, Unsent};
 use crate::metrics::Name;
 
@@ -37,6 +37,7 @@ impl Sink for PushSide {
     fn writable(&self, peer: &Rc<Peer>) {
         let state = &mut *self.0.state.borrow_mut();
         state.workers.drained(peer.id());
+        self.0.resume_follow_ups(state);
         self.0.resume(state);
     }
 
@@ -44,7 +45,8 @@ impl Sink for PushSide {
         Name::HandlersLost.increment();
         let state = &mut *self.0.state.borrow_mut();
         state.take_back_messages(&unsent);
-        for request in unsent.iter().rev().filter(|unsent| is_request(unsent.tag)) {
+        let requests = |unsent: &&Unsent| is_request(unsent.tag) || is_part(unsent.tag);
+        for request in unsent.iter().rev().filter(requests) {
             state.take_back(request.tag);
         }
         if let Some(dead) = state.workers.leave(peer.id(), Instant::now()) {

@@ -12,6 +12,7 @@ struct Note {
     retired: Cell<u32>,
     failures: RefCell<Vec<Failure>>,
     mail: Cell<bool>,
+    resumed: Cell<u32>,
 }
 
 impl Caller for Note {
@@ -29,6 +30,10 @@ impl Caller for Note {
 
     fn failed(&self, why: Failure) {
         self.failures.borrow_mut().push(why);
+    }
+
+    fn resumed(&self) {
+        self.resumed.set(self.resumed.get() + 1);
     }
 }
 
@@ -612,4 +617,130 @@ async fn connections_that_leave_while_they_wait_leave_nothing_behind() {
     pass(&pool, HOUSEKEEPING).await;
     assert_eq!(one.has(), ["s 7 b"]);
     assert!(!pool.state.borrow().holds());
+}
+
+fn says(message: &'static str) -> Bytes {
+    Bytes::from_static(message.as_bytes())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_completes_a_request_follows_it_also_when_it_waits() {
+    let pool = pool(None);
+    let (ticket, _note) = submit(&pool, 1, "start", Retry::Safe);
+    ticket.complete(says("done"), Retry::Never);
+    assert!(!ticket.is_completed());
+    let handler = Handler::join(&pool);
+    assert_eq!(handler.has(), ["s 1 start", "s 1 done"]);
+    assert!(ticket.is_completed());
+    let (other, _note) = submit(&pool, 2, "start", Retry::Safe);
+    other.complete(says("done"), Retry::Never);
+    assert_eq!(handler.has()[2..], ["s 2 start", "s 2 done"]);
+    drop((ticket, other));
+    assert_eq!(pool.state.borrow().follow_ups, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_announced_request_is_handed_on_and_one_that_is_complete_as_it_says() {
+    for (completed, retry) in [
+        (false, Retry::Never),
+        (true, Retry::Never),
+        (true, Retry::Safe),
+    ] {
+        let pool = pool(None);
+        let old = Handler::join(&pool);
+        let (ticket, note) = submit(&pool, 1, "start", Retry::Safe);
+        if completed {
+            ticket.complete(says("done"), retry);
+        }
+        old.takes_all();
+        old.pull_lost();
+        old.voice_lost();
+        let new = Handler::join(&pool);
+        if !completed {
+            ticket.complete(says("done"), retry);
+        }
+        if completed && retry == Retry::Never {
+            assert_eq!(*note.failures.borrow(), [Failure::HandlerLost]);
+            assert_eq!(new.has().len(), 0);
+            // The handler that is gone had it.
+            assert!(ticket.is_completed());
+        } else {
+            assert_eq!(new.has(), ["s 2 start", "s 2 done"], "{completed}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_sent_of_an_announced_request_goes_again_with_it() {
+    let pool = pool(None);
+    let old = Handler::join(&pool);
+    let (ticket, _note) = submit(&pool, 1, "start", Retry::Safe);
+    old.takes_all();
+    ticket.complete(says("done"), Retry::Never);
+    // It had the announcement, and never got the end.
+    old.pull_lost();
+    assert!(!ticket.is_completed());
+    old.voice_lost();
+    let new = Handler::join(&pool);
+    assert_eq!(new.has(), ["s 2 start", "s 2 done"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_closes_its_pull_gets_no_end_and_another_the_whole() {
+    let pool = pool(None);
+    let old = Handler::join(&pool);
+    let (ticket, _note) = submit(&pool, 1, "start", Retry::Safe);
+    old.takes_all();
+    old.pull.close();
+    old.pull_lost();
+    pass(&pool, LOSS_WINDOW * 2).await;
+    let new = Handler::of(
+        &pool,
+        Origin::Address(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))),
+    );
+    new.voice_joins();
+    new.pull_joins();
+    ticket.complete(says("done"), Retry::Never);
+    assert_eq!(new.has(), ["s 2 start", "s 2 done"]);
+    assert!(ticket.is_completed());
+    drop(old);
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_go_to_the_peer_that_has_the_request_and_are_never_told_twice() {
+    let pool = pool(None);
+    let (ticket, note) = submit(&pool, 1, "start", Retry::Safe);
+    assert_eq!(ticket.room(), Room::Later, "nobody has it");
+    let old = Handler::join(&pool);
+    assert_eq!(ticket.room(), Room::Now);
+    ticket.follow_up(says("part"));
+    assert_eq!(old.has(), ["s 1 start", "s 1 part"]);
+    old.takes_all();
+    old.pull_lost();
+    old.voice_lost();
+    let new = Handler::join(&pool);
+    assert_eq!(*note.failures.borrow(), [Failure::HandlerLost]);
+    assert_eq!(new.has().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_wait_for_a_handler_that_does_not_read_and_stay_with_it_when_it_stalls() {
+    let pool = pool(None);
+    let slow = Handler::join(&pool);
+    let (ticket, note) = submit(&pool, 1, "start", Retry::Safe);
+    slow.takes_all();
+    ticket.follow_up(says("part"));
+    slow.pull.pretend_blocked(true);
+    PushSide(Rc::clone(&pool)).blocked(&slow.pull);
+    assert_eq!(ticket.room(), Room::Later);
+    pass(&pool, STALL_AFTER * 2).await;
+    assert_eq!(slow.has(), ["s 1 part"]);
+    assert_eq!(note.resumed.get(), 1, "told to look again");
+    slow.takes_all();
+    slow.pull.pretend_blocked(false);
+    PushSide(Rc::clone(&pool)).writable(&slow.pull);
+    assert_eq!(ticket.room(), Room::Now);
+    ticket.follow_up(says("later"));
+    assert_eq!(slow.has(), ["s 1 later"]);
+    assert!(note.failures.borrow().is_empty());
 }

@@ -13,6 +13,7 @@ mod input;
 mod local;
 mod messages;
 mod output;
+mod upload;
 mod websocket;
 
 use std::collections::VecDeque;
@@ -29,6 +30,7 @@ use super::access_log::Line;
 use super::answer::{Answer, Trouble, answer};
 use super::body::Body;
 use super::client::{Client, Cut, Farewell, Hold, NEVER};
+use super::sendfile::Sending;
 use super::stream::Stream;
 use super::upgrade::Upgrading;
 use super::{FLUSH_TIMEOUT, Shard};
@@ -64,6 +66,8 @@ pub(super) struct Connection {
     /// What the socket has not taken yet, oldest first.
     output: VecDeque<Bytes>,
     state: State,
+    /// A file that a handler has sent; its other mail waits meanwhile.
+    sending: Option<Box<Sending>>,
     /// Flow control: bytes of a payload that is being written, told to its handler when the socket has taken them.
     credits: usize,
     /// Messages that may still be given to handlers in this turn.
@@ -78,6 +82,8 @@ enum State {
     Head,
     /// The rest of a request's body.
     Body(Box<Body>),
+    /// A file for the request's body, which is being made.
+    Opening(Box<upload::Opening>),
     /// A handler's response.
     Response(Box<Exchange>),
     /// A response that is made in this process.
@@ -102,6 +108,8 @@ struct Exchange {
     line: Option<Line>,
     /// It asks for WebSocket.
     upgrade: Option<Box<Upgrading>>,
+    /// Its body, where that is an upload.
+    upload: Option<Box<upload::Receiving>>,
 }
 
 /// How long a message may wait for a handler of this pool, in milliseconds.
@@ -126,6 +134,7 @@ impl Connection {
             progress: Progress::default(),
             output: VecDeque::new(),
             state: State::Head,
+            sending: None,
             credits: 0,
             messages_left: 0,
             messages: None,
@@ -144,6 +153,7 @@ impl Connection {
                 return Poll::Ready(Gone);
             }
             let more = self.poll_local(cx);
+            self.poll_upload(cx);
             if self.write(cx).is_err() {
                 return Poll::Ready(Gone);
             }
@@ -217,9 +227,11 @@ impl Connection {
         }
     }
 
-    /// Whether no request is open and none has begun.
+    /// Whether no request is open and none has begun, and no message waits.
     fn is_idle(&self) -> bool {
-        matches!(self.state, State::Head) && self.input.is_empty()
+        matches!(self.state, State::Head)
+            && self.input.is_empty()
+            && self.client.hold.get() == Hold::Free
     }
 
     /// Whether the client has to take what was written for it before its next request is looked at. Without that, what lies
@@ -230,6 +242,7 @@ impl Connection {
                 State::Head => true,
                 State::Response(exchange) => exchange.opaque,
                 State::Body(_)
+                | State::Opening(_)
                 | State::Local(_)
                 | State::WebSocket(_)
                 | State::Flush
@@ -271,6 +284,8 @@ impl Connection {
                     return Err(Gone);
                 }
             }
+            State::Opening(_) => {}
+            State::Response(exchange) if exchange.is_receiving() => self.upload_expired(),
             // What came in the meantime may be the answer, or why there is none.
             State::Response(_) if self.client.has_mail() => {}
             State::Response(exchange) => {
@@ -288,6 +303,9 @@ impl Connection {
 
     /// The open response is complete.
     fn response_ended(&mut self, close: bool) {
+        if self.awaits_body(close) {
+            return;
+        }
         self.end_exchange();
         if close {
             self.close(Farewell::Told);
@@ -298,13 +316,14 @@ impl Connection {
 
     /// Ends the open exchange, if there is one: the ticket is given back, the log line written.
     fn end_exchange(&mut self) {
-        let exchange = match std::mem::replace(&mut self.state, State::Head) {
+        let mut exchange = match std::mem::replace(&mut self.state, State::Head) {
             State::Response(exchange) => exchange,
             other => {
                 self.state = other;
                 return;
             }
         };
+        self.finish_upload(&mut exchange);
         self.client.response_began.set(NEVER);
         // One that was never handed over is known to nobody; then the handler before it is still the last.
         if !exchange.started
