@@ -2,7 +2,7 @@
 //!
 //! It makes a configuration of settings and bytes and opens no file: see [`Keys`]. A configuration that was replaced goes on
 //! for the connections that began with it, so a reload costs nobody anything. Handshakes are driven where connections are
-//! accepted; what a client is connected by afterwards is [`Session`], under the same roof as plain TCP.
+//! accepted; what a client is connected by afterwards is `Session`, under the same roof as plain TCP.
 
 mod certificates;
 mod ciphers;
