@@ -2,7 +2,8 @@
 //!
 //! The modules in reading order, from the floor up; edges point down only (see ARCHITECTURE.md):
 //!
-//! * floor 0, pure, no I/O: [`tnetstring`], [`endpoint`], [`wire`], [`zmtp`], [`http1`], [`websocket`], [`routing`], [`balancer`]
+//! * floor 0, pure, no I/O: [`tnetstring`], [`endpoint`], [`wire`], [`zmtp`], [`http1`], [`websocket`], [`routing`], [`balancer`],
+//!   [`networks`]
 //! * floor 1, services: [`drain`], [`metrics`], [`sys`], [`bus`], [`files`], [`config`]
 //! * floor 2: [`pool`], the handlers behind one route
 //! * floor 3, roles that never see each other: [`front`], [`control`], [`handler`]
@@ -25,6 +26,8 @@ pub mod websocket;
 pub mod routing;
 
 pub mod balancer;
+
+pub mod networks;
 
 pub mod drain;
 

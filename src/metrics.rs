@@ -35,6 +35,8 @@ names! {
     ConnectionsAccepted "connections_accepted" "Client connections accepted.",
     ConnectionsOpen "connections_open" "Client connections open now.",
     ConnectionsRefused "connections_refused" "Client connections closed at once because the limit was reached.",
+    TlsHandshakes "tls_handshakes" "TLS handshakes completed.",
+    TlsHandshakesFailed "tls_handshakes_failed" "TLS handshakes that ended without a session.",
     Requests "requests" "Requests parsed and routed.",
     RequestsRefused "requests_refused" "Requests answered by the front itself with a 4xx or 5xx status.",
     RequestsWaiting "requests_waiting" "Requests waiting for a handler now.",

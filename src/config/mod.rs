@@ -26,7 +26,7 @@ pub use diagnostic::{Diagnostic, Place, Severity};
 pub use draft::{Candidate, Reading};
 pub use load::{LoadError, Loaded, Selector, find, load, read};
 pub use mimetypes::Mimetypes;
-pub use settings::Settings;
+pub use settings::{ForwardedHeader, Settings};
 
 /// A whole configuration: what one database or one `.conf` holds.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use crate::networks::Networks;
+
 /// What a setting does here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
@@ -41,6 +43,16 @@ pub enum Origin {
     Mongrel2,
     /// Added here; Mongrel2 ignores it.
     Lurcher,
+}
+
+/// The header by which balancers name their clients. One only: a balancer that writes the one lets a client's own other one
+/// pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`, and `X-Forwarded-Proto` beside it.
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
 }
 
 macro_rules! settings {
@@ -91,14 +103,18 @@ macro_rules! settings {
 const NO_STACKS: &str = "there are no coroutine stacks";
 
 settings! {
-    certdir: Option<String> = optional(""), Mongrel2 "certdir" ["directory"] Effect::NotYet,
-        "where certificates and keys are, needed with `use_ssl`; ends with `/`";
+    certdir: Option<String> = optional(""), Mongrel2 "certdir" ["directory"] Effect::Honoured,
+        "where certificates and keys are, inside the chroot; needed with `use_ssl`";
     control_port: String = text("ipc://run/control"), Mongrel2 "control_port" ["socket spec"] Effect::Honoured,
         "the control port of servers that do not name one";
     disable_access_logging: bool = flag("0"), Mongrel2 "disable.access_logging" ["0 or 1"] Effect::Honoured,
         "1: no access log";
     download_flow_control: bool = flag("0"), Mongrel2 "download.flow_control" ["0 or 1"] Effect::Honoured,
         "1: handlers are told by credit notices how much a client has taken";
+    forwarded_from: Networks = networks(""), Lurcher "forwarded.from" ["networks"] Effect::Honoured,
+        "balancers that are believed about their clients: addresses or networks, separated by blanks";
+    forwarded_header: ForwardedHeader = header("x-forwarded-for"), Lurcher "forwarded.header" ["header"] Effect::Honoured,
+        "what they are believed by: `x-forwarded-for`, with `X-Forwarded-Proto`, or `forwarded` (RFC 7239)";
     body_grace: Duration = seconds("10"), Lurcher "limits.body_grace" ["seconds"] Effect::Honoured,
         "how long a request body may take before its rate counts";
     body_rate: u64 = number("300"), Lurcher "limits.body_rate" ["bytes per second"] Effect::Honoured,
@@ -175,6 +191,8 @@ settings! {
         "1: the system probes idle clients (SO_KEEPALIVE)";
     no_clobber_xff: bool = flag("0"), Mongrel2 "no_clobber_xff" ["0 or 1"] Effect::Honoured,
         "1: a client's X-Forwarded-For is left alone, and none is added";
+    proxy_protocol_from: Networks = networks(""), Lurcher "proxy_protocol.from" ["networks"] Effect::Honoured,
+        "balancers that must begin each connection with a header of the PROXY protocol, version 1 or 2";
     reload_on_hangup: bool = flag("1"), Lurcher "reload.on_hangup" ["0 or 1"] Effect::Honoured,
         "0: SIGHUP reopens the logs only, and does not look at the configuration";
     relaxed: bool = flag("0"), Mongrel2 "request.relaxed" ["0 or 1"] Effect::Honoured,
@@ -183,14 +201,14 @@ settings! {
         "below which directory, inside the chroot, handlers may have files sent by the extended reply `sendfile`; none: nowhere";
     daemonize: bool = flag("1"), Mongrel2 "server.daemonize" ["0 or 1"] Effect::Honoured,
         "0: a server that is started by the name `mongrel2` stays in the foreground; `lurcher serve` does unless it is told `--daemon`";
-    ssl_ca_chain: Option<String> = optional(""), Mongrel2 "ssl.ca_chain" ["file"] Effect::NotYet,
+    ssl_ca_chain: Option<String> = optional(""), Mongrel2 "ssl.ca_chain" ["file"] Effect::Honoured,
         "certificates that client certificates are checked against (PEM)";
-    ssl_verify_optional: bool = flag("0"), Mongrel2 "ssl.verify_optional" ["0 or 1"] Effect::NotYet,
+    ssl_verify_optional: bool = flag("0"), Mongrel2 "ssl.verify_optional" ["0 or 1"] Effect::Honoured,
         "1: clients are asked for a certificate";
-    ssl_verify_required: bool = flag("0"), Mongrel2 "ssl.verify_required" ["0 or 1"] Effect::NotYet,
+    ssl_verify_required: bool = flag("0"), Mongrel2 "ssl.verify_required" ["0 or 1"] Effect::Honoured,
         "1: clients must have a certificate";
-    ssl_ciphers: Option<String> = optional(""), Mongrel2 "ssl_ciphers" ["names"] Effect::NotYet,
-        "the cipher suites to offer, separated by spaces";
+    ssl_ciphers: Option<String> = optional(""), Mongrel2 "ssl_ciphers" ["names"] Effect::Honoured,
+        "the cipher suites to offer, separated by spaces; those of TLS 1.3 stay unless some are named";
     hot_dividend: usize = count("4"), Mongrel2 "superpoll.hot_dividend" ["divisor"]
         Effect::Meaningless("all connections are polled alike"),
         "`superpoll.max_fd` by this is the number of sockets in the fast poll set";
@@ -401,6 +419,36 @@ fn mode(text: &str) -> Reading<u32> {
             odd: Some(format!("{text:?} is no file mode; read as 0600")),
         },
     }
+}
+
+/// A mistake in a list of whom to trust makes the list shorter, never longer.
+fn networks(text: &str) -> Reading<Networks> {
+    let (value, odd) = Networks::read(text);
+    Reading {
+        value,
+        odd: (!odd.is_empty()).then(|| {
+            format!(
+                "no address and no network: {}; left out",
+                odd.join(" ").escape_debug()
+            )
+        }),
+    }
+}
+
+fn header(text: &str) -> Reading<ForwardedHeader> {
+    let (value, odd) = match text.trim() {
+        name if name.eq_ignore_ascii_case("forwarded") => (ForwardedHeader::Forwarded, None),
+        name if name.eq_ignore_ascii_case("x-forwarded-for") => {
+            (ForwardedHeader::XForwardedFor, None)
+        }
+        _ => (
+            ForwardedHeader::XForwardedFor,
+            Some(format!(
+                "{text:?} is neither `x-forwarded-for` nor `forwarded`; read as x-forwarded-for"
+            )),
+        ),
+    };
+    Reading { value, odd }
 }
 
 fn text(text: &str) -> Reading<String> {

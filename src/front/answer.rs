@@ -48,6 +48,8 @@ pub(super) enum Trouble {
     NotStored,
     /// The handler did not answer in time.
     HandlerTimeout,
+    /// Plain HTTP on a port that speaks TLS.
+    PlainOnTls,
     /// What was to make the response in this process has ended without one.
     MakerLost,
 }
@@ -86,6 +88,10 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
         Trouble::Pool(Failure::HandlerLost) => (
             502,
             "Bad Gateway: the handler was lost while it had the request",
+        ),
+        Trouble::PlainOnTls => (
+            400,
+            "Bad Request: this port speaks TLS; use https:// instead of http://",
         ),
         Trouble::NotStored => (
             507,

@@ -85,15 +85,24 @@ pub(super) enum Kind {
     Socket,
 }
 
+/// What is known of a client that speaks TLS.
+#[derive(Debug)]
+pub(super) struct Secure {
+    /// The SHA-1 of the certificate that it has shown, in upper-case hexadecimal.
+    pub(super) fingerprint: Option<[u8; 40]>,
+}
+
 /// A client connection as the rest of the shard sees it.
 pub(super) struct Client {
     shard: Rc<Shard>,
-    /// Address of the other end.
+    /// Address of the other end, or of the client that a balancer has named before its first byte.
     pub(super) addr: SocketAddr,
     /// The descriptor of its socket, for those who watch.
     pub(super) fd: Cell<RawFd>,
     /// What it has turned out to be.
     pub(super) kind: Cell<Kind>,
+    /// What TLS has told of it; `None`: it does not speak TLS.
+    pub(super) secure: Option<Box<Secure>>,
     /// Place in the registry's list of all clients.
     pub(super) place: Cell<usize>,
     id: Cell<Option<ConnId>>,
@@ -165,7 +174,7 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    pub(super) fn new(shard: Rc<Shard>, addr: SocketAddr) -> Rc<Self> {
+    pub(super) fn new(shard: Rc<Shard>, addr: SocketAddr, secure: Option<Box<Secure>>) -> Rc<Self> {
         let activity = Activity {
             last_ping: shard.clock.seconds(),
             ..Activity::default()
@@ -175,6 +184,7 @@ impl Client {
             addr,
             fd: Cell::new(-1),
             kind: Cell::default(),
+            secure,
             place: Cell::new(usize::MAX),
             id: Cell::new(None),
             mailbox: RefCell::default(),

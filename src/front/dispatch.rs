@@ -15,6 +15,7 @@ use super::dir;
 use super::local;
 use super::message::{self, Context, Kind};
 use super::message_socket::Message;
+use super::origin::Origin;
 use super::site::{Handler, Target};
 use super::upgrade::{self, Upgrading};
 use super::upload::{self, Plan, Way, file};
@@ -81,10 +82,12 @@ pub(super) fn dispatch(
     head: &Head<'_, '_, Field<'_>>,
 ) -> Dispatched {
     let site = shard.site();
+    let limits = shard.limits();
+    let origin = Origin::of(&limits, client, head.fields);
     let host = site.host(head.host);
     let line = shard.access_log.borrow().is_some().then(|| Line {
         host: host.map_or_else(|| Rc::from(""), |host| Rc::clone(&host.name)),
-        remote: client.addr,
+        remote: origin.remote,
         method: head.method.into(),
         path: head.target.path.into(),
         version: message::version(head.version),
@@ -100,7 +103,7 @@ pub(super) fn dispatch(
         }
         Some((pattern, Target::Handler(handler))) => match refuse(shard, head) {
             Some(trouble) => trouble,
-            None => return accept(shard, client, head, pattern, handler, line),
+            None => return accept(shard, client, origin, head, pattern, handler, line),
         },
     };
     Dispatched::Refused {
@@ -129,13 +132,14 @@ fn refuse(shard: &Shard, head: &Head<'_, '_, Field<'_>>) -> Option<Trouble> {
 fn accept(
     shard: &Shard,
     client: &Client,
+    origin: Origin<'_>,
     head: &Head<'_, '_, Field<'_>>,
     pattern: &str,
     handler: &Rc<Handler>,
     line: Option<Line>,
 ) -> Dispatched {
     let limits = shard.limits();
-    let mut context = context(shard, client, pattern, handler);
+    let mut context = context(shard, client, origin, pattern, handler);
     let refused = |trouble, line| Dispatched::Refused {
         trouble,
         head_request: head.head_request,
@@ -255,12 +259,18 @@ fn compose(
     (start, Some(Plan::Store { name, done }))
 }
 
-fn context<'a>(shard: &Shard, client: &Client, pattern: &'a str, handler: &Handler) -> Context<'a> {
+fn context<'a>(
+    shard: &Shard,
+    client: &Client,
+    origin: Origin<'a>,
+    pattern: &'a str,
+    handler: &Handler,
+) -> Context<'a> {
     let limits = shard.limits();
     Context {
         protocol: handler.protocol,
         pattern,
-        remote: client.addr.ip(),
+        origin,
         keep_forwarded_for: limits.keep_forwarded_for,
         credits: (limits.flow_control && !client.has_handler()).then_some(DOWNLOAD_CREDITS_TEXT),
         kind: Kind::Request,
@@ -290,7 +300,8 @@ pub(super) fn message(shard: &Shard, client: &Client, message: &Message<'_>) -> 
     match found {
         None | Some((_, Target::Dead)) => Addressed::Nobody,
         Some((pattern, Target::Handler(handler))) => {
-            let context = context(shard, client, pattern, handler);
+            let origin = Origin::of_connection(client);
+            let context = context(shard, client, origin, pattern, handler);
             let (path, method) = (message.path, message.method());
             let bytes = message::encode_message(path, method, message.body, &context);
             Addressed::Handler(Rc::clone(handler), bytes.into())

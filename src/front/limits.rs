@@ -3,10 +3,11 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::config::Settings;
+use crate::config::{ForwardedHeader, Settings};
 use crate::front::client::NEVER;
 use crate::front::upload::file;
 use crate::http1;
+use crate::networks::Networks;
 use crate::websocket;
 use crate::wire::request;
 
@@ -50,6 +51,11 @@ pub(super) struct Limits {
     pub(super) sendfile_base: Option<Rc<str>>,
     pub(super) keep_forwarded_for: bool,
     pub(super) tcp_keepalive: bool,
+    /// Peers that send the PROXY protocol's header before anything else.
+    pub(super) proxy_protocol_from: Networks,
+    /// Peers that are believed about their clients.
+    pub(super) forwarded_from: Networks,
+    pub(super) forwarded_header: ForwardedHeader,
     /// `download.flow_control`: handlers are told how much of what they sent a client has taken.
     pub(super) flow_control: bool,
     pub(super) ping: PingLimits,
@@ -114,6 +120,9 @@ impl From<&Settings> for Limits {
             sendfile_base: settings.sendfile_base.as_deref().map(Rc::from),
             keep_forwarded_for: settings.no_clobber_xff,
             tcp_keepalive: settings.tcp_keepalive,
+            proxy_protocol_from: settings.proxy_protocol_from.clone(),
+            forwarded_from: settings.forwarded_from.clone(),
+            forwarded_header: settings.forwarded_header,
             flow_control: settings.download_flow_control,
             ping: PingLimits {
                 tick: settings.tick_timer,

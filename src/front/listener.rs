@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::Shard;
+use super::arrival;
 use super::connection::Connection;
 use super::stream::Stream;
 use crate::metrics::Name;
@@ -30,7 +31,7 @@ pub(super) async fn accept(listener: TcpListener, superseded: CancellationToken,
         () = superseded.cancelled() => {}
     }
     let end = tokio::time::Instant::now() + super::LAST_ACCEPT;
-    while shard.registry.len() < shard.limits().connections_max
+    while shard.registry.occupied() < shard.limits().connections_max
         && let Ok(Ok((stream, addr))) = tokio::time::timeout_at(end, listener.accept()).await
     {
         serve(&shard, stream, addr);
@@ -42,10 +43,10 @@ async fn accept_until_draining(listener: &TcpListener, shard: &Rc<Shard>) {
     let mut draining = std::pin::pin!(watch.draining());
     let mut complained = false;
     loop {
-        while shard.registry.len() >= shard.limits().connections_max {
+        while shard.registry.occupied() >= shard.limits().connections_max {
             if !complained {
                 warn!(
-                    connections = shard.registry.len(),
+                    connections = shard.registry.occupied(),
                     "connection limit reached: new clients wait"
                 );
                 complained = true;
@@ -83,7 +84,14 @@ fn serve(shard: &Rc<Shard>, stream: TcpStream, addr: SocketAddr) {
         debug!(client = %addr, "prepare connection: {error}");
         return;
     }
-    let client = shard.admit(addr);
+    if arrival::is_needed(shard, addr) {
+        // An abort drops it: nobody knows the client yet.
+        shard
+            .watch
+            .spawn_local(arrival::arrive(shard, stream, addr));
+        return;
+    }
+    let client = shard.admit(addr, None);
     client.fd.set(stream.as_raw_fd());
     shard.watch.track_local(Connection::new(
         Stream::Plain(stream),

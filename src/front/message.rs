@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::net::IpAddr;
 
+use super::origin::Origin;
 use crate::http1::{Head, Version};
 use crate::wire::Protocol;
 use crate::wire::request::{self, Field, Outgoing};
@@ -12,7 +13,7 @@ pub(super) struct Context<'a> {
     pub(super) protocol: Protocol,
     /// The route's text as configured.
     pub(super) pattern: &'a str,
-    pub(super) remote: IpAddr,
+    pub(super) origin: Origin<'a>,
     /// `no_clobber_xff`: the client's own X-Forwarded-For stands, and none is added.
     pub(super) keep_forwarded_for: bool,
     /// Flow control, and the first request of its connection: how many bytes the handler may have outstanding.
@@ -61,9 +62,9 @@ pub(super) fn encode(
     body: usize,
 ) -> Vec<u8> {
     let mut address = AddressText { bytes: [0; 48] };
-    let address = address.write(context.remote);
+    let address = address.write(context.origin.remote.ip());
     let target = &head.target;
-    let mut server: [(&str, &[u8]); 16] = [("", b""); 16];
+    let mut server: [(&str, &[u8]); 17] = [("", b""); 17];
     let mut count = 0;
     let mut add = |key: &'static str, value| {
         server[count] = (key, value);
@@ -78,6 +79,9 @@ pub(super) fn encode(
     }
     for (key, value) in context.extra.iter().take(EXTRA_MAX) {
         add(key, value);
+    }
+    if let Some(fingerprint) = context.origin.certificate {
+        add("PEER_CERT_SHA1", fingerprint);
     }
     if let Some(authority) = target.authority {
         // The host of an absolute target overrides the Host line (RFC 9112 3.2.2), for handlers as for routing.
@@ -100,7 +104,7 @@ pub(super) fn encode(
         add("FRAGMENT", fragment);
     }
     add("PATTERN", context.pattern.as_bytes());
-    add("URL_SCHEME", b"http");
+    add("URL_SCHEME", context.origin.scheme().as_bytes());
     add("REMOTE_ADDR", address);
     if context.kind == Kind::Frame {
         add("FLAGS", b"0x81");
@@ -127,8 +131,8 @@ pub(super) fn encode_message(
     context: &Context<'_>,
 ) -> Vec<u8> {
     let mut address = AddressText { bytes: [0; 48] };
-    let address = address.write(context.remote);
-    let mut server: [(&str, &[u8]); 8] = [("", b""); 8];
+    let address = address.write(context.origin.remote.ip());
+    let mut server: [(&str, &[u8]); 9] = [("", b""); 9];
     let mut count = 0;
     let mut add = |key: &'static str, value| {
         server[count] = (key, value);
@@ -141,9 +145,12 @@ pub(super) fn encode_message(
     if let Some(credits) = context.credits {
         add("DOWNLOAD_CREDITS", credits.as_bytes());
     }
+    if let Some(fingerprint) = context.origin.certificate {
+        add("PEER_CERT_SHA1", fingerprint);
+    }
     add("METHOD", method);
     add("PATTERN", context.pattern.as_bytes());
-    add("URL_SCHEME", b"http");
+    add("URL_SCHEME", context.origin.scheme().as_bytes());
     add("REMOTE_ADDR", address);
     let mut out = Vec::with_capacity(path.len() + OVERHEAD + content.len());
     Outgoing {

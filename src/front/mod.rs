@@ -13,6 +13,7 @@
 
 mod access_log;
 mod answer;
+mod arrival;
 mod body;
 mod client;
 mod clock;
@@ -25,6 +26,8 @@ mod listener;
 mod local;
 mod message;
 mod message_socket;
+mod origin;
+mod proxy_protocol;
 mod registry;
 mod reload;
 mod replies;
@@ -32,6 +35,7 @@ mod sendfile;
 mod site;
 mod stream;
 mod sweep;
+pub mod tls;
 mod upgrade;
 mod upload;
 
@@ -58,13 +62,14 @@ use crate::files::{Directory, Files};
 use crate::pool::{self, BoundPool, Pool, Replies};
 
 pub use access_log::AccessLog;
-use client::Client;
+use client::{Client, Secure};
 use clock::Clock;
 pub use handle::{Connection, Handle, Handlers, Peer, Route, State};
 use limits::Limits;
 use registry::Registry;
 pub use reload::{ReloadError, Reloaded};
 use site::Site;
+use tls::{Keys, Tls, TlsError};
 
 /// What stands in the `Server` header of the front's own answers.
 const SERVER: &str = concat!("Lurcher/", env!("CARGO_PKG_VERSION"));
@@ -123,6 +128,9 @@ pub enum BindError {
         /// What the system said.
         source: io::Error,
     },
+    /// TLS cannot be served.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// No random number for the first connection id.
     #[error("get a random number for the first connection id")]
     Random(#[source] getrandom::Error),
@@ -164,12 +172,33 @@ pub struct Plan {
     pub config: Arc<Config>,
     /// Index of the server in it.
     pub server: usize,
+    /// The certificates of a server with `use_ssl`; others need none.
+    pub keys: Option<Arc<Keys>>,
 }
 
 impl Plan {
     /// The server.
     pub fn server(&self) -> &Server {
         &self.config.servers[self.server]
+    }
+
+    /// Whether its clients are served by TLS.
+    pub fn use_ssl(&self) -> bool {
+        self.server().use_ssl
+    }
+
+    /// What is served by TLS, if that is asked for. `before` is what was served until now.
+    fn tls(&self, before: Option<&Tls>) -> Result<Option<Arc<Tls>>, TlsError> {
+        match (self.use_ssl(), &self.keys) {
+            (false, _) => Ok(None),
+            // What was meant to be encrypted is not served in the clear.
+            (true, None) => Err(TlsError::NoKeys),
+            (true, Some(keys)) => {
+                let uuid = &self.server().uuid;
+                let tls = Tls::new(uuid, self.settings(), keys, before)?;
+                Ok(Some(Arc::new(tls)))
+            }
+        }
     }
 
     /// The settings of the configuration.
@@ -198,6 +227,7 @@ pub async fn bind_with(
     watch: &Watch,
 ) -> Result<Front, BindError> {
     let (server, settings) = (plan.server(), plan.settings());
+    let tls = plan.tls(None)?;
     let addr = SocketAddr::new(server.bind_addr, server.port);
     let (listener, addr) = match listener {
         None => listen(addr)?,
@@ -218,6 +248,7 @@ pub async fn bind_with(
         registry: Registry::new(getrandom::u32().map_err(BindError::Random)? & FIRST_ID_MAX),
         site: RefCell::default(),
         scratch: RefCell::new(vec![0; SCRATCH_BYTES]),
+        tls: RefCell::new(tls),
         access_log: RefCell::new(open_access_log(server, settings)?),
         files: Rc::new(Files::new(
             SERVER,
@@ -452,6 +483,8 @@ struct Shard {
     site: RefCell<Rc<Site>>,
     /// What clients' bytes are read into; taken out while it is in use.
     scratch: RefCell<Vec<u8>>,
+    /// What connections that begin now speak; `None`: plain HTTP.
+    tls: RefCell<Option<Arc<Tls>>>,
     access_log: RefCell<Option<Rc<AccessLog>>>,
     /// What directories serve, and what of it is in memory.
     files: Rc<Files>,
@@ -527,7 +560,12 @@ impl Shard {
 
     /// Begins to accept; another listener's task ends after what waits for it.
     fn listen(self: &Rc<Self>, listener: TcpListener, addr: SocketAddr) {
-        info!("listening on http://{addr}");
+        let scheme = if self.tls.borrow().is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        info!("listening on {scheme}://{addr}");
         self.addr.set(addr);
         let superseded = CancellationToken::new();
         let task = self.watch.spawn_local(listener::accept(
@@ -542,12 +580,12 @@ impl Shard {
     }
 
     /// Enters a new client into the registry.
-    fn admit(self: &Rc<Self>, addr: SocketAddr) -> Rc<Client> {
+    fn admit(self: &Rc<Self>, addr: SocketAddr, secure: Option<Box<Secure>>) -> Rc<Client> {
         if self.registry.len() == 0 {
             // The sweep, which reads the clock, slept; what it showed last may be hours old, and deadlines are counted from it.
             self.clock.tick();
         }
-        let client = Client::new(Rc::clone(self), addr);
+        let client = Client::new(Rc::clone(self), addr, secure);
         self.registry.join(&client);
         client
     }
@@ -572,7 +610,7 @@ impl Shard {
         self.closes_idle.set(true);
         self.registry.for_each(Client::wake);
         let gone = async {
-            while self.registry.len() > 0 {
+            while self.registry.occupied() > 0 {
                 self.registry.left.notified().await;
             }
         };

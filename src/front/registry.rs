@@ -11,6 +11,7 @@ use std::rc::Rc;
 use slab::Slab;
 use tokio::sync::Notify;
 
+use super::Shard;
 use super::client::Client;
 use crate::metrics::Name;
 use crate::wire::ConnId;
@@ -21,6 +22,8 @@ pub(super) struct Registry {
     clients: RefCell<Slab<Rc<Client>>>,
     by_id: RefCell<HashMap<u32, Rc<Client>, BuildHasherDefault<IdHasher>>>,
     next: Cell<u32>,
+    /// Connections that are not clients yet: they may be in a handshake.
+    arriving: Cell<usize>,
     /// Told when a client has joined and there was none before.
     pub(super) joined: Notify,
     /// Told when a client has left.
@@ -38,6 +41,11 @@ impl Registry {
 
     pub(super) fn len(&self) -> usize {
         self.clients.borrow().len()
+    }
+
+    /// All connections, those that are still arriving too.
+    pub(super) fn occupied(&self) -> usize {
+        self.len() + self.arriving.get()
     }
 
     pub(super) fn join(&self, client: &Rc<Client>) {
@@ -88,6 +96,27 @@ impl Registry {
         for (_, client) in &*self.clients.borrow() {
             each(client);
         }
+    }
+}
+
+/// A connection that is not a client yet: it counts for as long as this is kept.
+pub(super) struct Arriving(Rc<Shard>);
+
+impl Arriving {
+    pub(super) fn new(shard: &Rc<Shard>) -> Self {
+        let arriving = &shard.registry.arriving;
+        arriving.set(arriving.get() + 1);
+        Self(Rc::clone(shard))
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        let registry = &self.0.registry;
+        registry
+            .arriving
+            .set(registry.arriving.get().saturating_sub(1));
+        registry.left.notify_one();
     }
 }
 

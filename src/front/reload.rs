@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tracing::{error, info};
 
 use super::limits::Limits;
+use super::tls::{Tls, TlsError};
 use super::{
     BindError, Plan, Shard, bind_handler, clashes, listen, open_access_log, pool_settings,
 };
@@ -58,7 +59,11 @@ impl Shard {
             return Err(ReloadError::Ended);
         }
         let old = self.plan.borrow().clone();
-        let changes = config::changes((&old.config, old.server()), (&plan.config, plan.server()));
+        let mut changes =
+            config::changes((&old.config, old.server()), (&plan.config, plan.server()));
+        if plan.use_ssl() && old.keys != plan.keys {
+            changes.push("certificates".to_owned());
+        }
         if changes.is_empty() {
             return Ok(Reloaded::default());
         }
@@ -69,8 +74,11 @@ impl Shard {
             Some(open_access_log(plan.server(), plan.settings())?)
         };
 
+        let tls = self.prepare_tls(&plan).await?;
+
         // Nothing can fail from here on but addresses that change hands.
         self.limits.replace(Rc::new(Limits::from(plan.settings())));
+        self.tls.replace(tls);
         if let Some(log) = access_log {
             // The old one writes what it has and ends by itself.
             self.access_log.replace(log);
@@ -116,6 +124,13 @@ impl Shard {
             self.listen(listener, addr);
         }
         Ok(Reloaded { changes, postponed })
+    }
+
+    /// Reads the certificates of a plan, beside the shard.
+    async fn prepare_tls(&self, plan: &Plan) -> Result<Option<Arc<Tls>>, BindError> {
+        let (plan, before) = (plan.clone(), self.tls.borrow().clone());
+        let made = tokio::task::spawn_blocking(move || plan.tls(before.as_deref())).await;
+        Ok(made.unwrap_or(Err(TlsError::Lost))?)
     }
 
     async fn prepare_plan(&self, old: &Plan, plan: &Plan) -> Result<Prepared, BindError> {

@@ -8,6 +8,7 @@
 //! * [`chunked`]: the chunked coding, decoded as it arrives
 //! * [`scanner`]: where a handler's response ends
 //! * [`farewell`]: `Connection: close` in a response that is the last
+//! * [`forwarded`]: what balancers say about the client behind them
 //! * [`fields`]: field names and lists of tokens
 //!
 //! Three laws hold for all of it and are tested: no bytes make it panic, what it says does not depend on how the bytes were
@@ -25,6 +26,7 @@
 pub mod chunked;
 pub mod farewell;
 pub mod fields;
+pub mod forwarded;
 pub mod framing;
 pub mod head;
 mod line;

@@ -88,6 +88,7 @@ async fn demo(port: u16, log: &str) -> anyhow::Result<()> {
     let plan = Plan {
         config: Arc::new(config),
         server: 0,
+        keys: None,
     };
     let front = front::bind(plan, &watch)
         .await

@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 
 use super::log;
 use super::port::{self, Governed};
-use super::process::{self, Background, Order, Outside, Ready};
+use super::process::{self, Background, Order, Outside, Ready, Snapshot};
 use super::signals::{STOP, Signals};
 use crate::config::Selector;
 use crate::control;
@@ -91,13 +91,6 @@ pub(super) fn as_mongrel2(
 }
 
 fn serve_in_runtime(ready: Ready) -> anyhow::Result<ExitCode> {
-    // What was meant to be encrypted is not served in the clear.
-    let server = ready.snapshot.server();
-    anyhow::ensure!(
-        !server.use_ssl,
-        "serving {}: use_ssl is set, and TLS is not there yet",
-        server.uuid
-    );
     // A full disk is answered, whatever limit makes it full.
     sys::ignore_file_size_signal().context("ignore the signal of the limit on file sizes")?;
     let runtime = Builder::new_current_thread()
@@ -176,6 +169,8 @@ async fn serve(ready: Ready) -> anyhow::Result<ExitCode> {
                     info!("logs reopened");
                     if reloads {
                         source.reload(&handle).await;
+                    } else {
+                        source.renew(&handle).await;
                     }
                 }
             }
@@ -204,24 +199,31 @@ impl Source {
     /// Reads the configuration and lets the front serve what it says now; what is wrong with it is logged, and the front
     /// goes on.
     async fn reload(&mut self, handle: &Handle) {
-        let snapshot = match self.outside.read().await {
+        let read = self.outside.read().await;
+        self.serve(handle, read).await;
+    }
+
+    /// The same for the certificates only: the configuration stays as it is, whatever has become of its file.
+    async fn renew(&mut self, handle: &Handle) {
+        let read = self.outside.renew().await;
+        self.serve(handle, read).await;
+    }
+
+    async fn serve(&mut self, handle: &Handle, read: anyhow::Result<Snapshot>) {
+        let snapshot = match read {
             Ok(snapshot) => snapshot,
-            Err(mistakes) => {
-                // One line each.
-                for line in format!("{mistakes:#}").lines() {
-                    error!("{line}");
-                }
-                error!(
-                    "reload {}: refused, the old configuration goes on",
-                    self.path.display()
-                );
-                return;
+            Err(why) => {
+                return self.refuse(&format!("{why:#}"));
             }
         };
-        if snapshot.changed {
+        if let Some(mistakes) = &snapshot.mistakes {
+            // Certificates are renewed all the same: they do not wait until somebody has corrected a configuration.
+            self.refuse(mistakes);
+        } else if snapshot.changed {
             snapshot.log_remarks();
         }
         match handle.reload(snapshot.plan()).await {
+            Ok(done) if done.changes.is_empty() && snapshot.mistakes.is_some() => {}
             Ok(done) => {
                 self.reloads_on_hangup = snapshot.settings().reload_on_hangup;
                 // The front does not know of a jail that it is in.
@@ -243,6 +245,17 @@ impl Source {
                 error!("reload: {error:#}: refused, the old configuration goes on");
             }
         }
+    }
+
+    /// Tells what is wrong with a configuration, a line each.
+    fn refuse(&self, mistakes: &str) {
+        for line in mistakes.lines() {
+            error!("{line}");
+        }
+        error!(
+            "reload {}: refused, the old configuration goes on",
+            self.path.display()
+        );
     }
 }
 

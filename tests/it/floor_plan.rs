@@ -21,12 +21,13 @@ const EDGES: &[(&str, &[&str])] = &[
     ("websocket", &["http1"]),
     ("routing", &[]),
     ("balancer", &[]),
+    ("networks", &[]),
     ("drain", &[]),
     ("metrics", &[]),
     ("sys", &[]),
     ("files", &["sys"]),
     ("bus", &["zmtp", "endpoint", "drain", "metrics", "sys"]),
-    ("config", &["routing", "endpoint", "wire"]),
+    ("config", &["routing", "endpoint", "wire", "networks"]),
     (
         "pool",
         &[
@@ -50,6 +51,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "endpoint",
             "files",
             "websocket",
+            "networks",
         ],
     ),
     (
@@ -89,6 +91,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "front",
             "control",
             "handler",
+            "networks",
         ],
     ),
 ];
@@ -114,6 +117,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("libc", &["sys.rs"]),
     ("nix", &["sys.rs", "launcher/process/"]),
     ("flate2", &["websocket/"]),
+    ("rustls", &["front/tls/"]),
+    ("tokio_rustls", &["front/tls/"]),
     ("socket2", &["sys.rs", "bus/server.rs", "bus/server/"]),
 ];
 
@@ -127,6 +132,7 @@ const PURE: &[&str] = &[
     "websocket",
     "routing",
     "balancer",
+    "networks",
 ];
 const IMPURE: &[&str] = &[
     "tokio",

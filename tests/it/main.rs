@@ -27,6 +27,7 @@ mod reload;
 mod routing_golden;
 mod serve;
 mod support;
+mod tls;
 mod uploads;
 mod websocket;
 mod websocket_front;

@@ -141,6 +141,11 @@ impl Connection {
         }
     }
 
+    /// Answers before anything was read, and closes.
+    pub(super) fn turn_away(&mut self, trouble: Trouble) {
+        self.refuse(trouble, false, None);
+    }
+
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Gone> {
         self.messages_left = MESSAGES_PER_TURN;
         for _ in 0..TURNS_MAX {

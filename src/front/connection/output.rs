@@ -206,6 +206,15 @@ impl Connection {
                 }
             }
         }
+        // TLS may hold back some of what it has taken.
+        match Pin::new(&mut self.stream).poll_flush(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return Err(self.failed(&error)),
+            Poll::Pending => {
+                self.client.behind.set(true);
+                return Ok(Poll::Pending);
+            }
+        }
         self.client.behind.set(false);
         if self.output.capacity() > 0 {
             self.output = VecDeque::new();

@@ -162,8 +162,8 @@ impl Parent {
                 self.manager.ready();
             }
             OutOf::Stopping => self.manager.stopping(),
-            OutOf::Read => {
-                let answer = self.read().await;
+            asked @ (OutOf::Read | OutOf::Renew) => {
+                let answer = self.read(asked).await;
                 let answer = match answer.and_then(|answer| encode(&answer)) {
                     Ok(bytes) => bytes,
                     Err(error) => encode(&Into::Refused(format!("{error:#}")))?,
@@ -175,10 +175,14 @@ impl Parent {
         Ok(())
     }
 
-    async fn read(&mut self) -> anyhow::Result<Into> {
+    async fn read(&mut self, asked: OutOf) -> anyhow::Result<Into> {
         let mut files = self.files.take().context("the reader is gone")?;
         let read = tokio::task::spawn_blocking(move || {
-            let snapshot = files.read();
+            let snapshot = if asked == OutOf::Renew {
+                files.first()
+            } else {
+                files.read()
+            };
             (files, snapshot)
         });
         let (files, snapshot) = read.await.context("read the configuration")?;

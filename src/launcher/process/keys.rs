@@ -3,7 +3,6 @@
 //! It looks at names and sizes only; what is in the files is read by who speaks TLS. A jail's parent reads them as root: below
 //! a directory that the jail's user may change, it follows no link out of the jail.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::fd::AsRawFd as _;
@@ -12,22 +11,16 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
+use tracing::warn;
+
 use crate::front;
+use crate::front::tls::Keys;
 
 /// A larger file is no certificate chain and no key, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// More certificates than this are not carried in one message: 32 MiB of them.
 const ALL_BYTES_MAX: usize = 32 << 20;
-
-/// The certificates and keys of a server.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::launcher) struct KeyFiles {
-    /// The `.crt` and `.key` files of the certificate directory by their names.
-    pub(in crate::launcher) files: BTreeMap<String, Vec<u8>>,
-    /// What client certificates are checked against.
-    pub(in crate::launcher) ca_chain: Option<Vec<u8>>,
-}
 
 /// Why the files cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -84,48 +77,49 @@ impl Below {
     }
 }
 
-impl KeyFiles {
-    /// Reads every `.crt` and `.key` file of a directory, and the chain, whose path begins nowhere but where it says.
-    pub(super) fn read(
-        below: &Below,
-        certdir: &Path,
-        ca_chain: Option<&Path>,
-    ) -> Result<Self, KeyFilesError> {
-        let failed = |path: PathBuf| move |source| KeyFilesError::Read { path, source };
-        let shown = below.shown(certdir);
-        let directory = below
-            .open(certdir, OFlag::O_DIRECTORY)
-            .map_err(failed(shown.clone()))?;
-        let mut keys = KeyFiles::default();
-        let mut size = 0;
-        // The directory that was opened, even if its name leads elsewhere by now.
-        let entries = fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))
-            .map_err(failed(shown.clone()))?;
-        for entry in entries {
-            let name = PathBuf::from(entry.map_err(failed(shown.clone()))?.file_name());
-            let wanted = name.extension().is_some_and(|e| e == "crt" || e == "key");
-            let Some(text) = name.to_str().filter(|_| wanted) else {
+/// Reads every `.crt` and `.key` file of a directory, and the chain, whose path begins nowhere but where it says.
+pub(super) fn read_all(
+    below: &Below,
+    certdir: &Path,
+    ca_chain: Option<&Path>,
+) -> Result<Keys, KeyFilesError> {
+    let failed = |path: PathBuf| move |source| KeyFilesError::Read { path, source };
+    let shown = below.shown(certdir);
+    let directory = below
+        .open(certdir, OFlag::O_DIRECTORY)
+        .map_err(failed(shown.clone()))?;
+    let mut keys = Keys::default();
+    let mut size = 0;
+    // The directory that was opened, even if its name leads elsewhere by now.
+    let entries = fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))
+        .map_err(failed(shown.clone()))?;
+    for entry in entries {
+        let name = PathBuf::from(entry.map_err(failed(shown.clone()))?.file_name());
+        let wanted = name.extension().is_some_and(|e| e == "crt" || e == "key");
+        let Some(text) = name.to_str().filter(|_| wanted) else {
+            continue;
+        };
+        let path = certdir.join(&name);
+        let bytes = match below.open(&path, OFlag::empty()).and_then(read) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => continue,
+            // What is really needed is missed later, by its name.
+            Err(error) => {
+                warn!("read {}: {error}", below.shown(&path).display());
                 continue;
-            };
-            let path = certdir.join(&name);
-            let file = below
-                .open(&path, OFlag::empty())
-                .map_err(failed(below.shown(&path)))?;
-            let Some(bytes) = read(file).map_err(failed(below.shown(&path)))? else {
-                continue;
-            };
-            size += bytes.len();
-            if size > ALL_BYTES_MAX {
-                return Err(KeyFilesError::TooMany { path: shown });
             }
-            keys.files.insert(text.to_owned(), bytes);
+        };
+        size += bytes.len();
+        if size > ALL_BYTES_MAX {
+            return Err(KeyFilesError::TooMany { path: shown });
         }
-        if let Some(path) = ca_chain {
-            let file = File::open(path).map_err(failed(path.to_owned()))?;
-            keys.ca_chain = read(file).map_err(failed(path.to_owned()))?;
-        }
-        Ok(keys)
+        keys.files.insert(text.to_owned(), bytes);
     }
+    if let Some(path) = ca_chain {
+        let file = File::open(path).map_err(failed(path.to_owned()))?;
+        keys.ca_chain = read(file).map_err(failed(path.to_owned()))?;
+    }
+    Ok(keys)
 }
 
 /// All of a file; `None`: it is something else.
@@ -154,14 +148,22 @@ mod tests {
         }
         fs::create_dir(here.join("folder.crt")).unwrap();
         let anywhere = Below::Anywhere(String::new());
-        let keys = KeyFiles::read(&anywhere, here, Some(&here.join("chain.pem"))).unwrap();
+        let keys = read_all(&anywhere, here, Some(&here.join("chain.pem"))).unwrap();
         let names: Vec<_> = keys.files.keys().map(String::as_str).collect();
         assert_eq!(names, ["_.example.com.crt", "a.crt", "a.key"]);
         assert_eq!(keys.ca_chain.as_deref(), Some(&b"chain.pem"[..]));
         let large = vec![0; usize::try_from(FILE_BYTES_MAX).unwrap() + 1];
         fs::write(here.join("large.key"), large).unwrap();
-        let error = KeyFiles::read(&anywhere, here, None).unwrap_err();
-        assert!(error.to_string().contains("large.key"), "{error}");
+        let keys = read_all(&anywhere, here, None).unwrap();
+        assert!(!keys.files.contains_key("large.key"));
+        assert!(!format!("{keys:?}").contains("97"), "no bytes are shown");
+        let nothing = here.join("nothing");
+        for error in [
+            read_all(&anywhere, &nothing, None).unwrap_err(),
+            read_all(&anywhere, here, Some(&nothing)).unwrap_err(),
+        ] {
+            assert!(error.to_string().ends_with("nothing"), "{error}");
+        }
     }
 
     #[test]
@@ -176,7 +178,7 @@ mod tests {
         symlink("/real", jail.join("certs/a.crt")).unwrap();
         symlink("../real", jail.join("certs/a.key")).unwrap();
         let below = Below::Jail(jail.clone());
-        let read = |certdir: &str| KeyFiles::read(&below, Path::new(certdir), None);
+        let read = |certdir: &str| read_all(&below, Path::new(certdir), None);
         for certdir in ["/certs/", "certs/"] {
             let keys = read(certdir).unwrap();
             assert!(
@@ -190,8 +192,8 @@ mod tests {
             PathBuf::from("../../secret"),
         ] {
             symlink(&out, jail.join("certs/b.key")).unwrap();
-            let error = read("/certs/").unwrap_err().to_string();
-            assert!(error.ends_with("jail/certs/b.key"), "{error}");
+            let keys = read("/certs/").unwrap();
+            assert!(!keys.files.contains_key("b.key"), "{keys:?}");
             fs::remove_file(jail.join("certs/b.key")).unwrap();
         }
         symlink(directory.path(), jail.join("out")).unwrap();

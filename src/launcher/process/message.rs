@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::keys::KeyFiles;
 use super::snapshot::{Remark, Snapshot};
 use crate::config::{self, Config, Server, Severity, Target};
+use crate::front::tls::Keys;
 use crate::tnetstring::{self, Limits, Split, Value};
 
 /// What the parent may send at once: a configuration of 16 MiB with its certificates.
@@ -37,9 +37,9 @@ pub(super) enum Into {
         /// Whether nobody reads stderr once the server is ready.
         detached: bool,
     },
-    /// The answer to [`OutOf::Read`].
+    /// The answer to [`OutOf::Read`] and [`OutOf::Renew`].
     Snapshot(Snapshot),
-    /// The answer to [`OutOf::Read`] when there is nothing to run: why.
+    /// The answer when there is nothing to run: why.
     Refused(String),
 }
 
@@ -52,6 +52,8 @@ pub(super) enum OutOf {
     Ready,
     /// It would like to have the configuration as it is now.
     Read,
+    /// It would like to have the key files as they are now, with the configuration that it has.
+    Renew,
     /// It begins to stop.
     Stopping,
 }
@@ -97,10 +99,11 @@ fn encoded(items: Vec<Value<'_>>) -> Vec<u8> {
 }
 
 impl OutOf {
-    const ALL: [(OutOf, &str); 4] = [
+    const ALL: [(OutOf, &str); 5] = [
         (OutOf::Entered, "entered"),
         (OutOf::Ready, "ready"),
         (OutOf::Read, "read"),
+        (OutOf::Renew, "renew"),
         (OutOf::Stopping, "stopping"),
     ];
 
@@ -230,6 +233,10 @@ fn encode_snapshot(name: &str, snapshot: &Snapshot, extra: Value<'_>) -> Result<
         Value::List(remarks),
         Value::Dict(files),
         chain.map_or(Value::Null, Value::Bytes),
+        snapshot
+            .mistakes
+            .as_ref()
+            .map_or(Value::Null, |mistakes| Value::Bytes(mistakes.as_bytes())),
     ]);
     if bytes.len() > INTO_JAIL_MAX {
         return Err(format!("it is larger than {} MiB", INTO_JAIL_MAX >> 20));
@@ -275,14 +282,19 @@ fn decode_snapshot<'a>(
         })
         .collect::<Result<BTreeMap<_, _>, Unexpected>>()?;
     let ca_chain = items.next().and_then(Value::as_bytes).map(<[u8]>::to_vec);
+    let mistakes = match items.next() {
+        Some(Value::Null) => None,
+        mistakes => Some(text(mistakes)?),
+    };
     Ok(Snapshot {
         path,
         config,
         server: 0,
         prefix,
-        keys: KeyFiles { files, ca_chain },
+        keys: Keys { files, ca_chain },
         remarks,
         changed,
+        mistakes,
     })
 }
 
@@ -351,7 +363,7 @@ mod tests {
             config: reading.into_config(),
             server: 0,
             prefix: String::new(),
-            keys: KeyFiles {
+            keys: Keys {
                 files: BTreeMap::from([("u.crt".to_owned(), vec![0, 255, 10])]),
                 ca_chain: Some(b"chain".to_vec()),
             },
@@ -360,6 +372,7 @@ mod tests {
                 text: "a note".to_owned(),
             }],
             changed: true,
+            mistakes: Some("x.conf:1:1: wrong".to_owned()),
         }
     }
 

@@ -182,22 +182,44 @@ impl Outside {
         }
     }
 
+    /// The key files as they are now, with the configuration as it was read last.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be read.
+    ///
+    /// # Cancel safety
+    ///
+    /// None, as [`Outside::read`].
+    pub(in crate::launcher) async fn renew(&mut self) -> anyhow::Result<Snapshot> {
+        self.fetch(OutOf::Renew, |files| files.first()).await
+    }
+
     /// The configuration and the key files as they are now. The configuration is read again only when its file has changed
     /// ([`Snapshot::changed`]).
     ///
     /// # Errors
     ///
-    /// When there is a mistake in it, or it cannot be read; the one before still counts then.
+    /// When the key files cannot be read. With mistakes in the configuration the one before still counts
+    /// ([`Snapshot::mistakes`]).
     ///
     /// # Cancel safety
     ///
     /// None: reading goes on, and later calls fail.
     pub(in crate::launcher) async fn read(&mut self) -> anyhow::Result<Snapshot> {
+        self.fetch(OutOf::Read, Files::read).await
+    }
+
+    async fn fetch(
+        &mut self,
+        asked: OutOf,
+        read: impl FnOnce(&mut Files) -> anyhow::Result<Snapshot> + Send + 'static,
+    ) -> anyhow::Result<Snapshot> {
         match &mut self.0 {
             Kind::Free { files, .. } => {
                 let mut reader = files.take().ok_or_else(|| anyhow!("it is being read"))?;
                 let read = tokio::task::spawn_blocking(move || {
-                    let snapshot = reader.read();
+                    let snapshot = read(&mut reader);
                     (reader, snapshot)
                 });
                 let (reader, snapshot) = read.await.context("read the configuration")?;
@@ -206,7 +228,7 @@ impl Outside {
             }
             Kind::Entering { .. } => bail!("the server has not begun"),
             Kind::Jailed { link } => {
-                send(link, OutOf::Read).await?;
+                send(link, asked).await?;
                 let answer = timeout(READ_TIMEOUT, link.next());
                 let answer = answer.await.context("the parent does not answer")??;
                 let answer = answer.ok_or_else(|| anyhow!("the parent has gone"))?;

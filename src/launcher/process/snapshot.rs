@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use super::keys::{Below, KeyFiles};
+use super::keys::{self, Below};
 use super::plan::Place;
 use crate::config::{self, Config, Diagnostic, Loaded, Selector, Server, Settings, Severity};
 use crate::front::Plan;
+use crate::front::tls::Keys;
 
 /// One server of a configuration, read and checked, and the files that belong to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,11 +28,13 @@ pub(in crate::launcher) struct Snapshot {
     /// What stands before the server's paths in this process: its chroot, or nothing when the process is inside.
     pub(in crate::launcher) prefix: String,
     /// Certificates and keys, when the server speaks TLS.
-    pub(in crate::launcher) keys: KeyFiles,
+    pub(in crate::launcher) keys: Keys,
     /// What is odd about the configuration.
     pub(in crate::launcher) remarks: Vec<Remark>,
     /// Whether the configuration differs from that of the snapshot before. The key files may differ in any case.
     pub(in crate::launcher) changed: bool,
+    /// What is wrong with the configuration as it is now, a line each: this is then the one before.
+    pub(in crate::launcher) mistakes: Option<String>,
 }
 
 /// Something odd about a configuration, in one line.
@@ -67,6 +70,7 @@ impl Snapshot {
             server.chroot.clone_from(&self.prefix);
         }
         Plan {
+            keys: self.server().use_ssl.then(|| Arc::new(self.keys.clone())),
             config: Arc::new(config),
             server: self.server,
         }
@@ -128,19 +132,26 @@ impl Files {
         self.snapshot(false)
     }
 
-    /// The configuration as it is now. It is read again only when its file has changed; the key files in any case. After an
-    /// error the one before still counts, and the next call tries again.
+    /// The configuration as it is now. It is read again only when its file has changed; the key files in any case. With
+    /// mistakes in it the one before still counts, and the next call tries again.
     ///
     /// # Errors
     ///
-    /// When there is a mistake in it, or something cannot be read.
+    /// When the key files cannot be read.
     pub(super) fn read(&mut self) -> anyhow::Result<Snapshot> {
         // Before it is read: a change while reading is then seen the next time.
         let stamp = Stamp::of(&self.path);
         let mut changed = false;
         if stamp.is_none() || stamp != self.stamp {
             let selector = Selector::Uuid(self.uuid.clone());
-            let loaded = config::load(Some(&self.path), &selector)?;
+            let loaded = match config::load(Some(&self.path), &selector) {
+                Ok(loaded) => loaded,
+                Err(mistakes) => {
+                    let mut snapshot = self.snapshot(false)?;
+                    snapshot.mistakes = Some(mistakes.to_string());
+                    return Ok(snapshot);
+                }
+            };
             changed = loaded.config != self.last.config || loaded.server != self.last.server;
             self.last = loaded;
             self.stamp = stamp;
@@ -161,10 +172,10 @@ impl Files {
             Some(certdir) if running.use_ssl => {
                 // The certificates are in the jail, the chain is not: so has Mongrel2 it.
                 let ca_chain = settings.ssl_ca_chain.as_deref().map(Path::new);
-                KeyFiles::read(&self.below, Path::new(certdir), ca_chain)
+                keys::read_all(&self.below, Path::new(certdir), ca_chain)
                     .context("read certificates and keys")?
             }
-            _ => KeyFiles::default(),
+            _ => Keys::default(),
         };
         Ok(Snapshot {
             path: self.path.clone(),
@@ -174,6 +185,7 @@ impl Files {
             keys,
             remarks: warnings.iter().map(Remark::from).collect(),
             changed,
+            mistakes: None,
         })
     }
 }
@@ -225,11 +237,13 @@ mod tests {
         assert!(snapshot.changed && snapshot.server().port == 6768);
         fs::write(&path, CONF.replace("hosts=[", "hosts=[[")).unwrap();
         for _ in 0..2 {
-            let error = files.read().unwrap_err().to_string();
-            assert!(error.contains("x.conf:"), "{error}");
+            let snapshot = files.read().unwrap();
+            let mistakes = snapshot.mistakes.clone().unwrap();
+            assert!(mistakes.contains("x.conf:"), "{mistakes}");
+            assert!(snapshot.server().port == 6768 && !snapshot.changed);
         }
         fs::remove_file(&path).unwrap();
-        assert!(files.read().is_err());
+        assert!(files.read().unwrap().mistakes.is_some());
         fs::write(&path, CONF.replace("6767", "6768")).unwrap();
         assert!(!files.read().unwrap().changed);
     }

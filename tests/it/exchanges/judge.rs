@@ -349,6 +349,9 @@ fn same_headers(
         if name.starts_with(b"x-mongrel2-upload-") {
             return a.is_empty() == b.is_empty();
         }
+        if name == b"PEER_CERT_SHA1" && text == Text::Latin1 {
+            return a.strip_suffix(b"00") == Some(b);
+        }
         a == b || (text == Text::Latin1 && latin1(a).iter().any(|read| read == b))
     };
     recorded.len() == observed.len()

@@ -36,6 +36,9 @@ const RECORDED_TAG: &str = "5e0d5da5-b";
 /// The client shuts down its sending side after its request, which the record does not show.
 const HALF_CLOSED: &[&str] = &["client_half_close"];
 
+/// The certificate of the client that was recorded: its key is not known, so another one plays.
+const RECORDED_FINGERPRINT: &str = "75423A706F95DE5C34F40910D3115EBE769B818D";
+
 /// Which server plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Server {
@@ -79,7 +82,9 @@ impl Session {
         };
         match server {
             Server::Lurcher => golden.address = program.listening(),
-            Server::Mongrel2 => program.answering(golden.address),
+            Server::Mongrel2 => {
+                program.answering_over(golden.address, &|client| golden.secure(client));
+            }
         }
         let peers: Vec<(char, Peer)> = ['J', 'T', 'R']
             .into_iter()
@@ -105,7 +110,7 @@ impl Session {
     /// whose client leaves while it waits is dropped.
     fn warm_up(&mut self) {
         for path in ["/only", "/tnet"] {
-            let mut client = Client::connect(self.golden.address);
+            let mut client = self.golden.connect();
             let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
             client
                 .send(request.as_bytes())
@@ -231,7 +236,7 @@ impl<'a> Play<'a> {
             .iter()
             .any(|step| matches!(step, Step::Send(_) | Step::Read { .. }))
         {
-            self.client = Some(Client::connect(self.session.golden.address));
+            self.client = Some(self.session.golden.connect());
         }
         let plan: Vec<String> = self
             .deviation
@@ -421,7 +426,7 @@ impl<'a> Play<'a> {
             field("VERSION"),
             field("host")
         );
-        let mut client = Client::connect(self.session.golden.address);
+        let mut client = self.session.golden.connect();
         client
             .send(request.as_bytes())
             .expect("send a second client's request");
@@ -580,13 +585,16 @@ impl<'a> Play<'a> {
         let mut event = false;
         for (letter, peer) in &session.peers {
             while let Some(bytes) = peer.recv(Duration::ZERO) {
-                let message = Message::parse(*letter, &bytes).unwrap_or_else(|| {
+                let mut message = Message::parse(*letter, &bytes).unwrap_or_else(|| {
                     panic!("not a message: {:?}", String::from_utf8_lossy(&bytes))
                 });
                 if session.retired.contains(&message.id)
                     && !self.ids.values().any(|id| *id == message.id)
                 {
                     continue;
+                }
+                if let Some(tls) = &session.golden.tls {
+                    message.adopt_certificate(&tls.fingerprint, RECORDED_FINGERPRINT);
                 }
                 self.note_upload(&message);
                 self.observed.messages.push(message);

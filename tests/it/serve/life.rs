@@ -264,9 +264,9 @@ fn what_cannot_be_served_is_one_line_and_exit_1() {
         "main.conf:",
     );
     refused(
-        "a server with TLS",
+        "a server with TLS and without certificates",
         &|d| write(d, 0, "hosts=[", "use_ssl=1, hosts=["),
-        "TLS",
+        "certdir",
     );
     refused("no configuration", &|_| "nothing.conf", "nothing.conf");
     refused(

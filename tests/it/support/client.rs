@@ -1,7 +1,9 @@
-//! A raw HTTP/1 client: bytes go out as they are given, answers come back with just enough framing to tell them apart.
+//! A raw HTTP/1 client, over TCP or TLS: bytes go out as they are given, answers come back with just enough framing to tell
+//! them apart.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::PATIENCE;
@@ -9,8 +11,11 @@ use super::PATIENCE;
 /// One TCP connection and what was read from it and not taken yet.
 pub(crate) struct Client {
     stream: TcpStream,
+    tls: Option<Box<rustls::ClientConnection>>,
     read: Vec<u8>,
     ended: bool,
+    /// The server has said in TLS that it has written everything.
+    notified: bool,
 }
 
 /// One answer, as it was on the wire.
@@ -97,20 +102,59 @@ impl Client {
     }
 
     /// As [`Client::connect`], for servers that may be gone.
-    pub(crate) fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
+    pub(crate) fn try_connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self {
             stream,
+            tls: None,
             read: Vec::new(),
             ended: false,
+            notified: false,
         })
     }
 
+    /// Goes on in TLS, with a whole handshake as far as this side sees it.
+    pub(crate) fn secure(
+        mut self,
+        config: &Arc<rustls::ClientConfig>,
+        name: &str,
+    ) -> io::Result<Self> {
+        let name = rustls::pki_types::ServerName::try_from(name.to_owned()).expect("a host name");
+        let mut tls = rustls::ClientConnection::new(Arc::clone(config), name)
+            .map_err(|error| io::Error::other(error.to_string()))?;
+        tls.set_buffer_limit(None);
+        self.stream.set_read_timeout(Some(PATIENCE))?;
+        while tls.is_handshaking() {
+            tls.complete_io(&mut self.stream)?;
+        }
+        self.tls = Some(Box::new(tls));
+        Ok(self)
+    }
+
+    /// The TLS connection.
+    pub(crate) fn tls(&self) -> &rustls::ClientConnection {
+        self.tls.as_ref().expect("a client over TLS")
+    }
+
+    /// Whether the end was said in TLS before it came.
+    pub(crate) fn notified(&self) -> bool {
+        self.notified
+    }
+
     /// Sends bytes as one write.
-    pub(crate) fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.stream.write_all(bytes)
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.tls {
+            None => self.stream.write_all(bytes),
+            Some(tls) => {
+                tls.writer().write_all(bytes)?;
+                while tls.wants_write() {
+                    tls.write_tls(&mut self.stream)?;
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Shuts down the sending side.
@@ -128,10 +172,23 @@ impl Client {
         self.stream
             .set_read_timeout(Some(wait))
             .expect("a non-zero timeout");
-        let mut buffer = [0; 16384];
-        match self.stream.read(&mut buffer) {
-            Ok(0) => self.ended = true,
-            Ok(n) => self.read.extend_from_slice(&buffer[..n]),
+        let read = match &mut self.tls {
+            None => {
+                let mut buffer = [0; 16384];
+                self.stream
+                    .read(&mut buffer)
+                    .map(|count| buffer[..count].to_vec())
+            }
+            Some(tls) => read_tls(tls, &mut self.stream).map(|(bytes, notified)| {
+                self.notified |= notified;
+                // Records that hold no data, such as tickets, are something, but not the end.
+                self.ended |= notified && bytes.is_empty();
+                bytes
+            }),
+        };
+        match read {
+            Ok(bytes) if bytes.is_empty() && self.tls.is_none() => self.ended = true,
+            Ok(bytes) => self.read.extend_from_slice(&bytes),
             Err(error) => match error.kind() {
                 ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => {
                     return false;
@@ -183,6 +240,22 @@ impl Client {
     pub(crate) fn stream(&self) -> &TcpStream {
         &self.stream
     }
+}
+
+/// Reads what there is, and whether the other side has said that this was all. An end without that is an error.
+fn read_tls(
+    tls: &mut rustls::ClientConnection,
+    stream: &mut TcpStream,
+) -> io::Result<(Vec<u8>, bool)> {
+    if tls.read_tls(stream)? == 0 {
+        return Err(ErrorKind::UnexpectedEof.into());
+    }
+    let state = tls
+        .process_new_packets()
+        .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+    let mut bytes = vec![0; state.plaintext_bytes_to_read()];
+    tls.reader().read_exact(&mut bytes)?;
+    Ok((bytes, state.peer_has_closed()))
 }
 
 /// One request on a connection of its own.

@@ -43,6 +43,29 @@ impl Front {
         }
     }
 
+    /// A front that speaks TLS: `prepare` fills its `certdir`, where the default certificate is `main-uuid`.
+    pub(crate) fn secure(settings: &str, prepare: impl FnOnce(&Path)) -> Self {
+        let directory = scratch();
+        let certdir = directory.path().join("certs");
+        fs::create_dir(&certdir).expect("a folder");
+        prepare(&certdir);
+        let [send, recv] = [free_port(), free_port()].map(|port| format!("tcp://127.0.0.1:{port}"));
+        let settings = format!(", 'certdir': '{}/'{settings}", certdir.display());
+        let config = conf(directory.path(), 0, &send, &recv, &settings);
+        let text = fs::read_to_string(&config).expect("a configuration");
+        fs::write(&config, text.replace("hosts=[", "use_ssl=1, hosts=[")).expect("write");
+        let config = config.to_str().expect("a UTF-8 path");
+        let mut program = Program::lurcher(&["--log", "debug", "serve", config], directory.path());
+        let address = program.listening();
+        Self {
+            program,
+            address,
+            send,
+            recv,
+            directory,
+        }
+    }
+
     /// As [`Front::start`], with these routes (as in a `.conf`) in place of the one; the handler is `app`.
     pub(crate) fn routed(settings: &str, routes: &str) -> Self {
         let directory = scratch();

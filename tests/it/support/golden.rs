@@ -3,13 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
 
+use super::client::Client;
 use super::free_port;
+use super::tls::Recorded;
 
 /// The directory the recordings were made in.
 const RECORDED_DIRECTORY: &str = "/var/m2run";
@@ -21,6 +24,24 @@ pub(crate) struct Golden {
     pub(crate) address: SocketAddr,
     /// Send and receive specs of the handlers, in the order of their recorded ports: the recordings call them J, T and R.
     pub(crate) handlers: Vec<(String, String)>,
+    /// What clients need when the server speaks TLS.
+    pub(crate) tls: Option<Recorded>,
+}
+
+impl Golden {
+    /// A client of the server.
+    pub(crate) fn connect(&self) -> Client {
+        self.secure(Client::connect(self.address))
+            .expect("a handshake")
+    }
+
+    /// Goes on in TLS if the server speaks it.
+    pub(crate) fn secure(&self, client: Client) -> io::Result<Client> {
+        match &self.tls {
+            None => Ok(client),
+            Some(tls) => client.secure(&tls.client, "localhost"),
+        }
+    }
 }
 
 /// The folder of test data.
@@ -33,7 +54,11 @@ pub(crate) fn prepare(name: &str, directory: &Path) -> Golden {
     furnish(directory);
     let database = directory.join(format!("{name}.sqlite"));
     fs::copy(data().join(format!("configs/{name}.sqlite")), &database).expect("copy a database");
-    adopt(&database, directory)
+    let mut golden = adopt(&database, directory);
+    if name == "tls" {
+        golden.tls = Some(Recorded::furnish(&directory.join("tls"), &golden.uuid));
+    }
+    golden
 }
 
 /// Rewrites a database in place: ports, specs and paths.
@@ -124,6 +149,7 @@ pub(crate) fn adopt(database: &Path, directory: &Path) -> Golden {
         uuid,
         address: SocketAddr::new(reachable, port),
         handlers,
+        tls: None,
     }
 }
 

@@ -95,16 +95,26 @@ impl Program {
         ))
     }
 
-    /// The first `listening on http://ADDR` address this program prints.
+    /// The first `listening on http://ADDR` (or https) address this program prints.
     pub(crate) fn listening(&mut self) -> SocketAddr {
         self.line("listening on http://ADDR", |line| {
-            let address = line.split_once("listening on http://")?.1;
+            let address = line.split_once("listening on http")?.1;
+            let address = address.trim_start_matches('s').strip_prefix("://")?;
             address.split([' ', '/']).next()?.parse().ok()
         })
     }
 
     /// Waits until Mongrel2 answers there. Its socket takes connections half a second before anything reads them.
     pub(crate) fn answering(&mut self, address: SocketAddr) {
+        self.answering_over(address, &|client| Ok(client));
+    }
+
+    /// As [`Program::answering`], with what turns a client into one that is understood there.
+    pub(crate) fn answering_over(
+        &mut self,
+        address: SocketAddr,
+        secure: &dyn Fn(Client) -> std::io::Result<Client>,
+    ) {
         let end = Instant::now() + PATIENCE;
         loop {
             assert!(
@@ -112,7 +122,7 @@ impl Program {
                 "{self}\nended before it listened on {address}"
             );
             assert!(Instant::now() < end, "{self}\ndoes not answer on {address}");
-            if let Ok(mut client) = Client::try_connect(address) {
+            if let Ok(mut client) = Client::try_connect(address).and_then(secure) {
                 // No request at all: refused by the server itself, whatever its routes.
                 if client.send(b"?\r\n\r\n").is_ok()
                     && client.try_answer(Asked::Other, PATIENCE).is_some()
@@ -150,6 +160,17 @@ impl Program {
             ended = !self.alive() && self.lines.open.load(Ordering::Acquire) == 0;
             assert!(Instant::now() < end, "{self}\ndid not print {what}");
         }
+    }
+
+    /// Everything it has printed so far.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.lines.read.lock().unwrap().clone()
+    }
+
+    /// Waits until it prints something more, at most so long.
+    pub(crate) fn wait_for_lines(&self, wait: Duration) {
+        let lines = self.lines.read.lock().unwrap();
+        drop(self.lines.more.wait_timeout(lines, wait).unwrap());
     }
 
     /// Waits until so many lines have said this.
