@@ -279,29 +279,36 @@ impl Deflater {
 }
 
 impl Message {
+    /// Gives bytes to the compressor, and takes what it has ready.
+    ///
+    /// A call that begins with output left over from the one before writes only that, and does not flush what it holds back. So
+    /// only a call that begins and ends with room for everything is known to have done all.
     fn compress(&mut self, bytes: &[u8], flush: FlushCompress, out: &mut Vec<u8>) {
-        let mut rest = bytes;
+        let (mut rest, mut left_over) = (bytes, false);
         loop {
             self.ready
                 .reserve((rest.len() / 2).clamp(STEP_BYTES, FRAGMENT_BYTES));
-            let before = self.compressor.total_in();
+            let (before_in, before_out) = (self.compressor.total_in(), self.ready.len());
             // It fails only on flushes that were not agreed with it; then, as below, nothing moves.
             let status = self.compressor.compress_vec(rest, &mut self.ready, flush);
-            let used = self.compressor.total_in().wrapping_sub(before);
+            let used = self.compressor.total_in().wrapping_sub(before_in);
             rest = usize::try_from(used)
                 .ok()
                 .and_then(|used| rest.get(used..))
                 .unwrap_or_default();
             let full = self.ready.len() == self.ready.capacity();
+            let moved = used > 0 || self.ready.len() > before_out;
             // Not while flushing: what that ends with must not be torn apart.
             if flush == FlushCompress::None && self.ready.len() >= FRAGMENT_BYTES {
                 frame::encode_header(self.first, self.ready.len(), out);
                 out.append(&mut self.ready);
                 self.first = 0;
             }
-            if status.is_err() || (!full && (rest.is_empty() || used == 0)) {
+            let done = !full && !left_over && rest.is_empty();
+            if done || status.is_err() || (!full && !moved) {
                 return;
             }
+            left_over = full;
         }
     }
 

@@ -393,16 +393,20 @@ fn what_a_handler_writes_is_compressed_frame_by_frame() {
     });
 }
 
-#[test]
-fn long_messages_go_out_in_fragments() {
-    // Numbers of a linear generator, which no compressor makes smaller.
+/// Numbers of a linear generator, which no compressor makes smaller.
+fn noise(length: usize) -> Vec<u8> {
     let mut seed = 1_u32;
-    let noise: Vec<u8> = std::iter::repeat_with(|| {
+    std::iter::repeat_with(|| {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         seed.to_be_bytes()[0]
     })
-    .take(1_000_000)
-    .collect();
+    .take(length)
+    .collect()
+}
+
+#[test]
+fn long_messages_go_out_in_fragments() {
+    let noise = noise(1_000_000);
     let mut stream = Vec::new();
     encode(Opcode::Binary, &noise, &mut stream);
     let (mut deflater, mut out) = (Deflater::default(), Vec::new());
@@ -411,6 +415,19 @@ fn long_messages_go_out_in_fragments() {
     deflater.deflate(&stream[500_000..], &mut out);
     assert!(frames_of(&out).iter().all(|frame| frame.len() < 400_000));
     assert_eq!(received(&out), (vec![(0x82, noise)], true));
+}
+
+#[test]
+fn nothing_stays_in_the_compressor_at_the_end_of_a_message() {
+    // It writes a block after each 31 KiB of noise; where that falls into the last few bytes, their flush meets a full buffer.
+    let noise = noise(100_000);
+    for blocks in [31 * 1024, 62 * 1024, 93 * 1024] {
+        for length in (blocks - 10..blocks + 300).step_by(5) {
+            let noise = &noise[..length];
+            let out = inflate(&payload_of(noise), length);
+            assert!(out.is_ok_and(|out| out == noise), "{length} bytes");
+        }
+    }
 }
 
 #[test]

@@ -103,12 +103,12 @@ impl Handshake {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let fields: String = self
-            .fields
-            .iter()
-            .map(|(name, value)| format!("{name}: {value}\r\n"))
-            .collect();
-        format!("{}\r\n{fields}\r\n{}", self.line, self.behind).into_bytes()
+        let mut text = format!("{}\r\n", self.line);
+        for (name, value) in &self.fields {
+            text.extend([name, ": ", value, "\r\n"]);
+        }
+        text.extend(["\r\n", self.behind]);
+        text.into_bytes()
     }
 }
 
