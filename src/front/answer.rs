@@ -41,6 +41,31 @@ pub(super) enum Trouble {
     HandlerTimeout,
     /// What was to make the response in this process has ended without one.
     MakerLost,
+    /// The target has characters that no request to a backend may have.
+    BadTarget,
+    /// A backend gave no response, or none that can be passed on.
+    Backend(Fault),
+}
+
+/// What a proxied request can suffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// No address for the backend's name.
+    Unknown,
+    /// None of its addresses takes a connection.
+    Unreachable,
+    /// No connection in time.
+    ConnectTimeout,
+    /// All the connections it may have stay in use.
+    Busy,
+    /// It ended the connection before the response was complete.
+    Closed,
+    /// What it sends is no response, or not one to this request.
+    Malformed,
+    /// The head of its response is larger than we take.
+    HeadTooLarge,
+    /// It moved no byte for too long.
+    Timeout,
 }
 
 /// The answer to a trouble.
@@ -72,9 +97,36 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
             "Bad Gateway: the handler was lost while it had the request",
         ),
         Trouble::MakerLost => (500, "Internal Server Error"),
+        Trouble::BadTarget => (400, "Bad Request"),
+        Trouble::Backend(fault) => of_backend(fault),
         Trouble::HandlerTimeout => (504, "Gateway Timeout: the handler did not answer in time"),
     };
     Answer { status, body }
+}
+
+const fn of_backend(fault: Fault) -> (u16, &'static str) {
+    match fault {
+        Fault::Unknown => (502, "Bad Gateway: the backend's name has no address"),
+        Fault::Unreachable => (502, "Bad Gateway: the backend cannot be reached"),
+        Fault::ConnectTimeout => (
+            504,
+            "Gateway Timeout: the backend did not take the connection in time",
+        ),
+        Fault::Busy => (
+            503,
+            "Service Unavailable: all connections to the backend are in use",
+        ),
+        Fault::Closed => (
+            502,
+            "Bad Gateway: the backend closed the connection without an answer",
+        ),
+        Fault::Malformed => (502, "Bad Gateway: the backend's answer cannot be read"),
+        Fault::HeadTooLarge => (
+            502,
+            "Bad Gateway: the head of the backend's answer is too large",
+        ),
+        Fault::Timeout => (504, "Gateway Timeout: the backend did not answer in time"),
+    }
 }
 
 /// The reason phrase of a status that the front uses.

@@ -39,7 +39,18 @@ pub(super) struct Limits {
     pub(super) tcp_keepalive: bool,
     /// `download.flow_control`: handlers are told how much of what they sent a client has taken.
     pub(super) flow_control: bool,
+    pub(super) proxy: ProxyLimits,
     pub(super) ping: PingLimits,
+}
+
+/// What holds for the backends of proxies; `None` is no limit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ProxyLimits {
+    pub(super) connect_timeout: Option<Duration>,
+    /// While neither side of an open exchange moves a byte.
+    pub(super) timeout: Option<Duration>,
+    /// Exchanges that may be open with one backend.
+    pub(super) connections: Option<usize>,
 }
 
 /// Mongrel2's rules about idle connections; a limit of 0 is off.
@@ -81,6 +92,11 @@ impl From<&Settings> for Limits {
             keep_forwarded_for: settings.no_clobber_xff,
             tcp_keepalive: settings.tcp_keepalive,
             flow_control: settings.download_flow_control,
+            proxy: ProxyLimits {
+                connect_timeout: settings.proxy_connect_timeout,
+                timeout: settings.proxy_timeout,
+                connections: settings.proxy_connections,
+            },
             ping: PingLimits {
                 tick: settings.tick_timer,
                 min_ping: settings.min_ping.as_secs(),
