@@ -60,6 +60,16 @@ impl Balancer {
         }
     }
 
+    /// Bounds the open requests of each peer anew; those that have more keep them.
+    pub fn set_slots(&mut self, slots: Option<u32>) {
+        self.slots = slots;
+        self.eligible.clear();
+        let keys: Vec<Key> = self.peers.iter().map(|(key, _)| Key(key)).collect();
+        for key in keys {
+            self.enlist(key);
+        }
+    }
+
     /// Adds a peer. It has no open requests and counts as longest idle among those that were busy before.
     pub fn add(&mut self, standing: Standing) -> Key {
         let key = Key(self.peers.insert(Peer {
@@ -228,6 +238,18 @@ mod tests {
         balancer.attach(only);
         assert_eq!(balancer.pick(), Some(only));
         assert_eq!((balancer.open(only), balancer.attached(only)), (1, 1));
+    }
+
+    #[test]
+    fn new_slots_hold_for_peers_that_are_there() {
+        let mut balancer = Balancer::new(None);
+        let only = balancer.add(Standing::Ready);
+        assert_eq!((balancer.pick(), balancer.pick()), (Some(only), Some(only)));
+        balancer.set_slots(Some(2));
+        assert_eq!(balancer.pick(), None, "it has two already");
+        balancer.set_slots(Some(3));
+        assert_eq!(balancer.pick(), Some(only));
+        balancer.check_invariants();
     }
 
     proptest! {

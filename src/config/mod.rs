@@ -3,6 +3,7 @@
 //! [`load`] is the way in for a server; [`read`] is the way in for tools that want every server and every finding. The
 //! model knows nothing of either form, opens no socket and enforces no limit. Only `sqlite` names the `SQLite` crate.
 
+mod changes;
 pub mod check;
 pub mod conf;
 mod diagnostic;
@@ -16,10 +17,11 @@ pub mod sqlite;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Transport};
 use crate::routing::{HostTable, RouteTable};
 use crate::wire::Protocol;
 
+pub use changes::changes;
 pub use diagnostic::{Diagnostic, Place, Severity};
 pub use draft::{Candidate, Reading};
 pub use load::{LoadError, Loaded, Selector, find, load, read};
@@ -183,6 +185,16 @@ pub struct Handler {
 }
 
 impl Handler {
+    /// Whether one socket is the other's too, but not both; a `*` port is never the same.
+    pub fn shares_a_socket(&self, other: &Handler) -> bool {
+        let same = |left: &Spec, right: &Spec| {
+            let free = matches!(left.endpoint.transport, Transport::Tcp { port: None, .. });
+            left.text == right.text && !free
+        };
+        !self.same_sockets(other)
+            && (same(&self.send_spec, &other.send_spec) || same(&self.recv_spec, &other.recv_spec))
+    }
+
     /// Whether both are one pair of sockets.
     pub fn same_sockets(&self, other: &Handler) -> bool {
         self.send_spec.text == other.send_spec.text && self.recv_spec.text == other.recv_spec.text

@@ -177,7 +177,7 @@ settings! {
         "how many connections may be in use to one backend; further requests wait for `proxy.connect_timeout`; 0: any number";
     proxy_timeout: Option<Duration> = deadline("60"), Lurcher "proxy.timeout" ["seconds"] Effect::Honoured,
         "how long a backend may neither take nor send anything while a request is open; 0: as long as it likes";
-    reload_on_hangup: bool = flag("1"), Lurcher "reload.on_hangup" ["0 or 1"] Effect::NotYet,
+    reload_on_hangup: bool = flag("1"), Lurcher "reload.on_hangup" ["0 or 1"] Effect::Honoured,
         "0: SIGHUP reopens the logs only, and does not look at the configuration";
     relaxed: bool = flag("0"), Mongrel2 "request.relaxed" ["0 or 1"] Effect::Honoured,
         "1: `{`, `}` and `^` are allowed in a request's URI";

@@ -68,7 +68,7 @@ pub(super) fn dispatch(
 ) -> Dispatched {
     let site = shard.site();
     let host = site.host(head.host);
-    let line = shard.access_log.is_some().then(|| Line {
+    let line = shard.access_log.borrow().is_some().then(|| Line {
         host: host.map_or_else(|| Rc::from(""), |host| Rc::clone(&host.name)),
         remote: client.addr,
         method: head.method.into(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::Shard;
@@ -20,10 +21,13 @@ pub(super) const BACKLOG: u32 = 1024;
 /// How long to wait when descriptors have run out: accepting again at once would only burn the processor.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts until draining begins, and then those that wait already: the kernel has told them that they are connected. Then
+/// Accepts until draining begins or another listener has taken over, and then those that wait already: the kernel has told them that they are connected. Then
 /// the listener is closed.
-pub(super) async fn accept(listener: TcpListener, shard: Rc<Shard>) {
-    accept_until_draining(&listener, &shard).await;
+pub(super) async fn accept(listener: TcpListener, superseded: CancellationToken, shard: Rc<Shard>) {
+    tokio::select! {
+        () = accept_until_draining(&listener, &shard) => {}
+        () = superseded.cancelled() => {}
+    }
     let end = tokio::time::Instant::now() + super::LAST_ACCEPT;
     while shard.registry.len() < shard.limits().connections_max
         && let Ok(Ok((stream, addr))) = tokio::time::timeout_at(end, listener.accept()).await

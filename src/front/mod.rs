@@ -18,11 +18,13 @@ mod client;
 mod clock;
 mod connection;
 mod dispatch;
+mod handle;
 mod limits;
 mod listener;
 mod local;
 mod message;
 mod registry;
+mod reload;
 mod replies;
 mod site;
 mod stream;
@@ -40,10 +42,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::bus::server;
-use crate::config::{Handler, Server, Settings, Target};
+use crate::config::{Config, Handler, Server, Settings, Target};
 use crate::drain::Watch;
 use crate::endpoint::{Endpoint, Transport};
 use crate::pool::{self, BoundPool, Pool, Replies};
@@ -51,6 +54,7 @@ use crate::pool::{self, BoundPool, Pool, Replies};
 pub use access_log::AccessLog;
 use client::Client;
 use clock::Clock;
+pub use handle::Handle;
 use limits::Limits;
 use registry::Registry;
 use site::Site;
@@ -122,7 +126,6 @@ pub struct Front {
     listener: TcpListener,
     addr: SocketAddr,
     handlers: Vec<(Arc<Handler>, BoundPool)>,
-    server: Server,
     shard: Rc<Shard>,
 }
 
@@ -147,75 +150,92 @@ pub fn inside_chroot(chroot: &str, path: &str) -> PathBuf {
     PathBuf::from(format!("{chroot}{separator}{path}"))
 }
 
-/// Binds a server of a configuration: its TCP address, the sockets of its handlers, its access log.
+/// What a front is to serve: one server of a configuration.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The whole configuration.
+    pub config: Arc<Config>,
+    /// Index of the server in it.
+    pub server: usize,
+}
+
+impl Plan {
+    /// The server.
+    pub fn server(&self) -> &Server {
+        &self.config.servers[self.server]
+    }
+
+    /// The settings of the configuration.
+    pub fn settings(&self) -> &Settings {
+        &self.config.settings
+    }
+}
+
+/// Binds what a plan names: the server's TCP address, the sockets of its handlers, its access log.
 ///
 /// # Errors
 ///
 /// When any of them cannot be had; then none is kept.
-pub async fn bind(server: &Server, settings: &Settings, watch: &Watch) -> Result<Front, BindError> {
+pub async fn bind(plan: Plan, watch: &Watch) -> Result<Front, BindError> {
+    let (server, settings) = (plan.server(), plan.settings());
     let (listener, addr) = listen(SocketAddr::new(server.bind_addr, server.port))?;
-    let mut handlers = Vec::new();
+    let mut handlers: Vec<(Arc<Handler>, BoundPool)> = Vec::new();
     for handler in server.handlers() {
-        if clashes(&handlers, &handler) {
-            warn!(
-                "handler {}: one of its sockets, {} and {}, is another handler's: its routes answer 404",
-                handler.send_ident, handler.send_spec.text, handler.recv_spec.text
-            );
+        if clashes(handlers.iter().map(|(known, _)| known), &handler) {
             continue;
         }
-        let bound = bind_handler(server, settings, &handler)
-            .await
-            .map_err(|source| BindError::Handler {
-                ident: handler.send_ident.clone(),
-                source,
-            })?;
+        let bound = bind_handler(server, settings, &handler).await?;
         handlers.push((handler, bound));
     }
-    let access_log = if settings.disable_access_logging {
-        None
-    } else {
-        let path = inside_chroot(&server.chroot, &server.access_log);
-        Some(AccessLog::open(&path).map_err(|source| BindError::AccessLog { path, source })?)
-    };
     let shard = Rc::new(Shard {
         limits: RefCell::new(Rc::new(Limits::from(settings))),
         clock: Clock::new(),
         registry: Registry::new(getrandom::u32().map_err(BindError::Random)? & FIRST_ID_MAX),
         site: RefCell::default(),
         scratch: RefCell::new(vec![0; SCRATCH_BYTES]),
-        access_log,
+        access_log: RefCell::new(open_access_log(server, settings)?),
         draining: Cell::new(false),
         closes_idle: Cell::new(false),
+        plan: RefCell::new(plan),
+        pools: RefCell::default(),
+        accepting: RefCell::default(),
         watch: watch.clone(),
     });
     Ok(Front {
         listener,
         addr,
         handlers,
-        server: server.clone(),
         shard,
     })
 }
 
-/// Whether a handler shares one socket, and not both, with one before it. Mongrel2 cannot bind it then.
-fn clashes(handlers: &[(Arc<Handler>, BoundPool)], handler: &Handler) -> bool {
-    let free = |spec: &Endpoint| matches!(spec.transport, Transport::Tcp { port: None, .. });
-    handlers.iter().any(|(other, _)| {
-        let same = |a: &crate::config::Spec, b: &crate::config::Spec| {
-            a.text == b.text && !free(&a.endpoint)
-        };
-        same(&other.send_spec, &handler.send_spec) || same(&other.recv_spec, &handler.recv_spec)
-    })
-}
-
-async fn bind_handler(
+fn open_access_log(
     server: &Server,
     settings: &Settings,
-    handler: &Handler,
-) -> Result<BoundPool, server::BindError> {
-    let send = inside(&server.chroot, &handler.send_spec.endpoint);
-    let recv = inside(&server.chroot, &handler.recv_spec.endpoint);
-    let pool = pool::Settings {
+) -> Result<Option<Rc<AccessLog>>, BindError> {
+    if settings.disable_access_logging {
+        return Ok(None);
+    }
+    let path = inside_chroot(&server.chroot, &server.access_log);
+    let log = AccessLog::open(&path).map_err(|source| BindError::AccessLog { path, source })?;
+    Ok(Some(Rc::new(log)))
+}
+
+/// Whether a handler shares one socket, and not both, with one of those before it. Mongrel2 cannot bind it then.
+fn clashes<'a>(mut before: impl Iterator<Item = &'a Arc<Handler>>, handler: &Arc<Handler>) -> bool {
+    let clash = before.any(|other| other.shares_a_socket(handler));
+    if clash {
+        warn!(
+            "handler {}: one of its sockets, {} and {}, is another handler's: its routes answer 404",
+            handler.send_ident, handler.send_spec.text, handler.recv_spec.text
+        );
+    }
+    clash
+}
+
+/// What a pool has to know of its handler.
+fn pool_settings(settings: &Settings, handler: &Handler) -> pool::Settings {
+    pool::Settings {
         sender: Bytes::copy_from_slice(handler.send_ident.as_bytes()),
         protocol: handler.protocol,
         topic: handler.recv_ident.clone().into_bytes(),
@@ -223,8 +243,23 @@ async fn bind_handler(
         waiting_max: handler.queue.unwrap_or(settings.handler_queue),
         waiting_bytes_max: settings.handler_queue_bytes,
         wait_max: settings.handler_wait,
-    };
-    pool::bind(&send, &recv, pool, &server::Options::default()).await
+    }
+}
+
+async fn bind_handler(
+    server: &Server,
+    settings: &Settings,
+    handler: &Handler,
+) -> Result<BoundPool, BindError> {
+    let send = inside(&server.chroot, &handler.send_spec.endpoint);
+    let recv = inside(&server.chroot, &handler.recv_spec.endpoint);
+    let pool = pool_settings(settings, handler);
+    pool::bind(&send, &recv, pool, &server::Options::default())
+        .await
+        .map_err(|source| BindError::Handler {
+            ident: handler.send_ident.clone(),
+            source,
+        })
 }
 
 /// An ipc path inside the chroot.
@@ -272,44 +307,36 @@ impl Front {
         })
     }
 
+    /// What can be asked of this front while it runs.
+    pub fn handle(&self) -> Handle {
+        Handle::new(&self.shard)
+    }
+
     /// Serves until draining begins and every connection has ended, or its time is up.
     ///
     /// When `watch` drains, nothing more is accepted, idle connections close, open responses are finished; after
     /// `limits.drain_timeout` the rest is cut. Then the handlers' sockets are closed.
-    pub async fn run(self, control: Control) {
+    pub async fn run(self) {
         let shard = self.shard;
-        let replies = Rc::clone(&shard) as Rc<dyn Replies>;
-        let mut pools: Vec<(Arc<Handler>, Rc<Pool>)> = Vec::new();
         for (handler, bound) in self.handlers {
-            info!(
-                "handler {}: send {} recv {}",
-                handler.send_ident,
-                bound.send_endpoint(),
-                bound.recv_endpoint()
-            );
-            pools.push((handler, bound.run(Rc::clone(&replies), &shard.watch)));
+            shard.run_pool(handler, bound);
         }
-        let site = build_site(&self.server, &pools);
-        shard.site.replace(Rc::new(site));
-        let sweeper = Rc::clone(&shard);
-        shard.watch.spawn_local(sweep::run(sweeper));
-        info!("listening on http://{}", self.addr);
-        let accepting = shard
-            .watch
-            .spawn_local(listener::accept(self.listener, Rc::clone(&shard)));
-        tokio::select! {
-            () = shard.watch.draining() => {}
-            () = control.serve(&shard) => {}
-        }
+        shard.rebuild_site();
+        shard.watch.spawn_local(sweep::run(Rc::clone(&shard)));
+        shard.listen(self.listener, self.addr);
+        shard.watch.draining().await;
         shard.draining.set(true);
-        // The accept loop sees the same signal; its listener is closed when this returns.
-        drop(accepting.await);
+        // The accept loops see the same signal; a listener is closed when its loop returns.
+        let accepting = shard.accepting.take();
+        if let Some(accepting) = accepting {
+            drop(accepting.task.await);
+        }
         shard.drain().await;
         // Closing writes what is queued first: the last notices.
-        for (_, pool) in &pools {
+        for (_, pool) in &*shard.pools.borrow() {
             pool.close();
         }
-        if let Some(log) = &shard.access_log {
+        if let Some(log) = shard.access_log.take() {
             log.finish();
         }
     }
@@ -347,29 +374,6 @@ fn build_site(server: &Server, pools: &[(Arc<Handler>, Rc<Pool>)]) -> Site {
     Site::new(hosts, server.default_host)
 }
 
-/// What the launcher can ask of a running front.
-#[derive(Debug)]
-pub struct Control {
-    reopen: tokio::sync::mpsc::Receiver<()>,
-}
-
-impl Control {
-    /// A control, and the sender by which the logs are asked to be reopened.
-    pub fn new() -> (tokio::sync::mpsc::Sender<()>, Self) {
-        let (sender, reopen) = tokio::sync::mpsc::channel(1);
-        (sender, Self { reopen })
-    }
-
-    async fn serve(mut self, shard: &Shard) {
-        while let Some(()) = self.reopen.recv().await {
-            if let Some(log) = &shard.access_log {
-                log.reopen();
-            }
-        }
-        std::future::pending::<()>().await;
-    }
-}
-
 /// Everything that the tasks of one shard share.
 struct Shard {
     /// What holds for requests that begin now; replaced when the configuration is read again.
@@ -380,12 +384,23 @@ struct Shard {
     site: RefCell<Rc<Site>>,
     /// What clients' bytes are read into; taken out while it is in use.
     scratch: RefCell<Vec<u8>>,
-    access_log: Option<AccessLog>,
+    access_log: RefCell<Option<Rc<AccessLog>>>,
     /// Nothing new is begun: responses say that they are the last of their connection.
     draining: Cell<bool>,
     /// Connections without an open request end.
     closes_idle: Cell<bool>,
+    /// What is served now, and the sockets of its handlers.
+    plan: RefCell<Plan>,
+    pools: RefCell<Vec<(Arc<Handler>, Rc<Pool>)>>,
+    accepting: RefCell<Option<Accepting>>,
     watch: Watch,
+}
+
+/// The task that accepts, and how it is told that another has taken its place.
+struct Accepting {
+    task: tokio::task::JoinHandle<Option<()>>,
+    addr: SocketAddr,
+    superseded: CancellationToken,
 }
 
 impl Shard {
@@ -406,8 +421,45 @@ impl Shard {
     }
 
     fn log(&self, line: &access_log::Line, status: u16, size: u64) {
-        if let Some(log) = &self.access_log {
+        if let Some(log) = &*self.access_log.borrow() {
             log.write(line, status, size);
+        }
+    }
+
+    /// Begins to serve the peers of a handler.
+    fn run_pool(self: &Rc<Self>, handler: Arc<Handler>, bound: BoundPool) {
+        info!(
+            "handler {}: send {} recv {}",
+            handler.send_ident,
+            bound.send_endpoint(),
+            bound.recv_endpoint()
+        );
+        let pool = bound.run(Rc::clone(self) as Rc<dyn Replies>, &self.watch);
+        self.pools.borrow_mut().push((handler, pool));
+    }
+
+    /// Makes the site of the plan and the pools as they are now.
+    fn rebuild_site(&self) {
+        let site = build_site(self.plan.borrow().server(), &self.pools.borrow());
+        self.site.replace(Rc::new(site));
+    }
+
+    /// Begins to accept; another listener's task ends after what waits for it.
+    fn listen(self: &Rc<Self>, listener: TcpListener, addr: SocketAddr) {
+        info!("listening on http://{addr}");
+        let superseded = CancellationToken::new();
+        let task = self.watch.spawn_local(listener::accept(
+            listener,
+            superseded.clone(),
+            Rc::clone(self),
+        ));
+        let before = self.accepting.replace(Some(Accepting {
+            task,
+            addr,
+            superseded,
+        }));
+        if let Some(before) = before {
+            before.superseded.cancel();
         }
     }
 

@@ -23,9 +23,9 @@ use tokio::time::{Instant, timeout_at};
 use super::run::STOP_ON_EOF;
 use super::serve;
 use super::signals::{STOP, Signals};
-use crate::config::{self, Host, Route, Server, Settings, Spec, Target};
+use crate::config::{self, Config, Host, Mimetypes, Route, Server, Settings, Spec, Target};
 use crate::drain;
-use crate::front::{self, Control, Front};
+use crate::front::{self, Front, Plan};
 use crate::wire::Protocol;
 
 /// How long open responses may take at the end: about as long as `/stream` takes.
@@ -79,7 +79,17 @@ async fn demo(port: u16, log: &str) -> anyhow::Result<()> {
         ..Settings::default()
     };
     let (signal, watch) = drain::channel();
-    let front = front::bind(&server(port)?, &settings, &watch)
+    let config = Config {
+        servers: vec![server(port)?],
+        settings,
+        setting_rows: Vec::new(),
+        mimetypes: Mimetypes::default(),
+    };
+    let plan = Plan {
+        config: Arc::new(config),
+        server: 0,
+    };
+    let front = front::bind(plan, &watch)
         .await
         .context("`--port 0` takes any free port")?;
     // A closed terminal ends the demo too.
@@ -95,9 +105,7 @@ async fn demo(port: u16, log: &str) -> anyhow::Result<()> {
                     (app, status) = handlers.lost(), if lost.is_none() => lost = Some(how_it_ended(app, status)),
                 }
             };
-            // The end of what it sends decides nothing here: there is no log to reopen.
-            let (_reopen, control) = Control::new();
-            serve::run(front, control, signal, DRAIN_TIMEOUT, stop).await;
+            serve::run(front, signal, DRAIN_TIMEOUT, stop).await;
             lost.map_or(Ok(()), Err)
         }
         Err(error) => Err(error),

@@ -2,18 +2,19 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::SignalKind;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::log;
 use super::signals::{STOP, Signals};
-use crate::config::{self, Loaded, Selector, Severity};
+use crate::config::{self, Diagnostic, Loaded, Selector, Severity};
 use crate::drain;
-use crate::front::{self, Control, Front};
+use crate::front::{self, Front, Handle, Plan};
 use crate::sys;
 
 /// Arguments of `lurcher serve`.
@@ -29,12 +30,7 @@ pub(super) struct Args {
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
     let selector = args.server.map_or(Selector::Only, Selector::Named);
     let loaded = config::load(args.config.as_deref(), &selector)?;
-    for warning in &loaded.warnings {
-        match warning.severity {
-            Severity::Note => info!("{warning:#}"),
-            Severity::Warning | Severity::Error => warn!("{warning:#}"),
-        }
-    }
+    report(&loaded.warnings);
     let server = &loaded.config.servers[loaded.server];
     // What was meant to be encrypted is not served in the clear.
     anyhow::ensure!(
@@ -47,7 +43,16 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build_local(LocalOptions::default())
         .context("start the runtime")?;
-    runtime.block_on(serve(&loaded))
+    runtime.block_on(serve(loaded, selector))
+}
+
+fn report(warnings: &[Diagnostic]) {
+    for warning in warnings {
+        match warning.severity {
+            Severity::Note => info!("{warning:#}"),
+            Severity::Warning | Severity::Error => warn!("{warning:#}"),
+        }
+    }
 }
 
 /// Mongrel2 sets the limit to `superpoll.max_fd`; here it is raised to that, and never lowered.
@@ -65,43 +70,113 @@ fn raise_descriptors(loaded: &Loaded) {
     }
 }
 
-async fn serve(loaded: &Loaded) -> anyhow::Result<ExitCode> {
-    let server = &loaded.config.servers[loaded.server];
-    let settings = &loaded.config.settings;
+async fn serve(loaded: Loaded, selector: Selector) -> anyhow::Result<ExitCode> {
+    let mut file = Watched::new(
+        loaded.path.clone(),
+        selector,
+        loaded.config.settings.reload_on_hangup,
+    );
+    let plan = Plan {
+        config: Arc::new(loaded.config),
+        server: loaded.server,
+    };
+    let (server, settings) = (plan.server(), plan.settings());
     let (signal, watch) = drain::channel();
-    let front = front::bind(server, settings, &watch).await?;
+    let front = front::bind(plan.clone(), &watch).await?;
     if !server.error_log.is_empty() {
         let path = front::inside_chroot(&server.chroot, &server.error_log);
         log::open_error_log(&path, server.error_log_level)
             .with_context(|| format!("open error log {}", path.display()))?;
     }
     let mut signals = Signals::of(STOP.into_iter().chain([SignalKind::hangup()]))?;
-    let (reopen, control) = Control::new();
+    let handle = front.handle();
     let stop = async || {
-        // SIGHUP reopens the logs meanwhile.
+        // SIGHUP reopens the logs meanwhile, and reads a configuration that has changed.
         while signals.next().await == SignalKind::hangup() {
             info!("reopening logs");
             log::reopen_error_log();
+            handle.reopen_logs();
             info!("logs reopened");
-            // Full means that the same was asked already.
-            let _asked = reopen.try_send(());
+            if file.reloads_on_hangup {
+                file.reload(&handle).await;
+            }
         }
     };
-    run(front, control, signal, settings.drain_timeout, stop).await;
+    run(front, signal, settings.drain_timeout, stop).await;
     info!("ended");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The file of a configuration, and what of it is served.
+struct Watched {
+    path: PathBuf,
+    selector: Selector,
+    /// `reload.on_hangup` of the configuration that is served.
+    reloads_on_hangup: bool,
+}
+
+impl Watched {
+    fn new(path: PathBuf, selector: Selector, reloads_on_hangup: bool) -> Self {
+        Self {
+            path,
+            selector,
+            reloads_on_hangup,
+        }
+    }
+
+    /// Reads the file and lets the front serve what it says now; what is wrong with it is logged, and the front goes on.
+    async fn reload(&mut self, handle: &Handle) {
+        let (path, selector) = (self.path.clone(), self.selector.clone());
+        let read = tokio::task::spawn_blocking(move || config::load(Some(&path), &selector)).await;
+        let loaded = match read {
+            Ok(Ok(loaded)) => loaded,
+            Ok(Err(mistakes)) => {
+                for line in mistakes.to_string().lines() {
+                    error!("{line}");
+                }
+                error!(
+                    "reload {}: refused, the old configuration goes on",
+                    self.path.display()
+                );
+                return;
+            }
+            Err(failed) => return error!("reload {}: {failed}", self.path.display()),
+        };
+        report(&loaded.warnings);
+        let plan = Plan {
+            config: Arc::new(loaded.config),
+            server: loaded.server,
+        };
+        let reloads_on_hangup = plan.settings().reload_on_hangup;
+        match handle.reload(plan).await {
+            Ok(done) if done.changes.is_empty() => info!("configuration unchanged"),
+            Ok(done) => {
+                self.reloads_on_hangup = reloads_on_hangup;
+                for change in &done.changes {
+                    info!("reload: {change}");
+                }
+                for what in done.postponed {
+                    warn!("reload: {what} has changed: it takes effect at the next start");
+                }
+                info!("configuration reloaded");
+            }
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                error!("reload: {error:#}: refused, the old configuration goes on");
+            }
+        }
+    }
 }
 
 /// Runs a bound front until `stop` completes, then drains it; `stop` completing once more ends it at once. All its
 /// tasks have ended when this returns.
 pub(super) async fn run(
     front: Front,
-    control: Control,
     signal: drain::Signal,
     drain_timeout: Duration,
     mut stop: impl AsyncFnMut(),
 ) {
-    let mut served = std::pin::pin!(front.run(control));
+    let mut served = std::pin::pin!(front.run());
     tokio::select! {
         () = &mut served => {}
         () = stop() => {

@@ -185,13 +185,15 @@ impl BoundPool {
 
 /// The handlers behind one route. See the module.
 pub struct Pool {
-    settings: Settings,
+    settings: RefCell<Settings>,
     state: RefCell<State>,
     replies: Rc<dyn Replies>,
     /// Told when something begins that time has to settle.
     unsettled: Notify,
     listening: RefCell<Vec<Listening>>,
     closed: Cell<bool>,
+    /// Nothing new comes: what is open ends, and its peers leave as soon as they have nothing left to do.
+    retiring: Cell<bool>,
     /// Where the heads of messages are put together.
     scratch: RefCell<Vec<u8>>,
 }
@@ -216,18 +218,38 @@ impl Pool {
                 waiting_bytes: 0,
                 serial: 0,
             }),
-            settings,
+            settings: RefCell::new(settings),
             replies,
             unsettled: Notify::new(),
             listening: RefCell::new(Vec::new()),
             closed: Cell::new(false),
+            retiring: Cell::new(false),
             scratch: RefCell::new(Vec::new()),
         })
     }
 
-    /// What is fixed about this pool.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+    /// Replaces the settings, for what is handed over from now on. The topic stays what it was when the pool was bound.
+    pub fn reconfigure(&self, mut settings: Settings) {
+        let state = &mut *self.state.borrow_mut();
+        state.workers.set_slots(settings.slots);
+        settings.topic = std::mem::take(&mut self.settings.borrow_mut().topic);
+        self.settings.replace(settings);
+        self.pull(state);
+    }
+
+    /// Begins the end of a pool whose route is gone: its addresses are free at once, peers leave when they have nothing open,
+    /// and the pool is closed when the last has. Who still has something open after a while is cut by [`Pool::close`].
+    pub fn retire(&self) {
+        for listening in &*self.listening.borrow() {
+            listening.stop_accepting();
+        }
+        self.retiring.set(true);
+        self.unsettled.notify_one();
+    }
+
+    /// Whether the pool serves nobody any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
     }
 
     /// Gives a request to the best peer, or lets it wait for one.
@@ -266,9 +288,9 @@ impl Pool {
                 serial,
             });
         }
-        if state.waiting >= self.settings.waiting_max
-            || state.waiting_bytes.saturating_add(open.message.len())
-                > self.settings.waiting_bytes_max
+        let settings = self.settings.borrow();
+        if state.waiting >= settings.waiting_max
+            || state.waiting_bytes.saturating_add(open.message.len()) > settings.waiting_bytes_max
         {
             return Err(Failure::QueueFull);
         }
@@ -308,7 +330,7 @@ impl Pool {
             Notice::Disconnect => NOTICE_TAG | u64::from(id.0),
             Notice::Credits(_) => NO_TAG,
         };
-        notice.encode(self.settings.protocol, &mut body);
+        notice.encode(self.settings.borrow().protocol, &mut body);
         let sent = peer.is_some_and(|peer| {
             peer.send(
                 Outgoing {
@@ -338,7 +360,7 @@ impl Pool {
     fn head(&self, id: ConnId) -> Head {
         let head = &mut *self.scratch.borrow_mut();
         head.clear();
-        request::encode_prefix(&self.settings.sender, id, head);
+        request::encode_prefix(&self.settings.borrow().sender, id, head);
         Head::from(head.as_slice())
     }
 
@@ -395,7 +417,14 @@ impl Pool {
             }
         }
         self.pull(state);
-        state.expire(now, self.settings.wait_max);
+        state.expire(now, self.settings.borrow().wait_max);
+        if self.retiring.get() {
+            // What waits still needs a peer.
+            if state.waiting == 0 && !state.workers.dismiss_idle() {
+                self.close();
+            }
+            return true;
+        }
         state.waiting > 0 || state.workers.is_unsettled()
     }
 

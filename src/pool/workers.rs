@@ -91,6 +91,21 @@ impl Workers {
         }
     }
 
+    /// Bounds the open requests of each worker anew.
+    pub(super) fn set_slots(&mut self, slots: Option<u32>) {
+        self.balancer.set_slots(slots);
+    }
+
+    /// Closes the sockets of workers that have nothing open; says whether any worker is left.
+    pub(super) fn dismiss_idle(&self) -> bool {
+        for (_, worker) in &self.all {
+            if worker.held == 0 {
+                worker.peer.close();
+            }
+        }
+        !self.all.is_empty()
+    }
+
     /// Takes the best worker for a request, which then counts as open there.
     pub(super) fn pick(&mut self) -> Option<Id> {
         loop {

@@ -1,0 +1,213 @@
+//! Another configuration for a front that runs: what is new is had first, then everything changes in one turn.
+//!
+//! Requests that are open, WebSockets and streams go on as they began, on the handlers that have them. A handler whose sockets
+//! stay keeps its peers; one that is gone from the configuration ends what it has and is closed then.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tracing::{error, info};
+
+use super::limits::Limits;
+use super::{
+    BindError, Plan, Shard, bind_handler, clashes, listen, open_access_log, pool_settings,
+};
+use crate::config::{self, Handler};
+use crate::pool::{BoundPool, Pool};
+
+/// How long the new owner of a handler's address waits for the old one to have left it.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
+const HAND_OVER_PAUSE: Duration = Duration::from_millis(10);
+
+/// What a reload did.
+#[derive(Debug, Default)]
+pub struct Reloaded {
+    /// What is different now, one line each; empty: nothing.
+    pub changes: Vec<String>,
+    /// What is different in the configuration and takes effect at the next start only.
+    pub postponed: Vec<&'static str>,
+}
+
+/// Why the old configuration goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// Something new cannot be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The front stops or has ended.
+    #[error("the server is stopping")]
+    Ended,
+}
+
+/// What was had for the new plan before anything was changed.
+struct Prepared {
+    listener: Option<(TcpListener, SocketAddr)>,
+    /// Handlers that stay, with their pools.
+    kept: Vec<(Arc<Handler>, Rc<Pool>)>,
+    bound: Vec<(Arc<Handler>, BoundPool)>,
+    /// Handlers that need an address that another has until it is retired.
+    late: Vec<Arc<Handler>>,
+}
+
+impl Shard {
+    pub(super) async fn reload(self: &Rc<Self>, plan: Plan) -> Result<Reloaded, ReloadError> {
+        if self.is_draining() {
+            return Err(ReloadError::Ended);
+        }
+        let old = self.plan.borrow().clone();
+        let changes = config::changes((&old.config, old.server()), (&plan.config, plan.server()));
+        if changes.is_empty() {
+            return Ok(Reloaded::default());
+        }
+        let prepared = self.prepare_plan(&old, &plan).await?;
+        let access_log = if same_access_log(&old, &plan) {
+            None
+        } else {
+            Some(open_access_log(plan.server(), plan.settings())?)
+        };
+
+        // Nothing can fail from here on but addresses that change hands.
+        self.limits.replace(Rc::new(Limits::from(plan.settings())));
+        if let Some(log) = access_log {
+            // The old one writes what it has and ends by itself.
+            self.access_log.replace(log);
+        }
+        for (handler, pool) in &prepared.kept {
+            pool.reconfigure(pool_settings(plan.settings(), handler));
+        }
+        let before = self.pools.replace(prepared.kept);
+        let gone: Vec<Rc<Pool>> = before
+            .into_iter()
+            .map(|(_, pool)| pool)
+            .filter(|pool| {
+                !self
+                    .pools
+                    .borrow()
+                    .iter()
+                    .any(|(_, kept)| Rc::ptr_eq(kept, pool))
+            })
+            .collect();
+        for (handler, bound) in prepared.bound {
+            self.run_pool(handler, bound);
+        }
+        let postponed = postponed(&old, &plan);
+        self.plan.replace(plan.clone());
+        self.retire(gone);
+        for handler in prepared.late {
+            match bind_late(&plan, &handler).await {
+                Ok(bound) => self.run_pool(handler, bound),
+                Err(why) => error!("reload: {}: its routes answer 404", chain(&why)),
+            }
+        }
+        self.rebuild_site();
+        if let Some((listener, addr)) = prepared.listener {
+            self.listen(listener, addr);
+        }
+        Ok(Reloaded { changes, postponed })
+    }
+
+    async fn prepare_plan(&self, old: &Plan, plan: &Plan) -> Result<Prepared, BindError> {
+        let (server, settings) = (plan.server(), plan.settings());
+        let wanted = SocketAddr::new(server.bind_addr, server.port);
+        let listener = if wanted == SocketAddr::new(old.server().bind_addr, old.server().port) {
+            None
+        } else {
+            Some(listen(wanted)?)
+        };
+        let mut prepared = Prepared {
+            listener,
+            kept: Vec::new(),
+            bound: Vec::new(),
+            late: Vec::new(),
+        };
+        let pools = self.pools.borrow().clone();
+        let mut accepted: Vec<Arc<Handler>> = Vec::new();
+        for handler in server.handlers() {
+            if clashes(accepted.iter(), &handler) {
+                continue;
+            }
+            accepted.push(Arc::clone(&handler));
+            let known = pools.iter().find(|(known, _)| known.same_sockets(&handler));
+            let in_use = pools
+                .iter()
+                .any(|(known, _)| known.same_sockets(&handler) || known.shares_a_socket(&handler));
+            match known {
+                // What its PUB sockets are subscribed to cannot change under them.
+                Some((known, pool)) if known.recv_ident == handler.recv_ident => {
+                    prepared.kept.push((handler, Rc::clone(pool)));
+                }
+                _ if in_use => prepared.late.push(handler),
+                _ => {
+                    let bound = bind_handler(server, settings, &handler).await?;
+                    prepared.bound.push((handler, bound));
+                }
+            }
+        }
+        Ok(prepared)
+    }
+
+    /// Lets pools end what they have, for as long as a stopping server would wait.
+    fn retire(&self, pools: Vec<Rc<Pool>>) {
+        if pools.is_empty() {
+            return;
+        }
+        for pool in &pools {
+            pool.retire();
+        }
+        let patience = self.limits().drain_timeout;
+        self.watch.spawn_local(async move {
+            tokio::time::sleep(patience).await;
+            for pool in pools.iter().filter(|pool| !pool.is_closed()) {
+                info!("handlers of a removed route still had something open: closed");
+                pool.close();
+            }
+        });
+    }
+}
+
+/// Binds a handler whose address is just being left.
+async fn bind_late(plan: &Plan, handler: &Handler) -> Result<BoundPool, BindError> {
+    let end = tokio::time::Instant::now() + HAND_OVER_TIMEOUT;
+    loop {
+        match bind_handler(plan.server(), plan.settings(), handler).await {
+            Err(_) if tokio::time::Instant::now() < end => {
+                tokio::time::sleep(HAND_OVER_PAUSE).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn same_access_log(old: &Plan, new: &Plan) -> bool {
+    old.server().access_log == new.server().access_log
+        && old.server().chroot == new.server().chroot
+        && old.settings().disable_access_logging == new.settings().disable_access_logging
+}
+
+/// What stays as it was until the next start.
+fn postponed(old: &Plan, new: &Plan) -> Vec<&'static str> {
+    let (old, new) = (old.server(), new.server());
+    [
+        ("chroot", old.chroot != new.chroot),
+        ("pid_file", old.pid_file != new.pid_file),
+        ("error_log", old.error_log != new.error_log),
+        ("control_port", old.control_port != new.control_port),
+    ]
+    .into_iter()
+    .filter_map(|(name, differs)| differs.then_some(name))
+    .collect()
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
