@@ -60,10 +60,8 @@ pub(super) enum Fault {
     Busy,
     /// It ended the connection before the response was complete.
     Closed,
-    /// What it sends is no response, or not one to this request.
+    /// What it sends is no response, not one to this request, or one with a head larger than we take.
     Malformed,
-    /// The head of its response is larger than we take.
-    HeadTooLarge,
     /// It moved no byte for too long.
     Timeout,
 }
@@ -77,7 +75,7 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
             417 => (417, "Expectation Failed"),
             status => (status, refusal.reason),
         },
-        Trouble::BadChunk => (400, "Bad Request"),
+        Trouble::BadChunk | Trouble::BadTarget => (400, "Bad Request"),
         Trouble::HeadTimeout => (408, "The request head did not arrive in time"),
         Trouble::BodyTimeout => (408, "The request body arrived too slowly"),
         Trouble::NoRoute => (404, "Not Found"),
@@ -97,7 +95,6 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
             "Bad Gateway: the handler was lost while it had the request",
         ),
         Trouble::MakerLost => (500, "Internal Server Error"),
-        Trouble::BadTarget => (400, "Bad Request"),
         Trouble::Backend(fault) => of_backend(fault),
         Trouble::HandlerTimeout => (504, "Gateway Timeout: the handler did not answer in time"),
     };
@@ -120,10 +117,9 @@ const fn of_backend(fault: Fault) -> (u16, &'static str) {
             502,
             "Bad Gateway: the backend closed the connection without an answer",
         ),
-        Fault::Malformed => (502, "Bad Gateway: the backend's answer cannot be read"),
-        Fault::HeadTooLarge => (
+        Fault::Malformed => (
             502,
-            "Bad Gateway: the head of the backend's answer is too large",
+            "Bad Gateway: the backend's answer is malformed, or its head is too large",
         ),
         Fault::Timeout => (504, "Gateway Timeout: the backend did not answer in time"),
     }

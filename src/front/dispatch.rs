@@ -11,6 +11,7 @@ use super::answer::Trouble;
 use super::client::{Client, DOWNLOAD_CREDITS_TEXT};
 use super::local;
 use super::message::{self, Context};
+use super::proxy;
 use super::site::{Handler, Target};
 use crate::http1::{Asked, BodyFraming, Expect, Head, Version};
 use crate::pool::Retry;
@@ -68,7 +69,7 @@ pub(super) fn dispatch(
 ) -> Dispatched {
     let site = shard.site();
     let host = site.host(head.host);
-    let line = shard.access_log.borrow().is_some().then(|| Line {
+    let mut line = shard.access_log.borrow().is_some().then(|| Line {
         host: host.map_or_else(|| Rc::from(""), |host| Rc::clone(&host.name)),
         remote: client.addr,
         method: head.method.into(),
@@ -79,6 +80,12 @@ pub(super) fn dispatch(
     let trouble = match found {
         None | Some((_, Target::Dead)) => Trouble::NoRoute,
         Some((_, Target::Unserved)) => Trouble::NotImplemented,
+        Some((_, Target::Proxy(backend))) => {
+            match proxy::begin(shard, client, head, backend, &mut line) {
+                Ok(request) => return Dispatched::Local(Box::new(request)),
+                Err(trouble) => trouble,
+            }
+        }
         Some((pattern, Target::Handler(handler))) => match refuse(shard, head) {
             Some(trouble) => trouble,
             None => return accept(shard, client, head, pattern, handler, line),

@@ -23,6 +23,7 @@ mod limits;
 mod listener;
 mod local;
 mod message;
+mod proxy;
 mod registry;
 mod reload;
 mod replies;
@@ -199,6 +200,7 @@ pub async fn bind(plan: Plan, watch: &Watch) -> Result<Front, BindError> {
         plan: RefCell::new(plan),
         pools: RefCell::default(),
         accepting: RefCell::default(),
+        backends: proxy::Backends::default(),
         watch: watch.clone(),
     });
     Ok(Front {
@@ -342,7 +344,11 @@ impl Front {
     }
 }
 
-fn build_site(server: &Server, pools: &[(Arc<Handler>, Rc<Pool>)]) -> Site {
+fn build_site(
+    server: &Server,
+    pools: &[(Arc<Handler>, Rc<Pool>)],
+    backends: &proxy::Backends,
+) -> Site {
     let target = |target: &Target| match target {
         Target::Handler(handler) => pools
             .iter()
@@ -354,7 +360,8 @@ fn build_site(server: &Server, pools: &[(Arc<Handler>, Rc<Pool>)]) -> Site {
                     retry: known.retry,
                 }))
             }),
-        Target::Dir(_) | Target::Proxy(_) => site::Target::Unserved,
+        Target::Proxy(proxy) => site::Target::Proxy(backends.get(&proxy.addr, proxy.port)),
+        Target::Dir(_) => site::Target::Unserved,
     };
     let hosts = server
         .hosts
@@ -364,11 +371,20 @@ fn build_site(server: &Server, pools: &[(Arc<Handler>, Rc<Pool>)]) -> Site {
             for route in &host.routes {
                 let target = target(&route.target);
                 if matches!(target, site::Target::Unserved) {
-                    warn!("route {} of host {}: directories and proxies are not served yet: answered 501", route.path, host.name);
+                    warn!(
+                        "route {} of host {}: directories are not served yet: answered 501",
+                        route.path, host.name
+                    );
                 }
                 routes.insert(&route.path, target);
             }
-            (host.matching.clone(), site::Host { name: Rc::from(host.name.as_str()), routes })
+            (
+                host.matching.clone(),
+                site::Host {
+                    name: Rc::from(host.name.as_str()),
+                    routes,
+                },
+            )
         })
         .collect();
     Site::new(hosts, server.default_host)
@@ -393,6 +409,8 @@ struct Shard {
     plan: RefCell<Plan>,
     pools: RefCell<Vec<(Arc<Handler>, Rc<Pool>)>>,
     accepting: RefCell<Option<Accepting>>,
+    /// The servers that requests are passed on to.
+    backends: proxy::Backends,
     watch: Watch,
 }
 
@@ -440,7 +458,11 @@ impl Shard {
 
     /// Makes the site of the plan and the pools as they are now.
     fn rebuild_site(&self) {
-        let site = build_site(self.plan.borrow().server(), &self.pools.borrow());
+        let site = build_site(
+            self.plan.borrow().server(),
+            &self.pools.borrow(),
+            &self.backends,
+        );
         self.site.replace(Rc::new(site));
     }
 

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::proxy::Backend;
 use crate::config::Retry;
 use crate::pool::{self, Pool};
 use crate::routing::{HostTable, RouteTable};
@@ -29,7 +30,9 @@ pub(super) enum Target {
     Handler(Rc<Handler>),
     /// A handler whose sockets clash with another's: answered 404, as Mongrel2 does.
     Dead,
-    /// A directory or proxy, which this build does not serve.
+    /// Another HTTP server.
+    Proxy(Rc<Backend>),
+    /// A directory, which this build does not serve.
     Unserved,
 }
 

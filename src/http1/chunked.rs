@@ -462,10 +462,7 @@ mod tests {
             let lines: Vec<_> = crate::http1::fields::lines(&trailers)
                 .map(|field| (field.name, field.value))
                 .collect();
-            assert_eq!(
-                lines,
-                [(&b"X-T"[..], &b"1"[..]), (&b"Y"[..], &b""[..])]
-            );
+            assert_eq!(lines, [(&b"X-T"[..], &b"1"[..]), (&b"Y"[..], &b""[..])]);
         });
     }
 

@@ -17,6 +17,7 @@ mod floor_plan;
 mod handler_library;
 mod http1_suite;
 mod interop;
+mod proxy;
 mod routing_golden;
 mod serve;
 mod support;

@@ -26,6 +26,10 @@ const SURPLUS_MAX: u64 = 256 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A request that is being answered in this process.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts about both messages that vary independently"
+)]
 pub(super) struct Local {
     source: Source,
     sink: Sink,
@@ -368,6 +372,8 @@ impl Connection {
                 local.incoming = Incoming::Raw;
                 local.may_switch = false;
                 local.keep_alive = false;
+                // What came behind the request was no tunnel until now.
+                self.fresh = !self.input.is_empty();
                 self.client.set_deadline(NEVER);
             }
             Part::Data(data) => self.local_data(data),
@@ -418,8 +424,7 @@ impl Connection {
         // A client that was not told to send its body need not send it, and then its next bytes could be either that or a
         // request; and one that is refused in the middle of a long body would have to send all of it.
         let refused = head.status.is_client_error() || head.status.is_server_error();
-        local.keep_alive &=
-            !last && !local.awaits_continue && !(refused && !local.has_little_left());
+        local.keep_alive &= !(last || local.awaits_continue || refused && !local.has_little_left());
         local.awaits_continue = false;
         local.may_switch = false;
         let connection = match (local.version, local.keep_alive) {
