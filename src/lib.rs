@@ -3,7 +3,7 @@
 //! The modules in reading order, from the floor up; edges point down only (see ARCHITECTURE.md):
 //!
 //! * floor 0, pure, no I/O: [`tnetstring`], [`endpoint`], [`wire`], [`zmtp`], [`http1`], [`routing`], [`balancer`]
-//! * floor 1, services: [`drain`], [`metrics`], [`sys`], [`bus`], [`config`]
+//! * floor 1, services: [`drain`], [`metrics`], [`sys`], [`bus`], [`files`], [`config`]
 //! * floor 2: [`pool`], the handlers behind one route
 //! * floor 3, roles that never see each other: [`front`], [`handler`]
 //! * floor 4: [`launcher`]
@@ -31,6 +31,9 @@ pub mod metrics;
 pub mod sys;
 
 pub mod bus;
+
+#[cfg(feature = "gateway")]
+pub mod files;
 
 #[cfg(feature = "gateway")]
 pub mod config;

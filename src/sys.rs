@@ -6,10 +6,13 @@
     reason = "these calls have no safe wrapper among our dependencies"
 )]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString, OsStr};
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path};
 
 /// Bytes that were written to a socket and that the peer's kernel has not acknowledged (`SIOCOUTQ`; on a unix socket: that
 /// the peer has not read).
@@ -34,6 +37,61 @@ pub fn is_exhaustion(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
     )
+}
+
+/// Whether a call failed because what a path names is not there, or is not for us to open.
+pub fn is_absence(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || matches!(
+            error.raw_os_error(),
+            Some(
+                libc::ENOTDIR
+                    | libc::EACCES
+                    | libc::EPERM
+                    | libc::ELOOP
+                    | libc::ENAMETOOLONG
+                    | libc::ENXIO
+                    | libc::EISDIR
+            )
+        )
+}
+
+/// Opens a file for reading, by its path below a directory, name by name, none of which may be a symbolic link. Never waits
+/// for the other end of a pipe, and makes no terminal ours. An empty path, `.` and `..` are refused.
+pub fn open_beneath(directory: &Path, relative: &Path) -> io::Result<File> {
+    const STEP: libc::c_int = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    const LAST: libc::c_int =
+        libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC | libc::O_NOFOLLOW;
+    let mut at = File::from(open_at(None, directory.as_os_str(), STEP)?);
+    let mut names = relative.components().peekable();
+    while let Some(component) = names.next() {
+        let Component::Normal(name) = component else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        if names.peek().is_none() {
+            return open_at(Some(at.as_fd()), name, LAST).map(File::from);
+        }
+        at = open_at(Some(at.as_fd()), name, STEP | libc::O_NOFOLLOW)?.into();
+    }
+    Err(io::ErrorKind::InvalidInput.into())
+}
+
+/// `openat`; from the working directory without one.
+fn open_at(at: Option<BorrowedFd<'_>>, path: &OsStr, flags: libc::c_int) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_bytes())?;
+    let at = at.map_or(libc::AT_FDCWD, |at| at.as_raw_fd());
+    loop {
+        // SAFETY: the path is a C string that outlives the call, which only reads it; no mode is needed without O_CREAT.
+        let opened = unsafe { libc::openat(at, path.as_ptr(), flags) };
+        if opened >= 0 {
+            // SAFETY: the descriptor was opened just now and is nobody else's.
+            return Ok(unsafe { OwnedFd::from_raw_fd(opened) });
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
 }
 
 /// The soft and the hard limit on open file descriptors.
@@ -140,6 +198,29 @@ mod tests {
         let mut got = [0; 5];
         io::Read::read_exact(&mut &other, &mut got).unwrap();
         assert_eq!(unacknowledged_bytes(one.as_fd()).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_link_on_the_way_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("real")).unwrap();
+        std::fs::write(folder.path().join("real/file"), "x").unwrap();
+        std::os::unix::fs::symlink("real", folder.path().join("link")).unwrap();
+        std::os::unix::fs::symlink("file", folder.path().join("real/alias")).unwrap();
+        let open = |path: &str| open_beneath(folder.path(), Path::new(path));
+        assert!(open("real/file").is_ok());
+        for path in [
+            "link/file",
+            "real/alias",
+            "../x",
+            "",
+            "/etc/passwd",
+            "real/../real/file",
+        ] {
+            assert!(open(path).is_err(), "{path}");
+        }
+        assert!(is_absence(&open("real/alias").unwrap_err()));
+        assert!(is_absence(&open("real/none").unwrap_err()));
     }
 
     #[test]

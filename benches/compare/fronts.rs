@@ -1,4 +1,5 @@
-//! Starting a front and its handler: one generated Mongrel2 database, whichever server reads it.
+//! Starting a front and its handler: one generated Mongrel2 database, whichever server reads it. nginx, which has no handlers,
+//! serves the same files.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use crate::idle;
+use crate::{files, idle};
 
 const UUID: &str = "bench";
 
@@ -17,12 +18,13 @@ pub(crate) struct Front {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
     server: Child,
-    handler: Child,
+    handler: Option<Child>,
     directory: tempfile::TempDir,
 }
 
 impl Front {
-    /// Starts `mongrel2` or `lurcher` on a configuration of its own, and waits for the first answer through a handler.
+    /// Starts `mongrel2`, `lurcher` or `nginx` on a configuration of its own, and waits for the first answer, through a handler
+    /// where there are any. All serve the same files below `/files/`.
     pub(crate) fn start(name: &str) -> Result<Self, String> {
         let directory =
             tempfile::tempdir().map_err(|error| format!("a temporary directory: {error}"))?;
@@ -31,7 +33,10 @@ impl Front {
         let database = directory.path().join("config.sqlite");
         configure(&database, http, &specs)
             .map_err(|error| format!("write {}: {error}", database.display()))?;
-        let mut command = if name == "mongrel2" {
+        files::write(directory.path())?;
+        let mut command = if name == "nginx" {
+            files::nginx(directory.path(), http)?
+        } else if name == "mongrel2" {
             let mut command = Command::new("mongrel2");
             command.arg(&database).arg(UUID);
             command
@@ -49,12 +54,13 @@ impl Front {
             .stderr(log)
             .spawn()
             .map_err(|error| format!("start {name}: {error}"))?;
-        let own = std::env::current_exe().map_err(|error| error.to_string())?;
-        let handler = Command::new(own)
-            .arg("handler")
-            .args(&specs)
-            .spawn()
-            .map_err(|error| format!("start the handler: {error}"))?;
+        let handler = if name == "nginx" {
+            None
+        } else {
+            let own = std::env::current_exe().map_err(|error| error.to_string())?;
+            let handler = Command::new(own).arg("handler").args(&specs).spawn();
+            Some(handler.map_err(|error| format!("start the handler: {error}"))?)
+        };
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, http));
         let mut front = Self {
             name: name.to_owned(),
@@ -72,9 +78,9 @@ impl Front {
         self.server.id()
     }
 
-    /// Process id of its handler.
-    pub(crate) fn handler(&self) -> u32 {
-        self.handler.id()
+    /// Process id of its handler, if it has one.
+    pub(crate) fn handler(&self) -> Option<u32> {
+        self.handler.as_ref().map(Child::id)
     }
 
     fn answers(&mut self) -> Result<(), String> {
@@ -87,7 +93,11 @@ impl Front {
             }
             let asked = TcpStream::connect(self.address).and_then(|mut stream| {
                 stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-                idle::ask(&mut stream)
+                if self.handler.is_some() {
+                    idle::ask(&mut stream)
+                } else {
+                    Ok(())
+                }
             });
             if asked.is_ok() {
                 return Ok(());
@@ -100,7 +110,7 @@ impl Front {
 
 impl Drop for Front {
     fn drop(&mut self) {
-        for child in [&mut self.server, &mut self.handler] {
+        for child in std::iter::once(&mut self.server).chain(&mut self.handler) {
             // Gone already or killed now: both are what is wanted.
             drop(child.kill());
             drop(child.wait());
@@ -145,7 +155,7 @@ fn configure(path: &Path, port: u16, [send, recv]: &[String; 2]) -> rusqlite::Re
          CREATE TABLE filter (id INTEGER PRIMARY KEY, server_id INTEGER, name TEXT, settings TEXT);
          CREATE TABLE xrequest (id INTEGER PRIMARY KEY, server_id INTEGER, name TEXT, settings TEXT);
          INSERT INTO host VALUES (1, 1, 0, 'localhost', 'localhost');
-         INSERT INTO route VALUES (1, '/', 0, 1, 1, 'handler');
+         INSERT INTO route VALUES (1, '/', 0, 1, 1, 'handler'), (2, '/files/', 0, 1, 1, 'dir');
          INSERT INTO mimetype VALUES (1, 'text/plain', '.txt');
          INSERT INTO setting (key, value) VALUES ('disable.access_logging', '1'), ('superpoll.max_fd', '16384'),
             ('limits.min_ping', '0'), ('limits.min_read_rate', '0'), ('limits.min_write_rate', '0'),
@@ -155,6 +165,10 @@ fn configure(path: &Path, port: u16, [send, recv]: &[String; 2]) -> rusqlite::Re
         "INSERT INTO server VALUES (1, ?1, ?2 || '/access.log', ?2 || '/error.log', '', ?2 || '/pid',
             'ipc://' || ?2 || '/control', 'localhost', 'bench', '127.0.0.1', ?3, 0)",
         (UUID, &folder, port),
+    )?;
+    db.execute(
+        "INSERT INTO directory VALUES (1, ?1 || '/files/', 'index.html', 'application/octet-stream', 0)",
+        [&folder],
     )?;
     db.execute(
         "INSERT INTO handler VALUES (1, ?1, 'bench-handler', ?2, '', 0, 'json')",

@@ -127,6 +127,6 @@ fn weigh(front: &Front, connections: usize) -> Result<Memory, String> {
     Ok(Memory {
         connections,
         front_kib: proportional_kib(front.server())?,
-        handler_kib: proportional_kib(front.handler())?,
+        handler_kib: front.handler().map_or(Ok(0), proportional_kib)?,
     })
 }

@@ -1,4 +1,5 @@
-//! Lurcher beside the real Mongrel2: the same configuration, the same handler, wrk for the load, in turns.
+//! Lurcher beside the real Mongrel2: the same configuration, the same handler, wrk for the load, in turns. And beside nginx,
+//! where all of them serve the same files.
 //!
 //! Started by `./bench`, which installs what is missing. Prints requests per second, latencies, processor time and
 //! memory of each front, and their ratios per round; judges nothing but the targets, and never fails because of them.
@@ -6,6 +7,7 @@
 
 #![expect(clippy::print_stdout, reason = "a program that prints figures")]
 
+mod files;
 mod fronts;
 mod handler;
 mod idle;
@@ -26,13 +28,15 @@ struct Options {
     connections: Vec<usize>,
     idle: Vec<usize>,
     fronts: Vec<String>,
+    file_servers: Vec<String>,
     write: bool,
 }
 
 const USAGE: &str = "usage: ./bench [--rounds 3] [--seconds 4] [--connections 1,64,256,1000] [--idle 1000,10000] \
-                     [--no-idle] [--quick] [--write]\n\
+                     [--no-idle] [--no-files] [--files-only] [--quick] [--write]\n\
                      --quick: one round of a second each, 1000 idle connections. --write: put the figures into \
-                     docs/PERFORMANCE.md.\nBENCH_FRONTS=mongrel2,lurcher names what is compared, the first being the measure.";
+                     docs/PERFORMANCE.md.\nBENCH_FRONTS=mongrel2,lurcher names what is compared, the first being the measure; \
+                     BENCH_FILES=nginx,mongrel2,lurcher who serves files.";
 
 impl Options {
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
@@ -46,6 +50,11 @@ impl Options {
                 .split(',')
                 .map(|name| name.trim().to_owned())
                 .collect(),
+            file_servers: std::env::var("BENCH_FILES")
+                .unwrap_or_else(|_| "nginx,mongrel2,lurcher".to_owned())
+                .split(',')
+                .map(|name| name.trim().to_owned())
+                .collect(),
             write: false,
         };
         while let Some(word) = words.next() {
@@ -56,6 +65,11 @@ impl Options {
                 "--connections" => options.connections = numbers(&value()?)?,
                 "--idle" => options.idle = numbers(&value()?)?,
                 "--no-idle" => options.idle.clear(),
+                "--no-files" => options.file_servers.clear(),
+                "--files-only" => {
+                    options.fronts.clear();
+                    options.idle.clear();
+                }
                 "--quick" => {
                     (options.rounds, options.seconds) = (1, 1);
                     options.idle = vec![1000];
@@ -97,6 +111,7 @@ fn main() -> Result<(), String> {
     for front in &running {
         measure::load(
             front,
+            "/",
             64.min(*options.connections.iter().max().unwrap_or(&1)),
             Duration::from_secs(1),
         )?;
@@ -104,7 +119,12 @@ fn main() -> Result<(), String> {
     for round in 1..=options.rounds {
         for &connections in &options.connections {
             for (place, front) in running.iter().enumerate() {
-                let seen = measure::load(front, connections, Duration::from_secs(options.seconds))?;
+                let seen = measure::load(
+                    front,
+                    "/",
+                    connections,
+                    Duration::from_secs(options.seconds),
+                )?;
                 println!(
                     "round {round}, {connections:>5} connections, {:<10} {seen}",
                     front.name
@@ -120,7 +140,8 @@ fn main() -> Result<(), String> {
             memory.insert(place, idle::measure(name, &options.idle)?);
         }
     }
-    let report = report::render(&options, &figures, &memory);
+    let files = files::measure(&options)?;
+    let report = report::render(&options, &figures, &memory, &files);
     println!("\n{report}");
     if options.write {
         report::write(&report)

@@ -39,23 +39,26 @@ impl fmt::Display for Figures {
     }
 }
 
-/// Runs wrk with one thread and so many kept-alive connections.
-pub(crate) fn load(front: &Front, connections: usize, time: Duration) -> Result<Figures, String> {
-    let before = (
-        processor_seconds(front.server())?,
-        processor_seconds(front.handler())?,
-    );
+/// Runs wrk on a path, with one thread and so many kept-alive connections.
+pub(crate) fn load(
+    front: &Front,
+    path: &str,
+    connections: usize,
+    time: Duration,
+) -> Result<Figures, String> {
+    let seconds = || -> Result<(f64, f64), String> {
+        let handler = front.handler().map_or(Ok(0.0), processor_seconds);
+        Ok((processor_seconds(front.server())?, handler?))
+    };
+    let before = seconds()?;
     let output = Command::new("wrk")
         .args(["-t1", "--latency", "--timeout", "10s"])
         .arg(format!("-c{connections}"))
         .arg(format!("-d{}s", time.as_secs()))
-        .arg(format!("http://{}/", front.address))
+        .arg(format!("http://{}{path}", front.address))
         .output()
         .map_err(|error| format!("run wrk: {error}"))?;
-    let after = (
-        processor_seconds(front.server())?,
-        processor_seconds(front.handler())?,
-    );
+    let after = seconds()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let figures = read(&text, before, after);
     figures.ok_or_else(|| {

@@ -5,6 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::Options;
+use crate::files::{CONNECTIONS, Files};
 use crate::idle::Memory;
 use crate::measure::Figures;
 
@@ -40,15 +41,37 @@ pub(crate) fn render(
     options: &Options,
     figures: &BTreeMap<(usize, usize), Vec<Figures>>,
     memory: &BTreeMap<usize, Vec<Memory>>,
+    files: &Files,
 ) -> String {
     let mut text = machine();
-    let names = &options.fronts;
     line!(
         text,
-        "\n{} rounds of {} s each, in turns; each cell has one figure per round.\n",
+        "\n{} rounds of {} s each, in turns; each cell has one figure per round.",
         options.rounds,
         options.seconds
     );
+    let names = &options.fronts;
+    if !names.is_empty() {
+        render_fronts(&mut text, options, figures);
+    }
+    if !memory.is_empty() {
+        render_memory(&mut text, names, memory);
+    }
+    if !files.is_empty() {
+        render_files(&mut text, &options.file_servers, files);
+    }
+    targets(&mut text, names, figures, memory);
+    file_targets(&mut text, &options.file_servers, files);
+    text
+}
+
+fn render_fronts(
+    text: &mut String,
+    options: &Options,
+    figures: &BTreeMap<(usize, usize), Vec<Figures>>,
+) {
+    let names = &options.fronts;
+    line!(text, "");
     line!(
         text,
         "| connections | | {} | ratio (median) |",
@@ -75,11 +98,58 @@ pub(crate) fn render(
             line!(text, " {} |", ratios.join(", "));
         }
     }
-    if !memory.is_empty() {
-        render_memory(&mut text, names, memory);
+}
+
+/// Whoever serves files, beside the first of them.
+fn render_files(text: &mut String, names: &[String], files: &Files) {
+    line!(
+        text,
+        "\nThe same files served by each, {CONNECTIONS} connections, one process of one worker.\n"
+    );
+    line!(
+        text,
+        "| file | | {} | ratios to {} (median) |",
+        names.join(" | "),
+        names.first().map_or("", String::as_str)
+    );
+    line!(text, "|---|---|{}---|", "---|".repeat(names.len()));
+    for (file, figures) in files {
+        for &(title, of, digits) in ROWS.iter().filter(|(title, ..)| !title.contains("handler")) {
+            put!(text, "| {file} | {title} |");
+            for place in 0..names.len() {
+                let runs = figures.get(&(CONNECTIONS, place));
+                let cells: Vec<String> = runs
+                    .into_iter()
+                    .flatten()
+                    .map(|run| format!("{:.digits$}", of(run)))
+                    .collect();
+                put!(text, " {} |", cells.join(" / "));
+            }
+            let ratios: Vec<String> = (1..names.len())
+                .filter_map(|place| ratio(figures, CONNECTIONS, place, of))
+                .map(|ratio| format!("{ratio:.2}"))
+                .collect();
+            line!(text, " {} |", ratios.join(", "));
+        }
     }
-    targets(&mut text, names, figures, memory);
-    text
+}
+
+/// What Lurcher means to reach beside nginx.
+fn file_targets(text: &mut String, names: &[String], files: &Files) {
+    let place = names.iter().position(|name| name == "lurcher");
+    let Some(place) = place.filter(|_| names.first().is_some_and(|name| name == "nginx")) else {
+        return;
+    };
+    line!(text, "\n| to reach | wanted | seen | |\n|---|---|---|---|");
+    for (file, figures) in files {
+        if let Some(seen) = ratio(figures, CONNECTIONS, place, |f| f.requests_per_second) {
+            let verdict = if seen >= 0.5 { "reached" } else { "missed" };
+            line!(
+                text,
+                "| {file}: requests/s, ratio to nginx | at least 0.50 | {seen:.2} | {verdict} |"
+            );
+        }
+    }
 }
 
 fn render_memory(text: &mut String, names: &[String], memory: &BTreeMap<usize, Vec<Memory>>) {

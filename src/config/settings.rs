@@ -114,10 +114,12 @@ settings! {
         "how many clients may be connected at once; 0: as many as `superpoll.max_fd` allows";
     content_length: usize = count("20480"), Mongrel2 "limits.content_length" ["bytes"] Effect::Honoured,
         "the largest request body that a handler gets in one message";
+    dir_cache_bytes: usize = count("16777216"), Lurcher "limits.dir_cache_bytes" ["bytes"] Effect::Honoured,
+        "how much of small files is kept in memory, for all directories together, none taking more than a sixteenth; 0: none";
     dir_max_path: usize = count("256"), Mongrel2 "limits.dir_max_path" ["bytes"] Effect::Honoured,
         "a directory's base and the prefix of its routes must be shorter";
-    dir_send_buffer: usize = count("16384"), Mongrel2 "limits.dir_send_buffer" ["bytes"] Effect::NotYet,
-        "how much of a file is sent at once";
+    dir_send_buffer: usize = count("16384"), Mongrel2 "limits.dir_send_buffer" ["bytes"] Effect::Honoured,
+        "how much of a file is read at once; held to 64 KiB and 1 MiB";
     drain_timeout: Duration = seconds("30"), Lurcher "limits.drain_timeout" ["seconds"] Effect::Honoured,
         "how long a stopping server waits for what is open";
     fdtask_stack: usize = count("102400"), Mongrel2 "limits.fdtask_stack" ["bytes"] Effect::Meaningless(NO_STACKS),

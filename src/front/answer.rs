@@ -27,6 +27,8 @@ pub(super) enum Trouble {
     BodyTimeout,
     /// No route, or its pattern fails, or its handler could not be bound.
     NoRoute,
+    /// The route leads to files, and the method is neither GET nor HEAD.
+    MethodNotAllowed,
     /// The route's target is of a kind that this build does not serve.
     NotImplemented,
     /// The body is larger than allowed.
@@ -79,6 +81,7 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
         Trouble::HeadTimeout => (408, "The request head did not arrive in time"),
         Trouble::BodyTimeout => (408, "The request body arrived too slowly"),
         Trouble::NoRoute => (404, "Not Found"),
+        Trouble::MethodNotAllowed => (405, "Method Not Allowed"),
         Trouble::NotImplemented => (501, "Not Implemented"),
         Trouble::TooLarge => (413, "Entity Too Large"),
         Trouble::Expectation => (417, "Expectation Failed"),
@@ -150,13 +153,13 @@ impl Answer {
     /// The bytes, in Mongrel2's order of headers; without the body for a HEAD request.
     pub(super) fn bytes(self, head_request: bool) -> Bytes {
         let body = if head_request { "" } else { self.body };
-        let retry = if self.status == 503 {
-            "Retry-After: 1\r\n"
-        } else {
-            ""
+        let extra = match self.status {
+            405 => "Allow: GET, HEAD\r\n",
+            503 => "Retry-After: 1\r\n",
+            _ => "",
         };
         Bytes::from(format!(
-            "HTTP/1.1 {} {}\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: {}\r\n{retry}Server: {}\r\n\r\n{body}",
+            "HTTP/1.1 {} {}\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: {}\r\n{extra}Server: {}\r\n\r\n{body}",
             self.status,
             phrase(self.status),
             self.body.len(),

@@ -9,6 +9,7 @@ use super::Shard;
 use super::access_log::Line;
 use super::answer::Trouble;
 use super::client::{Client, DOWNLOAD_CREDITS_TEXT};
+use super::dir;
 use super::local;
 use super::message::{self, Context};
 use super::proxy;
@@ -79,12 +80,14 @@ pub(super) fn dispatch(
     let found = host.and_then(|host| host.routes.find(head.target.path));
     let trouble = match found {
         None | Some((_, Target::Dead)) => Trouble::NoRoute,
-        Some((_, Target::Unserved)) => Trouble::NotImplemented,
         Some((_, Target::Proxy(backend))) => {
             match proxy::begin(shard, client, head, backend, &mut line) {
                 Ok(request) => return Dispatched::Local(Box::new(request)),
                 Err(trouble) => trouble,
             }
+        }
+        Some((route, Target::Dir(directory))) => {
+            return dir::serve(shard, head, route, directory, line);
         }
         Some((pattern, Target::Handler(handler))) => match refuse(shard, head) {
             Some(trouble) => trouble,

@@ -27,6 +27,8 @@ pub(super) struct ResponseHead {
     /// All fields but those of framing and connection (Content-Length, Transfer-Encoding, Connection, Keep-Alive), which
     /// the connection writes itself. `Date` and `Server` are added where they are missing.
     pub(super) fields: HeaderMap,
+    /// Fields of the same kind as whole lines, for makers that have them so; then `Date` and `Server` are among them.
+    pub(super) lines: Vec<u8>,
     /// Bytes of the body, when known; stands in the response even where no body is sent (HEAD, 304).
     pub(super) length: Option<u64>,
 }
@@ -110,6 +112,7 @@ impl ResponseHead {
         Self {
             status,
             fields: HeaderMap::new(),
+            lines: Vec::new(),
             length,
         }
     }
@@ -121,7 +124,8 @@ impl ResponseHead {
         out.push(b' ');
         out.extend_from_slice(self.status.canonical_reason().unwrap_or("").as_bytes());
         out.extend_from_slice(b"\r\n");
-        if !self.status.is_informational() {
+        out.extend_from_slice(&self.lines);
+        if self.lines.is_empty() && !self.status.is_informational() {
             if !self.fields.contains_key(header::DATE) {
                 field(
                     out,

@@ -17,6 +17,7 @@ mod body;
 mod client;
 mod clock;
 mod connection;
+mod dir;
 mod dispatch;
 mod handle;
 mod limits;
@@ -47,9 +48,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::bus::server;
-use crate::config::{Config, Handler, Server, Settings, Target};
+use crate::config::{self, Config, Handler, Server, Settings, Target};
 use crate::drain::Watch;
 use crate::endpoint::{Endpoint, Transport};
+use crate::files::{Directory, Files};
 use crate::pool::{self, BoundPool, Pool, Replies};
 
 pub use access_log::AccessLog;
@@ -195,10 +197,16 @@ pub async fn bind(plan: Plan, watch: &Watch) -> Result<Front, BindError> {
         site: RefCell::default(),
         scratch: RefCell::new(vec![0; SCRATCH_BYTES]),
         access_log: RefCell::new(open_access_log(server, settings)?),
+        files: Rc::new(Files::new(
+            SERVER,
+            settings.dir_cache_bytes,
+            settings.dir_send_buffer,
+        )),
         draining: Cell::new(false),
         closes_idle: Cell::new(false),
         plan: RefCell::new(plan),
         pools: RefCell::default(),
+        retiring: RefCell::default(),
         accepting: RefCell::default(),
         backends: proxy::Backends::default(),
         watch: watch.clone(),
@@ -335,7 +343,8 @@ impl Front {
         }
         shard.drain().await;
         // Closing writes what is queued first: the last notices.
-        for (_, pool) in &*shard.pools.borrow() {
+        let retiring = shard.retiring.take();
+        for (_, pool) in shard.pools.borrow().iter().chain(&retiring) {
             pool.close();
         }
         if let Some(log) = shard.access_log.take() {
@@ -345,11 +354,16 @@ impl Front {
 }
 
 fn build_site(
-    server: &Server,
+    plan: &Plan,
     pools: &[(Arc<Handler>, Rc<Pool>)],
+    files: &Files,
     backends: &proxy::Backends,
 ) -> Site {
-    let target = |target: &Target| match target {
+    let server = plan.server();
+    let types = dir::types(&plan.config.mimetypes);
+    // One that several routes lead to is one, and so are its files in memory.
+    let mut directories: Vec<(Arc<config::Dir>, Rc<Directory>)> = Vec::new();
+    let mut target = |target: &Target| match target {
         Target::Handler(handler) => pools
             .iter()
             .find(|(known, _)| known.same_sockets(handler))
@@ -360,8 +374,18 @@ fn build_site(
                     retry: known.retry,
                 }))
             }),
+        Target::Dir(dir) => {
+            let known = directories
+                .iter()
+                .find(|(known, _)| Arc::ptr_eq(known, dir));
+            let directory = known.map_or_else(
+                || dir::directory(files, &server.chroot, dir, &types),
+                |(_, directory)| Rc::clone(directory),
+            );
+            directories.push((Arc::clone(dir), Rc::clone(&directory)));
+            site::Target::Dir(directory)
+        }
         Target::Proxy(proxy) => site::Target::Proxy(backends.get(&proxy.addr, proxy.port)),
-        Target::Dir(_) => site::Target::Unserved,
     };
     let hosts = server
         .hosts
@@ -369,14 +393,7 @@ fn build_site(
         .map(|host| {
             let mut routes = crate::routing::RouteTable::new();
             for route in &host.routes {
-                let target = target(&route.target);
-                if matches!(target, site::Target::Unserved) {
-                    warn!(
-                        "route {} of host {}: directories are not served yet: answered 501",
-                        route.path, host.name
-                    );
-                }
-                routes.insert(&route.path, target);
+                routes.insert(&route.path, target(&route.target));
             }
             (
                 host.matching.clone(),
@@ -401,6 +418,8 @@ struct Shard {
     /// What clients' bytes are read into; taken out while it is in use.
     scratch: RefCell<Vec<u8>>,
     access_log: RefCell<Option<Rc<AccessLog>>>,
+    /// What directories serve, and what of it is in memory.
+    files: Rc<Files>,
     /// Nothing new is begun: responses say that they are the last of their connection.
     draining: Cell<bool>,
     /// Connections without an open request end.
@@ -408,6 +427,8 @@ struct Shard {
     /// What is served now, and the sockets of its handlers.
     plan: RefCell<Plan>,
     pools: RefCell<Vec<(Arc<Handler>, Rc<Pool>)>>,
+    /// Handlers that no route leads to any more, with something still open.
+    retiring: RefCell<Vec<(Arc<Handler>, Rc<Pool>)>>,
     accepting: RefCell<Option<Accepting>>,
     /// The servers that requests are passed on to.
     backends: proxy::Backends,
@@ -417,7 +438,6 @@ struct Shard {
 /// The task that accepts, and how it is told that another has taken its place.
 struct Accepting {
     task: tokio::task::JoinHandle<Option<()>>,
-    addr: SocketAddr,
     superseded: CancellationToken,
 }
 
@@ -458,11 +478,11 @@ impl Shard {
 
     /// Makes the site of the plan and the pools as they are now.
     fn rebuild_site(&self) {
-        let site = build_site(
-            self.plan.borrow().server(),
-            &self.pools.borrow(),
-            &self.backends,
-        );
+        let plan = self.plan.borrow();
+        let settings = plan.settings();
+        self.files
+            .reset(settings.dir_cache_bytes, settings.dir_send_buffer);
+        let site = build_site(&plan, &self.pools.borrow(), &self.files, &self.backends);
         self.site.replace(Rc::new(site));
     }
 
@@ -475,11 +495,7 @@ impl Shard {
             superseded.clone(),
             Rc::clone(self),
         ));
-        let before = self.accepting.replace(Some(Accepting {
-            task,
-            addr,
-            superseded,
-        }));
+        let before = self.accepting.replace(Some(Accepting { task, superseded }));
         if let Some(before) = before {
             before.superseded.cancel();
         }

@@ -62,7 +62,7 @@ impl Shard {
         if changes.is_empty() {
             return Ok(Reloaded::default());
         }
-        let prepared = self.prepare_plan(&old, &plan).await?;
+        let mut prepared = self.prepare_plan(&old, &plan).await?;
         let access_log = if same_access_log(&old, &plan) {
             None
         } else {
@@ -75,21 +75,22 @@ impl Shard {
             // The old one writes what it has and ends by itself.
             self.access_log.replace(log);
         }
-        for (handler, pool) in &prepared.kept {
-            pool.reconfigure(pool_settings(plan.settings(), handler));
+        for (handler, pool) in std::mem::take(&mut prepared.kept) {
+            // One that was being retired may have left its addresses meanwhile.
+            if pool.revive() {
+                pool.reconfigure(pool_settings(plan.settings(), &handler));
+                prepared.kept.push((handler, pool));
+            } else {
+                prepared.late.push(handler);
+            }
         }
-        let before = self.pools.replace(prepared.kept);
-        let gone: Vec<Rc<Pool>> = before
-            .into_iter()
-            .map(|(_, pool)| pool)
-            .filter(|pool| {
-                !self
-                    .pools
-                    .borrow()
-                    .iter()
-                    .any(|(_, kept)| Rc::ptr_eq(kept, pool))
-            })
-            .collect();
+        let kept = prepared.kept.clone();
+        let is_kept = |pool: &Rc<Pool>| kept.iter().any(|(_, kept)| Rc::ptr_eq(kept, pool));
+        let mut gone = self.pools.replace(prepared.kept);
+        gone.retain(|(_, pool)| !is_kept(pool));
+        self.retiring
+            .borrow_mut()
+            .retain(|(_, pool)| !pool.is_closed() && !is_kept(pool));
         for (handler, bound) in prepared.bound {
             self.run_pool(handler, bound);
         }
@@ -97,6 +98,14 @@ impl Shard {
         self.plan.replace(plan.clone());
         self.retire(gone);
         for handler in prepared.late {
+            for (_, pool) in self
+                .retiring
+                .borrow()
+                .iter()
+                .filter(|(old, _)| old.same_sockets(&handler) || old.shares_a_socket(&handler))
+            {
+                pool.leave_addresses();
+            }
             match bind_late(&plan, &handler).await {
                 Ok(bound) => self.run_pool(handler, bound),
                 Err(why) => error!("reload: {}: its routes answer 404", chain(&why)),
@@ -123,22 +132,25 @@ impl Shard {
             bound: Vec::new(),
             late: Vec::new(),
         };
-        let pools = self.pools.borrow().clone();
+        let (pools, mut retiring) = (self.pools.borrow().clone(), self.retiring.borrow().clone());
+        retiring.retain(|(_, pool)| !pool.is_closed());
         let mut accepted: Vec<Arc<Handler>> = Vec::new();
         for handler in server.handlers() {
             if clashes(accepted.iter(), &handler) {
                 continue;
             }
             accepted.push(Arc::clone(&handler));
-            let known = pools.iter().find(|(known, _)| known.same_sockets(&handler));
+            // What its PUB sockets are subscribed to cannot change under them.
+            let same = |(known, _): &&(Arc<Handler>, Rc<Pool>)| {
+                known.same_sockets(&handler) && known.recv_ident == handler.recv_ident
+            };
+            let known = pools.iter().chain(&retiring).find(same);
             let in_use = pools
                 .iter()
+                .chain(&retiring)
                 .any(|(known, _)| known.same_sockets(&handler) || known.shares_a_socket(&handler));
             match known {
-                // What its PUB sockets are subscribed to cannot change under them.
-                Some((known, pool)) if known.recv_ident == handler.recv_ident => {
-                    prepared.kept.push((handler, Rc::clone(pool)));
-                }
+                Some((_, pool)) => prepared.kept.push((handler, Rc::clone(pool))),
                 _ if in_use => prepared.late.push(handler),
                 _ => {
                     let bound = bind_handler(server, settings, &handler).await?;
@@ -150,21 +162,40 @@ impl Shard {
     }
 
     /// Lets pools end what they have, for as long as a stopping server would wait.
-    fn retire(&self, pools: Vec<Rc<Pool>>) {
-        if pools.is_empty() {
+    fn retire(self: &Rc<Self>, pools: Vec<(Arc<Handler>, Rc<Pool>)>) {
+        let patience = self.limits().drain_timeout;
+        for (handler, pool) in pools {
+            pool.retire();
+            self.retiring.borrow_mut().push((handler, Rc::clone(&pool)));
+            let shard = Rc::clone(self);
+            self.watch.spawn_local(async move {
+                tokio::select! {
+                    () = tokio::time::sleep(patience) => shard.end_retired(&pool, patience),
+                    () = shard.watch.draining() => {}
+                }
+            });
+        }
+    }
+
+    /// Closes a pool that is still being retired.
+    fn end_retired(&self, pool: &Rc<Pool>, patience: Duration) {
+        // It may have been in service again meanwhile.
+        if pool.retired_for().is_none_or(|time| time < patience) {
             return;
         }
-        for pool in &pools {
-            pool.retire();
+        let mut retiring = self.retiring.borrow_mut();
+        let place = retiring
+            .iter()
+            .position(|(_, other)| Rc::ptr_eq(other, pool));
+        if let Some((handler, _)) = place.map(|place| retiring.swap_remove(place))
+            && !pool.is_closed()
+        {
+            info!(
+                "handler {}: no route leads to it any more, and its time is up: closed",
+                handler.send_ident
+            );
+            pool.close();
         }
-        let patience = self.limits().drain_timeout;
-        self.watch.spawn_local(async move {
-            tokio::time::sleep(patience).await;
-            for pool in pools.iter().filter(|pool| !pool.is_closed()) {
-                info!("handlers of a removed route still had something open: closed");
-                pool.close();
-            }
-        });
     }
 }
 

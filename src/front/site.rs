@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::proxy::Backend;
 use crate::config::Retry;
+use crate::files::Directory;
 use crate::pool::{self, Pool};
 use crate::routing::{HostTable, RouteTable};
 use crate::wire::Protocol;
@@ -30,10 +31,10 @@ pub(super) enum Target {
     Handler(Rc<Handler>),
     /// A handler whose sockets clash with another's: answered 404, as Mongrel2 does.
     Dead,
+    /// A directory of files.
+    Dir(Rc<Directory>),
     /// Another HTTP server.
     Proxy(Rc<Backend>),
-    /// A directory, which this build does not serve.
-    Unserved,
 }
 
 /// A handler as its routes see it.

@@ -193,7 +193,9 @@ pub struct Pool {
     listening: RefCell<Vec<Listening>>,
     closed: Cell<bool>,
     /// Nothing new comes: what is open ends, and its peers leave as soon as they have nothing left to do.
-    retiring: Cell<bool>,
+    retiring: Cell<Option<Instant>>,
+    /// Nobody can connect any more.
+    deaf: Cell<bool>,
     /// Where the heads of messages are put together.
     scratch: RefCell<Vec<u8>>,
 }
@@ -223,7 +225,8 @@ impl Pool {
             unsettled: Notify::new(),
             listening: RefCell::new(Vec::new()),
             closed: Cell::new(false),
-            retiring: Cell::new(false),
+            retiring: Cell::new(None),
+            deaf: Cell::new(false),
             scratch: RefCell::new(Vec::new()),
         })
     }
@@ -237,14 +240,38 @@ impl Pool {
         self.pull(state);
     }
 
-    /// Begins the end of a pool whose route is gone: its addresses are free at once, peers leave when they have nothing open,
-    /// and the pool is closed when the last has. Who still has something open after a while is cut by [`Pool::close`].
+    /// Begins the end of a pool whose route is gone. Peers may still come while requests wait for one; then its addresses are
+    /// left, peers go when they have nothing open, and the pool is closed when the last has. Who still has something open
+    /// after a while is cut by [`Pool::close`].
     pub fn retire(&self) {
+        self.retiring.set(Some(Instant::now()));
+        self.unsettled.notify_one();
+    }
+
+    /// How long it has been retiring.
+    pub fn retired_for(&self) -> Option<Duration> {
+        self.retiring.get().map(|since| since.elapsed())
+    }
+
+    /// Takes a retiring pool back into service; false when it has left its addresses already.
+    pub fn revive(&self) -> bool {
+        let possible = !self.deaf.get() && !self.closed.get();
+        if possible {
+            self.retiring.set(None);
+        }
+        possible
+    }
+
+    /// Leaves the addresses now, for another to take them. Requests that wait and have nobody left to wait for are failed.
+    pub fn leave_addresses(&self) {
+        self.deaf.set(true);
         for listening in &*self.listening.borrow() {
             listening.stop_accepting();
         }
-        self.retiring.set(true);
-        self.unsettled.notify_one();
+        let state = &mut *self.state.borrow_mut();
+        if state.workers.is_empty() {
+            state.expire(Instant::now(), Duration::ZERO);
+        }
     }
 
     /// Whether the pool serves nobody any more.
@@ -418,10 +445,16 @@ impl Pool {
         }
         self.pull(state);
         state.expire(now, self.settings.borrow().wait_max);
-        if self.retiring.get() {
+        if self.retiring.get().is_some() {
             // What waits still needs a peer.
-            if state.waiting == 0 && !state.workers.dismiss_idle() {
-                self.close();
+            if state.waiting == 0 {
+                self.deaf.set(true);
+                for listening in &*self.listening.borrow() {
+                    listening.stop_accepting();
+                }
+                if !state.workers.dismiss_idle() {
+                    self.close();
+                }
             }
             return true;
         }

@@ -96,6 +96,11 @@ impl Workers {
         self.balancer.set_slots(slots);
     }
 
+    /// Whether there is no worker at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     /// Closes the sockets of workers that have nothing open; says whether any worker is left.
     pub(super) fn dismiss_idle(&self) -> bool {
         for (_, worker) in &self.all {

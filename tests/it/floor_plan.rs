@@ -24,7 +24,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("drain", &[]),
     ("metrics", &[]),
     ("sys", &[]),
-    ("files", &[]),
+    ("files", &["sys"]),
     ("bus", &["zmtp", "endpoint", "drain", "metrics", "sys"]),
     ("config", &["routing", "endpoint", "wire"]),
     (

@@ -224,8 +224,12 @@ impl Connection {
 
     /// Ends the open exchange, if there is one: the ticket is given back, the log line written.
     fn end_exchange(&mut self) {
-        let State::Response(exchange) = std::mem::replace(&mut self.state, State::Head) else {
-            return;
+        let exchange = match std::mem::replace(&mut self.state, State::Head) {
+            State::Response(exchange) => exchange,
+            other => {
+                self.state = other;
+                return;
+            }
         };
         self.client.response_began.set(NEVER);
         // One that was never handed over is known to nobody; then the handler before it is still the last.

@@ -252,6 +252,8 @@ fn parts(bytes: &[u8], exchange: &Exchange, observed: &Observed) -> Vec<Part> {
     } else {
         &observed.payloads
     };
+    let head = exchange.client_sends.concat().starts_with(b"HEAD ");
+    let asked = if head { Asked::Head } else { Asked::Other };
     let mut parts = Vec::new();
     let mut rest = bytes;
     let mut next = 0;
@@ -264,7 +266,7 @@ fn parts(bytes: &[u8], exchange: &Exchange, observed: &Observed) -> Vec<Part> {
             parts.push(Part::Handler(payload.clone()));
             rest = &rest[payload.len()..];
             next = index + 1;
-        } else if let Some((answer, length)) = split_answer(rest, Asked::Other, false) {
+        } else if let Some((answer, length)) = split_answer(rest, asked, false) {
             parts.push(Part::Own {
                 status: answer.status,
                 body: answer.body,

@@ -32,7 +32,6 @@ enum Need {
 
 /// Parts not built yet, each with its reason. An entry goes when its part comes; the list only shrinks.
 const NOT_YET: &[(Need, &str)] = &[
-    (Need::Dir, "directories are not served yet"),
     (Need::Proxy, "proxying is not built yet"),
     (
         Need::Uploads,

@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::Value;
 
 use super::message::Message;
-use crate::support::golden::data;
+use crate::support::golden::{big_file, data};
 
 /// One step of a recording, in order.
 #[derive(Debug, Clone)]
@@ -102,6 +102,11 @@ fn exchange(value: &Value) -> Exchange {
     if text("name") == "big_response" {
         steps = big_response(&list("client_sends_chunks_b64"), &received);
     }
+    let mut recorded = base64(&text("client_receives_b64"));
+    if text("name") == "dir_big" {
+        recorded = with_big_file(recorded);
+        steps = big_download(&list("client_sends_chunks_b64"), &recorded);
+    }
     let messages = steps
         .iter()
         .filter_map(|step| match step {
@@ -117,7 +122,6 @@ fn exchange(value: &Value) -> Exchange {
         })
         .collect::<Vec<_>>()
         .concat();
-    let recorded = base64(&text("client_receives_b64"));
     Exchange {
         name: text("name"),
         config: text("config_notes")
@@ -169,7 +173,28 @@ fn step(value: &Value) -> Option<Step> {
     value["client_closes"].as_bool().map(|_| Step::Close)
 }
 
-/// The one cut record that can be told again: 1 MiB of one letter in a single message.
+/// A cut record that can be told again: the head as it was recorded, and the file that lies there now.
+fn with_big_file(mut recorded: Vec<u8>) -> Vec<u8> {
+    let head = recorded
+        .windows(4)
+        .position(|end| end == b"\r\n\r\n")
+        .expect("the head is whole");
+    recorded.truncate(head + 4);
+    recorded.extend_from_slice(&big_file());
+    recorded
+}
+
+fn big_download(sends: &[Vec<u8>], answer: &[u8]) -> Vec<Step> {
+    let mut steps: Vec<Step> = sends.iter().cloned().map(Step::Send).collect();
+    steps.push(Step::Read {
+        bytes: answer.to_vec(),
+        closed: false,
+    });
+    steps.push(Step::Close);
+    steps
+}
+
+/// Another: 1 MiB of one letter in a single message.
 fn big_response(sends: &[Vec<u8>], received: &[Vec<u8>]) -> Vec<Step> {
     let mut answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n".to_vec();
     answer.resize(answer.len() + 1_048_576, b'r');

@@ -31,6 +31,8 @@ const PACED: &[(&str, Duration)] = &[
     ("keepalive_ctl_extends", Duration::from_secs(1)),
     ("json_ping_extends", Duration::from_secs(1)),
 ];
+/// The entity tag of `/dir/hello.txt` when it was recorded.
+const RECORDED_TAG: &str = "5e0d5da5-b";
 /// The client shuts down its sending side after its request, which the record does not show.
 const HALF_CLOSED: &[&str] = &["client_half_close"];
 
@@ -337,6 +339,8 @@ impl<'a> Play<'a> {
     }
 
     fn send(&mut self, bytes: &[u8]) {
+        let live = self.with_live_tag(bytes);
+        let bytes = live.as_slice();
         let client = self.client.as_mut().expect("a client that sends");
         // A server that refused may have closed already: that shows in what is read.
         let sent = client.send(bytes);
@@ -346,6 +350,27 @@ impl<'a> Play<'a> {
         if sent.is_ok() {
             self.quiet(BETWEEN_SEGMENTS);
         }
+    }
+
+    /// Where the deviation wants it (`live_etag`), the entity tag that was recorded is replaced by the server's own.
+    fn with_live_tag(&self, bytes: &[u8]) -> Vec<u8> {
+        let wanted = self
+            .deviation
+            .is_some_and(|deviation| deviation.accept["live_etag"] == true);
+        let text = String::from_utf8_lossy(bytes);
+        if !wanted || !text.contains(RECORDED_TAG) {
+            return bytes.to_vec();
+        }
+        let path = text.split(' ').nth(1).expect("a request line");
+        let request = format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let mut client = Client::connect(self.session.golden.address);
+        client.send(request.as_bytes()).expect("ask for the tag");
+        let answer = client
+            .try_answer(Asked::Head, PATIENCE)
+            .expect("an answer with the tag");
+        let tag = String::from_utf8_lossy(answer.header("etag").expect("a tag")).into_owned();
+        text.replace(RECORDED_TAG, tag.trim_matches('"'))
+            .into_bytes()
     }
 
     /// Waits for the message that the recording has next on this handler.

@@ -127,6 +127,12 @@ pub(crate) fn adopt(database: &Path, directory: &Path) -> Golden {
     }
 }
 
+/// What `www/big.bin` holds: as many bytes as the recorded one had, of which only the first were kept.
+pub(crate) fn big_file() -> Vec<u8> {
+    let lines = (0..).flat_map(|number: u32| format!("{number:09}\n").into_bytes());
+    lines.take(100_000).collect()
+}
+
 /// The directories and files that the recorded configurations expect in their working directory.
 fn furnish(directory: &Path) {
     for folder in [
@@ -135,6 +141,7 @@ fn furnish(directory: &Path) {
         "up",
         "www/sub",
         "www/empty",
+        "www-secret",
         "jail/logs",
         "jail/run",
     ] {
@@ -145,11 +152,19 @@ fn furnish(directory: &Path) {
         ("hello.txt", "hello text\n"),
         ("noext", "noext\n"),
         ("a.xyz", "xyz\n"),
-        ("sub/index.html", "<html>sub</html>\n"),
+        ("sub/index.html", "sub idx\n"),
+        ("UPPER.HTML", "UP\n"),
+        ("x.tar.gz", "tgz"),
+        ("a b.txt", "sp\n"),
+        ("../secret.txt", "secret\n"),
+        ("../www-secret/x", "secret\n"),
     ];
     for (name, text) in files {
         fs::write(directory.join("www").join(name), text).expect("write a file");
     }
+    fs::write(directory.join("www/big.bin"), big_file()).expect("write a file");
+    std::os::unix::fs::symlink("../secret.txt", directory.join("www/link.txt"))
+        .expect("make a link");
     // 2020-01-02 03:04:05 UTC, as recorded.
     let when = SystemTime::UNIX_EPOCH + Duration::from_secs(1_577_934_245);
     let hello = fs::File::options()

@@ -142,6 +142,27 @@ impl Program {
         }
     }
 
+    /// Waits until so many lines have said this.
+    pub(crate) fn said(&mut self, text: &str, times: usize) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let lines = self.lines.read.lock().unwrap();
+            if lines.iter().filter(|line| line.contains(text)).count() >= times {
+                return;
+            }
+            drop(
+                self.lines
+                    .more
+                    .wait_timeout(lines, Duration::from_millis(50))
+                    .unwrap(),
+            );
+            assert!(
+                Instant::now() < end,
+                "{self}\ndid not say {text:?} {times} times"
+            );
+        }
+    }
+
     /// Whether the process still runs.
     pub(crate) fn alive(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
