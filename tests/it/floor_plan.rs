@@ -98,6 +98,9 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("clap", &["launcher/"]),
     ("anyhow", &["launcher/"]),
     ("tracing_subscriber", &["launcher/"]),
+    ("http_body_util", &["front/proxy/"]),
+    ("hyper", &["front/proxy/"]),
+    ("hyper_util", &["front/proxy/"]),
     ("libc", &["sys.rs"]),
     ("socket2", &["sys.rs", "bus/server.rs", "bus/server/"]),
 ];

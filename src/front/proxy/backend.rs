@@ -189,7 +189,7 @@ impl Backend {
                 warn!(backend = ?self.authority, ?fault, "a backend does not take connections");
             }
             None if was_down => {
-                info!(backend = ?self.authority, "the backend takes connections again")
+                info!(backend = ?self.authority, "the backend takes connections again");
             }
             _ => {}
         }

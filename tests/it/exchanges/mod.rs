@@ -7,6 +7,7 @@
 //! `LURCHER_GOLDEN_SERVER=mongrel2` checks this harness: the real server must pass its own recordings, deviations left
 //! out of account. `LURCHER_GOLDEN_ONLY=name,name` plays only those; `LURCHER_GOLDEN_ALL=1` plays also what is left out.
 
+mod backend;
 mod judge;
 mod message;
 mod recording;
@@ -23,7 +24,6 @@ use replay::{Outcome, Server, Session};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Need {
     Dir,
-    Proxy,
     Uploads,
     WebSocket,
     MessageSockets,
@@ -32,7 +32,6 @@ enum Need {
 
 /// Parts not built yet, each with its reason. An entry goes when its part comes; the list only shrinks.
 const NOT_YET: &[(Need, &str)] = &[
-    (Need::Proxy, "proxying is not built yet"),
     (
         Need::Uploads,
         "uploads to files and streamed ones are not built yet",
@@ -79,7 +78,7 @@ fn need(exchange: &Exchange) -> Option<Need> {
     };
     match exchange.protocol.as_str() {
         "dir" => return Some(Need::Dir),
-        "proxy" => return Some(Need::Proxy),
+        "proxy" => return None,
         _ => {}
     }
     if exchange.config == "tls" || (exchange.cut && exchange.steps.is_empty()) {

@@ -76,7 +76,8 @@ fn a_backend_that_takes_nothing_of_the_body_is_a_504() {
         .stream()
         .set_write_timeout(Some(Duration::from_millis(300)))
         .unwrap();
-    while client.send(&[b'x'; 65536]).is_ok() {}
+    let block = vec![b'x'; 65536];
+    while client.send(&block).is_ok() {}
     answered(&mut client, 504, "did not answer in time");
 }
 

@@ -33,10 +33,9 @@ fn nginx() -> Option<Nginx> {
     let here = directory.path().display();
     let port = free_port();
     fs::create_dir(directory.path().join("www")).unwrap();
-    let paths: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .iter()
-        .map(|kind| format!("{kind}_temp_path {here}/{kind}; "))
-        .collect();
+    let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {here}/{kind};"))
+        .join(" ");
     // As the user who runs the tests, who owns the directory.
     let user = if fs::metadata("/proc/self").is_ok_and(|meta| {
         use std::os::unix::fs::MetadataExt as _;

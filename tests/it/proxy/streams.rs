@@ -153,7 +153,7 @@ fn an_answer_in_the_middle_of_the_body_reaches_the_client() {
         let (front, backend) = pair("");
         let mut client =
             front.asks("POST /big HTTP/1.1\r\nHost: h\r\nContent-Length: 500000000\r\n\r\n");
-        client.send(&[b'x'; 100_000]).unwrap();
+        client.send(&vec![b'x'; 100_000]).unwrap();
         let mut connection = backend.accept();
         head(&mut connection);
         connection
@@ -248,8 +248,8 @@ fn a_client_that_reads_nothing_stops_the_backend() {
         .unwrap();
     let block = vec![0; 64 * 1024];
     let mut sent = 0;
-    while let Ok(bytes) = stream.write(&block) {
-        sent += bytes;
+    while stream.write_all(&block).is_ok() {
+        sent += block.len();
         assert!(sent < 64 << 20, "somebody swallows it all");
     }
     drop(client);

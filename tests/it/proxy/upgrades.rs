@@ -54,7 +54,7 @@ fn the_backends_end_is_the_clients() {
     let mut connection = backend.accept();
     head(&mut connection);
     connection.send(SWITCH).unwrap();
-    connection.send(&[b'x'; 300_000]).unwrap();
+    connection.send(&vec![b'x'; 300_000]).unwrap();
     drop(connection);
     client.upto(b"\r\n\r\n");
     assert_eq!(client.rest().len(), 300_000, "all of it, then the end");

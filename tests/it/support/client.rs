@@ -32,9 +32,10 @@ impl Answer {
 }
 
 /// Whether the request had the method HEAD: its answer ends with the head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Asked {
     Head,
+    #[default]
     Other,
 }
 
@@ -151,6 +152,11 @@ impl Client {
             self.read_some(PATIENCE);
         }
         std::mem::take(&mut self.read)
+    }
+
+    /// Takes so many of the bytes that were read.
+    pub(crate) fn take(&mut self, length: usize) -> Vec<u8> {
+        self.read.drain(..length).collect()
     }
 
     /// Whether nothing comes for so long, not even the end.

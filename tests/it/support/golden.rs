@@ -21,6 +21,8 @@ pub(crate) struct Golden {
     pub(crate) address: SocketAddr,
     /// Send and receive specs of the handlers, in the order of their recorded ports: the recordings call them J, T and R.
     pub(crate) handlers: Vec<(String, String)>,
+    /// Ports of the proxied servers, all on this machine, in the order of their recorded ones.
+    pub(crate) backends: Vec<u16>,
 }
 
 /// The folder of test data.
@@ -96,9 +98,14 @@ pub(crate) fn adopt(database: &Path, directory: &Path) -> Golden {
         .expect("rewrite specs");
         handlers.push((send, recv));
     }
+    let mut backends = Vec::new();
     for table in ["server", "proxy"] {
-        for (id, port, _) in rows(&format!("SELECT id, CAST(port AS TEXT), '' FROM {table}")) {
+        let sql = format!("SELECT id, CAST(port AS TEXT), '' FROM {table} ORDER BY port");
+        for (id, port, _) in rows(&sql) {
             let port = fresh(port.parse().expect("a port"));
+            if table == "proxy" {
+                backends.push(u16::try_from(port).expect("a port"));
+            }
             db.execute(
                 &format!("UPDATE {table} SET port = ?1 WHERE id = ?2"),
                 (port, id),
@@ -124,6 +131,7 @@ pub(crate) fn adopt(database: &Path, directory: &Path) -> Golden {
         uuid,
         address: SocketAddr::new(reachable, port),
         handlers,
+        backends,
     }
 }
 
