@@ -17,6 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use super::body::Body;
+use super::socket::Socket;
 use super::{FIELDS_MAX, HEAD_BYTES_MAX, connect};
 use crate::drain::Watch;
 use crate::front::answer::Fault;
@@ -162,7 +163,7 @@ impl Backend {
             .max_buf_size(BUFFER_BYTES)
             .max_header_size(HEAD_BYTES_MAX)
             .max_headers(FIELDS_MAX)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Socket::new(stream)))
             .await
             .map_err(|_| Fault::Unreachable)?;
         let driver = watch.spawn_local(async move {

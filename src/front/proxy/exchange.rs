@@ -123,6 +123,10 @@ impl Exchange {
         repeatable: Option<Parts>,
         progress: &Arc<Progress>,
     ) -> Result<(Response<Incoming>, Connection), Fault> {
+        if repeatable.is_none() {
+            // This one cannot be sent twice: what the system knows of kept connections is learnt first.
+            tokio::task::yield_now().await;
+        }
         if let Some(mut connection) = self.backend.take_idle() {
             match self.ask(&mut connection, message, progress).await? {
                 Ok(response) => return Ok((response, connection)),

@@ -3,6 +3,7 @@
 //! * [`forward`]: which fields of a request and of a response go on, and which are made here;
 //! * [`backend`](Backend): the connections to one server: those that are kept for the next request, and how many there may be;
 //! * [`connect`]: a name becomes a connection;
+//! * [`socket`]: what lies under the HTTP library;
 //! * [`body`]: the request's body on its way, and when a backend counts as silent;
 //! * [`exchange`]: one request and its response: sent, tried again where that is safe, relayed part by part;
 //! * [`tunnel`]: bytes both ways after a backend has switched the protocol.
@@ -16,6 +17,7 @@ mod body;
 mod connect;
 mod exchange;
 mod forward;
+mod socket;
 mod tunnel;
 
 use std::rc::Rc;

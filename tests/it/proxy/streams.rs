@@ -170,6 +170,36 @@ fn an_answer_in_the_middle_of_the_body_reaches_the_client() {
 }
 
 #[test]
+fn the_whole_answer_of_a_backend_that_closes_in_the_middle_of_the_body_reaches_the_client() {
+    let (front, backend) = pair("");
+    let body = "sorry ".repeat(5_000);
+    for _ in 0..20 {
+        let client =
+            front.asks("POST /big HTTP/1.1\r\nHost: h\r\nContent-Length: 50000000\r\n\r\n");
+        let mut sending = client.stream().try_clone().unwrap();
+        let sender = std::thread::spawn(move || {
+            let block = vec![b'x'; 64 * 1024];
+            // Until nobody takes any more.
+            while sending.write_all(&block).is_ok() {}
+        });
+        let mut client = client;
+        let mut connection = backend.accept();
+        head(&mut connection);
+        let answer = format!(
+            "HTTP/1.1 413 Too Large\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        connection.send(answer.as_bytes()).unwrap();
+        // With much unread: the connection is reset.
+        drop(connection);
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.body.len()), (413, body.len()));
+        drop(client);
+        sender.join().unwrap();
+    }
+}
+
+#[test]
 fn a_small_rest_of_the_body_is_read_behind_an_early_answer() {
     let (front, backend) = pair("");
     let mut client = front.asks("POST /s HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n12345");
