@@ -1,12 +1,12 @@
-//! Answers every request with its own body. It is the handler of the benchmarks and the conformance suites, so it does
-//! nothing else.
+//! Answers every request with its own body, and every WebSocket message with itself. It is the handler of the benchmarks and the
+//! conformance suites, so it does nothing else.
 
-use lurcher::handler::{Connection, Event, ReplyError};
+use lurcher::handler::{Connection, Event, Frame, ReplyError};
 use lurcher::launcher::{BuiltIn, Handler};
 
 pub(crate) const BUILT_IN: BuiltIn = BuiltIn {
     name: "echo",
-    about: "Answer 200 with the request's body, for any method",
+    about: "Answer 200 with the request's body, for any method; send WebSocket messages back",
     options: &[],
     run: |_| Ok(Handler::new(serve)),
 };
@@ -25,6 +25,13 @@ async fn serve(mut connection: Connection) -> Result<(), ReplyError> {
                     )
                     .await?;
             }
+            Event::WebSocketHandshake(handshake) => {
+                let protocol = handshake.websocket_protocols().next();
+                connection
+                    .reply_handshake(&handshake, protocol, &[])
+                    .await?;
+            }
+            Event::WebSocketFrame(frame) => send_back(&connection, &frame).await?,
             Event::Message(message) if !message.body.is_empty() => {
                 connection.reply(&message, &message.body).await?;
             }
@@ -33,4 +40,13 @@ async fn serve(mut connection: Connection) -> Result<(), ReplyError> {
     }
     connection.finish().await;
     Ok(())
+}
+
+async fn send_back(connection: &Connection, frame: &Frame) -> Result<(), ReplyError> {
+    if connection.answer_control(frame).await? {
+        return Ok(());
+    }
+    connection
+        .reply_websocket(frame, frame.payload(), frame.opcode())
+        .await
 }

@@ -119,6 +119,14 @@ impl Balancer {
         });
     }
 
+    /// A stream that was no request begins at this peer: it counts as attached until [`Balancer::detach`].
+    pub fn attach_more(&mut self, key: Key) {
+        self.change(key, |peer, tick| {
+            peer.attached += 1;
+            peer.busy_tick = tick;
+        });
+    }
+
     /// A stream of this peer has ended.
     pub fn detach(&mut self, key: Key) {
         self.change(key, |peer, _| {

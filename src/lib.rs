@@ -2,7 +2,7 @@
 //!
 //! The modules in reading order, from the floor up; edges point down only (see ARCHITECTURE.md):
 //!
-//! * floor 0, pure, no I/O: [`tnetstring`], [`endpoint`], [`wire`], [`zmtp`], [`http1`], [`routing`], [`balancer`]
+//! * floor 0, pure, no I/O: [`tnetstring`], [`endpoint`], [`wire`], [`zmtp`], [`http1`], [`websocket`], [`routing`], [`balancer`]
 //! * floor 1, services: [`drain`], [`metrics`], [`sys`], [`bus`], [`files`], [`config`]
 //! * floor 2: [`pool`], the handlers behind one route
 //! * floor 3, roles that never see each other: [`front`], [`handler`]
@@ -19,6 +19,8 @@ pub mod wire;
 pub mod zmtp;
 
 pub mod http1;
+
+pub mod websocket;
 
 pub mod routing;
 
@@ -52,3 +54,8 @@ pub mod launcher;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So is the one in the document about handlers.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/HANDLERS.md")]
+struct Handlers;

@@ -26,6 +26,21 @@ pub fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
+/// Flags of open(2) for a file that is not trusted to be one: never waits for the other end of a pipe, follows no symbolic link at
+/// the end of its path, becomes nobody's terminal.
+pub const OPEN_AS_IT_IS: i32 = libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_NOCTTY;
+
+/// Lets a write beyond the limit on the size of files (`RLIMIT_FSIZE`) fail with `EFBIG`, where the signal of that limit would end the
+/// program.
+pub fn ignore_file_size_signal() -> io::Result<()> {
+    // SAFETY: to ignore a signal installs no code that could run in it.
+    let before = unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    if before == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Turns keepalive probes on, with the system's own times (`SO_KEEPALIVE`).
 pub fn set_keepalive(socket: BorrowedFd<'_>) -> io::Result<()> {
     socket2::SockRef::from(&socket).set_keepalive(true)

@@ -111,8 +111,10 @@ impl Checker<'_> {
     fn plugins(&mut self, part: &str, server: &Server) {
         for filter in &server.filters {
             let instead = match stem(&filter.name) {
-                "null" => "; a route that must not answer is better left out",
-                "rewrite" => "; paths go to a proxy as they came",
+                "null" => "; it is not built in: leave out the routes that it keeps from answering",
+                "rewrite" => {
+                    "; it is not built in, and paths go to a proxy as they came: let the backend, or a handler, take the path with its prefix"
+                }
                 _ => "",
             };
             let message = format!(
@@ -122,14 +124,16 @@ impl Checker<'_> {
             self.warning(part, message);
         }
         for xrequest in &server.xrequests {
-            let instead = match stem(&xrequest.name) {
-                "sendfile" => "; a Dir route serves files instead",
-                _ => "",
+            let message = match stem(&xrequest.name) {
+                "sendfile" => format!(
+                    "xrequest {} is not loaded: sendfile is built in, for files below the directory that the setting `sendfile.base` names",
+                    xrequest.name
+                ),
+                _ => format!(
+                    "xrequest {} is a C plug-in and cannot be loaded; replies that ask for it drop their connection",
+                    xrequest.name
+                ),
             };
-            let message = format!(
-                "xrequest {} is a C plug-in and cannot be loaded; replies that ask for it drop their connection{instead}",
-                xrequest.name
-            );
             self.warning(part, message);
         }
     }
@@ -634,7 +638,7 @@ mod tests {
         check_text(
             text,
             &[
-                "t: server n: warning: filter /x/null.so is a C plug-in and cannot be loaded; requests pass without it; a route that must not answer is better left out",
+                "t: server n: warning: filter /x/null.so is a C plug-in and cannot be loaded; requests pass without it; it is not built in: leave out the routes that it keeps from answering",
                 "t: server n, handler tcp://127.0.0.1:1: warning: recv_spec tcp://*:3 is neither loopback nor ipc: whoever reaches it can take part",
                 "t: server n, handler tcp://127.0.0.1:1: warning: send_ident \"c_c\" has more than letters, digits and `-`: replies with it are not understood",
                 "t: server n, handler tcp://127.0.0.1:1: warning: another handler has the same send_spec tcp://127.0.0.1:1 and another recv_spec: only one of them can be bound, and the routes of the other answer nothing",

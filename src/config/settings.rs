@@ -115,7 +115,7 @@ settings! {
     content_length: usize = count("20480"), Mongrel2 "limits.content_length" ["bytes"] Effect::Honoured,
         "the largest request body that a handler gets in one message";
     dir_cache_bytes: usize = count("16777216"), Lurcher "limits.dir_cache_bytes" ["bytes"] Effect::Honoured,
-        "how much of small files is kept in memory, for all directories together, none taking more than a sixteenth; 0: none";
+        "how much of small files is kept in memory, for all directories together, each up to 256 KiB and a sixteenth of it; 0: none";
     dir_max_path: usize = count("256"), Mongrel2 "limits.dir_max_path" ["bytes"] Effect::Honoured,
         "a directory's base and the prefix of its routes must be shorter";
     dir_send_buffer: usize = count("16384"), Mongrel2 "limits.dir_send_buffer" ["bytes"] Effect::Honoured,
@@ -169,6 +169,8 @@ settings! {
     url_path: usize = count("256"), Mongrel2 "limits.url_path" ["bytes"]
         Effect::Meaningless("Mongrel2 never enforces it, and neither does this; limits.head_bytes bounds the whole head"),
         "length of a path";
+    upload_bytes: u64 = number("0"), Lurcher "limits.upload_bytes" ["bytes"] Effect::Honoured,
+        "the largest request body that is stored or streamed; 0: any";
     tcp_keepalive: bool = flag("0"), Mongrel2 "net.tcp_keepalive" ["0 or 1"] Effect::Honoured,
         "1: the system probes idle clients (SO_KEEPALIVE)";
     no_clobber_xff: bool = flag("0"), Mongrel2 "no_clobber_xff" ["0 or 1"] Effect::Honoured,
@@ -183,6 +185,8 @@ settings! {
         "0: SIGHUP reopens the logs only, and does not look at the configuration";
     relaxed: bool = flag("0"), Mongrel2 "request.relaxed" ["0 or 1"] Effect::Honoured,
         "1: `{`, `}` and `^` are allowed in a request's URI";
+    sendfile_base: Option<String> = optional(""), Lurcher "sendfile.base" ["directory"] Effect::Honoured,
+        "below which directory, inside the chroot, handlers may have files sent by the extended reply `sendfile`; none: nowhere";
     daemonize: bool = flag("1"), Mongrel2 "server.daemonize" ["0 or 1"] Effect::NotYet,
         "0: a server with a chroot stays in the foreground";
     ssl_ca_chain: Option<String> = optional(""), Mongrel2 "ssl.ca_chain" ["file"] Effect::NotYet,
@@ -198,12 +202,24 @@ settings! {
         "`superpoll.max_fd` by this is the number of sockets in the fast poll set";
     max_fd: usize = count("10240"), Mongrel2 "superpoll.max_fd" ["descriptors"] Effect::Honoured,
         "how many file descriptors the server may open, and so how many clients it takes";
-    upload_stream: bool = flag("0"), Mongrel2 "upload.stream" ["0 or 1"] Effect::NotYet,
+    upload_stream: bool = flag("0"), Mongrel2 "upload.stream" ["0 or 1"] Effect::Honoured,
         "1: large bodies are streamed to the handler";
-    upload_temp_store: Option<String> = optional(""), Mongrel2 "upload.temp_store" ["file name"] Effect::NotYet,
+    upload_temp_store: Option<String> = optional(""), Mongrel2 "upload.temp_store" ["file name"] Effect::Honoured,
         "where large bodies are stored: a file name ending in XXXXXX, inside the chroot";
-    upload_temp_store_mode: u32 = mode("0600"), Mongrel2 "upload.temp_store_mode" ["file mode"] Effect::NotYet,
+    upload_temp_store_mode: u32 = mode("0600"), Mongrel2 "upload.temp_store_mode" ["file mode"] Effect::Honoured,
         "the permissions of stored bodies; octal with a leading 0";
+    websocket_answer_pings: bool = flag("0"), Lurcher "websocket.answer_pings" ["0 or 1"] Effect::Honoured,
+        "1: the server answers the pings of WebSocket clients, and handlers do not see them";
+    websocket_close_timeout: Duration = seconds("5"), Lurcher "websocket.close_timeout" ["seconds"] Effect::Honoured,
+        "how long a handler, or a client, may take to answer a WebSocket's close";
+    websocket_deflate: bool = flag("0"), Lurcher "websocket.deflate" ["0 or 1"] Effect::Honoured,
+        "1: WebSocket messages are compressed for clients that offer it (permessage-deflate); handlers do not see it";
+    websocket_fragments: usize = count("131072"), Lurcher "websocket.fragments" ["frames"] Effect::Honoured,
+        "how many frames a WebSocket message may have";
+    websocket_message_bytes: usize = count("16777216"), Lurcher "websocket.message_bytes" ["bytes"] Effect::Honoured,
+        "the largest message of a WebSocket client";
+    websocket_ping_interval: Option<Duration> = deadline("0"), Lurcher "websocket.ping_interval" ["seconds"] Effect::Honoured,
+        "how long a WebSocket client may be silent before the server pings it, and then again before it counts as gone; 0: no pings";
     zeromq_threads: usize = count("1"), Mongrel2 "zeromq.threads" ["threads"]
         Effect::Meaningless("the server speaks ZeroMQ's protocol itself, on the threads that serve clients"),
         "ZeroMQ's own threads";
@@ -239,6 +255,10 @@ impl Settings {
                     odd.push((index, format!("setting `{key}` has no meaning here: {why}")));
                 }
                 Some(Effect::Honoured) | None => {}
+            }
+            if key == "upload.temp_store" && !text.is_empty() && !text.ends_with("XXXXXX") {
+                let why = "does not end in XXXXXX, so nothing is stored, and large bodies are answered 413";
+                odd.push((index, format!("setting `{key}`: {text:?} {why}")));
             }
             head_bytes_set |= key == "limits.head_bytes";
         }

@@ -22,6 +22,9 @@ const ENTRY_COST: usize = 1_024;
 /// No file takes more than this part of the whole.
 const SHARE: usize = 16;
 
+/// Larger files are read as they are sent: a slow client holds what it has been given, even when it is forgotten here.
+const FILE_MAX: usize = 256 * 1024;
+
 /// What is known of a file.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
@@ -88,7 +91,7 @@ impl Cache {
 
     /// Files above this are not worth their place.
     pub(super) fn file_max(&self) -> usize {
-        self.bytes_max / SHARE
+        (self.bytes_max / SHARE).min(FILE_MAX)
     }
 
     pub(super) fn get(&mut self, key: &[u8]) -> Option<Rc<Entry>> {

@@ -376,23 +376,29 @@ impl Files {
             }
         };
         lines.extend_from_slice(&form.lines);
-        let body = match (&form.body, file) {
-            _ if wish.head => Body::Whole(Bytes::new()),
-            (Some(bytes), _) => Body::Whole(cut(bytes, pieces)),
-            (None, Some(file)) => {
-                let whole = Span {
+        let stream = |content: stream::Content, mut pieces: Vec<Piece>| {
+            if pieces.is_empty() {
+                pieces.push(Piece::File(Span {
                     start: 0,
                     end: size,
-                };
-                let pieces = if pieces.is_empty() {
-                    vec![Piece::File(whole)]
-                } else {
-                    pieces
-                };
-                let disk = Arc::clone(&self.disk);
-                Body::Stream(Box::new(Reader::new(file, pieces, self.block.get(), disk)))
+                }));
             }
-            (None, None) => return None,
+            let disk = Arc::clone(&self.disk);
+            Body::Stream(Box::new(Reader::new(
+                content,
+                pieces,
+                self.block.get(),
+                disk,
+            )))
+        };
+        let body = match (&form.body, file, pieces.as_slice()) {
+            _ if wish.head => Body::Whole(Bytes::new()),
+            (Some(bytes), _, []) => Body::Whole(bytes.clone()),
+            (Some(bytes), _, [Piece::File(part)]) => Body::Whole(stream::cut(bytes, *part)),
+            // Not put together: they share the memory of the file, whoever asks for how many of them.
+            (Some(bytes), ..) => stream(stream::Content::Here(bytes.clone()), pieces),
+            (None, Some(file), _) => stream(stream::Content::Open(Arc::new(file)), pieces),
+            (None, None, _) => return None,
         };
         Some(Reply {
             status,
@@ -451,30 +457,6 @@ impl Files {
             *date = (second, reply::http_date(now));
         }
         f(date.1.as_bytes());
-    }
-}
-
-/// The pieces of a body that is in memory; none: all of it.
-fn cut(bytes: &Bytes, pieces: Vec<Piece>) -> Bytes {
-    let part = |span: Span| {
-        let [start, end] =
-            [span.start, span.end].map(|at| usize::try_from(at).unwrap_or(usize::MAX));
-        let end = end.min(bytes.len());
-        bytes.slice(start.min(end)..end)
-    };
-    match pieces.as_slice() {
-        [] => bytes.clone(),
-        [Piece::File(span)] => part(*span),
-        _ => {
-            let mut whole = Vec::new();
-            for piece in pieces {
-                match piece {
-                    Piece::Text(text) => whole.extend_from_slice(&text),
-                    Piece::File(span) => whole.extend_from_slice(&part(span)),
-                }
-            }
-            whole.into()
-        }
     }
 }
 

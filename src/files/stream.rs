@@ -16,17 +16,31 @@ use super::reply::Piece;
 /// The pieces of a body, some of them parts of a file.
 #[derive(Debug)]
 pub struct Reader {
-    file: Arc<File>,
+    file: Content,
     pieces: VecDeque<Piece>,
     /// Bytes read at once.
     block: usize,
     disk: Arc<Semaphore>,
 }
 
+/// Where the parts are taken from.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// The disk.
+    Open(Arc<File>),
+    /// Memory, which they share.
+    Here(Bytes),
+}
+
 impl Reader {
-    pub(super) fn new(file: File, pieces: Vec<Piece>, block: usize, disk: Arc<Semaphore>) -> Self {
+    pub(super) fn new(
+        file: Content,
+        pieces: Vec<Piece>,
+        block: usize,
+        disk: Arc<Semaphore>,
+    ) -> Self {
         Self {
-            file: Arc::new(file),
+            file,
             pieces: pieces.into(),
             block: block.max(1),
             disk,
@@ -48,6 +62,10 @@ impl Reader {
             Some(Piece::Text(text)) => return Ok(Some(text)),
             Some(Piece::File(span)) => span,
         };
+        let file = match &self.file {
+            Content::Open(file) => Arc::clone(file),
+            Content::Here(bytes) => return Ok(Some(cut(bytes, span))),
+        };
         let wanted = usize::try_from(span.length()).map_or(self.block, |len| len.min(self.block));
         let next = span.start.saturating_add(wanted as u64);
         if next < span.end {
@@ -56,7 +74,6 @@ impl Reader {
                 end: span.end,
             }));
         }
-        let file = Arc::clone(&self.file);
         let block = on_disk(&self.disk, move || {
             let mut block = vec![0; wanted];
             let read = read_full(&file, span.start, &mut block)?;
@@ -69,6 +86,13 @@ impl Reader {
         .await?;
         Ok(Some(block.into()))
     }
+}
+
+/// A part of what is in memory.
+pub(super) fn cut(bytes: &Bytes, span: Span) -> Bytes {
+    let [start, end] = [span.start, span.end]
+        .map(|at| usize::try_from(at).map_or(bytes.len(), |at| at.min(bytes.len())));
+    bytes.slice(start.min(end)..end)
 }
 
 /// Runs something that blocks where it may, when its turn comes.
@@ -93,7 +117,12 @@ mod tests {
     fn reader(text: &[u8], pieces: Vec<Piece>) -> Reader {
         let mut file = tempfile::tempfile().unwrap();
         io::Write::write_all(&mut file, text).unwrap();
-        Reader::new(file, pieces, 4, Arc::new(Semaphore::new(1)))
+        Reader::new(
+            Content::Open(Arc::new(file)),
+            pieces,
+            4,
+            Arc::new(Semaphore::new(1)),
+        )
     }
 
     async fn all(mut reader: Reader) -> io::Result<Vec<u8>> {

@@ -73,10 +73,14 @@ impl<'a> Wish<'a> {
         if !name.eq_ignore_ascii_case(wanted) {
             return;
         }
-        *slot = Some(match slot.take() {
-            None => Cow::Borrowed(value),
-            Some(before) => Cow::Owned([&before, b", ".as_slice(), value].concat()),
-        });
+        match slot {
+            None => *slot = Some(Cow::Borrowed(value)),
+            Some(before) => {
+                let list = before.to_mut();
+                list.extend_from_slice(b", ");
+                list.extend_from_slice(value);
+            }
+        }
     }
 
     /// The same, for a task that outlives the request's head.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::http1::Refusal;
 use crate::pool::Failure;
+use crate::websocket;
 
 /// A complete answer of the front's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +36,16 @@ pub(super) enum Trouble {
     TooLarge,
     /// The body's chunks are malformed.
     BadChunk,
+    /// What a message socket sends is no message.
+    BadMessage,
+    /// A handshake for WebSocket that cannot be met.
+    WebSocket(websocket::Refusal),
     /// An expectation that nobody here can meet.
     Expectation,
     /// The pool gave the request up.
     Pool(Failure),
+    /// The body could not be stored: the disk is full, or there is no place for it.
+    NotStored,
     /// The handler did not answer in time.
     HandlerTimeout,
     /// What was to make the response in this process has ended without one.
@@ -77,7 +84,15 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
             417 => (417, "Expectation Failed"),
             status => (status, refusal.reason),
         },
-        Trouble::BadChunk | Trouble::BadTarget => (400, "Bad Request"),
+        Trouble::WebSocket(websocket::Refusal::Version) => {
+            (426, "The Sec-WebSocket-Version is not 13")
+        }
+        Trouble::WebSocket(websocket::Refusal::Key) => {
+            (400, "The Sec-WebSocket-Key is missing or malformed")
+        }
+        Trouble::BadChunk | Trouble::BadMessage | Trouble::BadTarget | Trouble::WebSocket(_) => {
+            (400, "Bad Request")
+        }
         Trouble::HeadTimeout => (408, "The request head did not arrive in time"),
         Trouble::BodyTimeout => (408, "The request body arrived too slowly"),
         Trouble::NoRoute => (404, "Not Found"),
@@ -96,6 +111,10 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
         Trouble::Pool(Failure::HandlerLost) => (
             502,
             "Bad Gateway: the handler was lost while it had the request",
+        ),
+        Trouble::NotStored => (
+            507,
+            "Insufficient Storage: the request body could not be stored",
         ),
         Trouble::MakerLost => (500, "Internal Server Error"),
         Trouble::Backend(fault) => of_backend(fault),
@@ -138,6 +157,7 @@ fn phrase(status: u16) -> &'static str {
         413 => "Request Entity Too Large",
         414 => "URI Too Long",
         417 => "Expectation Failed",
+        426 => "Upgrade Required",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
         501 => "Not Implemented",
@@ -145,6 +165,7 @@ fn phrase(status: u16) -> &'static str {
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
+        507 => "Insufficient Storage",
         _ => "Error",
     }
 }
@@ -155,6 +176,7 @@ impl Answer {
         let body = if head_request { "" } else { self.body };
         let extra = match self.status {
             405 => "Allow: GET, HEAD\r\n",
+            426 => "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
             503 => "Retry-After: 1\r\n",
             _ => "",
         };

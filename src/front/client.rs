@@ -42,6 +42,13 @@ pub(super) enum Mail {
         /// The reply socket that asks for it.
         voice: PeerId,
     },
+    /// A file for the client.
+    File {
+        /// As the handler named it.
+        name: Bytes,
+        /// The reply socket that asked for it.
+        voice: PeerId,
+    },
     /// No handler will answer the open request.
     Failed(Failure),
 }
@@ -85,8 +92,24 @@ pub(super) struct Client {
     pub(super) response_began: Cell<u64>,
     /// The handler last used, which is told when the connection ends.
     last_handler: RefCell<Option<(Rc<Pool>, Option<PeerId>)>>,
+    /// Its last message came from a message socket: replies are encoded.
+    pub(super) speaks_messages: Cell<bool>,
+    /// Whether a message of it waits for a handler.
+    pub(super) hold: Cell<Hold>,
+    /// Streamed upload: so many more bytes of the body the handler takes; `None` when none is open.
+    pub(super) upload_credits: Cell<Option<i64>>,
     /// What the ping and rate limits look at.
     pub(super) activity: Cell<Activity>,
+}
+
+/// Whether a message waits for a handler, so that the client is not read any further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Hold {
+    #[default]
+    Free,
+    Held,
+    /// It has gone out, which the connection's task has yet to see.
+    Over,
 }
 
 /// No deadline.
@@ -142,6 +165,9 @@ impl Client {
             streaming: Cell::new(false),
             response_began: Cell::new(NEVER),
             last_handler: RefCell::new(None),
+            speaks_messages: Cell::new(false),
+            hold: Cell::default(),
+            upload_credits: Cell::new(None),
             activity: Cell::new(activity),
         })
     }
@@ -163,11 +189,7 @@ impl Client {
     /// Puts a payload into the mailbox; a client whose mailbox is full is cut. One payload always fits.
     pub(super) fn deliver(&self, bytes: &Bytes, voice: PeerId) {
         let limits = self.shard.limits();
-        let limit = if limits.flow_control {
-            DOWNLOAD_CREDITS
-        } else {
-            limits.mailbox_bytes
-        };
+        let limit = self.mailbox_bytes_max();
         let mailbox = &mut *self.mailbox.borrow_mut();
         // One that is cut has only not been looked at yet: that it does not keep up was said.
         if mailbox.closing || self.cut.get().is_some() {
@@ -191,6 +213,24 @@ impl Client {
         self.wake();
     }
 
+    /// Puts the wish for a file into the mailbox, among the payloads.
+    pub(super) fn send_file(&self, name: Bytes, voice: PeerId) {
+        if self.mailbox.borrow().rest.len() >= self.shard.limits().mailbox_mails {
+            Name::SlowClients.increment();
+            self.cut(Cut::Slow);
+            return;
+        }
+        self.tell(Mail::File { name, voice });
+    }
+
+    /// Streamed upload: the handler takes so many bytes more.
+    pub(super) fn grant(&self, credits: i64) {
+        let granted = self.upload_credits.get();
+        self.upload_credits
+            .set(granted.map(|granted| granted.saturating_add(credits)));
+        self.wake();
+    }
+
     /// Puts anything but a payload into the mailbox.
     pub(super) fn tell(&self, mail: Mail) {
         let mailbox = &mut *self.mailbox.borrow_mut();
@@ -205,6 +245,20 @@ impl Client {
     /// Whether something lies in the mailbox.
     pub(super) fn has_mail(&self) -> bool {
         self.mailbox.borrow().first.is_some()
+    }
+
+    /// Whether so much waits for a client that more of what it sends, and is answered, would end it.
+    pub(super) fn is_half_full(&self) -> bool {
+        self.mailbox.borrow().bytes > self.mailbox_bytes_max() / 2
+    }
+
+    fn mailbox_bytes_max(&self) -> usize {
+        let limits = self.shard.limits();
+        if limits.flow_control {
+            DOWNLOAD_CREDITS
+        } else {
+            limits.mailbox_bytes
+        }
     }
 
     /// Takes the oldest mail.
@@ -332,6 +386,23 @@ impl Mailbox {
     }
 }
 
+impl pool::Speaker for Client {
+    fn id(self: Rc<Self>) -> ConnId {
+        pool::Caller::id(self)
+    }
+
+    fn moved(&self, pool: &Rc<Pool>, peer: PeerId) {
+        self.remember_handler(pool, Some(peer));
+    }
+
+    fn go_on(&self) {
+        if self.hold.get() == Hold::Held {
+            self.hold.set(Hold::Over);
+            self.wake();
+        }
+    }
+}
+
 impl pool::Caller for Client {
     fn id(self: Rc<Self>) -> ConnId {
         if let Some(id) = self.id.get() {
@@ -343,6 +414,9 @@ impl pool::Caller for Client {
     }
 
     fn retire_id(&self) {
+        // Credits are for the handler that gave them.
+        self.upload_credits
+            .set(self.upload_credits.get().and(Some(0)));
         self.drop_id();
     }
 
@@ -352,5 +426,9 @@ impl pool::Caller for Client {
 
     fn failed(&self, why: Failure) {
         self.tell(Mail::Failed(why));
+    }
+
+    fn resumed(&self) {
+        self.wake();
     }
 }

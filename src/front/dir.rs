@@ -6,7 +6,6 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::StatusCode;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -24,7 +23,7 @@ use crate::http1::{Expect, Head, Version};
 use crate::routing;
 use crate::wire::request::Field;
 
-/// Blocks of a file that wait for the connection: one, beside the one that is written and the one that is read.
+/// Blocks of a file that wait for the connection, or are being read for it: one, beside the one that is written.
 const BLOCKS_AHEAD: usize = 1;
 
 /// The types of a configuration.
@@ -138,14 +137,14 @@ async fn send(reply: Reply, parts: mpsc::Sender<Part>) {
         return;
     }
     match reply.body {
-        Body::Whole(body) => drop(send_data(&parts, body).await),
+        Body::Whole(body) => drop(parts.send(Part::Data(body)).await),
+        // A block is read when there is room for it: a slow client has few.
         Body::Stream(mut reader) => loop {
+            let Ok(room) = parts.reserve().await else {
+                return;
+            };
             match reader.next().await {
-                Ok(Some(block)) => {
-                    if !send_data(&parts, block).await {
-                        return;
-                    }
-                }
+                Ok(Some(block)) => room.send(Part::Data(block)),
                 Ok(None) => break,
                 Err(error) => {
                     debug!("file cut short: {error}");
@@ -156,8 +155,4 @@ async fn send(reply: Reply, parts: mpsc::Sender<Part>) {
     }
     // The connection may have what it wants already.
     drop(parts.send(Part::End).await);
-}
-
-async fn send_data(parts: &mpsc::Sender<Part>, data: Bytes) -> bool {
-    parts.send(Part::Data(data)).await.is_ok()
 }

@@ -5,17 +5,23 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
+
 use super::Shard;
 use super::access_log::Line;
 use super::answer::Trouble;
 use super::client::{Client, DOWNLOAD_CREDITS_TEXT};
 use super::dir;
 use super::local;
-use super::message::{self, Context};
+use super::message::{self, Context, Kind};
+use super::message_socket::Message;
 use super::proxy;
 use super::site::{Handler, Target};
+use super::upgrade::{self, Upgrading};
+use super::upload::{self, Plan, Way, file};
 use crate::http1::{Asked, BodyFraming, Expect, Head, Version};
 use crate::pool::Retry;
+use crate::websocket::Upgrade;
 use crate::wire::request::Field;
 
 /// What client headers may not be called: Mongrel2's uploads are announced to handlers under these names.
@@ -33,6 +39,10 @@ pub(super) struct Accepted {
     pub(super) version: Version,
     pub(super) keep_alive: bool,
     pub(super) line: Option<Line>,
+    /// It asks for WebSocket.
+    pub(super) upgrade: Option<Box<Upgrading>>,
+    /// The body is an upload: the message announces it.
+    pub(super) upload: Option<Plan>,
 }
 
 impl Accepted {
@@ -106,9 +116,12 @@ fn refuse(shard: &Shard, head: &Head<'_, '_, Field<'_>>) -> Option<Trouble> {
     if head.expect == Expect::Other {
         return Some(Trouble::Expectation);
     }
+    let limits = shard.limits();
     match head.framing {
-        BodyFraming::Length(length) if length > shard.limits().content_length as u64 => {
-            Some(Trouble::TooLarge)
+        BodyFraming::Length(length) if length > limits.content_length as u64 => {
+            let allowed = limits.upload_bytes == 0 || length <= limits.upload_bytes;
+            let taken = allowed && upload::way(&limits, head.framing).is_some();
+            (!taken).then_some(Trouble::TooLarge)
         }
         _ => None,
     }
@@ -122,31 +135,94 @@ fn accept(
     handler: &Rc<Handler>,
     line: Option<Line>,
 ) -> Dispatched {
+    let limits = shard.limits();
+    let mut context = context(shard, client, pattern, handler);
+    let upgrade = match upgrade::look(head) {
+        Upgrade::No => None,
+        Upgrade::Yes(handshake) => {
+            context.kind = Kind::Handshake;
+            let deflate = limits.websocket.deflate;
+            Some(Box::new(Upgrading::new(head, handshake, &context, deflate)))
+        }
+        Upgrade::Refused(refusal) => {
+            return Dispatched::Refused {
+                trouble: Trouble::WebSocket(refusal),
+                head_request: false,
+                line,
+            };
+        }
+    };
+    let hides = |field: &Field<'_>| {
+        is_reserved(field)
+            || upgrade
+                .as_ref()
+                .is_some_and(|upgrade| upgrade.hides(field.name))
+    };
+    let way = match upgrade {
+        Some(_) => None,
+        None => upload::way(&limits, head.framing),
+    };
+    let name = match way {
+        Some(Way::Store) => match file::name(limits.upload_store.as_deref().unwrap_or_default()) {
+            Ok(name) => name,
+            Err(error) => {
+                tracing::error!("get a random number for the name of an upload: {error}");
+                return Dispatched::Refused {
+                    trouble: Trouble::NotStored,
+                    head_request: head.head_request,
+                    line,
+                };
+            }
+        },
+        Some(Way::Stream) | None => String::new(),
+    };
+    let keys = [
+        ("x-mongrel2-upload-start", name.as_bytes()),
+        ("x-mongrel2-upload-done", name.as_bytes()),
+    ];
     let context = Context {
-        protocol: handler.protocol,
-        pattern,
-        remote: client.addr.ip(),
-        keep_forwarded_for: shard.limits().keep_forwarded_for,
-        credits: (shard.limits().flow_control && !client.has_handler())
-            .then_some(DOWNLOAD_CREDITS_TEXT),
-        names_max: shard.limits().header_names_max,
-        values_max: shard.limits().header_values_max,
+        extra: match way {
+            Some(Way::Store) => &keys[..1],
+            Some(Way::Stream) => &[("UPLOAD_STREAM", b"0")],
+            None => &[],
+        },
+        ..context
     };
     let body = match head.framing {
-        BodyFraming::Length(length) => usize::try_from(length).unwrap_or(0) + 16,
-        BodyFraming::None | BodyFraming::Chunked => 16,
+        BodyFraming::Length(length) if way.is_none() => usize::try_from(length).unwrap_or(0) + 16,
+        _ => 16,
     };
-    let message = if head.fields.iter().any(is_reserved) {
-        let fields: Vec<Field<'_>> = head
+    let kept: Vec<Field<'_>>;
+    let fields = if head.fields.iter().any(hides) {
+        kept = head
             .fields
             .iter()
-            .filter(|field| !is_reserved(field))
+            .filter(|field| !hides(field))
             .copied()
             .collect();
-        message::encode(head, &fields, &context, body)
+        &kept[..]
     } else {
-        message::encode(head, head.fields, &context, body)
+        head.fields
     };
+    let mut message = message::encode(head, fields, &context, body);
+    let upload = way.map(|way| match way {
+        Way::Stream => Plan::Stream {
+            path: head.target.path.into(),
+        },
+        Way::Store => {
+            upload::stream::end_with_body(&mut message, b"");
+            let context = Context {
+                extra: &keys,
+                ..context
+            };
+            let mut done = message::encode(head, fields, &context, body);
+            upload::stream::end_with_body(&mut done, b"");
+            Plan::Store {
+                name: name.clone(),
+                done,
+            }
+        }
+    });
     let accepted = Accepted {
         handler: Rc::clone(handler),
         message,
@@ -160,6 +236,8 @@ fn accept(
         version: head.version,
         keep_alive: head.keep_alive,
         line,
+        upgrade,
+        upload,
     };
     let wants_continue = head.expect == Expect::Continue && head.version == Version::Http11;
     Dispatched::Accepted {
@@ -168,7 +246,50 @@ fn accept(
     }
 }
 
-fn is_reserved(field: &Field<'_>) -> bool {
+fn context<'a>(shard: &Shard, client: &Client, pattern: &'a str, handler: &Handler) -> Context<'a> {
+    let limits = shard.limits();
+    Context {
+        protocol: handler.protocol,
+        pattern,
+        remote: client.addr.ip(),
+        keep_forwarded_for: limits.keep_forwarded_for,
+        credits: (limits.flow_control && !client.has_handler()).then_some(DOWNLOAD_CREDITS_TEXT),
+        kind: Kind::Request,
+        extra: &[],
+        names_max: limits.header_names_max,
+        values_max: limits.header_values_max,
+    }
+}
+
+/// Who a message of a message socket is for.
+pub(super) enum Addressed {
+    /// A handler, and what it gets.
+    Handler(Rc<Handler>, Bytes),
+    /// No route.
+    Nobody,
+    /// A route that leads to no handler.
+    NoHandler,
+}
+
+/// Finds the route of a message, which has no host: on the default one.
+pub(super) fn message(shard: &Shard, client: &Client, message: &Message<'_>) -> Addressed {
+    let site = shard.site();
+    let found = site
+        .host(None)
+        .and_then(|host| host.routes.find(message.path));
+    match found {
+        None | Some((_, Target::Dead)) => Addressed::Nobody,
+        Some((pattern, Target::Handler(handler))) => {
+            let context = context(shard, client, pattern, handler);
+            let (path, method) = (message.path, message.method());
+            let bytes = message::encode_message(path, method, message.body, &context);
+            Addressed::Handler(Rc::clone(handler), bytes.into())
+        }
+        Some((_, Target::Dir(_) | Target::Proxy(_))) => Addressed::NoHandler,
+    }
+}
+
+pub(super) fn is_reserved(field: &Field<'_>) -> bool {
     field
         .name
         .get(..RESERVED_PREFIX.len())

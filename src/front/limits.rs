@@ -1,10 +1,13 @@
 //! The front's limits, from the settings, in the units its hot paths compare.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::config::Settings;
 use crate::front::client::NEVER;
+use crate::front::upload::file;
 use crate::http1;
+use crate::websocket;
 use crate::wire::request;
 
 /// Descriptors of `superpoll.max_fd` that are left for logs, listeners and handlers.
@@ -18,6 +21,7 @@ const MAILS_MIN: usize = 1_024;
 
 /// See the settings of the same names in docs/SETTINGS.md. Times are milliseconds of the shard's clock.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting")]
 pub(super) struct Limits {
     pub(super) head: http1::Limits,
     pub(super) header_names_max: usize,
@@ -35,12 +39,32 @@ pub(super) struct Limits {
     /// Bytes per second.
     pub(super) body_rate: u64,
     pub(super) drain_timeout: Duration,
+    /// The template of files for uploads, as handlers are told it; without one they are not stored.
+    pub(super) upload_store: Option<Rc<str>>,
+    pub(super) upload_mode: u32,
+    /// Uploads are streamed, whether there is a store or not.
+    pub(super) upload_stream: bool,
+    /// The largest upload in bytes; 0: of any size.
+    pub(super) upload_bytes: u64,
+    /// The directory below which handlers may send files from.
+    pub(super) sendfile_base: Option<Rc<str>>,
     pub(super) keep_forwarded_for: bool,
     pub(super) tcp_keepalive: bool,
     /// `download.flow_control`: handlers are told how much of what they sent a client has taken.
     pub(super) flow_control: bool,
     pub(super) proxy: ProxyLimits,
     pub(super) ping: PingLimits,
+    pub(super) websocket: WebSocketLimits,
+}
+
+/// See the settings `websocket.*`. Times are milliseconds of the shard's clock.
+#[derive(Debug)]
+pub(super) struct WebSocketLimits {
+    pub(super) frames: websocket::Limits,
+    pub(super) answer_pings: bool,
+    pub(super) deflate: bool,
+    pub(super) close_timeout: u64,
+    pub(super) ping_interval: u64,
 }
 
 /// What holds for the backends of proxies; `None` is no limit.
@@ -89,6 +113,15 @@ impl From<&Settings> for Limits {
             body_grace: milliseconds(settings.body_grace),
             body_rate: settings.body_rate,
             drain_timeout: settings.drain_timeout,
+            upload_store: settings
+                .upload_temp_store
+                .as_deref()
+                .filter(|template| template.ends_with(file::PLACEHOLDER))
+                .map(Rc::from),
+            upload_mode: settings.upload_temp_store_mode,
+            upload_stream: settings.upload_stream,
+            upload_bytes: settings.upload_bytes,
+            sendfile_base: settings.sendfile_base.as_deref().map(Rc::from),
             keep_forwarded_for: settings.no_clobber_xff,
             tcp_keepalive: settings.tcp_keepalive,
             flow_control: settings.download_flow_control,
@@ -103,6 +136,16 @@ impl From<&Settings> for Limits {
                 min_read_rate: settings.min_read_rate,
                 min_write_rate: settings.min_write_rate,
                 kill_limit: settings.kill_limit,
+            },
+            websocket: WebSocketLimits {
+                frames: websocket::Limits {
+                    message_bytes: settings.websocket_message_bytes,
+                    fragments: u32::try_from(settings.websocket_fragments).unwrap_or(u32::MAX),
+                },
+                answer_pings: settings.websocket_answer_pings,
+                deflate: settings.websocket_deflate,
+                close_timeout: milliseconds(settings.websocket_close_timeout),
+                ping_interval: settings.websocket_ping_interval.map_or(NEVER, milliseconds),
             },
         }
     }

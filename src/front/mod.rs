@@ -24,13 +24,17 @@ mod limits;
 mod listener;
 mod local;
 mod message;
+mod message_socket;
 mod proxy;
 mod registry;
 mod reload;
 mod replies;
+mod sendfile;
 mod site;
 mod stream;
 mod sweep;
+mod upgrade;
+mod upload;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -190,6 +194,7 @@ pub async fn bind(plan: Plan, watch: &Watch) -> Result<Front, BindError> {
         let bound = bind_handler(server, settings, &handler).await?;
         handlers.push((handler, bound));
     }
+    let chroot = server.chroot.clone();
     let shard = Rc::new(Shard {
         limits: RefCell::new(Rc::new(Limits::from(settings))),
         clock: Clock::new(),
@@ -209,6 +214,7 @@ pub async fn bind(plan: Plan, watch: &Watch) -> Result<Front, BindError> {
         retiring: RefCell::default(),
         accepting: RefCell::default(),
         backends: proxy::Backends::default(),
+        chroot,
         watch: watch.clone(),
     });
     Ok(Front {
@@ -253,6 +259,7 @@ fn pool_settings(settings: &Settings, handler: &Handler) -> pool::Settings {
         waiting_max: handler.queue.unwrap_or(settings.handler_queue),
         waiting_bytes_max: settings.handler_queue_bytes,
         wait_max: settings.handler_wait,
+        raw_payload: handler.raw_payload,
     }
 }
 
@@ -432,6 +439,8 @@ struct Shard {
     accepting: RefCell<Option<Accepting>>,
     /// The servers that requests are passed on to.
     backends: proxy::Backends,
+    /// Stands before the paths of uploads and of files to send.
+    chroot: String,
     watch: Watch,
 }
 

@@ -5,6 +5,8 @@
 
 use std::rc::Rc;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use tracing::{debug, warn};
 
@@ -13,6 +15,7 @@ use super::client::{Cut, Mail};
 use crate::bus::server::PeerId;
 use crate::metrics::Name;
 use crate::pool::{Pool, Replies};
+use crate::tnetstring::Value;
 use crate::wire::reply::{self, Extended, Reply};
 use crate::wire::request::Notice;
 
@@ -30,12 +33,22 @@ impl Replies for Shard {
     }
 }
 
+/// A payload as message sockets get it: their clients take text. One NUL at its end is left out.
+fn base64(payload: &[u8]) -> Bytes {
+    let text = payload.strip_suffix(b"\0").unwrap_or(payload);
+    BASE64_STANDARD.encode(text).into()
+}
+
 impl Shard {
     fn plain(&self, pool: &Rc<Pool>, from: PeerId, reply: &Reply<'_>, message: &Bytes) {
         let payload = message.slice(reply.payload.clone());
+        let mut encoded = None;
         for id in reply.targets.clone() {
             match self.registry.get(id) {
                 Some(client) if payload.is_empty() => client.tell(Mail::Close { voice: from }),
+                Some(client) if client.speaks_messages.get() && !pool.settings().raw_payload => {
+                    client.deliver(encoded.get_or_insert_with(|| base64(&payload)), from);
+                }
                 Some(client) => client.deliver(&payload, from),
                 None => {
                     Name::RepliesUnknownId.increment();
@@ -58,6 +71,10 @@ impl Shard {
             Name::RepliesMalformed.increment();
             debug!(%error, peer = %from, "malformed extended reply: ignored");
         }
+        let names_cancel = matches!(extended, Some(Err(_)))
+            && message
+                .get(reply.payload.clone())
+                .is_some_and(|payload| memchr::memmem::find(payload, b"6:cancel,").is_some());
         for id in reply.targets.clone() {
             let Some(client) = self.registry.get(id) else {
                 Name::RepliesUnknownId.increment();
@@ -70,9 +87,26 @@ impl Shard {
             match &extended {
                 Some(Ok(Extended::Ctl { cancel: true, .. })) => client.cut(Cut::ByHandler),
                 Some(Ok(Extended::Ctl {
-                    keep_alive: true, ..
-                })) => client.note_ping(),
-                Some(Ok(Extended::Ctl { .. }) | Err(_)) | None => {}
+                    keep_alive,
+                    credits,
+                    ..
+                })) => {
+                    if *keep_alive {
+                        client.note_ping();
+                    }
+                    if let Some(credits) = credits {
+                        client.grant(*credits);
+                    }
+                }
+                // A slip in the lengths of a cancel must not leave a client waiting for credits that will not come.
+                Some(Err(_)) if client.upload_credits.get().is_some() && names_cancel => {
+                    client.cut(Cut::ByHandler);
+                }
+                Some(Err(_)) | None => {}
+                Some(Ok(Extended::Other {
+                    key: b"sendfile",
+                    value: Value::Bytes(name),
+                })) => client.send_file(Bytes::copy_from_slice(name), from),
                 Some(Ok(Extended::Other { key, .. })) => {
                     warn!(key = %String::from_utf8_lossy(key), %id, "extended reply that nobody here serves: connection dropped");
                     client.cut(Cut::Misdirected);

@@ -46,6 +46,14 @@ pub(super) struct Handler {
 }
 
 impl Handler {
+    /// The same for a request that is only announced yet: whatever its method, its handler has nothing to act on.
+    pub(super) fn retry_announced(&self) -> pool::Retry {
+        match self.retry {
+            Retry::Safe | Retry::Always => pool::Retry::Safe,
+            Retry::No => pool::Retry::Never,
+        }
+    }
+
     /// Whether a request with this method may be handed to a second peer when the first is lost.
     pub(super) fn retry(&self, method: &[u8]) -> pool::Retry {
         let safe = match self.retry {

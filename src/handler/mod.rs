@@ -25,14 +25,22 @@
 //! the server is gone, since its clients are gone with it. None is lost at the start: a connection waits for the server's
 //! subscription before it takes the first request.
 //!
-//! This part has whole replies and raw pieces. Streaming responses, uploads, WebSocket and tower services come on top.
+//! WebSocket clients come as [`Event::WebSocketHandshake`], which [`Replies::reply_handshake`] accepts, and then as one
+//! [`Event::WebSocketFrame`] for each message; [`Replies::reply_websocket`] sends to one of them, [`Replies::deliver_websocket`] to many.
+//!
+//! This part has whole replies, raw pieces and WebSocket. Streaming responses, uploads and tower services come on top.
 
 mod connection;
+mod control;
 mod http;
 mod replies;
 mod request;
+mod websocket;
 
 pub use connection::{ConnectError, Connection, Options, StopHandle};
 pub use http::HttpError;
 pub use replies::{IDS_PER_MESSAGE, Replies, ReplyError};
 pub use request::{Client, Event, Request};
+pub use websocket::{CONTROL_BYTES_MAX, Frame};
+
+pub use crate::websocket::Opcode;

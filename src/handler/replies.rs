@@ -38,6 +38,15 @@ pub enum ReplyError {
         /// The ident.
         sender: String,
     },
+    /// A WebSocket handshake was to be accepted that is none.
+    #[error("not a WebSocket handshake")]
+    NoHandshake,
+    /// A WebSocket ping, pong or close frame with more payload than it may have.
+    #[error("a control frame of {bytes} bytes: 125 at most")]
+    ControlTooLong {
+        /// How many it would have.
+        bytes: usize,
+    },
     /// The socket is broken.
     #[error("sending a reply")]
     Io(#[from] io::Error),
@@ -290,14 +299,27 @@ pub(super) async fn send(
     Ok(())
 }
 
+/// Sends one extended reply.
+pub(super) async fn send_extended(
+    server: &Publisher,
+    sender: &[u8],
+    id: ConnId,
+    command: &reply::Extended<'_>,
+) -> Result<(), ReplyError> {
+    let mut message = Vec::new();
+    reply::encode_extended(sender, &[id], command, &mut message);
+    note(server, server.send(message).await?);
+    Ok(())
+}
+
 /// A message without its payload, which goes behind it.
-fn begin(sender: &[u8], ids: &[ConnId], payload_len: usize) -> Vec<u8> {
+pub(super) fn begin(sender: &[u8], ids: &[ConnId], payload_len: usize) -> Vec<u8> {
     let mut message = Vec::with_capacity(sender.len() + ids.len() * 11 + payload_len + 16);
     reply::encode(sender, ids, b"", &mut message);
     message
 }
 
-fn note(server: &Publisher, sent: Sent) {
+pub(super) fn note(server: &Publisher, sent: Sent) {
     match sent {
         Sent::Queued => {}
         Sent::Dropped => {

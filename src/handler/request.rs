@@ -8,7 +8,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::replies::{self, ReplyError};
+use super::websocket::Frame;
 use crate::bus::client::Publisher;
+use crate::websocket::Opcode;
 use crate::wire::{self, ConnId, request::Kind};
 
 /// A message from a server: an HTTP request, or a notice about a connection.
@@ -42,6 +44,12 @@ impl Request {
             Kind::Disconnect => Event::Disconnect(self.client()),
             Kind::Credits(bytes) => Event::Credits(self.client(), bytes),
             Kind::Message(_) => Event::Message(self),
+            Kind::WebSocketHandshake => Event::WebSocketHandshake(self),
+            Kind::WebSocketFrame { flags } => match Opcode::from_flags(flags) {
+                Some(opcode) => Event::WebSocketFrame(Frame::new(self, opcode, flags)),
+                // Mongrel2 passes on what is not defined.
+                None => Event::Other(self),
+            },
             _ => Event::Other(self),
         }
     }
@@ -72,6 +80,11 @@ pub enum Event {
     Credits(Client, u64),
     /// A message from a JSON or XML socket; `kind()` says which.
     Message(Request),
+    /// A client wants to speak WebSocket: accept it with [`super::Replies::reply_handshake`], or refuse it with an ordinary response. Its
+    /// `headers` may say who it is (`origin`, `cookie`).
+    WebSocketHandshake(Request),
+    /// A WebSocket message, or a control frame: see [`super::Replies::answer_control`].
+    WebSocketFrame(Frame),
     /// Anything else as it came; `kind()` says what.
     Other(Request),
 }
@@ -93,6 +106,10 @@ pub struct Client {
 }
 
 impl Client {
+    pub(super) fn server(&self) -> &Publisher {
+        &self.server
+    }
+
     /// The server's ident (`send_ident` of its handler).
     pub fn sender(&self) -> &Bytes {
         &self.sender

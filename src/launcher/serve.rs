@@ -39,6 +39,8 @@ pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
         server.uuid
     );
     raise_descriptors(&loaded);
+    // A full disk is answered, whatever limit makes it full.
+    sys::ignore_file_size_signal().context("ignore the signal of the limit on file sizes")?;
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())

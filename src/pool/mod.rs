@@ -12,6 +12,8 @@
 //! What it does not do: read replies (they go to [`Replies`] as they came), know connections or HTTP. Everything is
 //! on one shard: `Rc` and `RefCell`, no lock, no channel, and no task woken for a message.
 
+mod attached;
+mod follow;
 mod requests;
 mod sides;
 mod workers;
@@ -28,14 +30,19 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::bus::server::{self, BindError, Bound, Head, Kind, Listening, Outgoing, Peer, PeerId};
+use crate::bus::server::{
+    self, BindError, Bound, Head, Kind, Listening, Outgoing, Peer, PeerId, Unsent,
+};
 use crate::drain::Watch;
 use crate::endpoint::Endpoint;
 use crate::metrics::Name;
 use crate::wire::request::{self, Notice};
 use crate::wire::{ConnId, Protocol};
 
-use requests::{End, NO_TAG, NOTICE_TAG, Open, Phase, State, tag, tagged_notice};
+use attached::Held;
+pub use attached::{Attachment, Sent, Speaker};
+pub use follow::Room;
+use requests::{End, NO_TAG, NOTICE_TAG, Open, Phase, State, is_request, tag};
 use sides::{PushSide, SubSide};
 use workers::Workers;
 
@@ -71,6 +78,8 @@ pub struct Settings {
     pub waiting_bytes_max: usize,
     /// Longest time that a request waits for a peer.
     pub wait_max: Duration,
+    /// Replies reach message sockets as they are, not in base64. Who reads replies looks at it.
+    pub raw_payload: bool,
 }
 
 /// Why a request will not be answered by a handler.
@@ -109,6 +118,9 @@ pub trait Caller {
 
     /// No handler will answer.
     fn failed(&self, why: Failure);
+
+    /// There may be room again for further messages of the request.
+    fn resumed(&self) {}
 }
 
 /// Who reads the replies.
@@ -219,6 +231,9 @@ impl Pool {
                 waiting: 0,
                 waiting_bytes: 0,
                 serial: 0,
+                attached: Slab::new(),
+                held: Held::default(),
+                follow_ups: 0,
             }),
             settings: RefCell::new(settings),
             replies,
@@ -229,6 +244,11 @@ impl Pool {
             deaf: Cell::new(false),
             scratch: RefCell::new(Vec::new()),
         })
+    }
+
+    /// How it is set up now.
+    pub fn settings(&self) -> std::cell::Ref<'_, Settings> {
+        self.settings.borrow()
     }
 
     /// Replaces the settings, for what is handed over from now on. The topic stays what it was when the pool was bound.
@@ -302,6 +322,7 @@ impl Pool {
             retry,
             attempts: 0,
             started: false,
+            follow: None,
             caller,
         };
         if state.waiting == 0
@@ -409,6 +430,7 @@ impl Pool {
         {
             open.phase = Phase::Handed { worker };
             open.attempts += 1;
+            self.follow(state, place);
         } else {
             state.workers.end(worker);
             state.workers.hold_back(worker);
@@ -429,25 +451,37 @@ impl Pool {
         }
     }
 
-    /// Lets time settle what is unsettled; says whether anything is left to settle.
-    fn housekeeping(&self) -> bool {
-        let now = Instant::now();
-        let state = &mut *self.state.borrow_mut();
-        for (peer, tags) in state.workers.settle(now).into_iter().rev() {
-            let notices: Vec<ConnId> = tags.iter().copied().filter_map(tagged_notice).collect();
-            for tag in tags.into_iter().rev() {
-                state.take_back(tag);
-            }
-            // These are for nobody else: they wait until it reads again.
-            for id in notices {
-                self.send_notice(Some(Rc::clone(&peer)), id, Notice::Disconnect);
-            }
+    /// Somebody may take more than before: messages that are held go out, then requests that wait.
+    fn resume(self: &Rc<Self>, state: &mut State) {
+        if state.holds() {
+            self.pass_held(state);
         }
         self.pull(state);
+    }
+
+    /// Lets time settle what is unsettled; says whether anything is left to settle.
+    fn housekeeping(self: &Rc<Self>) -> bool {
+        let now = Instant::now();
+        let state = &mut *self.state.borrow_mut();
+        for (peer, unsent) in state.workers.settle(now).into_iter().rev() {
+            let (requests, others): (Vec<_>, Vec<_>) = unsent
+                .into_iter()
+                .partition(|unsent| is_request(unsent.tag));
+            for request in requests.into_iter().rev() {
+                state.take_back(request.tag);
+            }
+            // Notices, messages and parts are for nobody else: they wait until it reads again.
+            for Unsent { tag, message } in others {
+                // It had room for them before, and is told to be lost if it is gone meanwhile.
+                let _queued = peer.send(message, tag);
+            }
+        }
+        self.resume_follow_ups(state);
+        self.resume(state);
         state.expire(now, self.settings.borrow().wait_max);
         if self.retiring.get().is_some() {
             // What waits still needs a peer.
-            if state.waiting == 0 {
+            if state.waiting == 0 && !state.holds() {
                 self.deaf.set(true);
                 for listening in &*self.listening.borrow() {
                     listening.stop_accepting();
@@ -458,11 +492,11 @@ impl Pool {
             }
             return true;
         }
-        state.waiting > 0 || state.workers.is_unsettled()
+        state.waiting > 0 || state.workers.is_unsettled() || state.has_follow_ups()
     }
 
     /// Ends what a dead worker had: handed on where that is safe, failed otherwise.
-    fn give_up(&self, state: &mut State, worker: workers::Id) {
+    fn give_up(self: &Rc<Self>, state: &mut State, worker: workers::Id) {
         let latest = state.serial;
         let mut places: Vec<(u32, usize)> = state
             .open
@@ -483,9 +517,7 @@ impl Pool {
                 continue;
             };
             open.caller.retire_id();
-            // A handler may answer and end at once; two answers to one request must never meet on a connection.
-            let untouched = !open.started && !open.caller.has_mail();
-            if open.retry == Retry::Safe && untouched && open.attempts < ATTEMPTS_MAX {
+            if open.may_be_handed_on() {
                 Name::RequestsHandedOn.increment();
                 state.enqueue(place, End::Front);
             } else {
@@ -494,8 +526,9 @@ impl Pool {
                 open.caller.failed(Failure::HandlerLost);
             }
         }
+        state.detach_all(worker);
         state.workers.forget(worker);
-        self.pull(state);
+        self.resume(state);
         self.unsettled.notify_one();
     }
 
@@ -510,6 +543,7 @@ impl Pool {
             return;
         }
         let open = state.open.remove(place);
+        state.follow_ups -= usize::from(open.follow.is_some());
         match open.phase {
             Phase::Waiting { .. } => state.unwait(open.message.len()),
             Phase::Handed { worker } => state.workers.end(worker),

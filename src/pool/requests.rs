@@ -10,10 +10,11 @@ use bytes::Bytes;
 use slab::Slab;
 use tokio::time::Instant;
 
+use super::attached::{Attached, Held};
+use super::follow::Follow;
 use super::workers::{self, Workers};
 use super::{Caller, Failure, Retry};
 use crate::metrics::Name;
-use crate::wire::ConnId;
 
 /// Stale entries of the queue that are tolerated before it is swept.
 const QUEUE_SLACK: usize = 64;
@@ -27,6 +28,10 @@ pub(super) struct State {
     pub(super) waiting_bytes: usize,
     /// Tells requests apart that use the same place in `open` one after the other.
     pub(super) serial: u32,
+    pub(super) attached: Slab<Attached>,
+    pub(super) held: Held,
+    /// Requests that have further messages, or may have.
+    pub(super) follow_ups: usize,
 }
 
 /// A request that has a ticket.
@@ -38,6 +43,8 @@ pub(super) struct Open {
     pub(super) retry: Retry,
     pub(super) attempts: u8,
     pub(super) started: bool,
+    /// Boxed, as few requests have any.
+    pub(super) follow: Option<Box<Follow>>,
     pub(super) caller: Rc<dyn Caller>,
 }
 
@@ -62,15 +69,34 @@ pub(super) fn tag(place: usize, serial: u32) -> u64 {
     (place as u64) << 32 | u64::from(serial)
 }
 
+/// Tags of further messages of a request have this bit, and those of parts of its body the second; places in `open` never do.
+const FOLLOW_TAG: u64 = 1 << 61;
+const PART_TAG: u64 = 1 << 60;
+
+/// The tag of the message that completes the request at that place.
+pub(super) fn last_tag(place: usize, serial: u32) -> u64 {
+    FOLLOW_TAG | tag(place, serial)
+}
+
+/// The tag of a part of its body.
+pub(super) fn part_tag(place: usize, serial: u32) -> u64 {
+    PART_TAG | last_tag(place, serial)
+}
+
+/// Whether the message is a part of a body, which only the peer that has the others can use.
+pub(super) fn is_part(tag: u64) -> bool {
+    tag >> 60 == 0b0011
+}
+
 /// The tag of messages that nobody takes back.
 pub(super) const NO_TAG: u64 = u64::MAX;
 
-/// Tags of disconnect notices have this bit, and the connection's id in the lower half; places in `open` never have it.
+/// Tags of disconnect notices have this bit, and the connection's id in the lower half; places never have it.
 pub(super) const NOTICE_TAG: u64 = 1 << 63;
 
-pub(super) fn tagged_notice(tag: u64) -> Option<ConnId> {
-    let id = u32::try_from(tag.checked_sub(NOTICE_TAG)?).ok()?;
-    Some(ConnId(id))
+/// Whether a message with this tag is a request or completes one: what else there is has one of the upper two bits, or is a part.
+pub(super) fn is_request(tag: u64) -> bool {
+    tag >> 62 == 0 && !is_part(tag)
 }
 
 #[derive(Clone, Copy)]
@@ -121,9 +147,30 @@ impl State {
         None
     }
 
+    /// The worker that has an open request.
+    pub(super) fn worker_of(&self, place: usize, serial: u32) -> Option<workers::Id> {
+        match self.open.get(place)? {
+            Open {
+                phase: Phase::Handed { worker } | Phase::Attached { worker },
+                serial: own,
+                ..
+            } if *own == serial => Some(*worker),
+            _ => None,
+        }
+    }
+
     /// A message that its peer never got wholly: the request waits again, before all others.
     pub(super) fn take_back(&mut self, tag: u64) {
+        let follows = tag & FOLLOW_TAG != 0;
+        let tag = if follows {
+            tag & !(FOLLOW_TAG | PART_TAG)
+        } else {
+            tag
+        };
         let (place, serial) = ((tag >> 32) as usize, (tag & 0xffff_ffff) as u32);
+        if follows {
+            return self.take_back_follow_up(place, serial);
+        }
         let Some(open) = self.open.get_mut(place) else {
             return;
         };
@@ -132,6 +179,9 @@ impl State {
             && open.serial == serial
             && !open.started
         {
+            if open.has_passed() {
+                return self.abandon(place);
+            }
             open.attempts = open.attempts.saturating_sub(1);
             self.workers.end(worker);
             self.enqueue(place, End::Front);

@@ -5,7 +5,8 @@ use std::rc::Rc;
 use tokio::time::Instant;
 
 use super::Pool;
-use crate::bus::server::{Message, Peer, Sink};
+use super::requests::{is_part, is_request};
+use crate::bus::server::{Message, Peer, Sink, Unsent};
 use crate::metrics::Name;
 
 /// The PUSH side of a pool as the bus sees it.
@@ -16,7 +17,7 @@ impl Sink for PushSide {
         Name::HandlersJoined.increment();
         let state = &mut *self.0.state.borrow_mut();
         state.workers.join(peer, Instant::now());
-        self.0.pull(state);
+        self.0.resume(state);
         self.0.unsettled.notify_one();
     }
 
@@ -36,19 +37,22 @@ impl Sink for PushSide {
     fn writable(&self, peer: &Rc<Peer>) {
         let state = &mut *self.0.state.borrow_mut();
         state.workers.drained(peer.id());
-        self.0.pull(state);
+        self.0.resume_follow_ups(state);
+        self.0.resume(state);
     }
 
-    fn lost(&self, peer: &Rc<Peer>, unsent: Vec<u64>) {
+    fn lost(&self, peer: &Rc<Peer>, unsent: Vec<Unsent>) {
         Name::HandlersLost.increment();
         let state = &mut *self.0.state.borrow_mut();
-        for tag in unsent.into_iter().rev() {
-            state.take_back(tag);
+        state.take_back_messages(&unsent);
+        let requests = |unsent: &&Unsent| is_request(unsent.tag) || is_part(unsent.tag);
+        for request in unsent.iter().rev().filter(requests) {
+            state.take_back(request.tag);
         }
         if let Some(dead) = state.workers.leave(peer.id(), Instant::now()) {
             self.0.give_up(state, dead);
         }
-        self.0.pull(state);
+        self.0.resume(state);
         self.0.unsettled.notify_one();
     }
 }
@@ -64,7 +68,7 @@ impl Sink for SubSide {
     fn subscribed(&self, peer: &Rc<Peer>) {
         let state = &mut *self.0.state.borrow_mut();
         state.workers.voice_subscribed(peer.id());
-        self.0.pull(state);
+        self.0.resume(state);
     }
 
     fn message(&self, peer: &Rc<Peer>, message: Message) {
@@ -77,7 +81,7 @@ impl Sink for SubSide {
 
     fn writable(&self, _: &Rc<Peer>) {}
 
-    fn lost(&self, peer: &Rc<Peer>, _: Vec<u64>) {
+    fn lost(&self, peer: &Rc<Peer>, _: Vec<Unsent>) {
         let state = &mut *self.0.state.borrow_mut();
         for dead in state.workers.voice_lost(peer.id(), Instant::now()) {
             self.0.give_up(state, dead);

@@ -12,6 +12,7 @@ struct Note {
     retired: Cell<u32>,
     failures: RefCell<Vec<Failure>>,
     mail: Cell<bool>,
+    resumed: Cell<u32>,
 }
 
 impl Caller for Note {
@@ -29,6 +30,10 @@ impl Caller for Note {
 
     fn failed(&self, why: Failure) {
         self.failures.borrow_mut().push(why);
+    }
+
+    fn resumed(&self) {
+        self.resumed.set(self.resumed.get() + 1);
     }
 }
 
@@ -103,6 +108,7 @@ fn pool(slots: Option<u32>) -> Rc<Pool> {
         waiting_max: 8,
         waiting_bytes_max: 64,
         wait_max: Duration::from_secs(30),
+        raw_payload: false,
     };
     Pool::new(settings, Rc::new(Deaf))
 }
@@ -478,4 +484,263 @@ async fn an_idle_handler_that_dies_does_not_take_a_draining_one_with_it() {
         );
         drop(ticket);
     }
+}
+
+/// A connection that is attached: takes notes.
+#[derive(Default)]
+struct Talker {
+    id: u32,
+    peers: RefCell<Vec<PeerId>>,
+    went_on: Cell<u32>,
+}
+
+impl Speaker for Talker {
+    fn id(self: Rc<Self>) -> ConnId {
+        ConnId(self.id)
+    }
+
+    fn moved(&self, _: &Rc<Pool>, peer: PeerId) {
+        self.peers.borrow_mut().push(peer);
+    }
+
+    fn go_on(&self) {
+        self.went_on.set(self.went_on.get() + 1);
+    }
+}
+
+fn talker(id: u32) -> Rc<Talker> {
+    Rc::new(Talker {
+        id,
+        ..Talker::default()
+    })
+}
+
+fn say(attachment: &Attachment, text: &'static str) -> Sent {
+    attachment.send(Bytes::from_static(text.as_bytes()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attached_connection_stays_with_the_handler_that_accepted_it() {
+    let pool = pool(Some(1));
+    let (one, two) = (Handler::join(&pool), Handler::join(&pool));
+    let (ticket, _) = submit(&pool, 1, "hello", Retry::Safe);
+    assert_eq!(one.has(), ["s 1 hello"]);
+    let talker = talker(1);
+    let attachment = ticket.into_attachment(talker.clone());
+    assert_eq!(attachment.peer(), Some(one.pull.id()));
+    for text in ["a", "b"] {
+        assert_eq!(say(&attachment, text), Sent::Passed);
+    }
+    assert_eq!(one.has(), ["s 1 hello", "s 1 a", "s 1 b"]);
+    assert!(talker.peers.borrow().is_empty() && two.has().is_empty());
+    // It takes no slot: each of the two gets a request.
+    let tickets = [
+        submit(&pool, 2, "x", Retry::Safe),
+        submit(&pool, 3, "y", Retry::Safe),
+    ];
+    assert_eq!((one.has().len(), two.has().len()), (4, 1));
+    drop((attachment, tickets));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_written_goes_to_the_next_handler_before_what_comes_then() {
+    let pool = pool(None);
+    let one = Handler::join(&pool);
+    let talker = talker(1);
+    let attachment = pool.attach(talker.clone());
+    for text in ["a", "b", "c"] {
+        assert_eq!(say(&attachment, text), Sent::Passed);
+    }
+    let unsent = one.pull.take_unsent();
+    PushSide(Rc::clone(&pool)).lost(&one.pull, unsent[1..].to_vec());
+    one.voice_lost();
+    assert_eq!(say(&attachment, "d"), Sent::Held);
+    assert_eq!(talker.went_on.get(), 0);
+    let two = Handler::join(&pool);
+    pass(&pool, HOUSEKEEPING).await;
+    assert_eq!(two.has(), ["s 1 b", "s 1 c", "s 1 d"]);
+    assert_eq!(talker.went_on.get(), 1);
+    assert_eq!(*talker.peers.borrow(), [one.pull.id(), two.pull.id()]);
+    assert_eq!(say(&attachment, "e"), Sent::Passed);
+    assert_eq!(two.has().last().expect("some"), "s 1 e");
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_move_on_from_a_handler_that_drains() {
+    let pool = pool(None);
+    let (one, two) = (Handler::join(&pool), Handler::join(&pool));
+    let attachment = pool.attach(talker(1));
+    say(&attachment, "a");
+    assert_eq!(one.has(), ["s 1 a"]);
+    one.takes_all();
+    one.pull_lost();
+    assert_eq!(say(&attachment, "b"), Sent::Passed);
+    assert_eq!(two.has(), ["s 1 b"]);
+    // Its place may be another's now.
+    one.voice_lost();
+    pass(&pool, LOSS_WINDOW).await;
+    let three = Handler::join(&pool);
+    say(&attachment, "c");
+    assert_eq!((two.has().len(), three.has().len()), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_handler_is_waited_for_and_nothing_is_queued_meanwhile() {
+    let pool = pool(None);
+    let (one, two) = (Handler::join(&pool), Handler::join(&pool));
+    let talker = talker(1);
+    let attachment = pool.attach(talker.clone());
+    say(&attachment, "a");
+    one.pull.pretend_blocked(true);
+    PushSide(Rc::clone(&pool)).blocked(&one.pull);
+    assert_eq!(say(&attachment, "b"), Sent::Held);
+    // Stalled: requests go elsewhere, but its connections are its own.
+    pass(&pool, STALL_AFTER * 2).await;
+    assert_eq!((one.has(), two.has()), (vec!["s 1 a".to_owned()], vec![]));
+    one.pull.pretend_blocked(false);
+    PushSide(Rc::clone(&pool)).writable(&one.pull);
+    assert_eq!(one.has(), ["s 1 a", "s 1 b"]);
+    assert_eq!(talker.went_on.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_leave_while_they_wait_leave_nothing_behind() {
+    let pool = pool(None);
+    for id in 0..1000 {
+        let attachment = pool.attach(talker(id));
+        assert_eq!(say(&attachment, "a"), Sent::Held);
+    }
+    let stays = pool.attach(talker(7));
+    say(&stays, "b");
+    assert!(pool.state.borrow().held_entries() < 100);
+    let one = Handler::join(&pool);
+    pass(&pool, HOUSEKEEPING).await;
+    assert_eq!(one.has(), ["s 7 b"]);
+    assert!(!pool.state.borrow().holds());
+}
+
+fn says(message: &'static str) -> Bytes {
+    Bytes::from_static(message.as_bytes())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_completes_a_request_follows_it_also_when_it_waits() {
+    let pool = pool(None);
+    let (ticket, _note) = submit(&pool, 1, "start", Retry::Safe);
+    ticket.complete(says("done"), Retry::Never);
+    assert!(!ticket.is_completed());
+    let handler = Handler::join(&pool);
+    assert_eq!(handler.has(), ["s 1 start", "s 1 done"]);
+    assert!(ticket.is_completed());
+    let (other, _note) = submit(&pool, 2, "start", Retry::Safe);
+    other.complete(says("done"), Retry::Never);
+    assert_eq!(handler.has()[2..], ["s 2 start", "s 2 done"]);
+    drop((ticket, other));
+    assert_eq!(pool.state.borrow().follow_ups, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_announced_request_is_handed_on_and_one_that_is_complete_as_it_says() {
+    for (completed, retry) in [
+        (false, Retry::Never),
+        (true, Retry::Never),
+        (true, Retry::Safe),
+    ] {
+        let pool = pool(None);
+        let old = Handler::join(&pool);
+        let (ticket, note) = submit(&pool, 1, "start", Retry::Safe);
+        if completed {
+            ticket.complete(says("done"), retry);
+        }
+        old.takes_all();
+        old.pull_lost();
+        old.voice_lost();
+        let new = Handler::join(&pool);
+        if !completed {
+            ticket.complete(says("done"), retry);
+        }
+        if completed && retry == Retry::Never {
+            assert_eq!(*note.failures.borrow(), [Failure::HandlerLost]);
+            assert_eq!(new.has().len(), 0);
+            // The handler that is gone had it.
+            assert!(ticket.is_completed());
+        } else {
+            assert_eq!(new.has(), ["s 2 start", "s 2 done"], "{completed}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_sent_of_an_announced_request_goes_again_with_it() {
+    let pool = pool(None);
+    let old = Handler::join(&pool);
+    let (ticket, _note) = submit(&pool, 1, "start", Retry::Safe);
+    old.takes_all();
+    ticket.complete(says("done"), Retry::Never);
+    // It had the announcement, and never got the end.
+    old.pull_lost();
+    assert!(!ticket.is_completed());
+    old.voice_lost();
+    let new = Handler::join(&pool);
+    assert_eq!(new.has(), ["s 2 start", "s 2 done"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_closes_its_pull_gets_no_end_and_another_the_whole() {
+    let pool = pool(None);
+    let old = Handler::join(&pool);
+    let (ticket, _note) = submit(&pool, 1, "start", Retry::Safe);
+    old.takes_all();
+    old.pull.close();
+    old.pull_lost();
+    pass(&pool, LOSS_WINDOW * 2).await;
+    let new = Handler::of(
+        &pool,
+        Origin::Address(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))),
+    );
+    new.voice_joins();
+    new.pull_joins();
+    ticket.complete(says("done"), Retry::Never);
+    assert_eq!(new.has(), ["s 2 start", "s 2 done"]);
+    assert!(ticket.is_completed());
+    drop(old);
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_go_to_the_peer_that_has_the_request_and_are_never_told_twice() {
+    let pool = pool(None);
+    let (ticket, note) = submit(&pool, 1, "start", Retry::Safe);
+    assert_eq!(ticket.room(), Room::Later, "nobody has it");
+    let old = Handler::join(&pool);
+    assert_eq!(ticket.room(), Room::Now);
+    ticket.follow_up(says("part"));
+    assert_eq!(old.has(), ["s 1 start", "s 1 part"]);
+    old.takes_all();
+    old.pull_lost();
+    old.voice_lost();
+    let new = Handler::join(&pool);
+    assert_eq!(*note.failures.borrow(), [Failure::HandlerLost]);
+    assert_eq!(new.has().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_wait_for_a_handler_that_does_not_read_and_stay_with_it_when_it_stalls() {
+    let pool = pool(None);
+    let slow = Handler::join(&pool);
+    let (ticket, note) = submit(&pool, 1, "start", Retry::Safe);
+    slow.takes_all();
+    ticket.follow_up(says("part"));
+    slow.pull.pretend_blocked(true);
+    PushSide(Rc::clone(&pool)).blocked(&slow.pull);
+    assert_eq!(ticket.room(), Room::Later);
+    pass(&pool, STALL_AFTER * 2).await;
+    assert_eq!(slow.has(), ["s 1 part"]);
+    assert_eq!(note.resumed.get(), 1, "told to look again");
+    slow.takes_all();
+    slow.pull.pretend_blocked(false);
+    PushSide(Rc::clone(&pool)).writable(&slow.pull);
+    assert_eq!(ticket.room(), Room::Now);
+    ticket.follow_up(says("later"));
+    assert_eq!(slow.has(), ["s 1 later"]);
+    assert!(note.failures.borrow().is_empty());
 }

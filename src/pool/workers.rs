@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::{LOSS_WINDOW, PAIRING_GRACE, STALL_AFTER};
 use crate::balancer::{Balancer, Key, Standing};
-use crate::bus::server::{Origin, Peer, PeerId};
+use crate::bus::server::{Origin, Peer, PeerId, Unsent};
 use crate::metrics::Name;
 
 /// Answers by its own voice that a worker's tie is worth: so many by another are needed to change it.
@@ -145,6 +145,48 @@ impl Workers {
         if let Some(key) = self.all.get(id.0).and_then(|worker| worker.key) {
             self.balancer.attach(key);
         }
+    }
+
+    /// A connection is attached to this worker.
+    pub(super) fn attach_more(&mut self, id: Id) {
+        if let Some(worker) = self.all.get_mut(id.0) {
+            worker.held += 1;
+            if let Some(key) = worker.key {
+                self.balancer.attach_more(key);
+            }
+        }
+    }
+
+    /// Takes a worker for a connection to be attached to: the best one; else, as it takes no slot, any that takes messages.
+    pub(super) fn pick_attached(&mut self) -> Option<Id> {
+        let best = self
+            .balancer
+            .first()
+            .and_then(|key| self.by_key.get(key.index()).copied().flatten())
+            .filter(|id| self.takes(*id));
+        let id = best.or_else(|| {
+            let mut all = self.all.iter().map(|(index, _)| Id(index));
+            all.find(|id| self.takes(*id))
+        })?;
+        self.attach_more(id);
+        Some(id)
+    }
+
+    /// Whether a worker is connected, though it may take nothing now.
+    pub(super) fn is_connected(&self, id: Id) -> bool {
+        self.all
+            .get(id.0)
+            .is_some_and(|worker| worker.key.is_some())
+    }
+
+    /// Whether a worker takes messages now.
+    pub(super) fn takes(&self, id: Id) -> bool {
+        self.all.get(id.0).is_some_and(|worker| {
+            worker.key.is_some()
+                && worker.phase == Phase::Ready
+                && !worker.peer.is_blocked()
+                && !worker.peer.is_silent()
+        })
     }
 
     fn let_go(&mut self, id: Id, count: impl FnOnce(&mut Balancer, Key)) {
@@ -484,9 +526,9 @@ impl Workers {
             .retain(|(at, _)| now.duration_since(*at) <= LOSS_WINDOW);
     }
 
-    /// Lets time settle pairing, doubtful losses and stalls. Gives the workers that have stalled, and the tags of the messages
-    /// that they never got.
-    pub(super) fn settle(&mut self, now: Instant) -> Vec<(Rc<Peer>, Vec<u64>)> {
+    /// Lets time settle pairing, doubtful losses and stalls. Gives the workers that have stalled, and the messages that
+    /// they never got.
+    pub(super) fn settle(&mut self, now: Instant) -> Vec<(Rc<Peer>, Vec<Unsent>)> {
         let mut all_taken_back = Vec::new();
         let mut awake = Vec::new();
         let mut served = Vec::new();

@@ -11,7 +11,7 @@ use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lurcher::bus::server::{self, Kind, Message, Options, Peer, Sink};
+use lurcher::bus::server::{self, Kind, Message, Options, Peer, Sink, Unsent};
 use lurcher::drain;
 use tokio::task::coop;
 
@@ -188,7 +188,7 @@ impl Sink for Greedy {
 
     fn writable(&self, _: &Rc<Peer>) {}
 
-    fn lost(&self, peer: &Rc<Peer>, unsent: Vec<u64>) {
+    fn lost(&self, peer: &Rc<Peer>, unsent: Vec<Unsent>) {
         Sink::lost(&*self.0, peer, unsent);
     }
 }

@@ -619,8 +619,38 @@ fn a_base_that_is_not_there_is_found_when_it_comes() {
 }
 
 #[test]
-fn a_slow_read_of_the_disk_is_no_reason_to_stop_early() {
-    // A stopping front ends what it has begun.
+fn another_configuration_serves_another_directory() {
+    let site = Site::start("");
+    let large = site.large();
+    assert_eq!(site.get("/hello.txt", "").body, b"hello text\n");
+    fs::create_dir(site.path("other")).expect("create a folder");
+    fs::write(site.path("other/hello.txt"), "other").expect("write a file");
+    let mut client = Client::connect(site.address);
+    send(&mut client, "GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(client.read_some(PATIENCE));
+    let config = site.path("main.conf");
+    let text = fs::read_to_string(&config).expect("a configuration");
+    let changed = text
+        .replace("/www/'", "/other/'")
+        .replace("text/x-default", "text/x-other")
+        + "mimetypes = {'.txt': 'text/x-told'}\n";
+    fs::write(&config, changed).expect("write a configuration");
+    site.program.signal("HUP");
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let answer = site.get("/hello.txt", "");
+        if answer.body == b"other" {
+            assert_eq!(header(&answer, "content-type"), "text/x-told");
+            break;
+        }
+        assert!(Instant::now() < end, "the old directory is still served");
+    }
+    // What was being sent is sent to its end.
+    assert!(client.answer().body == large);
+}
+
+#[test]
+fn a_stopping_front_sends_what_it_has_begun() {
     let mut site = Site::start("");
     let large = site.large();
     let mut client = Client::connect(site.address);

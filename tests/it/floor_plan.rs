@@ -18,7 +18,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("wire", &["tnetstring"]),
     ("zmtp", &[]),
     ("http1", &[]),
-    ("websocket", &[]),
+    ("websocket", &["http1"]),
     ("routing", &[]),
     ("balancer", &[]),
     ("drain", &[]),
@@ -54,7 +54,15 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     (
         "handler",
-        &["wire", "bus", "drain", "tnetstring", "endpoint", "metrics"],
+        &[
+            "wire",
+            "websocket",
+            "bus",
+            "drain",
+            "tnetstring",
+            "endpoint",
+            "metrics",
+        ],
     ),
     (
         "launcher",
@@ -102,6 +110,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("hyper", &["front/proxy/"]),
     ("hyper_util", &["front/proxy/"]),
     ("libc", &["sys.rs"]),
+    ("flate2", &["websocket/"]),
     ("socket2", &["sys.rs", "bus/server.rs", "bus/server/"]),
 ];
 

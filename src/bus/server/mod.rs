@@ -23,7 +23,7 @@ mod stream;
 pub use crate::zmtp::{Message, Version};
 pub use bind::{BindCause, BindError};
 pub use listener::Listening;
-pub use peer::{Full, Head, Origin, Outgoing, Peer, PeerId};
+pub use peer::{Full, Head, Origin, Outgoing, Peer, PeerId, Unsent};
 
 /// What a bound socket does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,9 +115,9 @@ pub trait Sink {
     /// The peer had been blocked, and everything queued for it has now been written.
     fn writable(&self, peer: &Rc<Peer>);
 
-    /// A peer that had joined is lost. Told exactly once, and nothing is told of it afterwards. `unsent` has the tags of the messages
-    /// whose last byte was not given to the kernel, oldest first. (Tasks cut by an abort of the whole program tell nothing.)
-    fn lost(&self, peer: &Rc<Peer>, unsent: Vec<u64>);
+    /// A peer that had joined is lost. Told exactly once, and nothing is told of it afterwards. `unsent` has the messages whose
+    /// last byte was not given to the kernel, oldest first. (Tasks cut by an abort of the whole program tell nothing.)
+    fn lost(&self, peer: &Rc<Peer>, unsent: Vec<Unsent>);
 
     /// PUSH only: whether an answer is still expected from a peer that has not answered our PING. If so it stays, and is only
     /// marked [`Peer::is_silent`]; a PULL that is merely busy does not answer either. Default: yes.

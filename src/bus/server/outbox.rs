@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::peer::Head;
+use super::peer::{Head, Outgoing, Unsent};
 use crate::zmtp::{EncodedHeader, Framing};
 
 /// A batch ends with the message that reaches this, in bytes: as much as a send buffer of 64 KiB (which the kernel doubles)
@@ -40,6 +40,18 @@ impl Entry {
 
     fn length(&self) -> usize {
         self.front_length() + self.body.len()
+    }
+}
+
+impl From<Entry> for Unsent {
+    fn from(entry: Entry) -> Self {
+        Self {
+            tag: entry.tag,
+            message: Outgoing {
+                head: entry.head,
+                body: entry.body,
+            },
+        }
     }
 }
 
@@ -142,16 +154,16 @@ impl Outbox {
     }
 
     /// Takes out what is wholly unwritten.
-    pub(super) fn take_unbegun(&mut self) -> Vec<u64> {
+    pub(super) fn take_unbegun(&mut self) -> Vec<Unsent> {
         let keep = usize::from(self.begun > 0);
-        let taken: Vec<u64> = self.queue.drain(keep..).map(|entry| entry.tag).collect();
+        let taken = self.queue.drain(keep..).map(Unsent::from).collect();
         self.bytes = self.queue.front().map_or(0, Entry::length);
         taken
     }
 
     /// Takes out everything, the partly written one too. After such a one nothing may be written any more: it would stand in
     /// the middle of that message.
-    pub(super) fn take_all(&mut self) -> Vec<u64> {
+    pub(super) fn take_all(&mut self) -> Vec<Unsent> {
         if self.begun > 0 {
             self.urgent = Vec::new();
             self.urgent_begun = 0;
@@ -161,7 +173,7 @@ impl Outbox {
         self.bytes = 0;
         std::mem::take(&mut self.queue)
             .into_iter()
-            .map(|entry| entry.tag)
+            .map(Unsent::from)
             .collect()
     }
 
@@ -281,6 +293,10 @@ impl Scratch {
 mod tests {
     use super::*;
 
+    fn tags(unsent: &[Unsent]) -> Vec<u64> {
+        unsent.iter().map(|unsent| unsent.tag).collect()
+    }
+
     fn outbox() -> Outbox {
         Outbox::new(1000, 100_000_000)
     }
@@ -384,7 +400,7 @@ mod tests {
         let second = push(&mut outbox, 2, 0, 100);
         push(&mut outbox, 3, 0, 100);
         let mut written = write(&mut outbox, &mut scratch, first.len() + 1);
-        assert_eq!(outbox.take_unbegun(), [3]);
+        assert_eq!(tags(&outbox.take_unbegun()), [3]);
         assert_eq!((outbox.messages(), outbox.bytes()), (1, second.len() - 1));
         let fourth = push(&mut outbox, 4, 0, 100);
         while !outbox.is_empty() {
@@ -400,7 +416,7 @@ mod tests {
         push(&mut outbox, 2, 0, 100);
         write(&mut outbox, &mut scratch, 50);
         outbox.push_urgent(&mut b"PONG".to_vec());
-        assert_eq!(outbox.take_all(), [1, 2]);
+        assert_eq!(tags(&outbox.take_all()), [1, 2]);
         assert!(outbox.is_empty() && outbox.bytes() == 0);
         // What the session says of its end comes later still.
         outbox.push_urgent(&mut b"PONG".to_vec());

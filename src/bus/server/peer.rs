@@ -128,6 +128,15 @@ impl From<Bytes> for Outgoing {
     }
 }
 
+/// A message that was queued and not sent: its last byte was not given to the kernel.
+#[derive(Debug, Clone)]
+pub struct Unsent {
+    /// What its sender named it by.
+    pub tag: u64,
+    /// The message as [`Peer::send`] took it. Of [`Peer::send_frames`], the frames with their framing.
+    pub message: Outgoing,
+}
+
 /// Why a message was not taken. The caller still has it: a body is cheap to clone before the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
@@ -313,9 +322,9 @@ impl Peer {
         self.outbox.borrow().bytes()
     }
 
-    /// Takes back what is wholly unwritten, oldest first: these tags are no longer queued and will not be told as lost. A
+    /// Takes back what is wholly unwritten, oldest first: these messages are no longer queued and will not be told as lost. A
     /// partly written message stays, and so does [`Peer::is_blocked`] until the socket takes more.
-    pub fn take_unsent(&self) -> Vec<u64> {
+    pub fn take_unsent(&self) -> Vec<Unsent> {
         self.outbox.borrow_mut().take_unbegun()
     }
 

@@ -8,14 +8,18 @@ use bytes::{BufMut as _, Bytes};
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
+use super::upload::Receiving;
 use super::{Connection, Exchange, Gone, State};
 use crate::front::answer::Trouble;
 use crate::front::body::{Body, Fed};
+use crate::front::client::Hold;
 use crate::front::dispatch::{self, Accepted, Dispatched};
+use crate::front::message_socket;
 use crate::front::{INPUT_AHEAD_MAX, LINGER_BYTES_MAX};
 use crate::http1::{self, Asked, Parsed, Scanner};
 use crate::metrics::Name;
 use crate::pool;
+use crate::wire::request;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -36,7 +40,20 @@ impl Connection {
         let mut used = 0;
         while let Some(rest) = data.get(used..).filter(|rest| !rest.is_empty()) {
             match &mut self.state {
+                State::Head if self.client.hold.get() != Hold::Free => break,
+                State::Head | State::WebSocket(_) if self.messages_left == 0 => {
+                    self.fresh = true;
+                    break;
+                }
+                State::Head if message_socket::begins(rest) => match self.message(rest) {
+                    Some(len) => used += len,
+                    None => break,
+                },
                 State::Head => match self.head(rest) {
+                    Some(len) => used += len,
+                    None => break,
+                },
+                State::WebSocket(_) => match self.websocket_input(rest) {
                     Some(len) => used += len,
                     None => break,
                 },
@@ -49,11 +66,17 @@ impl Connection {
                     Fed::TooLarge => self.refuse_body(Trouble::TooLarge),
                     Fed::Malformed => self.refuse_body(Trouble::BadChunk),
                 },
+                State::Response(exchange) if exchange.is_receiving() => {
+                    match self.feed_upload(rest) {
+                        Some(len) => used += len,
+                        None => break,
+                    }
+                }
                 State::Response(exchange) if exchange.opaque => {
                     self.end_exchange();
                     self.await_head();
                 }
-                State::Response(_) => break,
+                State::Response(_) | State::Opening(_) => break,
                 State::Local(_) => match self.feed_local(rest) {
                     Some(len) => used += len,
                     None => break,
@@ -84,6 +107,7 @@ impl Connection {
             Parsed::Complete((len, dispatched)) => {
                 Name::Requests.increment();
                 self.client.note_ping();
+                self.client.speaks_messages.set(false);
                 self.begun = false;
                 match dispatched {
                     Dispatched::Refused {
@@ -98,8 +122,8 @@ impl Connection {
                         accepted,
                         wants_continue,
                     } => {
-                        let here = data.len().saturating_sub(len);
-                        self.accept(accepted, wants_continue, here);
+                        let here = data.get(len..).unwrap_or_default();
+                        return Some(len + self.accept(accepted, wants_continue, here));
                     }
                 }
                 Some(len)
@@ -107,8 +131,17 @@ impl Connection {
         }
     }
 
-    /// Begins the body of a request; one without a body goes on at once.
-    fn accept(&mut self, accepted: Accepted, wants_continue: bool, here: usize) {
+    /// Begins the body of a request; one without a body goes on at once. Says how many of the bytes that are here were used.
+    fn accept(&mut self, mut accepted: Accepted, wants_continue: bool, here: &[u8]) -> usize {
+        if let Some(upgrade) = &accepted.upgrade {
+            request::encode_body(&upgrade.accept, &mut accepted.message);
+            let message = std::mem::take(&mut accepted.message);
+            self.submit(message.into(), accepted);
+            return 0;
+        }
+        if let Some(plan) = accepted.upload.take() {
+            return self.begin_upload(accepted, plan, wants_continue, here);
+        }
         let body = Body::new(
             accepted,
             self.shard.limits().content_length,
@@ -116,13 +149,15 @@ impl Connection {
         );
         if body.is_empty() {
             let (message, accepted) = body.finish();
-            return self.submit(message, accepted);
+            self.submit(message, accepted);
+            return 0;
         }
-        if wants_continue && body.is_missing(here) {
+        if wants_continue && body.is_missing(here.len()) {
             self.output.push_back(Bytes::from_static(CONTINUE));
         }
         self.client.set_deadline(self.shard.limits().body_grace);
         self.state = State::Body(Box::new(body));
+        0
     }
 
     pub(super) fn refuse_body(&mut self, trouble: Trouble) {
@@ -144,13 +179,25 @@ impl Connection {
 
     /// Gives a whole request to its handlers.
     fn submit(&mut self, message: Bytes, accepted: Accepted) {
+        let retry = accepted.retry;
+        self.submit_with(message, accepted, retry, None);
+    }
+
+    /// Gives a request to its handlers, whole or with an upload that has begun.
+    pub(super) fn submit_with(
+        &mut self,
+        message: Bytes,
+        accepted: Accepted,
+        retry: pool::Retry,
+        upload: Option<Box<Receiving>>,
+    ) {
         let Accepted {
             handler,
-            retry,
             asked,
             version,
             keep_alive,
             line,
+            upgrade,
             ..
         } = accepted;
         let head_request = asked == Asked::Head;
@@ -169,6 +216,8 @@ impl Connection {
                     opaque,
                     head_request,
                     line,
+                    upgrade,
+                    upload,
                 }));
             }
             Err(why) => self.refuse(Trouble::Pool(why), head_request, line),
@@ -178,9 +227,13 @@ impl Connection {
     /// Reads from the client.
     pub(super) fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         if self.deaf
-            || (matches!(self.state, State::Response(_) | State::Local(_))
-                && self.input.len() >= INPUT_AHEAD_MAX)
+            || (matches!(
+                self.state,
+                State::Response(_) | State::Local(_) | State::Opening(_)
+            ) && self.input.len() >= INPUT_AHEAD_MAX)
             || (matches!(self.state, State::Head) && self.is_behind())
+            || self.waits()
+            || (matches!(self.state, State::WebSocket(_)) && self.client.is_half_full())
         {
             return Poll::Pending;
         }
@@ -252,7 +305,9 @@ impl Connection {
     /// Whether what comes from the client has to wait for the end of what is open.
     fn holds_input(&self) -> bool {
         match &self.state {
+            State::Response(exchange) if exchange.is_receiving() => !exchange.wants_input(),
             State::Response(exchange) => !exchange.opaque,
+            State::Opening(_) => true,
             State::Local(local) => !local.wants_input(),
             _ => false,
         }

@@ -567,6 +567,9 @@ impl Connection {
                     Name::ReplyBytesDropped.add(bytes.len() as u64);
                     debug!(client = %self.client.addr, %voice, "bytes of a handler that has no request: dropped");
                 }
+                Mail::File { voice, .. } => {
+                    debug!(client = %self.client.addr, %voice, "a file of a handler that has no request: not sent");
+                }
                 Mail::Close { voice } => return self.handler_closes(voice),
                 Mail::Failed(_) => {}
             }

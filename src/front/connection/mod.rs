@@ -11,7 +11,10 @@
 
 mod input;
 mod local;
+mod messages;
 mod output;
+mod upload;
+mod websocket;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -26,16 +29,22 @@ use tracing::debug;
 use super::access_log::Line;
 use super::answer::{Answer, Trouble, answer};
 use super::body::Body;
-use super::client::{Client, Cut, Farewell, NEVER};
+use super::client::{Client, Cut, Farewell, Hold, NEVER};
+use super::sendfile::Sending;
 use super::stream::Stream;
+use super::upgrade::Upgrading;
 use super::{FLUSH_TIMEOUT, Shard};
 use crate::bus::server::PeerId;
 use crate::http1::{Progress, Scanner};
 use crate::metrics::Name;
-use crate::pool::{Failure, Ticket};
+use crate::pool::{Failure, Pool, Ticket};
 
 /// Turns of the loop before other tasks get theirs.
 const TURNS_MAX: usize = 32;
+
+/// Messages of a connection that are given to handlers in one go: then the tasks of the handlers' sockets get their turn, so
+/// that a client which sends many small ones does not fill a queue that would be empty a moment later.
+const MESSAGES_PER_TURN: u16 = 128;
 
 /// The status in the access log of a request whose client left before a response began: nginx's number for it.
 const CLIENT_GONE: u16 = 499;
@@ -57,8 +66,14 @@ pub(super) struct Connection {
     /// What the socket has not taken yet, oldest first.
     output: VecDeque<Bytes>,
     state: State,
+    /// A file that a handler has sent; its other mail waits meanwhile.
+    sending: Option<Box<Sending>>,
     /// Flow control: bytes of a payload that is being written, told to its handler when the socket has taken them.
     credits: usize,
+    /// Messages that may still be given to handlers in this turn.
+    messages_left: u16,
+    /// What belongs to message sockets, once there was a message.
+    messages: Option<Box<messages::Messages>>,
 }
 
 /// What is awaited.
@@ -67,10 +82,14 @@ enum State {
     Head,
     /// The rest of a request's body.
     Body(Box<Body>),
+    /// A file for the request's body, which is being made.
+    Opening(Box<upload::Opening>),
     /// A handler's response.
     Response(Box<Exchange>),
     /// A response that is made in this process.
     Local(Box<local::Local>),
+    /// Frames of a WebSocket.
+    WebSocket(Box<websocket::WebSocket>),
     /// The socket to take the last bytes; then its sending side is shut down.
     Flush,
     /// The client's end: closing before it could destroy what it has not read yet.
@@ -87,6 +106,15 @@ struct Exchange {
     opaque: bool,
     head_request: bool,
     line: Option<Line>,
+    /// It asks for WebSocket.
+    upgrade: Option<Box<Upgrading>>,
+    /// Its body, where that is an upload.
+    upload: Option<Box<upload::Receiving>>,
+}
+
+/// How long a message may wait for a handler of this pool, in milliseconds.
+fn wait_max(pool: &Pool) -> u64 {
+    u64::try_from(pool.settings().wait_max.as_millis()).unwrap_or(NEVER)
 }
 
 /// The socket is of no more use: the client is gone, or everything was said.
@@ -106,23 +134,31 @@ impl Connection {
             progress: Progress::default(),
             output: VecDeque::new(),
             state: State::Head,
+            sending: None,
             credits: 0,
+            messages_left: 0,
+            messages: None,
         }
     }
 
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Gone> {
+        self.messages_left = MESSAGES_PER_TURN;
         for _ in 0..TURNS_MAX {
             if self.obey().is_err() {
                 return Poll::Ready(Gone);
             }
             let more = self.poll_local(cx);
+            self.poll_upload(cx);
             if self.write(cx).is_err() {
                 return Poll::Ready(Gone);
             }
             if more && self.output.is_empty() {
                 continue;
             }
-            if self.fresh && !self.is_behind() {
+            if self.messages_left == 0 {
+                break;
+            }
+            if self.fresh && !self.is_behind() && !self.waits() {
                 self.use_input();
                 continue;
             }
@@ -162,12 +198,35 @@ impl Connection {
         {
             exchange.ticket.attach();
         }
+        if self.client.hold.get() == Hold::Over {
+            self.client.hold.set(Hold::Free);
+            self.fresh = !self.input.is_empty();
+            match self.state {
+                State::WebSocket(_) => self.websocket_deadline(),
+                _ => self.client.deadline.set(NEVER),
+            }
+        }
+        if self.shard.closes_idle() {
+            self.websocket_leaves();
+        }
         Ok(())
     }
 
-    /// Whether no request is open and none has begun.
+    /// Whether what the client sends has to wait until a handler has taken what came before.
+    fn waits(&self) -> bool {
+        let hold = self.client.hold.get();
+        match &self.state {
+            State::Head => hold != Hold::Free,
+            State::WebSocket(websocket) => websocket.waits(hold),
+            _ => false,
+        }
+    }
+
+    /// Whether no request is open and none has begun, and no message waits.
     fn is_idle(&self) -> bool {
-        matches!(self.state, State::Head) && self.input.is_empty()
+        matches!(self.state, State::Head)
+            && self.input.is_empty()
+            && self.client.hold.get() == Hold::Free
     }
 
     /// Whether the client has to take what was written for it before its next request is looked at. Without that, what lies
@@ -177,13 +236,22 @@ impl Connection {
             && match &self.state {
                 State::Head => true,
                 State::Response(exchange) => exchange.opaque,
-                State::Body(_) | State::Local(_) | State::Flush | State::Linger { .. } => false,
+                State::Body(_)
+                | State::Opening(_)
+                | State::Local(_)
+                | State::WebSocket(_)
+                | State::Flush
+                | State::Linger { .. } => false,
             }
     }
 
     /// A deadline has passed.
     fn expire(&mut self) -> Result<(), Gone> {
         match &mut self.state {
+            State::Head if self.client.hold.get() == Hold::Held => {
+                self.refuse(Trouble::Pool(Failure::WaitOver), false, None);
+            }
+            State::WebSocket(_) => self.websocket_expired(),
             State::Head if !self.begun => self.close(Farewell::Told),
             State::Head => self.refuse(Trouble::HeadTimeout, false, None),
             State::Body(body) => {
@@ -197,6 +265,8 @@ impl Connection {
                 }
             }
             State::Local(_) => self.local_expired()?,
+            State::Opening(_) => {}
+            State::Response(exchange) if exchange.is_receiving() => self.upload_expired(),
             // What came in the meantime may be the answer, or why there is none.
             State::Response(_) if self.client.has_mail() => {}
             State::Response(exchange) => {
@@ -214,6 +284,9 @@ impl Connection {
 
     /// The open response is complete.
     fn response_ended(&mut self, close: bool) {
+        if self.awaits_body(close) {
+            return;
+        }
         self.end_exchange();
         if close {
             self.close(Farewell::Told);
@@ -224,13 +297,14 @@ impl Connection {
 
     /// Ends the open exchange, if there is one: the ticket is given back, the log line written.
     fn end_exchange(&mut self) {
-        let exchange = match std::mem::replace(&mut self.state, State::Head) {
+        let mut exchange = match std::mem::replace(&mut self.state, State::Head) {
             State::Response(exchange) => exchange,
             other => {
                 self.state = other;
                 return;
             }
         };
+        self.finish_upload(&mut exchange);
         self.client.response_began.set(NEVER);
         // One that was never handed over is known to nobody; then the handler before it is still the last.
         if !exchange.started
@@ -258,6 +332,9 @@ impl Connection {
     /// The handler asks for the connection to be closed, after what it sent before.
     /// The one that knows the connection need not be told what it asked for itself.
     fn handler_closes(&mut self, voice: PeerId) {
+        if matches!(self.state, State::WebSocket(_)) {
+            return self.websocket_handler_ends(voice);
+        }
         self.end_exchange();
         let own = self.client.is_handled_by(voice);
         self.close(if own {
@@ -317,6 +394,7 @@ impl Connection {
     fn close(&mut self, farewell: Farewell) {
         self.end_local();
         self.client.leave(farewell);
+        self.messages = None;
         self.state = State::Flush;
         self.input = Vec::new();
         self.fresh = false;

@@ -7,12 +7,13 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite as _;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{Connection, Gone, State};
 use crate::bus::server::PeerId;
 use crate::front::client::{Mail, NEVER};
-use crate::front::{FLUSH_TIMEOUT, LINGER};
+use crate::front::sendfile::{self, Sending};
+use crate::front::{FLUSH_TIMEOUT, LINGER, inside_chroot};
 use crate::http1::{self, ScanState};
 use crate::metrics::Name;
 
@@ -27,7 +28,10 @@ impl Connection {
     pub(super) fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Gone> {
         loop {
             // Payloads that wait together leave together.
-            let gathers = matches!(self.state, State::Response(_) | State::Head)
+            let gathers = matches!(
+                self.state,
+                State::Response(_) | State::Head | State::WebSocket(_)
+            ) && self.sending.is_none()
                 && self.output.len() < GATHER_MAX
                 && !self.client.behind.get()
                 && self.client.has_mail();
@@ -36,6 +40,9 @@ impl Connection {
             }
             if !gathers && self.credits > 0 {
                 self.client.credit(std::mem::take(&mut self.credits));
+            }
+            if !gathers && self.websocket_says() {
+                continue;
             }
             match self.state {
                 State::Flush => match Pin::new(&mut self.stream).poll_shutdown(cx) {
@@ -56,34 +63,96 @@ impl Connection {
                     }
                     continue;
                 }
-                State::Head | State::Body(_) | State::Response(_) => {}
+                State::Head
+                | State::Body(_)
+                | State::Opening(_)
+                | State::Response(_)
+                | State::WebSocket(_) => {}
+            }
+            if self.sending.is_some() {
+                if self.write_file(cx)?.is_pending() {
+                    return Ok(());
+                }
+                continue;
             }
             let Some(mail) = self.client.next_mail() else {
                 return Ok(());
             };
             match mail {
-                Mail::Payload { mut bytes, voice } => {
-                    let size = bytes.len();
-                    if self.shard.is_draining()
-                        && let Some(last) = self.last_response(&bytes)
-                    {
-                        bytes = last;
-                    }
-                    let passed = self.scan(&bytes, voice);
-                    bytes.truncate(passed);
-                    if self.output.is_empty() && !self.client.has_mail() {
-                        self.put(cx, bytes)?;
-                    } else if !bytes.is_empty() {
-                        self.output.push_back(bytes);
-                    }
-                    if self.shard.limits().flow_control {
-                        self.credits += size;
-                    }
-                }
+                Mail::Payload { bytes, voice } => self.pay(cx, bytes, voice)?,
+                Mail::File { name, voice } => self.begin_file(&name, voice)?,
                 Mail::Close { voice } => self.handler_closes(voice),
                 Mail::Failed(why) => self.pool_failed(why),
             }
         }
+    }
+
+    /// Writes what a handler has sent, as far as it is for the client.
+    fn pay(&mut self, cx: &mut Context<'_>, mut bytes: Bytes, voice: PeerId) -> Result<(), Gone> {
+        let size = bytes.len();
+        if self.shard.is_draining()
+            && let Some(last) = self.last_response(&bytes)
+        {
+            bytes = last;
+        }
+        if matches!(self.state, State::WebSocket(_)) {
+            bytes = self.websocket_payload(bytes);
+        } else {
+            let passed = self.scan(&bytes, voice);
+            bytes.truncate(passed);
+            bytes = self.websocket_answered(bytes);
+        }
+        if self.output.is_empty() && !self.client.has_mail() {
+            self.put(cx, bytes)?;
+        } else if !bytes.is_empty() {
+            self.output.push_back(bytes);
+        }
+        if self.shard.limits().flow_control {
+            self.credits += size;
+        }
+        Ok(())
+    }
+
+    /// A handler has named a file, to be written where its payloads are.
+    fn begin_file(&mut self, name: &[u8], voice: PeerId) -> Result<(), Gone> {
+        let Some(base) = self.shard.limits().sendfile_base.clone() else {
+            warn!(client = %self.client.addr, "sendfile is refused, connection dropped: the setting `sendfile.base` names no directory to send from");
+            return Err(Gone);
+        };
+        let name = std::str::from_utf8(name).ok();
+        let Some(name) = name.filter(|name| name.len() <= sendfile::NAME_MAX) else {
+            warn!(client = %self.client.addr, "sendfile: no file has such a name: connection dropped");
+            return Err(Gone);
+        };
+        let chroot = &self.shard.chroot;
+        let (base, path) = (inside_chroot(chroot, &base), inside_chroot(chroot, name));
+        self.sending = Some(Box::new(Sending::begin(base, path, voice)));
+        Ok(())
+    }
+
+    /// Writes the next block of a file; ready when it is time to look what comes next.
+    fn write_file(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Gone> {
+        let Some(sending) = &mut self.sending else {
+            return Ok(Poll::Ready(()));
+        };
+        let voice = sending.voice;
+        match sending.poll(cx) {
+            Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(Ok(None)) => self.sending = None,
+            Poll::Ready(Ok(Some(block))) => {
+                let answers = matches!(self.state, State::Response(_));
+                self.pay(cx, block, voice)?;
+                if answers && !matches!(self.state, State::Response(_)) {
+                    // What is left of the file lies behind the end of the response.
+                    self.sending = None;
+                }
+            }
+            Poll::Ready(Err(error)) => {
+                warn!(client = %self.client.addr, "sendfile {}: {error}: connection dropped", sending.path().display());
+                return Err(Gone);
+            }
+        }
+        Ok(Poll::Ready(()))
     }
 
     /// While the front stops, a response that begins tells its client not to send another request behind it: that would
@@ -115,7 +184,7 @@ impl Connection {
                         State::Flush | State::Local(_) => {
                             self.client.set_deadline(FLUSH_TIMEOUT);
                         }
-                        State::Head if !self.begun => {
+                        State::Head if !self.begun && !self.client.speaks_messages.get() => {
                             self.client.set_deadline(self.shard.limits().idle_timeout);
                         }
                         _ => {}
@@ -180,13 +249,18 @@ impl Connection {
     fn scan(&mut self, payload: &[u8], voice: PeerId) -> usize {
         let State::Response(exchange) = &mut self.state else {
             // What is pushed to a client between its requests passes, but no second response to the last one.
-            if payload.starts_with(b"HTTP/1.") {
+            if payload.starts_with(b"HTTP/1.") && !self.client.speaks_messages.get() {
                 Name::ReplyBytesDropped.add(payload.len() as u64);
                 debug!(client = %self.client.addr, %voice, "a response while no request is open: dropped");
                 return 0;
             }
             return payload.len();
         };
+        if exchange.is_answered() {
+            Name::ReplyBytesDropped.add(payload.len() as u64);
+            debug!(client = %self.client.addr, %voice, "a second response, or more than one: dropped");
+            return 0;
+        }
         if !exchange.started {
             if !exchange.ticket.started(voice) {
                 // It waits for a handler: this is for a request before it, and would be taken for its response.
@@ -200,7 +274,9 @@ impl Connection {
             self.client
                 .response_began
                 .set(self.shard.clock.milliseconds());
-            self.client.deadline.set(NEVER);
+            if !exchange.is_receiving() {
+                self.client.deadline.set(NEVER);
+            }
         }
         let scan = exchange.scanner.scan(payload);
         match scan.state {

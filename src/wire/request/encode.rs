@@ -396,6 +396,11 @@ pub fn encode_body_prefix(length: usize, out: &mut Vec<u8>) {
     tnetstring::write_length(out, length);
 }
 
+/// Appends a whole body.
+pub fn encode_body(body: &[u8], out: &mut Vec<u8>) {
+    tnetstring::write_bytes(out, body);
+}
+
 /// News of a connection, for the handler that has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notice {

@@ -145,16 +145,18 @@ fn flags(headers: &Headers) -> Option<u8> {
 /// Mongrel2's own conditions for a handshake. A client that only names its method so lacks one of them, or it would
 /// have got a true handshake.
 fn is_upgrade(headers: &Headers) -> bool {
-    let connection = headers.first("connection").unwrap_or_default();
     let key = headers.contains("sec-websocket-key") && headers.contains("sec-websocket-version");
     let named = headers.contains("host")
         && headers
             .first("upgrade")
             .is_some_and(|word| is_token(word, b"websocket"));
-    key && named
-        && connection
+    // In any of its lines, as HTTP has it and a Lurcher reads it; Mongrel2 looks at the first.
+    let upgrade = |connection: &bytes::Bytes| {
+        connection
             .windows(b"upgrade".len())
             .any(|word| word.eq_ignore_ascii_case(b"upgrade"))
+    };
+    key && named && headers.all("connection").iter().any(upgrade)
 }
 
 fn decimal(text: &[u8]) -> Option<u64> {

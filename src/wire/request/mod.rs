@@ -12,7 +12,7 @@ mod tests;
 
 pub use decode::Request;
 pub use encode::{
-    Field, NAMES_MAX, Notice, Outgoing, VALUES_MAX, encode_body_prefix, encode_prefix,
+    Field, NAMES_MAX, Notice, Outgoing, VALUES_MAX, encode_body, encode_body_prefix, encode_prefix,
 };
 pub use headers::{HeaderValue, Headers};
 pub use kind::{Kind, Language};

@@ -399,6 +399,13 @@ fn a_client_cannot_make_a_frame_or_a_handshake_by_its_method() {
             expected
         );
     }
+    // Connection may have come in several lines.
+    let lines = upgrade.map(|line| match line.split_once(':') {
+        Some((name @ r#""connection""#, _)) => format!(r#"{name}:["keep-alive","Upgrade"]"#),
+        _ => line.to_owned(),
+    });
+    let lines = format!(r#"{{"METHOD":"WEBSOCKET_HANDSHAKE",{}}}"#, lines.join(","));
+    assert_eq!(message("/", &lines, "").kind(), Kind::WebSocketHandshake);
 }
 
 #[test]

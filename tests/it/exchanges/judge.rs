@@ -703,7 +703,7 @@ fn stream_body(wanted: &Value, exchange: &Exchange, observed: &Observed) -> Verd
     }
 }
 
-/// The body of the client's first request, chunks taken off.
+/// The body of the client's first request, chunks taken off; what it sent of one that is not whole.
 fn uploaded_body(exchange: &Exchange) -> Vec<u8> {
     let sent = exchange.client_sends.concat();
     // A request read as if it were an answer: the framing of bodies is the same.
@@ -711,5 +711,9 @@ fn uploaded_body(exchange: &Exchange) -> Vec<u8> {
     let answer = [b"HTTP/1.1 200 OK", sent.get(head..).unwrap_or_default()].concat();
     split_answer(&answer, Asked::Other, true)
         .map(|(answer, _)| answer.body)
+        .or_else(|| {
+            let end = sent.windows(4).position(|w| w == b"\r\n\r\n")?;
+            sent.get(end + 4..).map(<[u8]>::to_vec)
+        })
         .unwrap_or_default()
 }

@@ -3,6 +3,7 @@
 
 mod fake_front;
 mod programs;
+mod websocket;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -66,6 +67,29 @@ fn raw_replies_have_the_bytes_that_servers_expect() {
         assert_eq!(front.reply(), "front 1:7, ");
         end(handler);
     }
+}
+
+#[test]
+fn a_client_can_be_kept_granted_cancelled_and_sent_a_file() {
+    let front = Front::new();
+    let handler = run(front.options(), async |mut connection| {
+        let client = connection.recv().await.unwrap().client();
+        client.keep_alive().await.unwrap();
+        client.grant(1000).await.unwrap();
+        client.send_file("/www/a.bin").await.unwrap();
+        client.cancel().await.unwrap();
+        connection.finish().await;
+    });
+    front.push(&json("front", 7, "/", &[("METHOD", "GET")], ""));
+    for command in [
+        "28:3:ctl,18:10:keep-alive,1:1#}]",
+        "27:3:ctl,17:7:credits,4:1000#}]",
+        "25:8:sendfile,10:/www/a.bin,]",
+        "23:3:ctl,13:6:cancel,1:1#}]",
+    ] {
+        assert_eq!(front.reply(), format!("front 3:X 7, {command}"));
+    }
+    end(handler);
 }
 
 #[test]

@@ -11,14 +11,14 @@ use super::PATIENCE;
 use super::fake_front::{Front, json, request};
 
 /// The program, ended when dropped.
-struct Program {
+pub(super) struct Program {
     child: Child,
     log: Option<JoinHandle<String>>,
 }
 
 impl Program {
     /// Starts `lurcher run` and waits until it says to be connected.
-    fn run(app: &str, front: &Front, options: &[&str]) -> Self {
+    pub(super) fn run(app: &str, front: &Front, options: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_lurcher"))
             .args(["run", app, &front.send_spec, &front.recv_spec])
             .args(options)
@@ -45,7 +45,7 @@ impl Program {
         }
     }
 
-    fn signal(&self, name: &str) {
+    pub(super) fn signal(&self, name: &str) {
         let status = Command::new("kill")
             .args(["-s", name, &self.child.id().to_string()])
             .status()
@@ -54,7 +54,7 @@ impl Program {
     }
 
     /// Its exit code and its log.
-    fn wait(mut self) -> (Option<i32>, String) {
+    pub(super) fn wait(mut self) -> (Option<i32>, String) {
         let status = self.child.wait().unwrap();
         (status.code(), self.log.take().unwrap().join().unwrap())
     }

@@ -13,7 +13,7 @@ pub(crate) struct Front {
     pub(crate) address: SocketAddr,
     pub(crate) send: String,
     pub(crate) recv: String,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Front {
@@ -39,8 +39,32 @@ impl Front {
             address,
             send,
             recv,
-            _directory: directory,
+            directory,
         }
+    }
+
+    /// As [`Front::start`], with these routes (as in a `.conf`) in place of the one; the handler is `app`.
+    pub(crate) fn routed(settings: &str, routes: &str) -> Self {
+        let directory = scratch();
+        let [send, recv] = [free_port(), free_port()].map(|port| format!("tcp://127.0.0.1:{port}"));
+        let config = conf(directory.path(), 0, &send, &recv, settings);
+        let text = fs::read_to_string(&config).expect("the configuration");
+        let text = text.replace("{'/': app}", &format!("{{{routes}}}"));
+        fs::write(&config, text).expect("write a configuration");
+        let mut program = Program::lurcher(&["serve", "main.conf"], directory.path());
+        let address = program.listening();
+        Self {
+            program,
+            address,
+            send,
+            recv,
+            directory,
+        }
+    }
+
+    /// The file of the access log.
+    pub(crate) fn access_log(&self) -> PathBuf {
+        self.directory.path().join("access.log")
     }
 }
 

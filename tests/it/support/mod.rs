@@ -5,6 +5,7 @@
 pub(crate) mod client;
 pub(crate) mod front;
 pub(crate) mod golden;
+pub(crate) mod handler;
 pub(crate) mod peer;
 pub(crate) mod program;
 

@@ -63,9 +63,19 @@ impl Peer {
     /// Waits until the server has taken both sockets ([`Replies::Xpub`] only).
     pub(crate) fn joined(&self) {
         self.subscribed();
+        self.joined_pull();
+    }
+
+    /// Waits until the server has taken the PULL socket.
+    pub(crate) fn joined_pull(&self) {
         let patience = i64::try_from(PATIENCE.as_millis()).expect("seconds");
         let ready = self.monitor.poll(zmq::POLLIN, patience).expect("poll");
         assert_eq!(ready, 1, "the server takes the PULL socket");
+    }
+
+    /// Closes the PULL socket, as a handler does that stops; gives the reply socket.
+    pub(crate) fn close_pull(self) -> zmq::Socket {
+        self.publish
     }
 
     /// Waits until the server has subscribed to the replies ([`Replies::Xpub`] only).
