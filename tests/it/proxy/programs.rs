@@ -147,3 +147,45 @@ fn curl_uploads_to_nginx_through_the_proxy() {
     let refused = curl("/small", &["-H", "Expect:"]).unwrap();
     assert!(refused.ends_with(" 413"), "{refused}");
 }
+
+/// Runs a part of `clients.py` with Debian's Python; prints a line instead when something is not installed.
+fn python(arguments: &[String]) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/proxy/clients.py");
+    let Ok(output) = Command::new("/usr/bin/python3")
+        .arg(script)
+        .args(arguments)
+        .output()
+    else {
+        println!("skipped: /usr/bin/python3 is not installed");
+        return;
+    };
+    if output.status.code() == Some(77) {
+        println!("skipped: a Python library is not installed (Debian: python3-websockets)");
+        return;
+    }
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn pythons_http_client_is_served_by_nginx_through_the_proxy() {
+    let Some(nginx) = nginx() else { return };
+    let file = nginx.directory.path().join("www/data.bin");
+    fs::write(file, vec![b'd'; 200_000]).unwrap();
+    let front = Front::start("127.0.0.1", nginx.port, "");
+    python(&["http".to_owned(), front.address.port().to_string()]);
+}
+
+#[test]
+fn pythons_websockets_talk_through_the_proxy() {
+    let backend = free_port();
+    let front = Front::start("127.0.0.1", backend, "");
+    python(&[
+        "websocket".to_owned(),
+        front.address.port().to_string(),
+        backend.to_string(),
+    ]);
+}
