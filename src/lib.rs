@@ -5,7 +5,7 @@
 //! * floor 0, pure, no I/O: [`tnetstring`], [`endpoint`], [`wire`], [`zmtp`], [`http1`], [`websocket`], [`routing`], [`balancer`]
 //! * floor 1, services: [`drain`], [`metrics`], [`sys`], [`bus`], [`files`], [`config`]
 //! * floor 2: [`pool`], the handlers behind one route
-//! * floor 3, roles that never see each other: [`front`], [`handler`]
+//! * floor 3, roles that never see each other: [`front`], [`control`], [`handler`]
 //! * floor 4: [`launcher`]
 //!
 //! Handler authors need [`handler`] alone; build with `default-features = false` to leave the gateway out.
@@ -44,6 +44,9 @@ pub mod pool;
 
 #[cfg(feature = "gateway")]
 pub mod front;
+
+#[cfg(feature = "gateway")]
+pub mod control;
 
 pub mod handler;
 

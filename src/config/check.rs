@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::diagnostic::{Diagnostic, Place, Severity};
-use super::{Config, Handler, Host, Server};
+use super::{Config, Handler, Host, Server, Settings};
 use crate::endpoint::{Endpoint, Transport};
 use crate::routing::{self, Case, HostChoice, Pattern, Reach, RouteChoice};
 
@@ -47,7 +47,9 @@ pub fn check(path: &Path, config: &Config) -> Vec<Diagnostic> {
         if server.use_ssl && config.settings.certdir.is_none() {
             checker.warning(&part, "use_ssl needs the setting `certdir`");
         }
-        checker.found.extend(at_start(path, server));
+        checker
+            .found
+            .extend(at_start(path, server, &config.settings));
         checker.sockets(&part, server);
         checker.hosts(&part, server);
         for host in &server.hosts {
@@ -58,14 +60,14 @@ pub fn check(path: &Path, config: &Config) -> Vec<Diagnostic> {
 }
 
 /// What is told whenever a server starts: plug-ins, none of which can be loaded, and sockets that others can reach.
-pub fn at_start(path: &Path, server: &Server) -> Vec<Diagnostic> {
+pub fn at_start(path: &Path, server: &Server, settings: &Settings) -> Vec<Diagnostic> {
     let mut checker = Checker {
         path,
         found: Vec::new(),
     };
     let part = format!("server {}", label(server));
     checker.plugins(&part, server);
-    checker.exposed(&part, server);
+    checker.exposed(&part, server, settings);
     checker.found
 }
 
@@ -139,9 +141,15 @@ impl Checker<'_> {
     }
 
     /// Warns of sockets that others can reach.
-    fn exposed(&mut self, part: &str, server: &Server) {
-        if let Ok(endpoint) = server.control_port.parse::<Endpoint>() {
-            self.open(part, "control_port", &server.control_port, &endpoint);
+    fn exposed(&mut self, part: &str, server: &Server, settings: &Settings) {
+        let control_port = if server.control_port.is_empty() {
+            &settings.control_port
+        } else {
+            &server.control_port
+        };
+        match control_port.parse::<Endpoint>() {
+            Ok(endpoint) => self.open(part, "control_port", control_port, &endpoint),
+            Err(why) => self.warning(part, format!("control_port {control_port:?}: {why}")),
         }
         for handler in server.handlers() {
             let part = format!("{part}, handler {}", handler.send_spec.text);
@@ -210,9 +218,13 @@ impl Checker<'_> {
                 .parse()
                 .is_ok_and(|address: IpAddr| address.is_loopback());
         if !local {
-            let message = format!(
-                "{what} {text} is neither loopback nor ipc: whoever reaches it can take part"
-            );
+            let who = if what == "control_port" {
+                "can stop the server"
+            } else {
+                "can take part"
+            };
+            let message =
+                format!("{what} {text} is neither loopback nor ipc: whoever reaches it {who}");
             self.warning(part, message);
         }
     }

@@ -136,7 +136,11 @@ pub fn load(path: Option<&Path>, selector: &Selector) -> Result<Loaded, LoadErro
         .filter(|candidate| candidate.server.is_some())
         .count();
     let config = reading.into_config();
-    warnings.extend(check::at_start(&path, &config.servers[server]));
+    warnings.extend(check::at_start(
+        &path,
+        &config.servers[server],
+        &config.settings,
+    ));
     Ok(Loaded {
         path,
         config,

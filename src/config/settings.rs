@@ -93,7 +93,7 @@ const NO_STACKS: &str = "there are no coroutine stacks";
 settings! {
     certdir: Option<String> = optional(""), Mongrel2 "certdir" ["directory"] Effect::NotYet,
         "where certificates and keys are, needed with `use_ssl`; ends with `/`";
-    control_port: String = text("ipc://run/control"), Mongrel2 "control_port" ["socket spec"] Effect::NotYet,
+    control_port: String = text("ipc://run/control"), Mongrel2 "control_port" ["socket spec"] Effect::Honoured,
         "the control port of servers that do not name one";
     disable_access_logging: bool = flag("0"), Mongrel2 "disable.access_logging" ["0 or 1"] Effect::Honoured,
         "1: no access log";

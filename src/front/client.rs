@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -66,6 +67,22 @@ pub(super) enum Cut {
     Misdirected,
     /// The front stops and its time is up.
     Aborted,
+    /// An operator ended it.
+    ByOperator,
+}
+
+/// What a connection has turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Kind {
+    /// Nothing was asked on it yet.
+    #[default]
+    Unknown,
+    /// HTTP.
+    Http,
+    /// A message socket, by its last message: replies are encoded.
+    Message,
+    /// A WebSocket.
+    Socket,
 }
 
 /// A client connection as the rest of the shard sees it.
@@ -73,6 +90,10 @@ pub(super) struct Client {
     shard: Rc<Shard>,
     /// Address of the other end.
     pub(super) addr: SocketAddr,
+    /// The descriptor of its socket, for those who watch.
+    pub(super) fd: Cell<RawFd>,
+    /// What it has turned out to be.
+    pub(super) kind: Cell<Kind>,
     /// Place in the registry's list of all clients.
     pub(super) place: Cell<usize>,
     id: Cell<Option<ConnId>>,
@@ -92,8 +113,6 @@ pub(super) struct Client {
     pub(super) response_began: Cell<u64>,
     /// The handler last used, which is told when the connection ends.
     last_handler: RefCell<Option<(Rc<Pool>, Option<PeerId>)>>,
-    /// Its last message came from a message socket: replies are encoded.
-    pub(super) speaks_messages: Cell<bool>,
     /// Whether a message of it waits for a handler.
     pub(super) hold: Cell<Hold>,
     /// Streamed upload: so many more bytes of the body the handler takes; `None` when none is open.
@@ -154,6 +173,8 @@ impl Client {
         Rc::new(Self {
             shard,
             addr,
+            fd: Cell::new(-1),
+            kind: Cell::default(),
             place: Cell::new(usize::MAX),
             id: Cell::new(None),
             mailbox: RefCell::default(),
@@ -165,7 +186,6 @@ impl Client {
             streaming: Cell::new(false),
             response_began: Cell::new(NEVER),
             last_handler: RefCell::new(None),
-            speaks_messages: Cell::new(false),
             hold: Cell::default(),
             upload_credits: Cell::new(None),
             activity: Cell::new(activity),
@@ -240,6 +260,11 @@ impl Client {
         mailbox.closing = matches!(mail, Mail::Close { .. });
         mailbox.push(mail);
         self.wake();
+    }
+
+    /// Whether its last message came from a message socket.
+    pub(super) fn speaks_messages(&self) -> bool {
+        self.kind.get() == Kind::Message
     }
 
     /// Whether something lies in the mailbox.

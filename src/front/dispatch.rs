@@ -87,7 +87,9 @@ pub(super) fn dispatch(
         path: head.target.path.into(),
         version: message::version(head.version),
     });
-    let found = host.and_then(|host| host.routes.find(head.target.path));
+    let found = host
+        .and_then(|host| host.routes.find(head.target.path))
+        .map(|(pattern, route)| (pattern, route.taken()));
     let trouble = match found {
         None | Some((_, Target::Dead)) => Trouble::NoRoute,
         Some((_, Target::Proxy(backend))) => {
@@ -276,7 +278,8 @@ pub(super) fn message(shard: &Shard, client: &Client, message: &Message<'_>) -> 
     let site = shard.site();
     let found = site
         .host(None)
-        .and_then(|host| host.routes.find(message.path));
+        .and_then(|host| host.routes.find(message.path))
+        .map(|(pattern, route)| (pattern, route.taken()));
     match found {
         None | Some((_, Target::Dead)) => Addressed::Nobody,
         Some((pattern, Target::Handler(handler))) => {

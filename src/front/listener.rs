@@ -1,6 +1,7 @@
 //! Accepting clients: it never fails, and never takes more than there is room for.
 
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -83,6 +84,7 @@ fn serve(shard: &Rc<Shard>, stream: TcpStream, addr: SocketAddr) {
         return;
     }
     let client = shard.admit(addr);
+    client.fd.set(stream.as_raw_fd());
     shard.watch.track_local(Connection::new(
         Stream::Plain(stream),
         client,

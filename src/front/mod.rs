@@ -61,9 +61,10 @@ use crate::pool::{self, BoundPool, Pool, Replies};
 pub use access_log::AccessLog;
 use client::Client;
 use clock::Clock;
-pub use handle::Handle;
+pub use handle::{Connection, Handle, Handlers, Peer, Route, State};
 use limits::Limits;
 use registry::Registry;
+pub use reload::{ReloadError, Reloaded};
 use site::Site;
 
 /// What stands in the `Server` header of the front's own answers.
@@ -215,6 +216,7 @@ pub async fn bind(plan: Plan, watch: &Watch) -> Result<Front, BindError> {
         accepting: RefCell::default(),
         backends: proxy::Backends::default(),
         chroot,
+        addr: Cell::new(addr),
         watch: watch.clone(),
     });
     Ok(Front {
@@ -400,7 +402,8 @@ fn build_site(
         .map(|host| {
             let mut routes = crate::routing::RouteTable::new();
             for route in &host.routes {
-                routes.insert(&route.path, target(&route.target));
+                let target = target(&route.target);
+                routes.insert(&route.path, site::Route::new(target, &route.target));
             }
             (
                 host.matching.clone(),
@@ -441,6 +444,8 @@ struct Shard {
     backends: proxy::Backends,
     /// Stands before the paths of uploads and of files to send.
     chroot: String,
+    /// Where clients connect, with the real port.
+    addr: Cell<SocketAddr>,
     watch: Watch,
 }
 
@@ -498,6 +503,7 @@ impl Shard {
     /// Begins to accept; another listener's task ends after what waits for it.
     fn listen(self: &Rc<Self>, listener: TcpListener, addr: SocketAddr) {
         info!("listening on http://{addr}");
+        self.addr.set(addr);
         let superseded = CancellationToken::new();
         let task = self.watch.spawn_local(listener::accept(
             listener,

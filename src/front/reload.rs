@@ -220,12 +220,21 @@ fn same_access_log(old: &Plan, new: &Plan) -> bool {
 
 /// What stays as it was until the next start.
 fn postponed(old: &Plan, new: &Plan) -> Vec<&'static str> {
+    let control_port = |plan: &Plan| {
+        let named = plan.server().control_port.clone();
+        if named.is_empty() {
+            plan.settings().control_port.clone()
+        } else {
+            named
+        }
+    };
+    let other_control_port = control_port(old) != control_port(new);
     let (old, new) = (old.server(), new.server());
     [
         ("chroot", old.chroot != new.chroot),
         ("pid_file", old.pid_file != new.pid_file),
         ("error_log", old.error_log != new.error_log),
-        ("control_port", old.control_port != new.control_port),
+        ("control_port", other_control_port),
     ]
     .into_iter()
     .filter_map(|(name, differs)| differs.then_some(name))

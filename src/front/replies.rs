@@ -46,7 +46,7 @@ impl Shard {
         for id in reply.targets.clone() {
             match self.registry.get(id) {
                 Some(client) if payload.is_empty() => client.tell(Mail::Close { voice: from }),
-                Some(client) if client.speaks_messages.get() && !pool.settings().raw_payload => {
+                Some(client) if client.speaks_messages() && !pool.settings().raw_payload => {
                     client.deliver(encoded.get_or_insert_with(|| base64(&payload)), from);
                 }
                 Some(client) => client.deliver(&payload, from),

@@ -1,9 +1,10 @@
 //! What is served: hosts, their routes, and what stands behind each.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use super::proxy::Backend;
-use crate::config::Retry;
+use crate::config::{self, Retry};
 use crate::files::Directory;
 use crate::pool::{self, Pool};
 use crate::routing::{HostTable, RouteTable};
@@ -21,7 +22,42 @@ pub(super) struct Site {
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) name: Rc<str>,
-    pub(super) routes: RouteTable<Target>,
+    pub(super) routes: RouteTable<Route>,
+}
+
+/// One route.
+#[derive(Debug)]
+pub(super) struct Route {
+    target: Target,
+    /// What stands behind it, as it is configured: `handler`, `dir` or `proxy`, and which.
+    pub(super) named: (&'static str, String),
+    /// Requests that it has taken.
+    pub(super) requests: Cell<u64>,
+}
+
+impl Route {
+    /// A route to `target`, which the configuration names so.
+    pub(super) fn new(target: Target, configured: &config::Target) -> Self {
+        let named = match configured {
+            config::Target::Handler(handler) => {
+                let (send, recv) = (&handler.send_spec.text, &handler.recv_spec.text);
+                ("handler", format!("{send} {recv}"))
+            }
+            config::Target::Dir(dir) => ("dir", dir.base.clone()),
+            config::Target::Proxy(proxy) => ("proxy", format!("{}:{}", proxy.addr, proxy.port)),
+        };
+        Self {
+            target,
+            named,
+            requests: Cell::new(0),
+        }
+    }
+
+    /// Its target, for one more request.
+    pub(super) fn taken(&self) -> &Target {
+        self.requests.set(self.requests.get() + 1);
+        &self.target
+    }
 }
 
 /// What stands behind a route.
@@ -82,6 +118,13 @@ impl Site {
             hosts: list,
             default,
         }
+    }
+
+    /// Every host, with what its name is matched by.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = (&str, &Host)> {
+        self.table
+            .iter()
+            .filter_map(|(matching, index)| Some((matching, self.hosts.get(*index)?)))
     }
 
     /// The host for a Host header's value, or for none.

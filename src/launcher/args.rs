@@ -28,6 +28,16 @@ pub(super) enum Command {
     Run(super::run::Args),
     /// Load, check, show and match configurations: m2sh's work
     Config(super::config::Args),
+    /// Ask a running server, or have it do something, by its control port
+    Control(super::control::Args),
+    /// Say how a running server does
+    Status(super::control::StatusArgs),
+    /// Say whether a server runs; the exit status tells too
+    Running(super::control::Server),
+    /// Have a running server reopen its logs, as SIGHUP does
+    Reload(super::control::Server),
+    /// Have a running server finish what is open and end; a second time: end at once
+    Stop(super::control::Server),
     /// Start a front with handlers, to look at
     Demo(super::demo::Args),
 }

@@ -6,16 +6,21 @@
 
 mod args;
 mod config;
+mod control;
 mod demo;
 mod log;
+mod port;
 mod run;
 mod serve;
 mod signals;
+mod table;
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
+
+use crate::control::Order;
 
 pub use run::{BuiltIn, Handler, Opt, Values};
 
@@ -29,6 +34,11 @@ pub fn main(built_in: &'static [BuiltIn]) -> ExitCode {
         args::Command::Serve(args) => serve::main(args),
         args::Command::Run(args) => run::main(args, built_in),
         args::Command::Config(args) => config::main(args),
+        args::Command::Control(args) => control::main(args),
+        args::Command::Status(args) => control::status(&args),
+        args::Command::Running(args) => control::running(&args),
+        args::Command::Reload(args) => control::order(&args, Order::Reload),
+        args::Command::Stop(args) => control::order(&args, Order::Stop),
         args::Command::Demo(args) => demo::main(args, cli.log.as_deref()),
     };
     match result {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +12,10 @@ use tokio::signal::unix::SignalKind;
 use tracing::{error, info, warn};
 
 use super::log;
+use super::port::{self, Governed};
 use super::signals::{STOP, Signals};
 use crate::config::{self, Diagnostic, Loaded, Selector, Severity};
+use crate::control::Order;
 use crate::drain;
 use crate::front::{self, Front, Handle, Plan};
 use crate::sys;
@@ -90,21 +93,44 @@ async fn serve(loaded: Loaded, selector: Selector) -> anyhow::Result<ExitCode> {
         log::open_error_log(&path, server.error_log_level)
             .with_context(|| format!("open error log {}", path.display()))?;
     }
+    let control_port = port::bind(server, settings).await?;
     let mut signals = Signals::of(STOP.into_iter().chain([SignalKind::hangup()]))?;
     let handle = front.handle();
+    let (orders, mut ordered) = port::orders();
+    // Of its own, so that a front that finishes what is open can still be asked how it goes, and told to end at once.
+    let (end_control, control_watch) = drain::channel();
+    if let Some(control_port) = control_port {
+        info!("control port on {}", control_port.endpoint());
+        let governed = Governed::new(plan.clone(), handle.clone(), orders);
+        control_port.run(Rc::new(governed), &control_watch);
+    }
     let stop = async || {
-        // SIGHUP reopens the logs meanwhile, and reads a configuration that has changed.
-        while signals.next().await == SignalKind::hangup() {
-            info!("reopening logs");
-            log::reopen_error_log();
-            handle.reopen_logs();
-            info!("logs reopened");
-            if file.reloads_on_hangup {
-                file.reload(&handle).await;
+        loop {
+            // SIGHUP reopens the logs, and reads a configuration that has changed unless that is turned off for it.
+            let (order, reloads) = tokio::select! {
+                kind = signals.next() => if kind == SignalKind::hangup() {
+                    (Order::Reload, file.reloads_on_hangup)
+                } else {
+                    (Order::Stop, false)
+                },
+                Some(order) = ordered.recv() => (order, true),
+            };
+            match order {
+                Order::Stop | Order::Terminate => return,
+                Order::Reload => {
+                    info!("reopening logs");
+                    log::reopen_error_log();
+                    handle.reopen_logs();
+                    info!("logs reopened");
+                    if reloads {
+                        file.reload(&handle).await;
+                    }
+                }
             }
         }
     };
     run(front, signal, settings.drain_timeout, stop).await;
+    end_control.finish(front::CLOSE_TIMEOUT).await;
     info!("ended");
     Ok(ExitCode::SUCCESS)
 }

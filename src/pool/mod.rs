@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::bus::server::{
-    self, BindError, Bound, Head, Kind, Listening, Outgoing, Peer, PeerId, Unsent,
+    self, BindError, Bound, Head, Kind, Listening, Origin, Outgoing, Peer, PeerId, Unsent,
 };
 use crate::drain::Watch;
 use crate::endpoint::Endpoint;
@@ -129,6 +129,41 @@ pub trait Replies {
     fn reply(&self, pool: &Rc<Pool>, from: PeerId, message: Bytes);
 }
 
+/// How a pool does, for those who watch it.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Where requests leave and where replies come in, with their real ports.
+    pub endpoints: Option<(Endpoint, Endpoint)>,
+    /// Requests that wait for a peer.
+    pub waiting: usize,
+    /// Bytes of those.
+    pub waiting_bytes: usize,
+    /// Reply sockets that are heard.
+    pub voices: usize,
+    /// The peers that take requests, and those that only answer what they have.
+    pub workers: Vec<Worker>,
+}
+
+/// How one peer of a pool does.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// Where it came from.
+    pub origin: Origin,
+    /// `pairing` until its reply socket is heard, `ready`, `blocked` while its socket takes nothing, `stalled` when that has
+    /// lasted, `leaving` when it has gone and may be dead, `draining` when it only answers what it has.
+    pub state: &'static str,
+    /// Requests that it has not answered.
+    pub open: u32,
+    /// Responses of it that have become streams.
+    pub attached: u32,
+    /// Messages that its socket has not taken.
+    pub queued: usize,
+    /// Bytes of those.
+    pub queued_bytes: usize,
+    /// For how long its socket has taken nothing.
+    pub stuck: Option<Duration>,
+}
+
 /// The sockets of a pool, bound but not served: errors come here, before anything runs.
 #[derive(Debug)]
 pub struct BoundPool {
@@ -178,6 +213,8 @@ impl BoundPool {
     /// Begins to serve peers.
     pub fn run(self, replies: Rc<dyn Replies>, watch: &Watch) -> Rc<Pool> {
         let pool = Pool::new(self.settings, replies);
+        let endpoints = (self.push.endpoint().clone(), self.sub.endpoint().clone());
+        pool.endpoints.replace(Some(endpoints));
         let push = self.push.run(Rc::new(PushSide(Rc::clone(&pool))), watch);
         let sub = self.sub.run(Rc::new(SubSide(Rc::clone(&pool))), watch);
         pool.listening.borrow_mut().extend([push, sub]);
@@ -203,6 +240,8 @@ pub struct Pool {
     /// Told when something begins that time has to settle.
     unsettled: Notify,
     listening: RefCell<Vec<Listening>>,
+    /// Where it is bound: send and receive.
+    endpoints: RefCell<Option<(Endpoint, Endpoint)>>,
     closed: Cell<bool>,
     /// Nothing new comes: what is open ends, and its peers leave as soon as they have nothing left to do.
     retiring: Cell<Option<Instant>>,
@@ -239,6 +278,7 @@ impl Pool {
             replies,
             unsettled: Notify::new(),
             listening: RefCell::new(Vec::new()),
+            endpoints: RefCell::new(None),
             closed: Cell::new(false),
             retiring: Cell::new(None),
             deaf: Cell::new(false),
@@ -370,6 +410,18 @@ impl Pool {
     /// Whether a reply socket may be that of this peer's handler: it is of this pool, and nothing ties the two to others.
     pub fn speaks_for(&self, voice: PeerId, peer: PeerId) -> bool {
         self.state.borrow().workers.speaks_for(voice, peer)
+    }
+
+    /// How the pool does now.
+    pub fn report(&self) -> Report {
+        let state = self.state.borrow();
+        Report {
+            endpoints: self.endpoints.borrow().clone(),
+            waiting: state.waiting,
+            waiting_bytes: state.waiting_bytes,
+            voices: state.workers.voices(),
+            workers: state.workers.report(Instant::now()),
+        }
     }
 
     fn send_notice(&self, peer: Option<Rc<Peer>>, id: ConnId, notice: Notice) {

@@ -586,6 +586,42 @@ impl Workers {
         })
     }
 
+    /// Every worker, oldest place first.
+    pub(super) fn report(&self, now: Instant) -> Vec<super::Worker> {
+        let report = |worker: &Worker| {
+            let (open, attached) = match worker.key {
+                Some(key) => (self.balancer.open(key), self.balancer.attached(key)),
+                None => (worker.held, 0),
+            };
+            super::Worker {
+                origin: worker.peer.origin(),
+                state: match worker.phase {
+                    Phase::Pairing { .. } => "pairing",
+                    Phase::Ready => "ready",
+                    Phase::Blocked { stalled: false, .. } => "blocked",
+                    Phase::Blocked { stalled: true, .. } => "stalled",
+                    Phase::Doubtful { .. } => "leaving",
+                    Phase::Draining => "draining",
+                },
+                open,
+                attached,
+                queued: worker.peer.queued_messages(),
+                queued_bytes: worker.peer.queued_bytes(),
+                stuck: worker
+                    .peer
+                    .blocked_since()
+                    .map(|since| now.duration_since(since)),
+            }
+        };
+        self.all.iter().map(|(_, worker)| report(worker)).collect()
+    }
+
+    /// Reply sockets that are subscribed.
+    pub(super) fn voices(&self) -> usize {
+        let subscribed = self.voices.values().filter(|voice| voice.subscribed);
+        subscribed.count()
+    }
+
     fn find(&self, peer: PeerId) -> Option<Id> {
         self.all
             .iter()

@@ -1284,7 +1284,7 @@ fn tcp_binds_names_wildcards_and_interfaces() {
 }
 
 /// The interpreters of `LURCHER_OLD_PYZMQ` and the system's own.
-fn pythons() -> Vec<String> {
+pub(crate) fn pythons() -> Vec<String> {
     let named = std::env::var("LURCHER_OLD_PYZMQ").unwrap_or_default();
     named
         .split(':')

@@ -53,6 +53,10 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "control",
+        &["bus", "tnetstring", "endpoint", "drain", "metrics"],
+    ),
+    (
         "handler",
         &[
             "wire",
@@ -83,6 +87,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "config",
             "pool",
             "front",
+            "control",
             "handler",
         ],
     ),

@@ -10,7 +10,7 @@ use crate::support::program::Program;
 use crate::support::{free_port, scratch};
 
 /// Pythons that have ZeroMQ: Debian's, and those of `LURCHER_OLD_PYZMQ`. Says so when there is none.
-fn pythons() -> Vec<String> {
+pub(crate) fn pythons() -> Vec<String> {
     let named = std::env::var("LURCHER_OLD_PYZMQ").unwrap_or_default();
     let paths = named
         .split(':')

@@ -8,8 +8,10 @@
 
 mod bus_faults;
 mod bus_peers;
+mod bus_questions;
 mod compatibility;
 mod config_commands;
+mod control;
 mod delivery;
 mod demo;
 mod directories;

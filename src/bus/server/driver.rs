@@ -254,10 +254,10 @@ impl Driver {
     }
 
     fn receive(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Turn, Ended> {
+        if self.must_write_first() {
+            return Ok(Turn::Unread);
+        }
         if !self.leftover {
-            if self.must_write_first() {
-                return Ok(Turn::Unread);
-            }
             match self.stream.poll_read_ready(cx) {
                 Poll::Pending => return Ok(Turn::Done),
                 Poll::Ready(result) => result?,
@@ -377,8 +377,11 @@ impl Driver {
         outbox_empty && sys::unacknowledged_bytes(self.stream.as_fd()).is_ok_and(|bytes| bytes == 0)
     }
 
+    /// Whether the peer has to take something before it is listened to again: answers to its PINGs, or to its question.
     fn must_write_first(&self) -> bool {
-        !self.unwritable && self.peer.outbox.borrow().urgent_bytes() > URGENT_BYTES_MAX
+        let outbox = self.peer.outbox.borrow();
+        let unanswered = self.server.role() == SocketType::Rep && outbox.messages() > 0;
+        !self.unwritable && (outbox.urgent_bytes() > URGENT_BYTES_MAX || unanswered)
     }
 
     fn flush_urgent(&mut self) {

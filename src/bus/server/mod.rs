@@ -1,5 +1,5 @@
-//! Sockets that bind and see their peers: PUSH, whose owner chooses the peer of each message, and SUB, whose owner hears
-//! who said it.
+//! Sockets that bind and see their peers: PUSH, whose owner chooses the peer of each message, SUB, whose owner hears
+//! who said it, and REP, which answers whoever asks ([`answering`]).
 //!
 //! [`bind`] opens a socket, [`Bound::run`] starts a task that accepts and one task per peer, all on the shard's own thread.
 //! What happens is told to a [`Sink`] by plain calls from those tasks. Nothing here chooses peers, retries or knows what a
@@ -18,12 +18,14 @@ mod driver;
 mod listener;
 mod outbox;
 mod peer;
+mod rep;
 mod stream;
 
 pub use crate::zmtp::{Message, Version};
 pub use bind::{BindCause, BindError};
 pub use listener::Listening;
 pub use peer::{Full, Head, Origin, Outgoing, Peer, PeerId, Unsent};
+pub use rep::answering;
 
 /// What a bound socket does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +38,9 @@ pub enum Kind {
         /// What to subscribe to, by prefix; an empty topic is everything. ZMTP 1.0 publishers send everything whatever is here.
         topics: Vec<Vec<u8>>,
     },
+    /// Answers REQ and DEALER peers, whose messages come with their envelope: see [`answering`]. Nothing is read from a peer
+    /// that has not taken its last answer, so that each has one question at work.
+    Rep,
 }
 
 /// The numbers of a bound socket.
@@ -65,7 +70,7 @@ pub struct Options {
     pub keepalive_probes: u32,
     /// How long an orderly close may take. Default: 2 s.
     pub close_timeout: Duration,
-    /// Messages told in one turn of a peer's task before others have theirs. Default: 256.
+    /// Messages told in one turn of a peer's task before others have theirs. Default: 256; REP: always one.
     pub messages_per_turn: usize,
     /// Mode of an ipc socket's file; `None` leaves it to the umask, which usually keeps other users out.
     pub ipc_mode: Option<u32>,
@@ -164,12 +169,16 @@ impl Bound {
     /// Starts accepting, by tasks spawned on `watch`. When draining begins, accepting ends and the socket closes; peers stay until
     /// they are closed by the handle, by [`Peer::close`] or by themselves.
     pub fn run(self, sink: Rc<dyn Sink>, watch: &Watch) -> Listening {
+        let mut options = self.options;
         let (role, topics) = match self.kind {
             Kind::Push => (SocketType::Push, Vec::new()),
             Kind::Sub { topics } => (SocketType::Sub, topics),
+            Kind::Rep => {
+                options.messages_per_turn = 1;
+                (SocketType::Rep, Vec::new())
+            }
         };
-        let server =
-            listener::Server::new(role, self.endpoint.to_string(), self.options, topics, sink);
+        let server = listener::Server::new(role, self.endpoint.to_string(), options, topics, sink);
         Rc::new(server).start(self.socket, watch)
     }
 }

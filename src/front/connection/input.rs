@@ -12,7 +12,7 @@ use super::upload::Receiving;
 use super::{Connection, Exchange, Gone, State};
 use crate::front::answer::Trouble;
 use crate::front::body::{Body, Fed};
-use crate::front::client::Hold;
+use crate::front::client::{Hold, Kind};
 use crate::front::dispatch::{self, Accepted, Dispatched};
 use crate::front::message_socket;
 use crate::front::{INPUT_AHEAD_MAX, LINGER_BYTES_MAX};
@@ -107,7 +107,7 @@ impl Connection {
             Parsed::Complete((len, dispatched)) => {
                 Name::Requests.increment();
                 self.client.note_ping();
-                self.client.speaks_messages.set(false);
+                self.client.kind.set(Kind::Http);
                 self.begun = false;
                 match dispatched {
                     Dispatched::Refused {

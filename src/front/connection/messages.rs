@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::{Connection, Farewell, NEVER};
 use crate::front::answer::Trouble;
-use crate::front::client::Hold;
+use crate::front::client::{Hold, Kind};
 use crate::front::dispatch::{self, Addressed};
 use crate::front::message_socket::{self, POLICY, Parsed};
 use crate::pool::{Attachment, Pool, Sent, Speaker};
@@ -45,7 +45,7 @@ impl Connection {
         *searched = 0;
         self.begun = false;
         self.client.note_ping();
-        self.client.speaks_messages.set(true);
+        self.client.kind.set(Kind::Message);
         // How long such a connection may be silent is for the ping rule to say, as with Mongrel2.
         self.client.deadline.set(NEVER);
         if message.is_ping() {

@@ -184,7 +184,7 @@ impl Connection {
                         State::Flush | State::Local(_) => {
                             self.client.set_deadline(FLUSH_TIMEOUT);
                         }
-                        State::Head if !self.begun && !self.client.speaks_messages.get() => {
+                        State::Head if !self.begun && !self.client.speaks_messages() => {
                             self.client.set_deadline(self.shard.limits().idle_timeout);
                         }
                         _ => {}
@@ -249,7 +249,7 @@ impl Connection {
     fn scan(&mut self, payload: &[u8], voice: PeerId) -> usize {
         let State::Response(exchange) = &mut self.state else {
             // What is pushed to a client between its requests passes, but no second response to the last one.
-            if payload.starts_with(b"HTTP/1.") && !self.client.speaks_messages.get() {
+            if payload.starts_with(b"HTTP/1.") && !self.client.speaks_messages() {
                 Name::ReplyBytesDropped.add(payload.len() as u64);
                 debug!(client = %self.client.addr, %voice, "a response while no request is open: dropped");
                 return 0;

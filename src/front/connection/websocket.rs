@@ -12,7 +12,7 @@ use tracing::debug;
 
 use super::{Connection, Farewell, NEVER, State};
 use crate::bus::server::PeerId;
-use crate::front::client::Hold;
+use crate::front::client::{Hold, Kind};
 use crate::front::upgrade::FrameHead;
 use crate::http1::ScanState;
 use crate::metrics::Name;
@@ -140,6 +140,7 @@ impl Connection {
         Name::WebSocketsOpen.increment();
         let first = websocket.outgoing(payload.slice(head_len..));
         self.client.response_began.set(NEVER);
+        self.client.kind.set(Kind::Socket);
         self.state = State::WebSocket(Box::new(websocket));
         self.fresh = !self.input.is_empty();
         self.websocket_deadline();

@@ -269,3 +269,117 @@ const fn via(http11: bool) -> &'static str {
 fn text(value: &str) -> HeaderValue {
     HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http1::{Limits, Parsed, Progress, parse_head};
+
+    fn forwarded(text: &str) -> Result<Outbound, Trouble> {
+        let context = Context {
+            client: IpAddr::from([10, 0, 0, 1]),
+            keep_forwarded: false,
+            scheme: "http",
+            authority: &HeaderValue::from_static("backend:81"),
+        };
+        let limits = Limits {
+            relaxed: true,
+            ..Limits::default()
+        };
+        let parsed = parse_head(
+            &mut Progress::default(),
+            text.as_bytes(),
+            &limits,
+            |head: Head<'_, '_, Field<'_>>| request(&head, &context),
+        );
+        match parsed {
+            Parsed::Complete(result) => result,
+            other => panic!("{text:?}: {other:?}"),
+        }
+    }
+
+    fn all<'a>(fields: &'a HeaderMap, name: &'static str) -> Vec<&'a [u8]> {
+        fields
+            .get_all(name)
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect()
+    }
+
+    #[test]
+    fn connection_cannot_take_away_what_the_message_needs() {
+        let out = forwarded(
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\
+             Connection: host, content-length, x-forwarded-for, via, X-a\r\nX-A: 1\r\n\r\n",
+        )
+        .unwrap();
+        let fields = &out.head.headers;
+        assert_eq!(all(fields, "host"), [b"h"]);
+        assert_eq!(all(fields, "content-length"), [b"3"]);
+        assert_eq!(all(fields, "x-forwarded-for"), [b"10.0.0.1"]);
+        assert_eq!(all(fields, "via"), [b"1.1 lurcher"]);
+        assert!(all(fields, "x-a").is_empty() && all(fields, "connection").is_empty());
+    }
+
+    #[test]
+    fn bytes_that_are_not_ascii_are_passed_on_in_values() {
+        let out = forwarded("GET / HTTP/1.1\r\nHost: h\r\nX-Name: J\u{f6}rg\tx\r\n\r\n").unwrap();
+        assert_eq!(
+            all(&out.head.headers, "x-name"),
+            ["J\u{f6}rg\tx".as_bytes()]
+        );
+    }
+
+    #[test]
+    fn every_target_that_heads_may_have_is_kept_or_refused() {
+        for byte in 0x21..0x7f_u8 {
+            let path = format!("/a{}b?{0}", char::from(byte));
+            let text = format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n");
+            let mut kept = None;
+            let limits = Limits {
+                relaxed: true,
+                ..Limits::default()
+            };
+            let parsed = parse_head(
+                &mut Progress::default(),
+                text.as_bytes(),
+                &limits,
+                |head: Head<'_, '_, Field<'_>>| {
+                    kept = Some(head.target.uri.to_vec());
+                },
+            );
+            if let (Parsed::Complete(()), Some(uri)) = (parsed, kept) {
+                let out = forwarded(&text).expect("a target that the library takes");
+                assert_eq!(out.head.uri.to_string().as_bytes(), uri, "{path}");
+            }
+        }
+    }
+
+    fn answered(fields: &[(&'static str, &'static str)]) -> Result<ResponseHead, Fault> {
+        let mut response = http::Response::new(());
+        for (name, value) in fields {
+            response
+                .headers_mut()
+                .append(*name, HeaderValue::from_static(value));
+        }
+        super::response(response.into_parts().0, Some(1), false)
+    }
+
+    #[test]
+    fn a_response_keeps_its_fields_but_those_of_the_hop() {
+        let head = answered(&[
+            ("set-cookie", "a=1"),
+            ("set-cookie", "b=2"),
+            ("connection", "close, x-own"),
+            ("x-own", "1"),
+            ("keep-alive", "timeout=5"),
+            ("content-length", "1"),
+            ("trailer", "x-sum"),
+        ])
+        .unwrap();
+        assert_eq!(all(&head.fields, "set-cookie"), [b"a=1", b"b=2"]);
+        assert_eq!(head.fields.len(), 3, "and Via: {:?}", head.fields);
+        assert!(answered(&[("transfer-encoding", "gzip, chunked")]).is_err());
+        assert!(answered(&[("transfer-encoding", "Chunked")]).is_ok());
+    }
+}

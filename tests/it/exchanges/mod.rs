@@ -10,7 +10,7 @@
 mod backend;
 mod judge;
 mod message;
-mod recording;
+pub(crate) mod recording;
 mod replay;
 
 use std::collections::{BTreeMap, BTreeSet};

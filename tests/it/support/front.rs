@@ -66,6 +66,11 @@ impl Front {
     pub(crate) fn access_log(&self) -> PathBuf {
         self.directory.path().join("access.log")
     }
+
+    /// Where its files are.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
 }
 
 /// Writes a `.conf` with one server of one route, and says where.

@@ -1,0 +1,489 @@
+//! `lurcher control` and its shorthands: an operator's side of the control port, Lurcher's or Mongrel2's.
+//!
+//! The address is taken from the configuration as the server takes it. Whoever answers there must be the server that was
+//! meant, since servers may share an address. Nothing is repeated: a server that does not answer in time is an error.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::Builder;
+
+use super::port;
+use crate::bus::client::{Context, Options, Requester};
+use crate::config::{self, Selector};
+use crate::control::{Answer, Argument, Cell, Order, Question, Table};
+use crate::endpoint::{Endpoint, Transport};
+
+/// Arguments of `lurcher control`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    port: Port,
+    /// Print JSON: a list of objects
+    #[arg(long)]
+    json: bool,
+    /// A configuration if one is meant, a command as `help`, and its arguments as `what=net`
+    #[arg(required = true, value_name = "[CONFIG] COMMAND [KEY=VALUE]")]
+    words: Vec<String>,
+}
+
+/// Arguments of `lurcher status`.
+#[derive(Debug, clap::Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    server: Server,
+    /// What to show: handlers, routes, metrics, net, tasks [default: handlers; of a Mongrel2: tasks]
+    #[arg(long)]
+    what: Option<String>,
+    /// Print JSON: a list of objects
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which server.
+#[derive(Debug, clap::Args)]
+pub(super) struct Server {
+    /// A Mongrel2 database or an m2sh .conf [default: config.sqlite, else mongrel2.conf]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    port: Port,
+}
+
+#[derive(Debug, clap::Args)]
+struct Port {
+    /// Which server of the configuration, by name or uuid; needed when it has several
+    #[arg(long, value_name = "NAME|UUID")]
+    server: Option<String>,
+    /// The address of the control port; then no configuration is read
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "server")]
+    control: Option<Endpoint>,
+    /// How long to wait for an answer, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = seconds)]
+    timeout: Duration,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    let positive = Duration::try_from_secs_f64(seconds).ok();
+    positive
+        .filter(|timeout| !timeout.is_zero())
+        .ok_or_else(|| "not a time".to_owned())
+}
+
+/// `lurcher control`.
+pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
+    let Args { port, json, words } = args;
+    let (config, question) = match read_words(&words, port.control.is_some()) {
+        Ok(read) => read,
+        Err(why) => {
+            // A chain of words that clap cannot tell apart: what was typed is wrong all the same.
+            drop(writeln!(io::stderr(), "lurcher: {why}"));
+            return Ok(ExitCode::from(2));
+        }
+    };
+    match ask(&port, config.as_deref(), &[question])?.1 {
+        Answer::Table(table) => print(&table, json),
+        Answer::Error { code, error } => Err(refused(code.as_deref(), &error)),
+    }
+}
+
+/// Tells configuration, command and arguments apart: arguments have a `=`, and a configuration stands before the command.
+fn read_words(words: &[String], has_address: bool) -> Result<(Option<PathBuf>, Question), String> {
+    let named = words.iter().take_while(|word| !word.contains('=')).count();
+    let (names, arguments) = words.split_at(named);
+    let (config, command) = match names {
+        [command] => (None, command),
+        [_, _] if has_address => {
+            return Err("with --control, no configuration is named".to_owned());
+        }
+        [config, command] => (Some(PathBuf::from(config)), command),
+        [] => return Err("a command is missing; `help` lists them".to_owned()),
+        [_, _, word, ..] => return Err(format!("{word:?} is no KEY=VALUE")),
+    };
+    let arguments = arguments.iter().map(|argument| {
+        let (key, value) = argument
+            .split_once('=')
+            .ok_or_else(|| format!("{argument:?} is no KEY=VALUE"))?;
+        Ok((key.to_owned(), Argument::typed(value)))
+    });
+    let question = Question {
+        command: command.clone(),
+        arguments: arguments.collect::<Result<_, String>>()?,
+    };
+    Ok((config, question))
+}
+
+/// `lurcher status`.
+pub(super) fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+    let questions: Vec<_> = match &args.what {
+        Some(what) => vec![about(what)],
+        None => vec![about("handlers"), about("tasks")],
+    };
+    match args.server.ask(&questions)?.1 {
+        Answer::Table(table) => print(&table, args.json),
+        Answer::Error { code, error } => Err(refused(code.as_deref(), &error)),
+    }
+}
+
+fn about(what: &str) -> Question {
+    Question {
+        command: "status".to_owned(),
+        arguments: vec![("what".to_owned(), Argument::Text(what.to_owned()))],
+    }
+}
+
+/// `lurcher stop` and `lurcher reload`.
+pub(super) fn order(server: &Server, order: Order) -> anyhow::Result<ExitCode> {
+    match server.ask(&[plain(&order.to_string())])?.1 {
+        Answer::Table(table) => print(&table, false),
+        Answer::Error { code, error } => Err(refused(code.as_deref(), &error)),
+    }
+}
+
+/// `lurcher running`.
+pub(super) fn running(server: &Server) -> anyhow::Result<ExitCode> {
+    match server.ask(&[plain("time")]) {
+        Ok((name, _)) => {
+            say(&format!("{name} is running\n"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) if error.is::<Absent>() => {
+            say(&format!("not running: {error:#}\n"))?;
+            Ok(ExitCode::FAILURE)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn plain(command: &str) -> Question {
+    Question {
+        command: command.to_owned(),
+        arguments: Vec::new(),
+    }
+}
+
+fn refused(code: Option<&str>, error: &str) -> anyhow::Error {
+    let (code, error) = (code.map(clean), clean(error));
+    match code {
+        Some(code) => anyhow!("the server refuses: {code}: {error}"),
+        None => anyhow!("the server refuses: {error}"),
+    }
+}
+
+/// Nobody who was meant answers: what `running` is asked about.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Absent(String);
+
+impl Server {
+    fn ask(&self, questions: &[Question]) -> anyhow::Result<(String, Answer)> {
+        if self.port.control.is_some() && self.config.is_some() {
+            bail!("with --control, no configuration is named");
+        }
+        ask(&self.port, self.config.as_deref(), questions)
+    }
+}
+
+/// Asks one question after the other until one gets a table, and gives the last answer with the name of who gave it.
+fn ask(
+    port: &Port,
+    config: Option<&Path>,
+    questions: &[Question],
+) -> anyhow::Result<(String, Answer)> {
+    let (endpoint, meant) = port.find(config)?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(async {
+        // A host that swallows packets is waited for no longer than one that swallows questions.
+        if let Ok(reached) = tokio::time::timeout(port.timeout, reach(&endpoint)).await {
+            reached?;
+        }
+        let context = Context::new();
+        let options = Options {
+            linger: Duration::ZERO,
+            ..Options::default()
+        };
+        let mut requester = Requester::connect(&context, &endpoint, &options)?;
+        let mut name = endpoint.to_string();
+        if let Some((called, uuid)) = meant {
+            let told = one(&mut requester, &endpoint, &plain("uuid"), port.timeout).await?;
+            let told = match &told {
+                Answer::Table(table) => match table.rows.first().map(Vec::as_slice) {
+                    Some([Cell::Text(told)]) => told,
+                    _ => bail!("ask {endpoint} who it is: it does not say"),
+                },
+                Answer::Error { code, error } => return Err(refused(code.as_deref(), error)),
+            };
+            if *told != uuid {
+                let told = clean(told);
+                return Err(Absent(format!("at {endpoint} is another server, {told}")).into());
+            }
+            name = called;
+        }
+        let mut answer = None;
+        for question in questions {
+            let latest = one(&mut requester, &endpoint, question, port.timeout).await?;
+            let is_table = matches!(latest, Answer::Table(_));
+            answer = Some(latest);
+            if is_table {
+                break;
+            }
+        }
+        drop(requester);
+        let answer = answer.context("nothing was asked")?;
+        Ok((name, answer))
+    })
+}
+
+/// Commands after which a Mongrel2 may end before its answer has left.
+const ENDING: [&str; 2] = ["stop", "terminate"];
+
+/// How often it is looked whether a server has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Waits until nobody listens any more.
+async fn ended(endpoint: &Endpoint) {
+    loop {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        if reach(endpoint).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn one(
+    requester: &mut Requester,
+    endpoint: &Endpoint,
+    question: &Question,
+    timeout: Duration,
+) -> anyhow::Result<Answer> {
+    let encoded = question.encode();
+    let answer = tokio::select! {
+        answer = tokio::time::timeout(timeout, requester.ask(&encoded)) => answer.map_err(|_| {
+            let waited = timeout.as_secs_f64();
+            Absent(format!("{endpoint} gives no answer within {waited} s"))
+        })??,
+        () = ended(endpoint), if ENDING.contains(&question.command.as_str()) => {
+            return Ok(Table::single("msg", "the server has ended").into());
+        }
+    };
+    Answer::decode(&answer)
+        .with_context(|| format!("ask {endpoint}: what answers is no control port"))
+}
+
+impl Port {
+    /// Where to ask, and the name and uuid of the server that is meant, if it is known.
+    fn find(&self, config: Option<&Path>) -> anyhow::Result<(Endpoint, Option<(String, String)>)> {
+        if let Some(endpoint) = &self.control {
+            return Ok((endpoint.clone(), None));
+        }
+        let selector = match &self.server {
+            Some(name) => Selector::Named(name.clone()),
+            None => Selector::Only,
+        };
+        let loaded = config::load(config, &selector)?;
+        let server = &loaded.config.servers[loaded.server];
+        let plain = port::address(server, &loaded.config.settings)?;
+        let inside = port::inside_chroot(plain.clone(), &server.chroot);
+        // A Mongrel2 that is not root stays outside of its chroot, and has its socket there.
+        let outside = |endpoint: &Endpoint| matches!(&endpoint.transport, Transport::Ipc { path } if !Path::new(path).exists());
+        let mut endpoint = if outside(&inside) && !outside(&plain) {
+            plain
+        } else {
+            inside
+        };
+        if let Transport::Tcp { host, port } = &mut endpoint.transport {
+            if port.is_none() {
+                bail!(
+                    "the control port of {} is any free one: name it with --control",
+                    server.uuid
+                );
+            }
+            // Every address of the machine, and so this one.
+            if host == "*" {
+                "127.0.0.1".clone_into(host);
+            }
+        }
+        let name = if server.name.is_empty() {
+            server.uuid.clone()
+        } else {
+            server.name.clone()
+        };
+        Ok((endpoint, Some((name, server.uuid.clone()))))
+    }
+}
+
+/// Says at once that nobody listens, which libzmq would wait for.
+async fn reach(endpoint: &Endpoint) -> Result<(), Absent> {
+    let reached = match &endpoint.transport {
+        Transport::Ipc { path } if !path.starts_with('@') => {
+            UnixStream::connect(path).await.map(drop)
+        }
+        Transport::Tcp {
+            host,
+            port: Some(port),
+        } => TcpStream::connect((host.as_str(), *port)).await.map(drop),
+        _ => Ok(()),
+    };
+    reached.map_err(|error| Absent(format!("no control port at {endpoint}: {}", lower(&error))))
+}
+
+/// The system's words without its number.
+fn lower(error: &io::Error) -> String {
+    let text = error.to_string().to_lowercase();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
+}
+
+/// A table for people, or for programs.
+fn print(table: &Table, json: bool) -> anyhow::Result<ExitCode> {
+    let mut out = String::new();
+    if json {
+        write_json(table, &mut out);
+    } else if let ([_], [row]) = (table.headers.as_slice(), table.rows.as_slice())
+        && let [cell] = row.as_slice()
+    {
+        // A single value needs no heading, and can be used by a script.
+        out.push_str(&text(cell));
+        out.push('\n');
+    } else {
+        let heading = table
+            .headers
+            .iter()
+            .map(|header| clean(header).to_uppercase());
+        let rows = table.rows.iter().map(|row| row.iter().map(text).collect());
+        let rows: Vec<Vec<String>> = [heading.collect()].into_iter().chain(rows).collect();
+        super::table::write(&rows, &mut out);
+    }
+    say(&out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn say(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        // A reader that closed the pipe has what it wanted.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(error).context("write to standard output"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn text(cell: &Cell) -> String {
+    match cell {
+        Cell::Integer(number) => number.to_string(),
+        Cell::Bool(is_so) => is_so.to_string(),
+        Cell::Text(text) => clean(text),
+    }
+}
+
+/// What another process says, without what a terminal would obey.
+fn clean(text: &str) -> String {
+    text.chars()
+        .map(|char| if char.is_control() { '\u{fffd}' } else { char })
+        .collect()
+}
+
+fn write_json(table: &Table, out: &mut String) {
+    out.push('[');
+    for (index, row) in table.rows.iter().enumerate() {
+        out.push_str(if index == 0 { "\n  {" } else { ",\n  {" });
+        for (column, (header, cell)) in table.headers.iter().zip(row).enumerate() {
+            if column > 0 {
+                out.push_str(", ");
+            }
+            write_json_text(header, out);
+            out.push_str(": ");
+            match cell {
+                Cell::Integer(number) => out.push_str(&number.to_string()),
+                Cell::Bool(is_so) => out.push_str(if *is_so { "true" } else { "false" }),
+                Cell::Text(text) => write_json_text(text, out),
+            }
+        }
+        out.push('}');
+    }
+    out.push_str("\n]\n");
+}
+
+/// A JSON string (RFC 8259 section 7).
+fn write_json_text(text: &str, out: &mut String) {
+    out.push('"');
+    for char in text.chars() {
+        match char {
+            '"' | '\\' => out.extend(['\\', char]),
+            '\0'..='\x1f' | '\x7f'..='\u{9f}' => {
+                // Writing to a String does not fail.
+                let _ok = write!(out, "\\u{:04x}", u32::from(char));
+            }
+            _ => out.push(char),
+        }
+    }
+    out.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn configuration_command_and_arguments_are_told_apart() {
+        let read = |text, has_address| read_words(&words(text), has_address);
+        let (config, question) = read("status what=net", false).unwrap();
+        assert_eq!((config, question), (None, about("net")));
+        let (config, question) = read("site.conf kill id=-5", false).unwrap();
+        assert_eq!(config, Some(PathBuf::from("site.conf")));
+        assert_eq!(
+            question.arguments,
+            [("id".to_owned(), Argument::Integer(-5))]
+        );
+        assert!(read("what=net", false).is_err());
+        assert!(read("a b c", false).is_err());
+        assert!(read("status what=net more", false).is_err());
+        assert!(read("site.conf status", true).is_err());
+    }
+
+    #[test]
+    fn json_holds_whatever_a_server_says() {
+        let mut table = Table::new(&["na\"me", "on", "id"]);
+        table.rows.push(vec![
+            "a\\\u{1b}[m\n\u{9b}ü".into(),
+            true.into(),
+            5_i64.into(),
+        ]);
+        table
+            .rows
+            .push(vec!["".into(), false.into(), (-1_i64).into()]);
+        let mut out = String::new();
+        write_json(&table, &mut out);
+        let read: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(
+            read,
+            serde_json::json!([
+                {"na\"me": "a\\\u{1b}[m\n\u{9b}ü", "on": true, "id": 5},
+                {"na\"me": "", "on": false, "id": -1}
+            ])
+        );
+        assert!(!out.contains(['\u{1b}', '\u{9b}']));
+    }
+
+    #[test]
+    fn an_empty_table_is_an_empty_list() {
+        let mut out = String::new();
+        write_json(&Table::new(&["id"]), &mut out);
+        assert!(serde_json::from_str::<Vec<i32>>(&out).unwrap().is_empty());
+    }
+}
