@@ -10,9 +10,13 @@ use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+#[cfg(feature = "gateway")]
+use std::os::fd::RawFd;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path};
+#[cfg(feature = "gateway")]
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes that were written to a socket and that the peer's kernel has not acknowledged (`SIOCOUTQ`; on a unix socket: that
 /// the peer has not read).
@@ -135,27 +139,141 @@ pub fn open_files() -> io::Result<OpenFiles> {
     })
 }
 
-/// Raises the soft limit on open file descriptors to `wanted`, at most to the hard limit; never lowers it. Gives what
-/// holds afterwards.
+/// Raises the soft limit on open file descriptors to `wanted`: with the privilege to, beyond the hard limit, which is
+/// raised with it; else at most to the hard limit. Never lowers either. Gives what holds afterwards.
 pub fn raise_open_files(wanted: u64) -> io::Result<OpenFiles> {
     let now = open_files()?;
-    if wanted <= now.soft || now.soft == now.hard {
+    if wanted <= now.soft {
         return Ok(now);
     }
-    let soft = wanted.min(now.hard);
+    let both = OpenFiles {
+        soft: wanted,
+        hard: wanted.max(now.hard),
+    };
+    if wanted > now.hard && set_open_files(both).is_ok() {
+        return Ok(both);
+    }
+    let most = OpenFiles {
+        soft: wanted.min(now.hard),
+        hard: now.hard,
+    };
+    set_open_files(most)?;
+    Ok(most)
+}
+
+fn set_open_files(limits: OpenFiles) -> io::Result<()> {
     let limit = libc::rlimit {
-        rlim_cur: soft,
-        rlim_max: now.hard,
+        rlim_cur: limits.soft,
+        rlim_max: limits.hard,
     };
     // SAFETY: the structure outlives the call, which only reads it.
     let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(OpenFiles {
-        soft,
-        hard: now.hard,
-    })
+    Ok(())
+}
+
+/// Where a service manager's descriptors begin (`sd_listen_fds(3)`).
+#[cfg(feature = "gateway")]
+const FIRST_PASSED: libc::c_int = 3;
+
+/// Takes over the `count` descriptors that a service manager has left open for this process, from number 3 on; those that
+/// are not open are left out. They are no longer passed on to programs that this one starts.
+///
+/// To be called before the program has opened anything, so that nothing else can own these numbers; a second call takes
+/// nothing.
+#[cfg(feature = "gateway")]
+pub fn take_passed_descriptors(count: u16) -> Vec<OwnedFd> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Vec::new();
+    }
+    let numbers = FIRST_PASSED..FIRST_PASSED.saturating_add(count.into());
+    let open = numbers.filter(|&number| {
+        // SAFETY: sets a flag of a descriptor, and fails for a number that is none.
+        unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) == 0 }
+    });
+    // SAFETY: the number is open, as was just seen, and nobody's: the program has opened nothing yet, and this runs once.
+    open.map(|number| unsafe { OwnedFd::from_raw_fd(number) })
+        .collect()
+}
+
+/// Lets no program that this one starts inherit a descriptor from number 3 on, whoever has opened it. On a kernel that
+/// cannot do that at once (before 5.11) it changes nothing.
+#[cfg(feature = "gateway")]
+pub fn keep_descriptors() -> io::Result<()> {
+    // SAFETY: sets a flag of descriptors that are open, and closes none.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            FIRST_PASSED,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    match io::Error::last_os_error() {
+        _ if result == 0 => Ok(()),
+        error if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => Ok(()),
+        error => Err(error),
+    }
+}
+
+/// Sends one byte over a stream socket, and copies of these descriptors with it (`SCM_RIGHTS`, unix(7)).
+#[cfg(feature = "gateway")]
+pub fn send_descriptors(socket: BorrowedFd<'_>, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+    let sent = sendmsg::<()>(
+        socket.as_raw_fd(),
+        &[io::IoSlice::new(&[0])],
+        control,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
+    if sent == 0 {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    Ok(())
+}
+
+/// Receives what [`send_descriptors`] has sent: the byte, and its descriptors, which programs that this one starts do not
+/// get. More than four at once are refused.
+///
+/// # Errors
+///
+/// `UnexpectedEof` when the other side has closed, else what the system says.
+#[cfg(feature = "gateway")]
+pub fn receive_descriptors(socket: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    let mut byte = [0];
+    let mut buffers = [io::IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!([RawFd; 4]);
+    let message = recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut buffers,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
+    let mut descriptors = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(raw) = control {
+            // SAFETY: the kernel has just made these descriptors for this process, and nobody else knows of them.
+            descriptors.extend(
+                raw.into_iter()
+                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+            );
+        }
+    }
+    if message.bytes == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    if message.flags.contains(MsgFlags::MSG_CTRUNC) {
+        return Err(io::Error::other("more descriptors than expected"));
+    }
+    Ok(descriptors)
 }
 
 /// The addresses of the network interface called `name`, IPv4 first; empty when there is no such interface.
@@ -213,6 +331,25 @@ mod tests {
         let mut got = [0; 5];
         io::Read::read_exact(&mut &other, &mut got).unwrap();
         assert_eq!(unacknowledged_bytes(one.as_fd()).unwrap(), 0);
+    }
+
+    #[cfg(feature = "gateway")]
+    #[test]
+    fn a_descriptor_arrives_as_another_one_of_the_same_file() {
+        let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        send_descriptors(one.as_fd(), &[far.as_fd()]).unwrap();
+        send_descriptors(one.as_fd(), &[]).unwrap();
+        let mut got = receive_descriptors(other.as_fd()).unwrap();
+        assert!(receive_descriptors(other.as_fd()).unwrap().is_empty());
+        drop((far, one));
+        let copy = std::os::unix::net::UnixStream::from(got.pop().expect("the descriptor"));
+        io::Write::write_all(&mut &copy, b"x").unwrap();
+        let mut byte = [0];
+        io::Read::read_exact(&mut &near, &mut byte).unwrap();
+        assert!(got.is_empty() && byte == *b"x");
+        let end = receive_descriptors(other.as_fd()).unwrap_err();
+        assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

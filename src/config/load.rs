@@ -21,6 +21,8 @@ pub enum Selector {
     Only,
     /// The one with this uuid or, if none has it, this name.
     Named(String),
+    /// The one with exactly this uuid, as Mongrel2 takes it.
+    Uuid(String),
 }
 
 /// A configuration with one server chosen.
@@ -181,6 +183,18 @@ fn choose(path: &Path, reading: &Reading, selector: &Selector) -> Result<usize, 
                 list()
             ),
         )),
+        Selector::Uuid(uuid) => servers
+            .iter()
+            .position(|server| server.uuid == *uuid)
+            .ok_or_else(|| {
+                LoadError::of_file(
+                    path,
+                    format!(
+                        "there is no server with the uuid {uuid:?}; there is {}",
+                        list()
+                    ),
+                )
+            }),
         Selector::Named(name) => {
             let uuid = servers.iter().position(|server| server.uuid == *name);
             uuid.or_else(|| servers.iter().position(|server| server.name == *name))

@@ -187,8 +187,8 @@ settings! {
         "1: `{`, `}` and `^` are allowed in a request's URI";
     sendfile_base: Option<String> = optional(""), Lurcher "sendfile.base" ["directory"] Effect::Honoured,
         "below which directory, inside the chroot, handlers may have files sent by the extended reply `sendfile`; none: nowhere";
-    daemonize: bool = flag("1"), Mongrel2 "server.daemonize" ["0 or 1"] Effect::NotYet,
-        "0: a server with a chroot stays in the foreground";
+    daemonize: bool = flag("1"), Mongrel2 "server.daemonize" ["0 or 1"] Effect::Honoured,
+        "0: a server that is started by the name `mongrel2` stays in the foreground; `lurcher serve` does unless it is told `--daemon`";
     ssl_ca_chain: Option<String> = optional(""), Mongrel2 "ssl.ca_chain" ["file"] Effect::NotYet,
         "certificates that client certificates are checked against (PEM)";
     ssl_verify_optional: bool = flag("0"), Mongrel2 "ssl.verify_optional" ["0 or 1"] Effect::NotYet,
@@ -216,6 +216,8 @@ settings! {
         "1: WebSocket messages are compressed for clients that offer it (permessage-deflate); handlers do not see it";
     websocket_fragments: usize = count("131072"), Lurcher "websocket.fragments" ["frames"] Effect::Honoured,
         "how many frames a WebSocket message may have";
+    websocket_held_bytes: usize = count("268435456"), Lurcher "websocket.held_bytes" ["bytes"] Effect::Honoured,
+        "how much of incomplete and waiting WebSocket messages is held, of all clients together; 65,536 bytes of each are always";
     websocket_message_bytes: usize = count("16777216"), Lurcher "websocket.message_bytes" ["bytes"] Effect::Honoured,
         "the largest message of a WebSocket client";
     websocket_ping_interval: Option<Duration> = deadline("0"), Lurcher "websocket.ping_interval" ["seconds"] Effect::Honoured,

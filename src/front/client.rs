@@ -81,7 +81,7 @@ pub(super) enum Kind {
     Http,
     /// A message socket, by its last message: replies are encoded.
     Message,
-    /// A WebSocket.
+    /// A WebSocket, or one that asked for the policy file.
     Socket,
 }
 

@@ -21,11 +21,14 @@ use super::upgrade::{self, Upgrading};
 use super::upload::{self, Plan, Way, file};
 use crate::http1::{Asked, BodyFraming, Expect, Head, Version};
 use crate::pool::Retry;
-use crate::websocket::Upgrade;
+use crate::websocket::{self, Upgrade};
 use crate::wire::request::Field;
 
 /// What client headers may not be called: Mongrel2's uploads are announced to handlers under these names.
 const RESERVED_PREFIX: &[u8] = b"x-mongrel2-";
+
+/// Room behind the head of a message for the length of its body and the end.
+const ROOM: usize = 16;
 
 /// A request for a handler, whose body may still be on its way.
 pub(super) struct Accepted {
@@ -139,20 +142,14 @@ fn accept(
 ) -> Dispatched {
     let limits = shard.limits();
     let mut context = context(shard, client, pattern, handler);
-    let upgrade = match upgrade::look(head) {
-        Upgrade::No => None,
-        Upgrade::Yes(handshake) => {
-            context.kind = Kind::Handshake;
-            let deflate = limits.websocket.deflate;
-            Some(Box::new(Upgrading::new(head, handshake, &context, deflate)))
-        }
-        Upgrade::Refused(refusal) => {
-            return Dispatched::Refused {
-                trouble: Trouble::WebSocket(refusal),
-                head_request: false,
-                line,
-            };
-        }
+    let refused = |trouble, line| Dispatched::Refused {
+        trouble,
+        head_request: head.head_request,
+        line,
+    };
+    let upgrade = match handshake(head, &mut context, limits.websocket.deflate) {
+        Ok(upgrade) => upgrade,
+        Err(refusal) => return refused(Trouble::WebSocket(refusal), line),
     };
     let hides = |field: &Field<'_>| {
         is_reserved(field)
@@ -169,30 +166,10 @@ fn accept(
             Ok(name) => name,
             Err(error) => {
                 tracing::error!("get a random number for the name of an upload: {error}");
-                return Dispatched::Refused {
-                    trouble: Trouble::NotStored,
-                    head_request: head.head_request,
-                    line,
-                };
+                return refused(Trouble::NotStored, line);
             }
         },
         Some(Way::Stream) | None => String::new(),
-    };
-    let keys = [
-        ("x-mongrel2-upload-start", name.as_bytes()),
-        ("x-mongrel2-upload-done", name.as_bytes()),
-    ];
-    let context = Context {
-        extra: match way {
-            Some(Way::Store) => &keys[..1],
-            Some(Way::Stream) => &[("UPLOAD_STREAM", b"0")],
-            None => &[],
-        },
-        ..context
-    };
-    let body = match head.framing {
-        BodyFraming::Length(length) if way.is_none() => usize::try_from(length).unwrap_or(0) + 16,
-        _ => 16,
     };
     let kept: Vec<Field<'_>>;
     let fields = if head.fields.iter().any(hides) {
@@ -206,25 +183,7 @@ fn accept(
     } else {
         head.fields
     };
-    let mut message = message::encode(head, fields, &context, body);
-    let upload = way.map(|way| match way {
-        Way::Stream => Plan::Stream {
-            path: head.target.path.into(),
-        },
-        Way::Store => {
-            upload::stream::end_with_body(&mut message, b"");
-            let context = Context {
-                extra: &keys,
-                ..context
-            };
-            let mut done = message::encode(head, fields, &context, body);
-            upload::stream::end_with_body(&mut done, b"");
-            Plan::Store {
-                name: name.clone(),
-                done,
-            }
-        }
-    });
+    let (message, upload) = compose(head, fields, &context, way, name);
     let accepted = Accepted {
         handler: Rc::clone(handler),
         message,
@@ -246,6 +205,60 @@ fn accept(
         accepted,
         wants_continue,
     }
+}
+
+/// What is kept of a head that asks for WebSocket; its message is then a handshake.
+fn handshake(
+    head: &Head<'_, '_, Field<'_>>,
+    context: &mut Context<'_>,
+    deflates: bool,
+) -> Result<Option<Box<Upgrading>>, websocket::Refusal> {
+    match upgrade::look(head) {
+        Upgrade::No => Ok(None),
+        Upgrade::Yes(handshake) => {
+            context.kind = Kind::Handshake;
+            let upgrading = Upgrading::new(head, handshake, context, deflates);
+            Ok(Some(Box::new(upgrading)))
+        }
+        Upgrade::Refused(refusal) => Err(refusal),
+    }
+}
+
+/// Writes the message for a request, its body still to follow, or the one that announces an upload, and what is to be done then.
+fn compose(
+    head: &Head<'_, '_, Field<'_>>,
+    fields: &[Field<'_>],
+    context: &Context<'_>,
+    way: Option<Way>,
+    name: String,
+) -> (Vec<u8>, Option<Plan>) {
+    let Some(way) = way else {
+        let body = match head.framing {
+            BodyFraming::Length(length) => usize::try_from(length).unwrap_or(0),
+            BodyFraming::None | BodyFraming::Chunked => 0,
+        };
+        let message = message::encode(head, fields, context, body + ROOM);
+        return (message, None);
+    };
+    let with = |extra: &[(&'static str, &[u8])]| {
+        let context = Context { extra, ..*context };
+        message::encode(head, fields, &context, ROOM)
+    };
+    if way == Way::Stream {
+        let path = head.target.path.into();
+        return (
+            with(&[("UPLOAD_STREAM", b"0")]),
+            Some(Plan::Stream { path }),
+        );
+    }
+    let keys = [
+        ("x-mongrel2-upload-start", name.as_bytes()),
+        ("x-mongrel2-upload-done", name.as_bytes()),
+    ];
+    let (mut start, mut done) = (with(&keys[..1]), with(&keys));
+    upload::stream::end_with_body(&mut start, b"");
+    upload::stream::end_with_body(&mut done, b"");
+    (start, Some(Plan::Store { name, done }))
 }
 
 fn context<'a>(shard: &Shard, client: &Client, pattern: &'a str, handler: &Handler) -> Context<'a> {

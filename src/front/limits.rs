@@ -61,6 +61,7 @@ pub(super) struct Limits {
 #[derive(Debug)]
 pub(super) struct WebSocketLimits {
     pub(super) frames: websocket::Limits,
+    pub(super) held_bytes: usize,
     pub(super) answer_pings: bool,
     pub(super) deflate: bool,
     pub(super) close_timeout: u64,
@@ -142,6 +143,7 @@ impl From<&Settings> for Limits {
                     message_bytes: settings.websocket_message_bytes,
                     fragments: u32::try_from(settings.websocket_fragments).unwrap_or(u32::MAX),
                 },
+                held_bytes: settings.websocket_held_bytes,
                 answer_pings: settings.websocket_answer_pings,
                 deflate: settings.websocket_deflate,
                 close_timeout: milliseconds(settings.websocket_close_timeout),

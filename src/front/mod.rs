@@ -185,8 +185,25 @@ impl Plan {
 ///
 /// When any of them cannot be had; then none is kept.
 pub async fn bind(plan: Plan, watch: &Watch) -> Result<Front, BindError> {
+    bind_with(None, plan, watch).await
+}
+
+/// As [`bind`], with a TCP listener that somebody else has bound, where there is one.
+///
+/// # Errors
+///
+/// As [`bind`].
+pub async fn bind_with(
+    listener: Option<std::net::TcpListener>,
+    plan: Plan,
+    watch: &Watch,
+) -> Result<Front, BindError> {
     let (server, settings) = (plan.server(), plan.settings());
-    let (listener, addr) = listen(SocketAddr::new(server.bind_addr, server.port))?;
+    let addr = SocketAddr::new(server.bind_addr, server.port);
+    let (listener, addr) = match listener {
+        None => listen(addr)?,
+        Some(listener) => adopt(listener).map_err(|source| BindError::Listen { addr, source })?,
+    };
     let mut handlers: Vec<(Arc<Handler>, BoundPool)> = Vec::new();
     for handler in server.handlers() {
         if clashes(handlers.iter().map(|(known, _)| known), &handler) {
@@ -208,6 +225,7 @@ pub async fn bind(plan: Plan, watch: &Watch) -> Result<Front, BindError> {
             settings.dir_cache_bytes,
             settings.dir_send_buffer,
         )),
+        websocket_bytes: Cell::new(0),
         draining: Cell::new(false),
         closes_idle: Cell::new(false),
         plan: RefCell::new(plan),
@@ -307,6 +325,14 @@ fn listen(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
         Ok((listener, addr))
     };
     attempt().map_err(|source| BindError::Listen { addr, source })
+}
+
+/// A listener bound elsewhere: by a privileged parent, or by a service manager.
+fn adopt(listener: std::net::TcpListener) -> io::Result<(TcpListener, SocketAddr)> {
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    let addr = listener.local_addr()?;
+    Ok((listener, addr))
 }
 
 impl Front {
@@ -430,6 +456,8 @@ struct Shard {
     access_log: RefCell<Option<Rc<AccessLog>>>,
     /// What directories serve, and what of it is in memory.
     files: Rc<Files>,
+    /// Bytes held of WebSocket messages that are incomplete or wait for a handler.
+    websocket_bytes: Cell<usize>,
     /// Nothing new is begun: responses say that they are the last of their connection.
     draining: Cell<bool>,
     /// Connections without an open request end.

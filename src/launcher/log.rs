@@ -8,13 +8,16 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::dynamic_filter_fn;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, fmt as stderr_log};
+
+use super::process::output_to;
 
 /// Installs the log. `directives` is what `--log` or `LURCHER_LOG` said; the default is `info`.
 pub(super) fn install(directives: Option<&str>) {
@@ -23,7 +26,10 @@ pub(super) fn install(directives: Option<&str>) {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
-        .with_filter(filter);
+        .with_filter(filter)
+        .with_filter(dynamic_filter_fn(|_, _| {
+            !LEFT_STDERR.load(Ordering::Relaxed)
+        }));
     tracing_subscriber::registry()
         .with(stderr)
         .with(ErrorLog)
@@ -53,13 +59,37 @@ pub(super) fn open_error_log(path: &Path, level: i64) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether nobody reads stderr any more.
+static LEFT_STDERR: AtomicBool = AtomicBool::new(false);
+
+/// Logs into the error log alone from now on, and lets what else is written to stdout and stderr go there too: a last word
+/// of the runtime is not lost. Without an error log it changes nothing.
+///
+/// # Errors
+///
+/// When the system does not let it be so.
+pub(super) fn leave_stderr() -> io::Result<()> {
+    let Ok(slot) = FILE.lock() else { return Ok(()) };
+    if let Some((_, file)) = slot.as_ref() {
+        output_to(file)?;
+        LEFT_STDERR.store(true, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
 /// Opens the file of that name again: it was renamed.
 pub(super) fn reopen_error_log() {
     let Ok(mut slot) = FILE.lock() else { return };
     let Some((path, file)) = slot.as_mut() else {
         return;
     };
-    let result = open(path).map(|new| *file = new);
+    let result = open(path).and_then(|new| {
+        if LEFT_STDERR.load(Ordering::Relaxed) {
+            output_to(&new)?;
+        }
+        *file = new;
+        Ok(())
+    });
     let path = path.clone();
     drop(slot);
     if let Err(error) = result {

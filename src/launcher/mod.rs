@@ -10,6 +10,7 @@ mod control;
 mod demo;
 mod log;
 mod port;
+mod process;
 mod run;
 mod serve;
 mod signals;
@@ -24,13 +25,34 @@ use crate::control::Order;
 
 pub use run::{BuiltIn, Handler, Opt, Values};
 
-/// Runs the program with the arguments of the process; `built_in` are the handlers that `lurcher run` knows by name.
+/// Runs the program with the arguments of the process; `built_in` are the handlers that `lurcher run` knows by name. Called
+/// by the name of a program that it stands in for, it takes that one's arguments.
 pub fn main(built_in: &'static [BuiltIn]) -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let program = arguments.next().unwrap_or_default();
+    let result = match process::called(&program).to_str() {
+        Some("mongrel2") => {
+            log::install(std::env::var("LURCHER_LOG").ok().as_deref());
+            serve::as_mongrel2(arguments)
+        }
+        _ => by_its_own_name(built_in),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            // A chain of causes on one line; nobody is left to tell when stderr is gone.
+            drop(writeln!(std::io::stderr(), "lurcher: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn by_its_own_name(built_in: &'static [BuiltIn]) -> anyhow::Result<ExitCode> {
     let command = args::Cli::command().mut_subcommand("run", |run| run::describe(run, built_in));
     let cli =
         args::Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
     log::install(cli.log.as_deref());
-    let result = match cli.command {
+    match cli.command {
         args::Command::Serve(args) => serve::main(args),
         args::Command::Run(args) => run::main(args, built_in),
         args::Command::Config(args) => config::main(args),
@@ -40,13 +62,5 @@ pub fn main(built_in: &'static [BuiltIn]) -> ExitCode {
         args::Command::Reload(args) => control::order(&args, Order::Reload),
         args::Command::Stop(args) => control::order(&args, Order::Stop),
         args::Command::Demo(args) => demo::main(args, cli.log.as_deref()),
-    };
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            // A chain of causes on one line; nobody is left to tell when stderr is gone.
-            drop(writeln!(std::io::stderr(), "lurcher: {error:#}"));
-            ExitCode::FAILURE
-        }
     }
 }

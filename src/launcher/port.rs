@@ -69,7 +69,8 @@ pub(super) async fn bind(
 }
 
 async fn bind_at_address(server: &Server, settings: &Settings) -> anyhow::Result<BoundPort> {
-    let endpoint = inside_chroot(address(server, settings)?, &server.chroot);
+    // Inside a jail paths are what they say; without root's rights a chroot is left out of account here, as in Mongrel2.
+    let endpoint = address(server, settings)?;
     if let Transport::Ipc { path } = &endpoint.transport
         && !path.starts_with('@')
     {
@@ -104,15 +105,23 @@ pub(super) fn orders() -> (mpsc::Sender<Order>, mpsc::Receiver<Order>) {
 /// A front as its control port sees it.
 pub(super) struct Governed {
     plan: Plan,
+    /// The front does not know of a jail that it is in.
+    chroot: String,
     front: Handle,
     orders: mpsc::Sender<Order>,
 }
 
 impl Governed {
-    /// The front that was started with this plan.
-    pub(super) fn new(plan: Plan, front: Handle, orders: mpsc::Sender<Order>) -> Self {
+    /// The front that was started with this plan, in a server with this chroot.
+    pub(super) fn new(
+        plan: Plan,
+        chroot: String,
+        front: Handle,
+        orders: mpsc::Sender<Order>,
+    ) -> Self {
         Self {
             plan,
+            chroot,
             front,
             orders,
         }
@@ -134,7 +143,7 @@ impl Subject for Governed {
             i64::from(port).into(),
             server.bind_addr.to_string().into(),
             server.uuid.as_str().into(),
-            server.chroot.as_str().into(),
+            self.chroot.as_str().into(),
             server.access_log.as_str().into(),
             server.error_log.as_str().into(),
             server.pid_file.as_str().into(),

@@ -1,9 +1,12 @@
-//! `lurcher serve`: a front for one server of a configuration.
+//! `lurcher serve`: a front for one server of a configuration, or for each of them; and the same by the name `mongrel2`.
+//!
+//! In which process it runs, with which rights and in front of whom, is `process`'s matter.
 
+use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -13,12 +16,19 @@ use tracing::{error, info, warn};
 
 use super::log;
 use super::port::{self, Governed};
+use super::process::{self, Background, Order, Outside, Ready};
 use super::signals::{STOP, Signals};
-use crate::config::{self, Diagnostic, Loaded, Selector, Severity};
-use crate::control::Order;
+use crate::config::Selector;
+use crate::control;
 use crate::drain;
-use crate::front::{self, Front, Handle, Plan};
+use crate::front::{self, Front, Handle};
 use crate::sys;
+
+/// How long open requests get when the process that holds this one has gone: whoever ended that wants its ports.
+const ORPHAN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Mongrel2's own words.
+const MONGREL2_USAGE: &str = "usage: mongrel2 config.sqlite server_uuid [config_module.so]";
 
 /// Arguments of `lurcher serve`.
 #[derive(Debug, clap::Args)]
@@ -28,138 +38,177 @@ pub(super) struct Args {
     /// Which server of the configuration, by name or uuid; needed when it has several
     #[arg(long, value_name = "NAME|UUID")]
     server: Option<String>,
+    /// All servers of the configuration, each in a process of its own
+    #[arg(long, conflicts_with = "server")]
+    every: bool,
+    /// Go into the background, and end when the server serves
+    #[arg(long)]
+    daemon: bool,
+    /// Stay in the foreground, whatever server.daemonize says [default]
+    #[arg(long, conflicts_with = "daemon")]
+    foreground: bool,
 }
 
 pub(super) fn main(args: Args) -> anyhow::Result<ExitCode> {
-    let selector = args.server.map_or(Selector::Only, Selector::Named);
-    let loaded = config::load(args.config.as_deref(), &selector)?;
-    report(&loaded.warnings);
-    let server = &loaded.config.servers[loaded.server];
+    let order = Order {
+        config: args.config,
+        // A member of several is called with its own uuid behind all that was typed.
+        selector: args.server.map_or(Selector::Only, Selector::Named),
+        every: args.every,
+        background: if args.daemon {
+            Background::Yes
+        } else {
+            Background::No
+        },
+    };
+    process::carry_out(&order, serve_in_runtime)
+}
+
+/// `mongrel2 CONFIG UUID [MODULE.so]`, with its arguments only.
+pub(super) fn as_mongrel2(
+    arguments: impl IntoIterator<Item = OsString>,
+) -> anyhow::Result<ExitCode> {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let (config, uuid) = match arguments.as_slice() {
+        [config, uuid] => (config, uuid),
+        [_, _, module] => anyhow::bail!(
+            "load {}: configuration modules are C plug-ins and cannot be loaded; an SQLite database or a .conf is read",
+            module.display()
+        ),
+        _ => {
+            // Nobody is left to tell when stderr is gone.
+            drop(writeln!(std::io::stderr(), "{MONGREL2_USAGE}"));
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let order = Order {
+        config: Some(PathBuf::from(config)),
+        selector: Selector::Uuid(uuid.to_string_lossy().into_owned()),
+        every: false,
+        background: Background::AsConfigured,
+    };
+    process::carry_out(&order, serve_in_runtime)
+}
+
+fn serve_in_runtime(ready: Ready) -> anyhow::Result<ExitCode> {
     // What was meant to be encrypted is not served in the clear.
+    let server = ready.snapshot.server();
     anyhow::ensure!(
         !server.use_ssl,
         "serving {}: use_ssl is set, and TLS is not there yet",
         server.uuid
     );
-    raise_descriptors(&loaded);
     // A full disk is answered, whatever limit makes it full.
     sys::ignore_file_size_signal().context("ignore the signal of the limit on file sizes")?;
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())
         .context("start the runtime")?;
-    runtime.block_on(serve(loaded, selector))
+    runtime.block_on(serve(ready))
 }
 
-fn report(warnings: &[Diagnostic]) {
-    for warning in warnings {
-        match warning.severity {
-            Severity::Note => info!("{warning:#}"),
-            Severity::Warning | Severity::Error => warn!("{warning:#}"),
-        }
-    }
-}
-
-/// Mongrel2 sets the limit to `superpoll.max_fd`; here it is raised to that, and never lowered.
-fn raise_descriptors(loaded: &Loaded) {
-    let wanted = loaded.config.settings.max_fd;
-    match sys::raise_open_files(wanted as u64) {
-        Ok(limit) if limit.soft < wanted as u64 => {
-            warn!(
-                "superpoll.max_fd is {wanted}, but this process may open {} files only",
-                limit.soft
-            );
-        }
-        Ok(_) => {}
-        Err(error) => warn!("raise the limit on open files to {wanted}: {error}"),
-    }
-}
-
-async fn serve(loaded: Loaded, selector: Selector) -> anyhow::Result<ExitCode> {
-    let mut file = Watched::new(
-        loaded.path.clone(),
-        selector,
-        loaded.config.settings.reload_on_hangup,
-    );
-    let plan = Plan {
-        config: Arc::new(loaded.config),
-        server: loaded.server,
-    };
-    let (server, settings) = (plan.server(), plan.settings());
-    let (signal, watch) = drain::channel();
-    let front = front::bind(plan.clone(), &watch).await?;
-    if !server.error_log.is_empty() {
+async fn serve(ready: Ready) -> anyhow::Result<ExitCode> {
+    let Ready {
+        snapshot,
+        listener,
+        outside,
+        test_mode,
+    } = ready;
+    let plan = snapshot.plan();
+    let server = plan.server();
+    if !server.error_log.is_empty() && !test_mode {
         let path = front::inside_chroot(&server.chroot, &server.error_log);
         log::open_error_log(&path, server.error_log_level)
             .with_context(|| format!("open error log {}", path.display()))?;
     }
-    let control_port = port::bind(server, settings).await?;
+    snapshot.log_remarks();
+    let control_port = port::bind(server, plan.settings()).await?;
+    let drain_timeout = plan.settings().drain_timeout;
+    let (signal, watch) = drain::channel();
+    let front = front::bind_with(listener, plan.clone(), &watch).await?;
     let mut signals = Signals::of(STOP.into_iter().chain([SignalKind::hangup()]))?;
+    let mut source = Source {
+        path: snapshot.path.clone(),
+        chroot: snapshot.server().chroot.clone(),
+        reloads_on_hangup: snapshot.settings().reload_on_hangup,
+        outside,
+    };
+    drop(snapshot);
     let handle = front.handle();
     let (orders, mut ordered) = port::orders();
     // Of its own, so that a front that finishes what is open can still be asked how it goes, and told to end at once.
     let (end_control, control_watch) = drain::channel();
     if let Some(control_port) = control_port {
         info!("control port on {}", control_port.endpoint());
-        let governed = Governed::new(plan.clone(), handle.clone(), orders);
+        let governed = Governed::new(plan, source.chroot.clone(), handle.clone(), orders);
         control_port.run(Rc::new(governed), &control_watch);
     }
+    source.outside.ready().await?;
+    let mut orphaned = false;
     let stop = async || {
+        if orphaned {
+            return tokio::time::sleep(ORPHAN_TIMEOUT).await;
+        }
         loop {
             // SIGHUP reopens the logs, and reads a configuration that has changed unless that is turned off for it.
             let (order, reloads) = tokio::select! {
                 kind = signals.next() => if kind == SignalKind::hangup() {
-                    (Order::Reload, file.reloads_on_hangup)
+                    (control::Order::Reload, source.reloads_on_hangup)
                 } else {
-                    (Order::Stop, false)
+                    (control::Order::Stop, false)
                 },
                 Some(order) = ordered.recv() => (order, true),
+                () = source.outside.gone() => {
+                    error!("the process that holds this server has ended: so does this one");
+                    orphaned = true;
+                    return;
+                }
             };
             match order {
-                Order::Stop | Order::Terminate => return,
-                Order::Reload => {
+                control::Order::Stop | control::Order::Terminate => {
+                    return source.outside.stopping().await;
+                }
+                control::Order::Reload => {
+                    source.outside.reloading();
                     info!("reopening logs");
                     log::reopen_error_log();
                     handle.reopen_logs();
                     info!("logs reopened");
                     if reloads {
-                        file.reload(&handle).await;
+                        source.reload(&handle).await;
                     }
                 }
             }
+            // It was heard at the start: that it is not heard now is seen by what waits for the other's end.
+            drop(source.outside.ready().await);
         }
     };
-    run(front, signal, settings.drain_timeout, stop).await;
+    run(front, signal, drain_timeout, stop).await;
     end_control.finish(front::CLOSE_TIMEOUT).await;
     info!("ended");
     Ok(ExitCode::SUCCESS)
 }
 
-/// The file of a configuration, and what of it is served.
-struct Watched {
+/// Where the configuration comes from, and what of it is served.
+struct Source {
+    /// Its file, for the log.
     path: PathBuf,
-    selector: Selector,
+    /// What the server was started with: it cannot move.
+    chroot: String,
     /// `reload.on_hangup` of the configuration that is served.
     reloads_on_hangup: bool,
+    outside: Outside,
 }
 
-impl Watched {
-    fn new(path: PathBuf, selector: Selector, reloads_on_hangup: bool) -> Self {
-        Self {
-            path,
-            selector,
-            reloads_on_hangup,
-        }
-    }
-
-    /// Reads the file and lets the front serve what it says now; what is wrong with it is logged, and the front goes on.
+impl Source {
+    /// Reads the configuration and lets the front serve what it says now; what is wrong with it is logged, and the front
+    /// goes on.
     async fn reload(&mut self, handle: &Handle) {
-        let (path, selector) = (self.path.clone(), self.selector.clone());
-        let read = tokio::task::spawn_blocking(move || config::load(Some(&path), &selector)).await;
-        let loaded = match read {
-            Ok(Ok(loaded)) => loaded,
-            Ok(Err(mistakes)) => {
-                for line in mistakes.to_string().lines() {
+        let snapshot = match self.outside.read().await {
+            Ok(snapshot) => snapshot,
+            Err(mistakes) => {
+                // One line each.
+                for line in format!("{mistakes:#}").lines() {
                     error!("{line}");
                 }
                 error!(
@@ -168,25 +217,26 @@ impl Watched {
                 );
                 return;
             }
-            Err(failed) => return error!("reload {}: {failed}", self.path.display()),
         };
-        report(&loaded.warnings);
-        let plan = Plan {
-            config: Arc::new(loaded.config),
-            server: loaded.server,
-        };
-        let reloads_on_hangup = plan.settings().reload_on_hangup;
-        match handle.reload(plan).await {
-            Ok(done) if done.changes.is_empty() => info!("configuration unchanged"),
+        if snapshot.changed {
+            snapshot.log_remarks();
+        }
+        match handle.reload(snapshot.plan()).await {
             Ok(done) => {
-                self.reloads_on_hangup = reloads_on_hangup;
+                self.reloads_on_hangup = snapshot.settings().reload_on_hangup;
+                // The front does not know of a jail that it is in.
+                let chroot = (snapshot.server().chroot != self.chroot).then_some("chroot");
                 for change in &done.changes {
                     info!("reload: {change}");
                 }
-                for what in done.postponed {
+                for what in done.postponed.iter().copied().chain(chroot) {
                     warn!("reload: {what} has changed: it takes effect at the next start");
                 }
-                info!("configuration reloaded");
+                let unchanged = done.changes.is_empty() && chroot.is_none();
+                info!(
+                    "configuration {}",
+                    if unchanged { "unchanged" } else { "reloaded" }
+                );
             }
             Err(error) => {
                 let error = anyhow::Error::from(error);

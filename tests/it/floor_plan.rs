@@ -115,6 +115,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("hyper", &["front/proxy/"]),
     ("hyper_util", &["front/proxy/"]),
     ("libc", &["sys.rs"]),
+    ("nix", &["sys.rs", "launcher/process/"]),
     ("flate2", &["websocket/"]),
     ("socket2", &["sys.rs", "bus/server.rs", "bus/server/"]),
 ];

@@ -325,6 +325,32 @@ fn a_message_above_the_bound_is_refused_before_it_comes() {
 }
 
 #[test]
+fn all_messages_together_are_bounded_too() {
+    let front = Front::start(", 'websocket.held_bytes': 300000");
+    let handler = ByHand::of(&front);
+    let (mut one, first) = open(&front, &handler);
+    let (mut two, second) = open(&front, &handler);
+    let whole = frame(0x82, &[b'a'; 250_000]);
+    send(&mut one, &whole[..200_000]);
+    // A small one behind it passes, so the large one has been read.
+    let (mut three, third) = open(&front, &handler);
+    send(&mut three, frame(0x81, b"small"));
+    is_frame(&handler.got(), &third, "0x81", b"small");
+    // Its client may be told before it has sent all.
+    drop(two.send(&whole[..200_000]));
+    expect_end(
+        &mut two,
+        &plain(0x88, b"\x03\xf5too busy for a message of this size"),
+    );
+    handler.told(&second);
+    send(&mut one, &whole[200_000..]);
+    is_frame(&handler.got(), &first, "0x82", &[b'a'; 250_000]);
+    // There is room again.
+    send(&mut three, &whole);
+    is_frame(&handler.got(), &third, "0x82", &[b'a'; 250_000]);
+}
+
+#[test]
 fn clients_that_break_the_rules_are_told_by_which_code() {
     let front = Front::start("");
     let handler = ByHand::of(&front);

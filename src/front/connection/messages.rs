@@ -50,6 +50,8 @@ impl Connection {
         self.client.deadline.set(NEVER);
         if message.is_ping() {
         } else if message.asks_for_policy() {
+            // Mongrel2's number for it.
+            self.client.kind.set(Kind::Socket);
             self.output.push_back(Bytes::from_static(POLICY));
             self.close(Farewell::Told);
         } else {

@@ -202,7 +202,7 @@ impl Connection {
             self.client.hold.set(Hold::Free);
             self.fresh = !self.input.is_empty();
             match self.state {
-                State::WebSocket(_) => self.websocket_deadline(),
+                State::WebSocket(_) => self.websocket_goes_on(),
                 _ => self.client.deadline.set(NEVER),
             }
         }

@@ -79,7 +79,13 @@ impl Connection {
                 return Ok(());
             };
             match mail {
-                Mail::Payload { bytes, voice } => self.pay(cx, bytes, voice)?,
+                Mail::Payload { bytes, voice } => {
+                    // Bytes of a file are not what the handler has outstanding.
+                    if self.shard.limits().flow_control {
+                        self.credits += bytes.len();
+                    }
+                    self.pay(cx, bytes, voice)?;
+                }
                 Mail::File { name, voice } => self.begin_file(&name, voice)?,
                 Mail::Close { voice } => self.handler_closes(voice),
                 Mail::Failed(why) => self.pool_failed(why),
@@ -89,7 +95,6 @@ impl Connection {
 
     /// Writes what a handler has sent, as far as it is for the client.
     fn pay(&mut self, cx: &mut Context<'_>, mut bytes: Bytes, voice: PeerId) -> Result<(), Gone> {
-        let size = bytes.len();
         if self.shard.is_draining()
             && let Some(last) = self.last_response(&bytes)
         {
@@ -106,9 +111,6 @@ impl Connection {
             self.put(cx, bytes)?;
         } else if !bytes.is_empty() {
             self.output.push_back(bytes);
-        }
-        if self.shard.limits().flow_control {
-            self.credits += size;
         }
         Ok(())
     }

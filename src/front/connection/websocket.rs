@@ -10,7 +10,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tracing::debug;
 
-use super::{Connection, Farewell, NEVER, State};
+use super::{Connection, Farewell, NEVER, Shard, State};
 use crate::bus::server::PeerId;
 use crate::front::client::{Hold, Kind};
 use crate::front::upgrade::FrameHead;
@@ -30,6 +30,9 @@ const PING: &[u8] = b"lurcher";
 /// Close codes of our own (RFC 6455 7.4.1, IANA's registry for 1013).
 const GOING_AWAY: u16 = 1001;
 const TRY_AGAIN_LATER: u16 = 1013;
+
+/// What each client may hold of incomplete messages, in bytes, whatever all of them hold together: small messages pass.
+const HELD_ALWAYS: usize = 64 * 1024;
 
 /// An open WebSocket.
 pub(super) struct WebSocket {
@@ -51,6 +54,31 @@ pub(super) struct WebSocket {
     pong: Option<Vec<u8>>,
     /// Our ping has gone out, and nothing has come since.
     pinged: bool,
+    /// Bytes of a message that waits for a handler.
+    waiting: usize,
+    account: Account,
+}
+
+/// What one WebSocket holds of messages that are incomplete or wait, in the sum over all of them.
+struct Account {
+    shard: Rc<Shard>,
+    bytes: usize,
+}
+
+impl Account {
+    /// It holds so much now; gives the sum.
+    fn set(&mut self, bytes: usize) -> usize {
+        let sum = &self.shard.websocket_bytes;
+        sum.set(sum.get() - self.bytes + bytes);
+        self.bytes = bytes;
+        sum.get()
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.set(0);
+    }
 }
 
 impl WebSocket {
@@ -136,6 +164,11 @@ impl Connection {
             front_closed: false,
             pong: None,
             pinged: false,
+            waiting: 0,
+            account: Account {
+                shard: Rc::clone(&self.shard),
+                bytes: 0,
+            },
         };
         Name::WebSocketsOpen.increment();
         let first = websocket.outgoing(payload.slice(head_len..));
@@ -194,13 +227,47 @@ impl Connection {
                     self.messages_left = self.messages_left.saturating_sub(1);
                     self.websocket_frame(frame);
                 }
-                Some(decoded.consumed)
+                if self.websocket_counts() {
+                    Some(decoded.consumed)
+                } else {
+                    Some(data.len())
+                }
             }
             Err(violation) => {
                 self.websocket_violated(violation);
                 Some(data.len())
             }
         }
+    }
+
+    /// Counts what is held of this client's messages; a client with more than there is room for is sent away. False then.
+    fn websocket_counts(&mut self) -> bool {
+        let State::WebSocket(websocket) = &mut self.state else {
+            return true;
+        };
+        let held = websocket.decoder.held() + websocket.waiting;
+        if held == websocket.account.bytes {
+            return true;
+        }
+        let grows = held > websocket.account.bytes;
+        let sum = websocket.account.set(held);
+        if !grows || held <= HELD_ALWAYS || sum <= self.shard.limits().websocket.held_bytes {
+            return true;
+        }
+        debug!(client = %self.client.addr, held, sum, "too much is held of all WebSocket messages together");
+        Name::WebSocketsFailed.increment();
+        self.websocket_closes(TRY_AGAIN_LATER, "too busy for a message of this size");
+        self.close(Farewell::Told);
+        false
+    }
+
+    /// What waited for a handler has gone out.
+    pub(super) fn websocket_goes_on(&mut self) {
+        if let State::WebSocket(websocket) = &mut self.state {
+            websocket.waiting = 0;
+        }
+        self.websocket_counts();
+        self.websocket_deadline();
     }
 
     fn websocket_frame(&mut self, frame: Frame) {
@@ -227,8 +294,10 @@ impl Connection {
             && !held
         {
             let message = websocket.frame_head.message(frame.flags, &frame.payload);
+            let size = message.len();
             if attachment.send(message) == Sent::Held {
                 self.client.hold.set(Hold::Held);
+                websocket.waiting = size;
             }
         }
         if frame.opcode == Opcode::Close {

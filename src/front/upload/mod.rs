@@ -210,3 +210,65 @@ impl Sink {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::stream::Parts;
+    use super::*;
+    use crate::wire::Protocol;
+
+    fn streamed(framing: BodyFraming, total_max: u64) -> Upload {
+        let chunked = framing == BodyFraming::Chunked;
+        let parts = Parts::new(Box::from(&b"/"[..]), Protocol::Json, 1000, chunked, 0);
+        Upload::new(framing, Sink::Stream(parts), total_max, 0)
+    }
+
+    /// Feeds it and takes everything out again; says what of `data` was used.
+    fn feed(upload: &mut Upload, data: &[u8], out: &mut Vec<u8>) -> Result<usize, Trouble> {
+        let used = upload.feed(data)?;
+        let received = upload.is_received();
+        if let Sink::Stream(parts) = upload.sink() {
+            while let Some((message, cost)) = parts.next(i64::MAX, received) {
+                let end = message.len() - 1;
+                out.extend_from_slice(&message[end - usize::try_from(cost).unwrap()..end]);
+            }
+        }
+        Ok(used)
+    }
+
+    #[test]
+    fn a_body_ends_where_it_should_wherever_it_is_cut() {
+        let chunked = b"5;x=y\r\nhello\r\n3\r\nabc\r\n0\r\nT: t\r\n\r\n";
+        for (framing, body) in [
+            (BodyFraming::Length(8), &b"helloabc"[..]),
+            (BodyFraming::Chunked, chunked),
+        ] {
+            let all = [body, b"GET /"].concat();
+            for cut in 0..all.len() {
+                let mut upload = streamed(framing, 8);
+                let mut out = Vec::new();
+                let mut used = feed(&mut upload, &all[..cut], &mut out).unwrap();
+                used += feed(&mut upload, &all[used..], &mut out).unwrap();
+                assert_eq!((used, &out[..]), (body.len(), &b"helloabc"[..]), "{cut}");
+                assert!(upload.is_received() && !upload.wants_input());
+            }
+            let mut upload = streamed(framing, 7);
+            assert_eq!(
+                feed(&mut upload, &all, &mut Vec::new()),
+                Err(Trouble::TooLarge)
+            );
+        }
+    }
+
+    #[test]
+    fn the_time_that_a_client_waits_for_us_is_not_its_own() {
+        let mut upload = streamed(BodyFraming::Length(10_000), 0);
+        feed(&mut upload, &[b'x'; 1000], &mut Vec::new()).unwrap();
+        assert!(upload.set_paused(true, 1_000) && !upload.set_paused(true, 5_000));
+        assert!(!upload.is_awaited());
+        assert!(upload.set_paused(false, 61_000) && upload.is_awaited());
+        // 1000 bytes in two seconds of its own.
+        assert!(!upload.is_slower_than(500, 62_000));
+        assert!(upload.is_slower_than(501, 62_000));
+    }
+}

@@ -160,24 +160,25 @@ pub(in crate::front) fn end_with_body(message: &mut Vec<u8>, body: &[u8]) {
 mod tests {
     use super::*;
 
-    fn text(message: Option<(Vec<u8>, i64)>) -> Option<(String, i64)> {
-        message.map(|(bytes, cost)| (String::from_utf8(bytes).unwrap(), cost))
+    fn text(message: Option<(Vec<u8>, i64)>) -> (String, i64) {
+        let (bytes, cost) = message.expect("a message");
+        (String::from_utf8(bytes).unwrap(), cost)
     }
 
-    fn part(offset: u64, body: &str, cost: i64) -> Option<(String, i64)> {
+    fn part(offset: u64, body: &str, cost: i64) -> (String, i64) {
         let dict = format!(r#"{{"UPLOAD_STREAM":"{offset}"}}"#);
-        Some((
+        (
             format!("/u {}:{dict},{}:{body},", dict.len(), body.len()),
             cost,
-        ))
+        )
     }
 
-    fn last(offset: u64, body: &str, cost: i64) -> Option<(String, i64)> {
+    fn last(offset: u64, body: &str, cost: i64) -> (String, i64) {
         let dict = format!(r#"{{"UPLOAD_STREAM":"{offset}","UPLOAD_STREAM_DONE":"1"}}"#);
-        Some((
+        (
             format!("/u {}:{dict},{}:{body},", dict.len(), body.len()),
             cost,
-        ))
+        )
     }
 
     fn parts(chunked: bool, offset: u64) -> Parts {

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,19 +23,27 @@ pub(crate) struct Program {
 struct Lines {
     read: Mutex<Vec<String>>,
     more: Condvar,
+    /// How many outputs have not ended.
+    open: AtomicUsize,
 }
 
 impl Program {
     /// Starts `command`; both its outputs end in the same list of lines.
     pub(crate) fn start(command: &mut Command) -> Self {
+        Self::start_with_stdin(command, Stdio::null())
+    }
+
+    /// The same with a standard input.
+    pub(crate) fn start_with_stdin(command: &mut Command, stdin: impl Into<Stdio>) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("start {name}: {error}"));
         let lines = Arc::new(Lines::default());
+        lines.open.store(2, Ordering::Release);
         let stderr = child.stderr.take().expect("piped");
         let stdout = child.stdout.take().expect("piped");
         for stream in [
@@ -51,6 +60,7 @@ impl Program {
                     lines.more.notify_all();
                     line.clear();
                 }
+                lines.open.fetch_sub(1, Ordering::Release);
                 lines.more.notify_all();
             });
         }
@@ -137,7 +147,7 @@ impl Program {
             }
             // Its last words may have come since they were looked at.
             assert!(!ended, "{self}\nended before it printed {what}");
-            ended = !self.alive();
+            ended = !self.alive() && self.lines.open.load(Ordering::Acquire) == 0;
             assert!(Instant::now() < end, "{self}\ndid not print {what}");
         }
     }

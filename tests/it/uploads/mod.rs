@@ -444,6 +444,14 @@ fn a_limit_on_file_sizes_is_507_and_the_front_lives() {
     fails_for_want_of_room(&mut program, store.path(), &send, &recv);
 }
 
+/// Unmounts when the test is over, however.
+struct Mounted<'a>(&'a Path);
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(self.0).status());
+    }
+}
+
 #[test]
 fn a_full_disk_is_507_and_the_front_lives() {
     let (directory, store) = (scratch(), scratch());
@@ -454,13 +462,6 @@ fn a_full_disk_is_507_and_the_front_lives() {
     if !mounted.is_ok_and(|output| output.status.success()) {
         println!("skipped: a small file system cannot be mounted here");
         return;
-    }
-    /// Unmounts when the test is over, however.
-    struct Mounted<'a>(&'a Path);
-    impl Drop for Mounted<'_> {
-        fn drop(&mut self) {
-            drop(Command::new("umount").arg("-l").arg(self.0).status());
-        }
     }
     let _mounted = Mounted(store.path());
     let [send, recv] = [free_port(), free_port()].map(|port| format!("tcp://127.0.0.1:{port}"));
@@ -490,6 +491,7 @@ fn names_are_told_as_configured_and_files_are_inside_the_chroot() {
     let text = text
         .replace("chroot=''", &format!("chroot='{here}/jail'"))
         .replace(&format!("_log='{here}/"), "_log='/")
+        .replace(&format!("ipc://{here}/"), "ipc:///")
         .replace(&format!("pid_file='{here}/"), "pid_file='/");
     fs::write(&config, text).unwrap();
     let mut program = Program::lurcher(&["serve", "main.conf"], directory.path());
@@ -502,6 +504,18 @@ fn names_are_told_as_configured_and_files_are_inside_the_chroot() {
     handler.done(&start);
     let inside = jail.join("up").join(file.file_name().unwrap());
     assert_eq!(fs::read(inside).unwrap().len(), 1000);
+    handler.reply(&start, HELLO);
+    client.answer();
+    // One line in the log, of its response.
+    drop(client);
+    handler.told(&start);
+    program.terminate();
+    let log = fs::read_to_string(jail.join("access.log")).unwrap();
+    assert_eq!(log.lines().count(), 1, "{log}");
+    assert!(
+        log.ends_with("4:POST,3:/up,8:HTTP/1.1,3:200#1:5#]\n"),
+        "{log}"
+    );
 }
 
 #[test]
@@ -554,6 +568,32 @@ fn curl_and_pythons_client_upload_files() {
         }
         let output = child.wait_with_output().expect("its end");
         assert_eq!(String::from_utf8_lossy(&output.stdout), says, "{name}");
+    }
+}
+
+#[test]
+fn a_front_that_stops_lets_an_upload_end_and_one_told_twice_leaves_no_file() {
+    for twice in [false, true] {
+        let mut site = Stored::start("");
+        let (handler, mut client) = (site.handler(), site.client());
+        send(&mut client, post(1000) + "begun");
+        let (start, file) = handler.started();
+        site.front.program.signal("TERM");
+        site.front
+            .program
+            .line("draining", |line| line.contains("draining").then_some(()));
+        if twice {
+            site.front.program.signal("TERM");
+            assert!(site.front.program.ended().success());
+            site.holds(0);
+        } else {
+            send(&mut client, "x".repeat(995));
+            assert_eq!(handler.done(&start), file);
+            handler.reply(&start, HELLO);
+            assert_eq!(client.answer().status, 200);
+            assert!(site.front.program.ended().success());
+            site.holds(1);
+        }
     }
 }
 
