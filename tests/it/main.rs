@@ -23,6 +23,7 @@ mod http1_suite;
 mod interop;
 mod message_sockets;
 mod process;
+mod proxy;
 mod reload;
 mod routing_golden;
 mod serve;
