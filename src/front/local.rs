@@ -100,7 +100,8 @@ pub(super) struct Request {
     pub(super) framing: BodyFraming,
     /// The client waits for a 100 before it sends the body.
     pub(super) wants_continue: bool,
-    pub(super) head_request: bool,
+    /// The method is HEAD.
+    pub(super) is_head: bool,
     pub(super) version: Version,
     pub(super) keep_alive: bool,
     pub(super) line: Option<Line>,

@@ -283,7 +283,7 @@ impl Connection {
             has_room: false,
             incoming,
             outgoing: Outgoing::Nothing,
-            head_request: request.head_request,
+            head_request: request.is_head,
             version: request.version,
             keep_alive: request.keep_alive,
             line: request.line,

@@ -98,7 +98,7 @@ pub(super) fn begin(
         },
         framing,
         wants_continue: expects,
-        head_request: head.head_request,
+        is_head: head.head_request,
         version: head.version,
         keep_alive: head.keep_alive,
         line: line.take(),

@@ -45,8 +45,6 @@ pub(crate) struct Exchange {
     pub(crate) messages: Vec<Message>,
     /// Requests that reached the proxied server, as they were on the wire.
     pub(crate) backend: Vec<Vec<u8>>,
-    /// The record was cut: there is no complete sequence of steps.
-    pub(crate) cut: bool,
 }
 
 /// What is accepted instead of a recording, and why.
@@ -99,7 +97,6 @@ fn exchange(value: &Value) -> Exchange {
         .flatten()
         .filter_map(step)
         .collect();
-    let cut = steps.is_empty();
     let received = list("handler_received_b64");
     if text("name") == "big_response" {
         steps = big_response(&list("client_sends_chunks_b64"), &received);
@@ -162,7 +159,6 @@ fn exchange(value: &Value) -> Exchange {
             .flatten()
             .filter_map(|event| event["raw"].as_str().map(base64))
             .collect(),
-        cut,
     }
 }
 
