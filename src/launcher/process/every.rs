@@ -132,7 +132,8 @@ async fn stay(servers: &[(String, String)], mut above: Above) -> anyhow::Result<
                         (failed, stopping) = (true, true);
                         pass_on(&members, SignalKind::terminate());
                     } else if !fine {
-                        error!("server {} ended: {how}: the others go on", member.name);
+                        let others = if stopping { "" } else { ": the others go on" };
+                        error!("server {} ended: {how}{others}", member.name);
                     }
                 }
                 // Every member has ended.
