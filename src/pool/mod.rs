@@ -28,7 +28,7 @@ use bytes::Bytes;
 use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::bus::server::{
     self, BindError, Bound, Head, Kind, Listening, Origin, Outgoing, Peer, PeerId, Unsent,
@@ -60,6 +60,9 @@ const HOUSEKEEPING: Duration = Duration::from_millis(50);
 
 /// How often a request may be handed to a peer that then dies with it: the first time and once more.
 const ATTEMPTS_MAX: u8 = 2;
+
+/// How long the log is left in peace about requests that found no handler: it has a line a minute, whatever clients do.
+const UNSERVED_PAUSE: Duration = Duration::from_secs(60);
 
 /// What is fixed about a pool.
 #[derive(Debug, Clone)]
@@ -247,6 +250,8 @@ pub struct Pool {
     retiring: Cell<Option<Instant>>,
     /// Nobody can connect any more.
     deaf: Cell<bool>,
+    /// When the log was last told that requests found no handler, and how many have found none since.
+    unserved: Cell<(Option<Instant>, usize)>,
     /// Where the heads of messages are put together.
     scratch: RefCell<Vec<u8>>,
 }
@@ -282,6 +287,7 @@ impl Pool {
             closed: Cell::new(false),
             retiring: Cell::new(None),
             deaf: Cell::new(false),
+            unserved: Cell::new((None, 0)),
             scratch: RefCell::new(Vec::new()),
         })
     }
@@ -530,7 +536,10 @@ impl Pool {
         }
         self.resume_follow_ups(state);
         self.resume(state);
-        state.expire(now, self.settings.borrow().wait_max);
+        let expired = state.expire(now, self.settings.borrow().wait_max);
+        if expired > 0 {
+            self.tell_unserved(now, expired, !state.workers.is_anyone_connected());
+        }
         if self.retiring.get().is_some() {
             // What waits still needs a peer.
             if state.waiting == 0 && !state.holds() {
@@ -545,6 +554,29 @@ impl Pool {
             return true;
         }
         state.waiting > 0 || state.workers.is_unsettled() || state.has_follow_ups()
+    }
+
+    /// Tells the log that requests found no handler, now and then: of the first ones at once, of further ones with the next line.
+    fn tell_unserved(&self, now: Instant, count: usize, nobody_is_there: bool) {
+        let (told, before) = self.unserved.get();
+        let count = before.saturating_add(count);
+        if told.is_some_and(|told| now.duration_since(told) < UNSERVED_PAUSE) {
+            return self.unserved.set((told, count));
+        }
+        self.unserved.set((Some(now), 0));
+        let why = if nobody_is_there {
+            "none is connected"
+        } else {
+            "those that are connected take no more"
+        };
+        let handler = self.endpoints.borrow();
+        let handler = handler.as_ref().map(|(send, _)| send.to_string());
+        let handler = handler.unwrap_or_default();
+        warn!(
+            handler,
+            requests = count,
+            "no handler took requests in time: {why}"
+        );
     }
 
     /// Ends what a dead worker had: handed on where that is safe, failed otherwise.

@@ -188,8 +188,8 @@ impl State {
         }
     }
 
-    /// Fails what has waited for too long.
-    pub(super) fn expire(&mut self, now: Instant, wait_max: Duration) {
+    /// Fails what has waited for too long; says how many requests that were.
+    pub(super) fn expire(&mut self, now: Instant, wait_max: Duration) -> usize {
         let mut expired = Vec::new();
         for (place, serial) in &self.queue {
             let Some(open) = self.open.get(*place).filter(|open| open.serial == *serial) else {
@@ -205,6 +205,7 @@ impl State {
                 _ => {}
             }
         }
+        let count = expired.len();
         for place in expired {
             if let Some(open) = self.open.get_mut(place) {
                 open.phase = Phase::Failed;
@@ -218,6 +219,7 @@ impl State {
         {
             self.queue.pop_front();
         }
+        count
     }
 }
 

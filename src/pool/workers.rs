@@ -101,6 +101,11 @@ impl Workers {
         self.all.is_empty()
     }
 
+    /// Whether any worker still has its socket to us.
+    pub(super) fn is_anyone_connected(&self) -> bool {
+        self.all.iter().any(|(_, worker)| worker.key.is_some())
+    }
+
     /// Closes the sockets of workers that have nothing open; says whether any worker is left.
     pub(super) fn dismiss_idle(&self) -> bool {
         for (_, worker) in &self.all {

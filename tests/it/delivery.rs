@@ -344,7 +344,7 @@ fn a_request_without_handler_is_delivered_when_one_comes() {
 
 #[test]
 fn a_request_that_no_handler_comes_for_is_answered_503_with_the_reason() {
-    let front = Front::start(", 'limits.handler_wait': 1");
+    let mut front = Front::start(", 'limits.handler_wait': 1");
     let mut client = Client::connect(front.address);
     client
         .send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -353,4 +353,7 @@ fn a_request_that_no_handler_comes_for_is_answered_503_with_the_reason() {
     assert_eq!(answer.status, 503);
     let reason = String::from_utf8_lossy(&answer.body).to_lowercase();
     assert!(reason.contains("handler"), "{reason}");
+    front
+        .program
+        .said("no handler took requests in time: none is connected", 1);
 }
