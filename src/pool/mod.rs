@@ -62,7 +62,7 @@ const HOUSEKEEPING: Duration = Duration::from_millis(50);
 const ATTEMPTS_MAX: u8 = 2;
 
 /// How long the log is left in peace about requests that found no handler: it has a line a minute, whatever clients do.
-const UNSERVED_PAUSE: Duration = Duration::from_secs(60);
+const UNSERVED_PAUSE: Duration = Duration::from_mins(1);
 
 /// What is fixed about a pool.
 #[derive(Debug, Clone)]
