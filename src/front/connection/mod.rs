@@ -366,6 +366,10 @@ impl Connection {
     fn abandon(&mut self, trouble: Trouble, started: bool, head_request: bool, line: Option<Line>) {
         if started {
             debug!(client = %self.client.addr, ?trouble, "response cut short");
+            if let State::Response(exchange) = &mut self.state {
+                // What was sent of it stands in the log.
+                exchange.line = line;
+            }
             self.end_exchange();
             self.close(Farewell::Told);
         } else {

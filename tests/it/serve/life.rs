@@ -162,7 +162,18 @@ fn the_access_log_has_the_true_status_and_size_and_is_reopened_on_hangup() {
     send(&mut client, get("/left"));
     handler.request("/left");
     drop(client);
-    let seen: Vec<String> = wait_for_lines(&access, 4)
+    let mut client = Client::connect(address);
+    send(&mut client, get("/cut"));
+    let got = handler.request("/cut");
+    handler.reply(&got.id, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel");
+    client.upto(b"hel");
+    // It dies in the middle.
+    drop(handler);
+    client.rest();
+    let peer = Peer::connect(&send_spec, &recv, Replies::Xpub);
+    peer.subscribed();
+    let handler = Handler { peer };
+    let seen: Vec<String> = wait_for_lines(&access, 5)
         .iter()
         .map(|line| fields(line))
         .map(|all| {
@@ -180,6 +191,7 @@ fn the_access_log_has_the_true_status_and_size_and_is_reopened_on_hangup() {
             "HEAD /h HTTP/1.1 200 0",
             "POST /p HTTP/1.1 413 16",
             "GET /left HTTP/1.1 499 0",
+            "GET /cut HTTP/1.1 200 3",
         ]
     );
     let error = directory.path().join("error.log");
@@ -209,7 +221,7 @@ fn the_access_log_has_the_true_status_and_size_and_is_reopened_on_hangup() {
     drop(client);
     assert!(program.ended().success());
     assert_eq!(lines(&access).len(), 1);
-    assert_eq!(lines(&access.with_extension("old")).len(), 4);
+    assert_eq!(lines(&access.with_extension("old")).len(), 5);
     assert!(lines(&error).iter().any(|line| line.contains("draining")));
 }
 
