@@ -223,6 +223,8 @@ impl Connection {
         }
         match websocket.decoder.decode(data) {
             Ok(decoded) => {
+                // Bytes of a long frame are a sign of life too: its client cannot put a pong into the middle of it.
+                websocket.pinged &= decoded.frame.is_some();
                 if let Some(frame) = decoded.frame {
                     self.messages_left = self.messages_left.saturating_sub(1);
                     self.websocket_frame(frame);
