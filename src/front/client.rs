@@ -436,6 +436,13 @@ impl pool::Speaker for Client {
             self.wake();
         }
     }
+
+    fn abandoned(&self) {
+        // The next message of a message socket finds another handler, or none.
+        if self.kind.get() == Kind::Socket {
+            self.tell(Mail::Failed(Failure::HandlerLost));
+        }
+    }
 }
 
 impl pool::Caller for Client {

@@ -349,8 +349,11 @@ impl Connection {
         });
     }
 
-    /// The pool has given up the open request.
+    /// The pool has given up the open request, or has ended under a WebSocket.
     fn pool_failed(&mut self, why: Failure) {
+        if matches!(self.state, State::WebSocket(_)) {
+            return self.websocket_abandoned();
+        }
         if let State::Response(exchange) = &mut self.state {
             let (started, head_request, line) = (
                 exchange.started,

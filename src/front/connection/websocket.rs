@@ -414,6 +414,16 @@ impl Connection {
         self.close(farewell);
     }
 
+    /// The handler's route is gone, and its time is up: nobody will ever answer here.
+    pub(super) fn websocket_abandoned(&mut self) {
+        self.websocket_closes(GOING_AWAY, "");
+        match &self.state {
+            State::WebSocket(websocket) if websocket.front_closed => self.websocket_deadline(),
+            // In the middle of a frame of the handler's, or when all is said already.
+            _ => self.close(Farewell::Told),
+        }
+    }
+
     /// The front stops: the client is told to go, and its answer awaited.
     pub(super) fn websocket_leaves(&mut self) {
         let State::WebSocket(websocket) = &self.state else {
