@@ -195,6 +195,17 @@ impl Connection {
             });
             return Err(Gone);
         }
+        if self.client.hold.get() == Hold::Over {
+            // The deadline was that of what has gone out.
+            self.client.expired.set(false);
+            self.client.hold.set(Hold::Free);
+            self.fresh = !self.input.is_empty();
+            match self.state {
+                State::WebSocket(_) => self.websocket_goes_on(),
+                State::Head => self.client.deadline.set(NEVER),
+                _ => {}
+            }
+        }
         if self.client.expired.take() {
             self.expire()?;
         }
@@ -202,14 +213,6 @@ impl Connection {
             && let State::Response(exchange) = &self.state
         {
             exchange.ticket.attach();
-        }
-        if self.client.hold.get() == Hold::Over {
-            self.client.hold.set(Hold::Free);
-            self.fresh = !self.input.is_empty();
-            match self.state {
-                State::WebSocket(_) => self.websocket_goes_on(),
-                _ => self.client.deadline.set(NEVER),
-            }
         }
         if self.shard.closes_idle() {
             self.websocket_leaves();
