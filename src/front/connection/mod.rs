@@ -240,7 +240,8 @@ impl Connection {
     /// Whether the client has to take what was written for it before its next request is looked at. Without that, what lies
     /// in the mailbox behind the end of a response (a close, a failure) would meet the request after it.
     fn is_behind(&self) -> bool {
-        !self.output.is_empty()
+        // TLS may have taken what the socket has not.
+        (!self.output.is_empty() || self.client.behind.get())
             && match &self.state {
                 State::Head => true,
                 State::Response(exchange) => exchange.opaque,
