@@ -304,11 +304,20 @@ impl Connection {
         }
     }
 
-    /// Ends the open exchange, if there is one: the ticket is given back, the log line written.
+    /// Ends the open exchange, if there is one: the ticket is given back, the log line written. So it is of a request whose body
+    /// is not here yet.
     fn end_exchange(&mut self) {
         let mut exchange = match std::mem::replace(&mut self.state, State::Head) {
             State::Response(exchange) => exchange,
-            other => {
+            mut other => {
+                let line = match &mut other {
+                    State::Body(body) => body.accepted.line.take(),
+                    State::Opening(opening) => opening.take_line(),
+                    _ => None,
+                };
+                if let Some(line) = line {
+                    self.shard.log(&line, CLIENT_GONE, 0);
+                }
                 self.state = other;
                 return;
             }

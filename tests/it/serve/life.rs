@@ -162,6 +162,14 @@ fn the_access_log_has_the_true_status_and_size_and_is_reopened_on_hangup() {
     send(&mut client, get("/left"));
     handler.request("/left");
     drop(client);
+    wait_for_lines(&access, 4);
+    let mut client = Client::connect(address);
+    send(
+        &mut client,
+        "POST /part HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf",
+    );
+    drop(client);
+    wait_for_lines(&access, 5);
     let mut client = Client::connect(address);
     send(&mut client, get("/cut"));
     let got = handler.request("/cut");
@@ -173,7 +181,7 @@ fn the_access_log_has_the_true_status_and_size_and_is_reopened_on_hangup() {
     let peer = Peer::connect(&send_spec, &recv, Replies::Xpub);
     peer.subscribed();
     let handler = Handler { peer };
-    let seen: Vec<String> = wait_for_lines(&access, 5)
+    let seen: Vec<String> = wait_for_lines(&access, 6)
         .iter()
         .map(|line| fields(line))
         .map(|all| {
@@ -191,6 +199,7 @@ fn the_access_log_has_the_true_status_and_size_and_is_reopened_on_hangup() {
             "HEAD /h HTTP/1.1 200 0",
             "POST /p HTTP/1.1 413 16",
             "GET /left HTTP/1.1 499 0",
+            "POST /part HTTP/1.1 499 0",
             "GET /cut HTTP/1.1 200 3",
         ]
     );
@@ -221,7 +230,7 @@ fn the_access_log_has_the_true_status_and_size_and_is_reopened_on_hangup() {
     drop(client);
     assert!(program.ended().success());
     assert_eq!(lines(&access).len(), 1);
-    assert_eq!(lines(&access.with_extension("old")).len(), 5);
+    assert_eq!(lines(&access.with_extension("old")).len(), 6);
     assert!(lines(&error).iter().any(|line| line.contains("draining")));
 }
 
