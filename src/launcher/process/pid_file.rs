@@ -21,7 +21,7 @@ use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 const ATTEMPTS: usize = 20;
 
 /// More than any pid has digits.
-const TEXT_MAX: u64 = 32;
+pub(super) const TEXT_MAX: u64 = 32;
 
 /// Why there is no pid file.
 #[derive(Debug, thiserror::Error)]
