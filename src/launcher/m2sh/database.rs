@@ -6,7 +6,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::args::Options;
-use super::{Done, Failed, accessible, database_name, error, say, tell, warn, with_default};
+use super::{
+    DATABASE, Done, Failed, accessible, database_name, error, say, tell, warn, with_default,
+};
 use crate::config::sqlite::{self, DatabaseError};
 use crate::config::{self, Diagnostic, Severity};
 use crate::launcher::config::{host_name, login_name};
@@ -16,7 +18,7 @@ const NULL: &str = "(null)";
 
 /// Writes a `.conf` into a database, which is left alone if anything is wrong.
 pub(super) fn load(options: &Options) -> Done {
-    let db = with_default(options, "db", "config.sqlite");
+    let db = with_default(options, "db", DATABASE);
     let conf = with_default(options, "config", "mongrel2.conf");
     accessible(conf, "file")?;
     let reading = config::read(Path::new(conf)).map_err(|found| tell_all(&found.diagnostics))?;
@@ -145,9 +147,10 @@ fn paths(
 
 /// Adds a row to the journal.
 pub(super) fn commit(options: &Options) -> Done {
-    let db = database_name(options)?;
+    let db = with_default(options, "db", DATABASE);
     let what = with_default(options, "what", "");
     let how = with_default(options, "how", "m2sh");
+    accessible(db, "database")?;
     let entry = sqlite::Entry {
         happened_at: String::new(),
         who: login_name(),

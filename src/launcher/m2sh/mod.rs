@@ -16,7 +16,7 @@ mod servers;
 mod tools;
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -26,6 +26,9 @@ use args::{Line, Mistake, Options, Word};
 
 /// The version of Mongrel2 that is stood in for: scripts compare it.
 const VERSION: &str = "Mongrel2/1.12.2";
+
+/// The database that is meant where none is named.
+const DATABASE: &str = "config.sqlite";
 
 /// What m2sh ends with when something is wrong.
 const FAILURE: u8 = 255;
@@ -161,13 +164,12 @@ fn each_line(prompt: &str, mut each: impl FnMut(&str) -> Done) -> Done {
 fn help(options: &Options) -> Done {
     match options.get("on") {
         None => {
-            let lines: String = COMMANDS
-                .iter()
-                .map(|known| format!("{:>8}  {}\n", known.name, known.help))
-                .collect();
-            say(format!(
-                "Mongrel2 m2sh has these commands available:\n\n{lines}"
-            ))
+            let mut lines = "Mongrel2 m2sh has these commands available:\n\n".to_owned();
+            for Command { name, help, .. } in &COMMANDS {
+                // Writing to a String does not fail.
+                let _ok = writeln!(lines, "{name:>8}  {help}");
+            }
+            say(lines)
         }
         Some(name) => match COMMANDS.iter().find(|known| known.name == name) {
             Some(known) => say(format!("{name}\t{}\n", known.help)),
@@ -251,7 +253,7 @@ fn with_default<'a>(options: &'a Options, name: &str, default: &'a str) -> &'a s
 
 /// The database that is meant.
 fn database_name(options: &Options) -> Result<&str, Failed> {
-    let name = with_default(options, "db", "config.sqlite");
+    let name = with_default(options, "db", DATABASE);
     accessible(name, "database")?;
     Ok(name)
 }

@@ -181,25 +181,21 @@ fn server_command(own: &Path, program: &OsStr, db: &str, row: &Row) -> String {
             path.canonicalize()
                 .is_ok_and(|path| own.canonicalize().is_ok_and(|own| own == path))
         });
-    let words = match mongrel2 {
-        Some(path) => vec![
-            path.into_os_string(),
-            OsString::from(db),
-            OsString::from(&row.uuid),
-        ],
-        None => {
-            let daemonize = config::load(Some(Path::new(db)), &Selector::Uuid(row.uuid.clone()))
-                .is_ok_and(|loaded| loaded.config.settings.daemonize);
-            let ground = if daemonize {
-                "--daemon"
-            } else {
-                "--foreground"
-            };
-            let words = ["serve", db, "--server", &row.uuid, ground];
-            std::iter::once(own.to_owned().into_os_string())
-                .chain(words.map(OsString::from))
-                .collect()
-        }
+    let words = if let Some(path) = mongrel2 {
+        vec![path.into_os_string(), db.into(), row.uuid.clone().into()]
+    } else {
+        let selector = Selector::Uuid(row.uuid.clone());
+        let daemonize = config::load(Some(Path::new(db)), &selector)
+            .is_ok_and(|loaded| loaded.config.settings.daemonize);
+        let ground = if daemonize {
+            "--daemon"
+        } else {
+            "--foreground"
+        };
+        let words = ["serve", db, "--server", &row.uuid, ground];
+        std::iter::once(own.as_os_str().to_owned())
+            .chain(words.map(OsString::from))
+            .collect()
     };
     let quoted: Vec<_> = words
         .iter()
