@@ -191,6 +191,12 @@ settings! {
         "1: the system probes idle clients (SO_KEEPALIVE)";
     no_clobber_xff: bool = flag("0"), Mongrel2 "no_clobber_xff" ["0 or 1"] Effect::Honoured,
         "1: a client's X-Forwarded-For is left alone, and none is added";
+    proxy_connect_timeout: Option<Duration> = deadline("5"), Lurcher "proxy.connect_timeout" ["seconds"] Effect::Honoured,
+        "how long a proxied request may wait for a connection to its backend; 0: as long as it takes";
+    proxy_connections: Option<usize> = limit("0"), Lurcher "proxy.connections" ["connections"] Effect::Honoured,
+        "how many connections may be in use to one backend; further requests wait for `proxy.connect_timeout`; 0: any number";
+    proxy_timeout: Option<Duration> = deadline("60"), Lurcher "proxy.timeout" ["seconds"] Effect::Honoured,
+        "how long a backend may neither take nor send anything while a request is open; 0: as long as it likes";
     proxy_protocol_from: Networks = networks(""), Lurcher "proxy_protocol.from" ["networks"] Effect::Honoured,
         "balancers that must begin each connection with a header of the PROXY protocol, version 1 or 2";
     reload_on_hangup: bool = flag("1"), Lurcher "reload.on_hangup" ["0 or 1"] Effect::Honoured,

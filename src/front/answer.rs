@@ -52,6 +52,29 @@ pub(super) enum Trouble {
     PlainOnTls,
     /// What was to make the response in this process has ended without one.
     MakerLost,
+    /// The target has characters that no request to a backend may have.
+    BadTarget,
+    /// A backend gave no response, or none that can be passed on.
+    Backend(Fault),
+}
+
+/// What a proxied request can suffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// No address for the backend's name.
+    Unknown,
+    /// None of its addresses takes a connection.
+    Unreachable,
+    /// No connection in time.
+    ConnectTimeout,
+    /// All the connections it may have stay in use.
+    Busy,
+    /// It ended the connection before the response was complete.
+    Closed,
+    /// What it sends is no response, not one to this request, or one with a head larger than we take.
+    Malformed,
+    /// It moved no byte for too long.
+    Timeout,
 }
 
 /// The answer to a trouble.
@@ -69,7 +92,9 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
         Trouble::WebSocket(websocket::Refusal::Key) => {
             (400, "The Sec-WebSocket-Key is missing or malformed")
         }
-        Trouble::BadChunk | Trouble::BadMessage | Trouble::WebSocket(_) => (400, "Bad Request"),
+        Trouble::BadChunk | Trouble::BadMessage | Trouble::BadTarget | Trouble::WebSocket(_) => {
+            (400, "Bad Request")
+        }
         Trouble::HeadTimeout => (408, "The request head did not arrive in time"),
         Trouble::BodyTimeout => (408, "The request body arrived too slowly"),
         Trouble::NoRoute => (404, "Not Found"),
@@ -98,9 +123,34 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
             "Insufficient Storage: the request body could not be stored",
         ),
         Trouble::MakerLost => (500, "Internal Server Error"),
+        Trouble::Backend(fault) => of_backend(fault),
         Trouble::HandlerTimeout => (504, "Gateway Timeout: the handler did not answer in time"),
     };
     Answer { status, body }
+}
+
+const fn of_backend(fault: Fault) -> (u16, &'static str) {
+    match fault {
+        Fault::Unknown => (502, "Bad Gateway: the backend's name has no address"),
+        Fault::Unreachable => (502, "Bad Gateway: the backend cannot be reached"),
+        Fault::ConnectTimeout => (
+            504,
+            "Gateway Timeout: the backend did not take the connection in time",
+        ),
+        Fault::Busy => (
+            503,
+            "Service Unavailable: all connections to the backend are in use",
+        ),
+        Fault::Closed => (
+            502,
+            "Bad Gateway: the backend closed the connection without an answer",
+        ),
+        Fault::Malformed => (
+            502,
+            "Bad Gateway: the backend's answer is malformed, or its head is too large",
+        ),
+        Fault::Timeout => (504, "Gateway Timeout: the backend did not answer in time"),
+    }
 }
 
 /// The reason phrase of a status that the front uses.

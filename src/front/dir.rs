@@ -99,7 +99,7 @@ pub(super) fn serve(
         framing: head.framing,
         // As in Mongrel2, other expectations are passed over.
         wants_continue: head.expect == Expect::Continue && head.version == Version::Http11,
-        head_request: head.head_request,
+        is_head: head.head_request,
         version: head.version,
         keep_alive: head.keep_alive,
         line,

@@ -16,6 +16,7 @@ use super::local;
 use super::message::{self, Context, Kind};
 use super::message_socket::Message;
 use super::origin::Origin;
+use super::proxy;
 use super::site::{Handler, Target};
 use super::upgrade::{self, Upgrading};
 use super::upload::{self, Plan, Way, file};
@@ -85,7 +86,7 @@ pub(super) fn dispatch(
     let limits = shard.limits();
     let origin = Origin::of(&limits, client, head.fields);
     let host = site.host(head.host);
-    let line = shard.access_log.borrow().is_some().then(|| Line {
+    let mut line = shard.access_log.borrow().is_some().then(|| Line {
         host: host.map_or_else(|| Rc::from(""), |host| Rc::clone(&host.name)),
         remote: origin.remote,
         method: head.method.into(),
@@ -97,7 +98,12 @@ pub(super) fn dispatch(
         .map(|(pattern, route)| (pattern, route.taken()));
     let trouble = match found {
         None | Some((_, Target::Dead)) => Trouble::NoRoute,
-        Some((_, Target::Unserved)) => Trouble::NotImplemented,
+        Some((_, Target::Proxy(backend))) => {
+            match proxy::begin(shard, &origin, head, backend, &mut line) {
+                Ok(request) => return Dispatched::Local(Box::new(request)),
+                Err(trouble) => trouble,
+            }
+        }
         Some((route, Target::Dir(directory))) => {
             return dir::serve(shard, head, route, directory, line);
         }
@@ -306,7 +312,7 @@ pub(super) fn message(shard: &Shard, client: &Client, message: &Message<'_>) -> 
             let bytes = message::encode_message(path, method, message.body, &context);
             Addressed::Handler(Rc::clone(handler), bytes.into())
         }
-        Some((_, Target::Dir(_) | Target::Unserved)) => Addressed::NoHandler,
+        Some((_, Target::Dir(_) | Target::Proxy(_))) => Addressed::NoHandler,
     }
 }
 

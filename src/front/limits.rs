@@ -58,6 +58,7 @@ pub(super) struct Limits {
     pub(super) forwarded_header: ForwardedHeader,
     /// `download.flow_control`: handlers are told how much of what they sent a client has taken.
     pub(super) flow_control: bool,
+    pub(super) proxy: ProxyLimits,
     pub(super) ping: PingLimits,
     pub(super) websocket: WebSocketLimits,
 }
@@ -71,6 +72,16 @@ pub(super) struct WebSocketLimits {
     pub(super) deflate: bool,
     pub(super) close_timeout: u64,
     pub(super) ping_interval: u64,
+}
+
+/// What holds for the backends of proxies; `None` is no limit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ProxyLimits {
+    pub(super) connect_timeout: Option<Duration>,
+    /// While neither side of an open exchange moves a byte.
+    pub(super) timeout: Option<Duration>,
+    /// Exchanges that may be open with one backend.
+    pub(super) connections: Option<usize>,
 }
 
 /// Mongrel2's rules about idle connections; a limit of 0 is off.
@@ -124,6 +135,11 @@ impl From<&Settings> for Limits {
             forwarded_from: settings.forwarded_from.clone(),
             forwarded_header: settings.forwarded_header,
             flow_control: settings.download_flow_control,
+            proxy: ProxyLimits {
+                connect_timeout: settings.proxy_connect_timeout,
+                timeout: settings.proxy_timeout,
+                connections: settings.proxy_connections,
+            },
             ping: PingLimits {
                 tick: settings.tick_timer,
                 min_ping: settings.min_ping.as_secs(),

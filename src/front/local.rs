@@ -8,14 +8,14 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use tokio::sync::mpsc;
 use tokio_util::sync::PollSender;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::access_log::Line;
 use super::answer::Trouble;
-use crate::http1::{BodyFraming, Version};
+use crate::http1::{self, BodyFraming, Version};
 
 /// Parts that may wait in a channel: with blocks of 64 KiB, what one connection may hold.
 pub(super) const PARTS_MAX: usize = 4;
@@ -57,6 +57,8 @@ pub(super) enum Part {
 pub(super) enum BodyPart {
     /// Some of it, without framing.
     Data(Bytes),
+    /// Fields behind it, if there are any (RFC 9110 6.5).
+    Trailers(HeaderMap),
     /// It is complete. A channel that closes without it means that the client left, or that its framing is broken.
     End,
 }
@@ -81,7 +83,13 @@ pub(super) enum Sink {
     /// It is read and dropped.
     Drop,
     /// To the maker of the response.
-    Maker(PollSender<BodyPart>),
+    Maker {
+        sender: PollSender<BodyPart>,
+        /// A client that waits for a 100 before it sends the body gets the maker's, if it makes one, not the connection's.
+        passes_continue: bool,
+        /// The maker may switch the protocol: the end of the body is not told before the final head.
+        may_switch: bool,
+    },
 }
 
 /// A request that is answered in this process.
@@ -90,9 +98,10 @@ pub(super) struct Request {
     pub(super) source: Source,
     pub(super) sink: Sink,
     pub(super) framing: BodyFraming,
-    /// The client waits for a 100 before it sends the body, and the maker sends none: the connection does.
+    /// The client waits for a 100 before it sends the body.
     pub(super) wants_continue: bool,
-    pub(super) head_request: bool,
+    /// The method is HEAD.
+    pub(super) is_head: bool,
     pub(super) version: Version,
     pub(super) keep_alive: bool,
     pub(super) line: Option<Line>,
@@ -150,4 +159,19 @@ pub(super) fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
+}
+
+/// The fields of a trailer section; one that cannot be a field is left out.
+pub(super) fn trailers(section: &[u8]) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    for line in http1::fields::lines(section) {
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::from_bytes(line.name),
+            HeaderValue::from_bytes(line.value),
+        ) {
+            // A map that is full is larger than any section can be.
+            drop(fields.try_append(name, value));
+        }
+    }
+    fields
 }

@@ -27,6 +27,7 @@ mod local;
 mod message;
 mod message_socket;
 mod origin;
+mod proxy;
 mod proxy_protocol;
 mod registry;
 mod reload;
@@ -262,6 +263,7 @@ pub async fn bind_with(
         pools: RefCell::default(),
         retiring: RefCell::default(),
         accepting: RefCell::default(),
+        backends: proxy::Backends::default(),
         chroot,
         addr: Cell::new(addr),
         watch: watch.clone(),
@@ -417,7 +419,12 @@ impl Front {
     }
 }
 
-fn build_site(plan: &Plan, pools: &[(Arc<Handler>, Rc<Pool>)], files: &Files) -> Site {
+fn build_site(
+    plan: &Plan,
+    pools: &[(Arc<Handler>, Rc<Pool>)],
+    files: &Files,
+    backends: &proxy::Backends,
+) -> Site {
     let server = plan.server();
     let types = dir::types(&plan.config.mimetypes);
     // One that several routes lead to is one, and so are its files in memory.
@@ -444,7 +451,7 @@ fn build_site(plan: &Plan, pools: &[(Arc<Handler>, Rc<Pool>)], files: &Files) ->
             directories.push((Arc::clone(dir), Rc::clone(&directory)));
             site::Target::Dir(directory)
         }
-        Target::Proxy(_) => site::Target::Unserved,
+        Target::Proxy(proxy) => site::Target::Proxy(backends.get(&proxy.addr, proxy.port)),
     };
     let hosts = server
         .hosts
@@ -453,12 +460,6 @@ fn build_site(plan: &Plan, pools: &[(Arc<Handler>, Rc<Pool>)], files: &Files) ->
             let mut routes = crate::routing::RouteTable::new();
             for route in &host.routes {
                 let target = target(&route.target);
-                if matches!(target, site::Target::Unserved) {
-                    warn!(
-                        "route {} of host {}: proxies are not served yet: answered 501",
-                        route.path, host.name
-                    );
-                }
                 routes.insert(&route.path, site::Route::new(target, &route.target));
             }
             (
@@ -500,6 +501,8 @@ struct Shard {
     /// Handlers that no route leads to any more, with something still open.
     retiring: RefCell<Vec<(Arc<Handler>, Rc<Pool>)>>,
     accepting: RefCell<Option<Accepting>>,
+    /// The servers that requests are passed on to.
+    backends: proxy::Backends,
     /// Stands before the paths of uploads and of files to send.
     chroot: String,
     /// Where clients connect, with the real port.
@@ -554,7 +557,7 @@ impl Shard {
         let settings = plan.settings();
         self.files
             .reset(settings.dir_cache_bytes, settings.dir_send_buffer);
-        let site = build_site(&plan, &self.pools.borrow(), &self.files);
+        let site = build_site(&plan, &self.pools.borrow(), &self.files, &self.backends);
         self.site.replace(Rc::new(site));
     }
 

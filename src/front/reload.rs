@@ -1,6 +1,6 @@
 //! Another configuration for a front that runs: what is new is had first, then everything changes in one turn.
 //!
-//! Requests that are open, WebSockets and streams go on as they began, on the handlers that have them. A handler whose sockets
+//! Requests that are open, sockets and streams go on as they began, on the handlers that have them. A handler whose sockets
 //! stay keeps its peers; one that is gone from the configuration ends what it has and is closed then.
 
 use std::net::SocketAddr;

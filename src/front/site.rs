@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use super::proxy::Backend;
 use crate::config::{self, Retry};
 use crate::files::Directory;
 use crate::pool::{self, Pool};
@@ -68,8 +69,8 @@ pub(super) enum Target {
     Dead,
     /// A directory of files.
     Dir(Rc<Directory>),
-    /// A proxy, which this build does not serve.
-    Unserved,
+    /// Another HTTP server.
+    Proxy(Rc<Backend>),
 }
 
 /// A handler as its routes see it.

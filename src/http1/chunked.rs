@@ -1,5 +1,6 @@
 //! The chunked transfer coding (RFC 9112 7.1), decoded as it arrives, in any pieces. It keeps no data, only where it is;
-//! how large a body may be is the caller's affair. Extensions and trailer fields are read over, within bounds, and dropped.
+//! how large a body may be is the caller's affair. Extensions are read over, within bounds, and dropped; trailer fields too, unless
+//! somebody asks for them.
 
 use super::Refusal;
 use super::fields::is_token_byte;
@@ -46,6 +47,19 @@ enum Stage {
     LastEnd,
     Done,
     Refused(Fault),
+}
+
+impl Stage {
+    const fn is_trailer(self) -> bool {
+        matches!(
+            self,
+            Self::TrailerStart
+                | Self::TrailerName
+                | Self::TrailerValue
+                | Self::TrailerEnd
+                | Self::LastEnd
+        )
+    }
 }
 
 /// What was wrong: a byte, where the text would be sixteen, in what every connection may hold.
@@ -129,7 +143,18 @@ impl Decoder {
     }
 
     /// Decodes `input`, giving each run of data to `sink`; runs are never empty and never span chunks.
-    pub fn decode_with(&mut self, input: &[u8], mut sink: impl FnMut(&[u8])) -> Decoded {
+    pub fn decode_with(&mut self, input: &[u8], sink: impl FnMut(&[u8])) -> Decoded {
+        self.decode_whole(input, sink, |_| {})
+    }
+
+    /// The same, and each byte of the trailer section (RFC 9112 7.1.2) to `trailer`: lines as they came, the empty one at
+    /// their end too. There are at most some tens of KiB of them; [`super::fields::lines`] takes them apart.
+    pub fn decode_whole(
+        &mut self,
+        input: &[u8],
+        mut sink: impl FnMut(&[u8]),
+        mut trailer: impl FnMut(u8),
+    ) -> Decoded {
         let mut rest = input;
         let status = loop {
             match self.stage {
@@ -156,6 +181,9 @@ impl Decoder {
                         break Status::More;
                     };
                     rest = after;
+                    if self.stage.is_trailer() {
+                        trailer(byte);
+                    }
                     self.stage = self.next(byte);
                 }
             }
@@ -419,6 +447,22 @@ mod tests {
                 (b"hello".as_slice(), Status::Done)
             );
             assert_eq!(&body[used..], b"rest");
+        });
+    }
+
+    #[test]
+    fn trailer_lines_come_as_they_are_however_they_are_cut() {
+        let body = b"3\r\nabc\r\n0\r\nX-T:  1 \r\nY:\r\n\r\nrest";
+        every_split(body, |pieces| {
+            let (mut decoder, mut trailers) = (Decoder::new(), Vec::new());
+            for piece in pieces {
+                decoder.decode_whole(piece, |_| {}, |byte| trailers.push(byte));
+            }
+            assert_eq!(trailers, b"X-T:  1 \r\nY:\r\n\r\n");
+            let lines: Vec<_> = crate::http1::fields::lines(&trailers)
+                .map(|field| (field.name, field.value))
+                .collect();
+            assert_eq!(lines, [(&b"X-T"[..], &b"1"[..]), (&b"Y"[..], &b""[..])]);
         });
     }
 

@@ -32,6 +32,16 @@ pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|element| !element.is_empty())
 }
 
+/// The field lines of a trailer section whose form was checked already; what is no field line is left out.
+pub fn lines(section: &[u8]) -> impl Iterator<Item = Field<'_>> {
+    section.split(|&byte| byte == b'\n').filter_map(|line| {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let (name, value) = line.split_at_checked(memchr::memchr(b':', line)?)?;
+        let value = trim_blanks(value.get(1..)?);
+        Some(Field { name, value })
+    })
+}
+
 /// Whether a comma-separated list names this token; case does not matter.
 pub fn has_token(value: &[u8], token: &[u8]) -> bool {
     // The usual value is one lone token.

@@ -24,6 +24,7 @@ mod interop;
 mod m2sh;
 mod message_sockets;
 mod process;
+mod proxy;
 mod reload;
 mod routing_golden;
 mod serve;

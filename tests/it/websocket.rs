@@ -169,6 +169,7 @@ fn ends(client: &mut Client) -> Vec<u8> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of handshakes")]
 fn handshakes_are_judged_as_rfc_6455_says() {
     use Expect::{Accepted, Ordinary, Refused};
     let echo = Echo::start();

@@ -330,7 +330,7 @@ fn all_messages_together_are_bounded_too() {
     let handler = ByHand::of(&front);
     let (mut one, first) = open(&front, &handler);
     let (mut two, second) = open(&front, &handler);
-    let whole = frame(0x82, &[b'a'; 250_000]);
+    let whole = frame(0x82, &vec![b'a'; 250_000]);
     send(&mut one, &whole[..200_000]);
     // A small one behind it passes, so the large one has been read.
     let (mut three, third) = open(&front, &handler);
@@ -344,10 +344,10 @@ fn all_messages_together_are_bounded_too() {
     );
     handler.told(&second);
     send(&mut one, &whole[200_000..]);
-    is_frame(&handler.got(), &first, "0x82", &[b'a'; 250_000]);
+    is_frame(&handler.got(), &first, "0x82", &vec![b'a'; 250_000]);
     // There is room again.
     send(&mut three, &whole);
-    is_frame(&handler.got(), &third, "0x82", &[b'a'; 250_000]);
+    is_frame(&handler.got(), &third, "0x82", &vec![b'a'; 250_000]);
 }
 
 #[test]

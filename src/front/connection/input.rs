@@ -314,8 +314,12 @@ impl Connection {
     }
 
     /// The client has shut down its sending side: Mongrel2 takes that for the end, and so do handlers that wait for it. Only
-    /// last words that are on their way are still written.
+    /// last words that are on their way are still written, and a tunnel goes on in the other direction.
     fn end_of_input(&mut self) -> Result<(), Gone> {
+        if matches!(&self.state, State::Local(local) if local.is_tunnel()) {
+            self.deaf = true;
+            return Ok(());
+        }
         if matches!(self.state, State::Flush) {
             self.deaf = true;
             return Ok(());

@@ -4,9 +4,11 @@
 use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes};
+use http::StatusCode;
 use tracing::debug;
 
-use super::{Connection, State};
+use super::{Connection, Gone, State};
+use crate::front::FLUSH_TIMEOUT;
 use crate::front::access_log::Line;
 use crate::front::answer::Trouble;
 use crate::front::client::{Mail, NEVER};
@@ -18,9 +20,16 @@ use crate::metrics::Name;
 /// Bytes of a response that are put together before they are written.
 const GATHER_BYTES: usize = 64 * 1024;
 
+/// Bytes of a request's body that are read for nothing when the response is complete before it, to keep the connection.
+const SURPLUS_MAX: u64 = 256 * 1024;
+
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A request that is being answered in this process.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts about both messages that vary independently"
+)]
 pub(super) struct Local {
     source: Source,
     sink: Sink,
@@ -36,9 +45,20 @@ pub(super) struct Local {
     status: u16,
     /// Bytes of the response's body so far.
     sent: u64,
-    /// When the body began, in milliseconds of the shard's clock, and its bytes since.
+    /// The client waits for a 100 that the maker may make: no body is due before.
+    awaits_continue: bool,
+    /// The maker may switch the protocol.
+    may_switch: bool,
+    /// The body goes, or went, to the maker.
+    had_maker: bool,
+    /// Trailer section of the request's body as it came, then its fields.
+    trailers: Vec<u8>,
+    /// When the body began, in milliseconds of the shard's clock, moved on by the time that the maker took nothing; and its
+    /// bytes since.
     began: u64,
     received: u64,
+    /// Since when the maker takes nothing.
+    held_since: Option<u64>,
 }
 
 /// What is still to come of the request's body.
@@ -78,17 +98,36 @@ impl Local {
 
     /// Whether a body, not a tunnel, is awaited: then its rate counts.
     pub(super) fn is_receiving(&self) -> bool {
-        matches!(self.incoming, Incoming::Length(_) | Incoming::Chunked(_)) && self.can_take()
+        self.has_body_left() && self.can_take() && !self.awaits_continue
     }
 
-    /// Bytes of the body so far, and when it began.
-    pub(super) fn progress(&self) -> (u64, u64) {
-        (self.received, self.began)
+    /// Whether some of a body, not of a tunnel, is still to come.
+    pub(super) fn has_body_left(&self) -> bool {
+        matches!(self.incoming, Incoming::Length(_) | Incoming::Chunked(_))
+    }
+
+    /// Whether the client's bytes are passed on as they are.
+    pub(super) fn is_tunnel(&self) -> bool {
+        matches!(self.incoming, Incoming::Raw)
+    }
+
+    /// The client sends nothing more into the tunnel; the other side may.
+    pub(super) fn end_tunnel_input(&mut self) {
+        self.incoming = Incoming::Done;
+    }
+
+    /// Whether little enough of the body is left that reading it costs less than another connection.
+    fn has_little_left(&self) -> bool {
+        match self.incoming {
+            Incoming::Done => true,
+            Incoming::Length(left) => left <= SURPLUS_MAX,
+            Incoming::Chunked(_) | Incoming::Raw => false,
+        }
     }
 
     /// Gives a part of the body to the maker; one that has gone away wants no more of it.
     fn give(&mut self, part: BodyPart) {
-        if let Sink::Maker(sender) = &mut self.sink {
+        if let Sink::Maker { sender, .. } = &mut self.sink {
             self.has_room = false;
             if sender.send_item(part).is_err() {
                 self.sink = Sink::Drop;
@@ -96,17 +135,39 @@ impl Local {
         }
     }
 
+    /// Tells the maker of the body's end, when that has come and there is room: its trailer fields, then that it is complete.
+    fn give_end(&mut self) {
+        if !self.has_room || self.may_switch || !matches!(self.incoming, Incoming::Done) {
+            return;
+        }
+        if self.trailers.is_empty() {
+            // Nothing more will come: the maker is told once, by the end and the closed channel.
+            self.give(BodyPart::End);
+            self.sink = Sink::Drop;
+        } else {
+            let section = std::mem::take(&mut self.trailers);
+            self.give(BodyPart::Trailers(local::trailers(&section)));
+        }
+    }
+
     /// Looks whether the maker can take a part of the body. The end is a part too.
-    fn poll_room(&mut self, cx: &mut Context<'_>) {
+    fn poll_room(&mut self, cx: &mut Context<'_>, now: u64) {
         if self.has_room {
             return;
         }
-        if let Sink::Maker(sender) = &mut self.sink {
+        if let Sink::Maker { sender, .. } = &mut self.sink {
             match sender.poll_reserve(cx) {
                 Poll::Ready(Ok(())) => self.has_room = true,
                 Poll::Ready(Err(_)) => self.sink = Sink::Drop,
-                Poll::Pending => {}
+                Poll::Pending => {
+                    self.held_since.get_or_insert(now);
+                    return;
+                }
             }
+        }
+        // The client is not to blame for the time it was not read.
+        if let Some(since) = self.held_since.take() {
+            self.began = self.began.saturating_add(now.saturating_sub(since));
         }
     }
 
@@ -143,19 +204,28 @@ impl Local {
                 let used = usize::try_from(*left).unwrap_or(usize::MAX).min(data.len());
                 *left -= used as u64;
                 let whole = *left == 0;
-                if matches!(self.sink, Sink::Maker(_)) {
+                if matches!(self.sink, Sink::Maker { .. }) {
                     self.give(BodyPart::Data(Bytes::copy_from_slice(&data[..used])));
                 }
                 (used, whole)
             }
             Incoming::Chunked(decoder) => {
                 let mut decoded = Vec::new();
-                let keeps = matches!(self.sink, Sink::Maker(_));
-                let Decoded { consumed, status } = decoder.decode_with(data, |run| {
-                    if keeps {
-                        decoded.extend_from_slice(run);
-                    }
-                });
+                let keeps = matches!(self.sink, Sink::Maker { .. });
+                let trailers = &mut self.trailers;
+                let Decoded { consumed, status } = decoder.decode_whole(
+                    data,
+                    |run| {
+                        if keeps {
+                            decoded.extend_from_slice(run);
+                        }
+                    },
+                    |byte| {
+                        if keeps {
+                            trailers.push(byte);
+                        }
+                    },
+                );
                 if !decoded.is_empty() {
                     self.give(BodyPart::Data(decoded.into()));
                 }
@@ -167,9 +237,13 @@ impl Local {
             }
         };
         self.received += used as u64;
+        self.awaits_continue = false;
         if whole {
-            self.incoming = Incoming::Done;
             // The end is told when there is room for it.
+            self.incoming = Incoming::Done;
+            if self.trailers == b"\r\n" {
+                self.trailers.clear();
+            }
         }
         Ok(used)
     }
@@ -183,7 +257,17 @@ impl Connection {
             BodyFraming::Length(length) => Incoming::Length(length),
             BodyFraming::Chunked => Incoming::Chunked(Decoder::default()),
         };
-        if request.wants_continue && here == 0 && !matches!(incoming, Incoming::Done) {
+        let (passes_continue, may_switch) = match &request.sink {
+            Sink::Maker {
+                passes_continue,
+                may_switch,
+                ..
+            } => (*passes_continue, *may_switch),
+            Sink::Drop => (false, false),
+        };
+        let had_maker = matches!(request.sink, Sink::Maker { .. });
+        let waits = request.wants_continue && here == 0 && !matches!(incoming, Incoming::Done);
+        if waits && !passes_continue {
             self.output.push_back(Bytes::from_static(CONTINUE));
         }
         let limits = self.shard.limits();
@@ -199,14 +283,19 @@ impl Connection {
             has_room: false,
             incoming,
             outgoing: Outgoing::Nothing,
-            head_request: request.head_request,
+            head_request: request.is_head,
             version: request.version,
             keep_alive: request.keep_alive,
             line: request.line,
             status: 0,
             sent: 0,
+            awaits_continue: waits && passes_continue,
+            may_switch,
+            had_maker,
+            trailers: Vec::new(),
             began: self.shard.clock.milliseconds(),
             received: 0,
+            held_since: None,
         }));
     }
 
@@ -216,11 +305,16 @@ impl Connection {
         let State::Local(local) = &mut self.state else {
             return false;
         };
-        local.poll_room(cx);
-        if local.has_room && matches!(local.incoming, Incoming::Done) {
-            // Nothing more will come: the maker is told once, by the end and the closed channel.
-            local.give(BodyPart::End);
-            local.sink = Sink::Drop;
+        let now = self.shard.clock.milliseconds();
+        if self.deaf && self.input.is_empty() && local.is_tunnel() {
+            local.end_tunnel_input();
+        }
+        local.poll_room(cx, now);
+        local.give_end();
+        if matches!(local.incoming, Incoming::Done) {
+            // Trailer fields are followed by the end.
+            local.poll_room(cx, now);
+            local.give_end();
         }
         if !self.input.is_empty() && local.wants_input() {
             self.fresh = true;
@@ -232,9 +326,7 @@ impl Connection {
                 return false;
             };
             if local.outgoing == Outgoing::Ended {
-                if matches!(local.incoming, Incoming::Done) {
-                    self.local_ended();
-                }
+                self.response_is_whole();
                 return false;
             }
             let Poll::Ready(part) = local.poll_part(cx) else {
@@ -264,6 +356,11 @@ impl Connection {
                     head.encode("", &mut out);
                     self.output.push_back(out.into());
                 }
+                if head.status == StatusCode::CONTINUE && local.awaits_continue {
+                    local.awaits_continue = false;
+                    local.began = self.shard.clock.milliseconds();
+                    self.client.set_deadline(self.shard.limits().body_grace);
+                }
             }
             Part::Head(head) => self.local_head(&head),
             Part::Switch(head) => {
@@ -273,7 +370,10 @@ impl Connection {
                 local.status = head.status.as_u16();
                 local.outgoing = Outgoing::Raw;
                 local.incoming = Incoming::Raw;
+                local.may_switch = false;
                 local.keep_alive = false;
+                // What came behind the request was no tunnel until now.
+                self.fresh = !self.input.is_empty();
                 self.client.set_deadline(NEVER);
             }
             Part::Data(data) => self.local_data(data),
@@ -321,7 +421,12 @@ impl Connection {
                 Outgoing::Raw
             }
         };
-        local.keep_alive &= !last;
+        // A client that was not told to send its body need not send it, and then its next bytes could be either that or a
+        // request; and one that is refused in the middle of a long body would have to send all of it.
+        let refused = head.status.is_client_error() || head.status.is_server_error();
+        local.keep_alive &= !(last || local.awaits_continue || refused && !local.has_little_left());
+        local.awaits_continue = false;
+        local.may_switch = false;
         let connection = match (local.version, local.keep_alive) {
             (Version::Http11, true) => "",
             (Version::Http10, true) => "Connection: keep-alive\r\n",
@@ -376,6 +481,28 @@ impl Connection {
         self.refuse(trouble, head_request, line);
     }
 
+    /// The response is complete. What is left of the request's body is read, if that is worth it; where it went to its maker,
+    /// nobody wants it any more.
+    fn response_is_whole(&mut self) {
+        let State::Local(local) = &mut self.state else {
+            return;
+        };
+        let over = match local.incoming {
+            Incoming::Done | Incoming::Raw => true,
+            Incoming::Length(_) | Incoming::Chunked(_) if !local.had_maker => false,
+            Incoming::Length(_) | Incoming::Chunked(_) => {
+                local.sink = Sink::Drop;
+                local.keep_alive &= local.has_little_left();
+                !local.keep_alive
+            }
+        };
+        if over {
+            self.local_ended();
+        } else if !self.input.is_empty() {
+            self.fresh = true;
+        }
+    }
+
     /// Both the response and the request's body have ended.
     fn local_ended(&mut self) {
         let keep_alive = matches!(&self.state, State::Local(local) if local.keep_alive);
@@ -401,6 +528,34 @@ impl Connection {
             self.shard.log(&line, status, local.sent);
         }
         self.state = State::Head;
+    }
+
+    /// A deadline has passed: either the body is due, or the client has taken nothing of the response for too long.
+    pub(super) fn local_expired(&mut self) -> Result<(), Gone> {
+        let State::Local(local) = &mut self.state else {
+            return Ok(());
+        };
+        let limits = self.shard.limits();
+        let now = self.shard.clock.milliseconds();
+        let elapsed = now.saturating_sub(local.began);
+        if local.is_receiving()
+            && local.received.saturating_mul(1000) < limits.body_rate.saturating_mul(elapsed)
+        {
+            self.local_failed(Trouble::BodyTimeout);
+            return Ok(());
+        }
+        if !self.output.is_empty() {
+            let taken = self.client.activity.get().last_write;
+            let taken = taken.map_or(local.began, |seconds| u64::from(seconds) * 1000);
+            if now.saturating_sub(taken) >= FLUSH_TIMEOUT {
+                return Err(Gone);
+            }
+            self.client.set_deadline(FLUSH_TIMEOUT);
+        }
+        if local.has_body_left() {
+            self.client.set_deadline(limits.body_grace);
+        }
+        Ok(())
     }
 
     /// What handlers send meanwhile is for an earlier request and would be taken for this one's response: bytes are dropped,

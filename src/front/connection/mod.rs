@@ -269,21 +269,7 @@ impl Connection {
                     self.client.set_deadline(limits.body_grace);
                 }
             }
-            State::Local(local) => {
-                // Either the body is due, or the client has taken nothing of the response for too long.
-                let limits = self.shard.limits();
-                let (received, began) = local.progress();
-                let elapsed = self.shard.clock.milliseconds().saturating_sub(began);
-                if local.is_receiving() {
-                    if received.saturating_mul(1000) < limits.body_rate.saturating_mul(elapsed) {
-                        self.local_failed(Trouble::BodyTimeout);
-                    } else {
-                        self.client.set_deadline(limits.body_grace);
-                    }
-                } else if !self.output.is_empty() {
-                    return Err(Gone);
-                }
-            }
+            State::Local(_) => self.local_expired()?,
             State::Opening(_) => {}
             State::Response(exchange) if exchange.is_receiving() => self.upload_expired(),
             // What came in the meantime may be the answer, or why there is none.

@@ -70,7 +70,8 @@ impl Snapshot {
             server.chroot.clone_from(&self.prefix);
         }
         Plan {
-            keys: self.server().use_ssl.then(|| Arc::new(self.keys.clone())),
+            keys: (self.server().use_ssl && self.settings().certdir.is_some())
+                .then(|| Arc::new(self.keys.clone())),
             config: Arc::new(config),
             server: self.server,
         }

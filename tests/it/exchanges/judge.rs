@@ -15,6 +15,8 @@ use crate::support::client::{Answer, Asked, split_answer};
 pub(crate) struct Observed {
     /// All bytes the client got.
     pub(crate) client: Vec<u8>,
+    /// What the client's requests were: answers to HEAD end with their head.
+    pub(crate) asked: Asked,
     /// Whether the server had closed before the client did.
     pub(crate) closed: bool,
     /// Whether the client looked, so that `closed` means something.
@@ -32,9 +34,47 @@ pub(crate) struct Observed {
 /// What a proxied server received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BackendRequest {
+    /// As it was on the wire.
+    pub(crate) raw: Vec<u8>,
+    /// Empty when it is no request.
+    pub(crate) method: String,
     pub(crate) path: String,
+    /// Names in lower case.
     pub(crate) headers: Vec<(String, Vec<u8>)>,
+    /// Without framing.
     pub(crate) body: Vec<u8>,
+}
+
+impl BackendRequest {
+    pub(crate) fn parse(raw: Vec<u8>, body: Vec<u8>) -> Self {
+        let text = String::from_utf8_lossy(&raw).into_owned();
+        let head = text.split_once("\r\n\r\n").map_or("", |(head, _)| head);
+        let mut lines = head.split("\r\n");
+        let words: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
+        let (method, path) = match words.as_slice() {
+            [method, path, _] => ((*method).to_owned(), (*path).to_owned()),
+            _ => (String::new(), String::new()),
+        };
+        let headers = lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.as_bytes().to_vec()))
+            .collect();
+        Self {
+            raw,
+            method,
+            path,
+            headers,
+            body,
+        }
+    }
+
+    fn values(&self, name: &str) -> Vec<&[u8]> {
+        self.headers
+            .iter()
+            .filter(|(n, _)| n == name)
+            .map(|(_, value)| value.as_slice())
+            .collect()
+    }
 }
 
 /// How much of the outcome is looked at.
@@ -69,6 +109,13 @@ enum Part {
 pub(crate) fn as_recorded(exchange: &Exchange, observed: &Observed, text: Text) -> Verdict {
     same_client(exchange, observed)?;
     same_closed(exchange, observed)?;
+    if exchange.protocol == "proxy" {
+        let raw: Vec<&[u8]> = observed.backend.iter().map(|r| r.raw.as_slice()).collect();
+        expect(
+            raw == exchange.backend,
+            "the backend got other bytes than recorded",
+        )?;
+    }
     same_messages(&exchange.messages, &observed.messages, text)
 }
 
@@ -196,9 +243,69 @@ fn same(wanted: &Value, exchange: &Exchange, observed: &Observed, scope: Scope) 
                     "an upload file differs from the body",
                 )?;
             }
-            Some("backend") => expect(!observed.backend.is_empty(), "nothing reached the backend")?,
+            Some("backend") => same_backend(exchange, observed)?,
             _ => return Err(format!("unknown part {part}")),
         }
+    }
+    Ok(())
+}
+
+/// Fields of one hop, which are not passed on.
+const HOP: &[&str] = &[
+    "connection",
+    "keep-alive",
+    "transfer-encoding",
+    "te",
+    "upgrade",
+];
+
+/// Fields that a proxy says itself.
+const OWN: &[&str] = &[
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+];
+
+/// The backend got the recorded requests: method, target, body, and all fields but those of the hop; beside them what a proxy
+/// adds, and nothing else.
+fn same_backend(exchange: &Exchange, observed: &Observed) -> Verdict {
+    let seen = &observed.backend;
+    expect(
+        seen.len() == exchange.backend.len(),
+        &format!(
+            "{} requests reached the backend, recorded {}",
+            seen.len(),
+            exchange.backend.len()
+        ),
+    )?;
+    for (raw, seen) in exchange.backend.iter().zip(seen) {
+        let recorded = BackendRequest::parse(raw.clone(), Vec::new());
+        let differs = || {
+            format!(
+                "the backend got {:?}, recorded {:?}",
+                clip(&seen.raw),
+                clip(raw)
+            )
+        };
+        expect(
+            seen.method == recorded.method && seen.path == recorded.path && seen.body.is_empty(),
+            &differs(),
+        )?;
+        let passes = |name: &str| !HOP.contains(&name) && !OWN.contains(&name);
+        let kept = recorded.headers.iter().filter(|(name, _)| passes(name));
+        for (name, _) in kept.clone() {
+            expect(seen.values(name) == recorded.values(name), &differs())?;
+        }
+        for (name, _) in &seen.headers {
+            // HTTP/1.1 needs a host, where the client's 1.0 named none.
+            let known = OWN.contains(&name.as_str())
+                || kept.clone().any(|(n, _)| n == name)
+                || (name == "host" && recorded.values("host").is_empty());
+            expect(known, &differs())?;
+        }
+        let address = seen.values("x-forwarded-for");
+        expect(address == [b"127.0.0.1"], &differs())?;
     }
     Ok(())
 }
@@ -252,8 +359,7 @@ fn parts(bytes: &[u8], exchange: &Exchange, observed: &Observed) -> Vec<Part> {
     } else {
         &observed.payloads
     };
-    let head = exchange.client_sends.concat().starts_with(b"HEAD ");
-    let asked = if head { Asked::Head } else { Asked::Other };
+    let asked = observed.asked;
     let mut parts = Vec::new();
     let mut rest = bytes;
     let mut next = 0;
@@ -388,7 +494,7 @@ fn latin1(bytes: &[u8]) -> Vec<Vec<u8>> {
 fn final_answers(observed: &Observed) -> Vec<Answer> {
     let mut answers = Vec::new();
     let mut rest = observed.client.as_slice();
-    while let Some((answer, length)) = split_answer(rest, Asked::Other, observed.closed) {
+    while let Some((answer, length)) = split_answer(rest, observed.asked, observed.closed) {
         rest = &rest[length..];
         let switched = answer.status == 101;
         if switched || answer.status >= 200 {

@@ -7,6 +7,7 @@
 //! `LURCHER_GOLDEN_SERVER=mongrel2` checks this harness: the real server must pass its own recordings, deviations left
 //! out of account. `LURCHER_GOLDEN_ONLY=name,name` plays only those; `LURCHER_GOLDEN_ALL=1` plays also what is left out.
 
+mod backend;
 mod judge;
 mod message;
 pub(crate) mod recording;
@@ -19,20 +20,7 @@ use std::path::Path;
 use recording::{Deviation, Exchange, deviations, exchanges};
 use replay::{Outcome, Server, Session};
 
-/// Parts of the server that an exchange cannot do without.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Need {
-    Dir,
-    Proxy,
-    WebSocket,
-    MessageSockets,
-    Tls,
-}
-
-/// Parts not built yet, each with its reason. An entry goes when its part comes; the list only shrinks.
-const NOT_YET: &[(Need, &str)] = &[(Need::Proxy, "proxying is not built yet")];
-
-/// Exchanges left out by name, beyond [`NOT_YET`], each with its reason. A name that is not recorded fails the test.
+/// Exchanges left out by name, each with its reason. A name that is not recorded fails the test.
 const LEFT_OUT: &[(&str, &str)] = &[(
     "chunked_413",
     "no upload store: a chunked body that fits limits.content_length is delivered whole (docs/COMPATIBILITY.md)",
@@ -53,48 +41,12 @@ const NOT_REPEATABLE: &[(&str, &str)] = &[
 /// Small groups, so that waiting overlaps: a session is mostly idle.
 const EXCHANGES_PER_SESSION: usize = 16;
 
-/// What this exchange needs, from its configuration, its bytes and its messages.
-fn need(exchange: &Exchange) -> Option<Need> {
-    let sent = exchange.client_sends.concat().to_ascii_lowercase();
-    let contains = |bytes: &[u8], text: &str| {
-        bytes
-            .windows(text.len())
-            .any(|window| window == text.as_bytes())
-    };
-    match exchange.protocol.as_str() {
-        "dir" => return Some(Need::Dir),
-        "proxy" => return Some(Need::Proxy),
-        _ => {}
-    }
-    if exchange.config == "tls" || (exchange.cut && exchange.steps.is_empty()) {
-        return Some(Need::Tls);
-    }
-    if contains(&sent, "sec-websocket") {
-        return Some(Need::WebSocket);
-    }
-    if exchange
-        .client_sends
-        .iter()
-        .any(|chunk| chunk.starts_with(b"@") || chunk.starts_with(b"<"))
-    {
-        return Some(Need::MessageSockets);
-    }
-    None
-}
-
 /// Why an exchange is not played, if so.
 fn left_out(exchange: &Exchange) -> Option<&'static str> {
-    let by_name = LEFT_OUT
+    LEFT_OUT
         .iter()
         .find(|(name, _)| *name == exchange.name)
-        .map(|(_, reason)| *reason);
-    by_name.or_else(|| {
-        let need = need(exchange)?;
-        NOT_YET
-            .iter()
-            .find(|(part, _)| *part == need)
-            .map(|(_, reason)| *reason)
-    })
+        .map(|(_, reason)| *reason)
 }
 
 fn server() -> Server {
@@ -245,21 +197,6 @@ fn every_name_left_out_or_documented_is_a_recorded_one() {
         .collect();
     for (name, reason) in LEFT_OUT.iter().chain(NOT_REPEATABLE) {
         assert!(recorded.contains(name), "{name} ({reason}) is not recorded");
-    }
-    for (name, _) in LEFT_OUT {
-        let exchange = exchanges
-            .iter()
-            .find(|exchange| exchange.name == *name)
-            .expect("recorded");
-        assert_eq!(need(exchange), None, "{name} is left out twice");
-    }
-    for (part, reason) in NOT_YET {
-        assert!(
-            exchanges
-                .iter()
-                .any(|exchange| need(exchange) == Some(*part)),
-            "nothing needs {part:?} ({reason})"
-        );
     }
     let deviations = deviations();
     for name in deviations.keys() {

@@ -8,6 +8,7 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use super::backend::Backend;
 use super::judge::{self, Observed, Scope, Text};
 use super::message::Message;
 use super::recording::{Deviation, Exchange, Step};
@@ -52,6 +53,8 @@ pub(crate) struct Session {
     program: Program,
     golden: Golden,
     peers: Vec<(char, Peer)>,
+    /// The proxied server.
+    backend: Option<Backend>,
     /// Ids of connections of earlier exchanges: a late notice for one is not this exchange's.
     retired: HashSet<String>,
     _directory: tempfile::TempDir,
@@ -70,6 +73,7 @@ impl Session {
     pub(crate) fn start(config: &str, server: Server) -> Option<Self> {
         let directory = scratch();
         let mut golden = golden::prepare(config, directory.path());
+        let backend = golden.backends.first().copied().map(Backend::start);
         let database = golden.database.to_str().expect("a UTF-8 path");
         let mut program = match server {
             Server::Lurcher => Program::lurcher(
@@ -99,6 +103,7 @@ impl Session {
             program,
             golden,
             peers,
+            backend,
             retired: HashSet::new(),
             _directory: directory,
         };
@@ -214,6 +219,14 @@ struct Play<'a> {
 
 impl<'a> Play<'a> {
     fn new(session: &'a Session, exchange: &'a Exchange, deviation: Option<&'a Deviation>) -> Self {
+        if let Some(backend) = &session.backend {
+            backend.forget();
+        }
+        let asked = if exchange.client_sends.concat().starts_with(b"HEAD ") {
+            Asked::Head
+        } else {
+            Asked::Other
+        };
         Self {
             session,
             exchange,
@@ -221,7 +234,10 @@ impl<'a> Play<'a> {
             client: None,
             others: Vec::new(),
             ids: BTreeMap::new(),
-            observed: Observed::default(),
+            observed: Observed {
+                asked,
+                ..Observed::default()
+            },
             recorded_so_far: Vec::new(),
             recorded_messages: 0,
             last_event: Instant::now(),
@@ -607,6 +623,11 @@ impl<'a> Play<'a> {
             self.observed
                 .client
                 .extend_from_slice(&client.bytes()[before..]);
+        }
+        if let Some(backend) = &session.backend {
+            let requests = backend.requests();
+            event |= requests.len() > self.observed.backend.len();
+            self.observed.backend = requests;
         }
         for client in &mut self.others {
             event |= client.read_some(Duration::from_millis(1));

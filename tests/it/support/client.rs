@@ -37,9 +37,10 @@ impl Answer {
 }
 
 /// Whether the request had the method HEAD: its answer ends with the head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Asked {
     Head,
+    #[default]
     Other,
 }
 
@@ -141,6 +142,63 @@ impl Client {
     /// Whether the end was said in TLS before it came.
     pub(crate) fn notified(&self) -> bool {
         self.notified
+    }
+
+    /// The other end of a connection that was accepted.
+    pub(crate) fn accepted(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).expect("nodelay");
+        stream
+            .set_write_timeout(Some(PATIENCE))
+            .expect("a write timeout");
+        Self {
+            stream,
+            tls: None,
+            notified: false,
+            read: Vec::new(),
+            ended: false,
+        }
+    }
+
+    /// What comes up to and with `mark`; panics when it does not come.
+    pub(crate) fn upto(&mut self, mark: &[u8]) -> Vec<u8> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(at) = self.read.windows(mark.len()).position(|w| w == mark) {
+                return self.read.drain(..at + mark.len()).collect();
+            }
+            assert!(
+                !self.ended && Instant::now() < end,
+                "{:?} did not come; read {:?}, ended {}",
+                String::from_utf8_lossy(mark),
+                String::from_utf8_lossy(&self.read),
+                self.ended
+            );
+            self.read_some(PATIENCE);
+        }
+    }
+
+    /// Everything until the other side has closed; panics when it does not.
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        let end = Instant::now() + PATIENCE;
+        while !self.ended {
+            assert!(
+                Instant::now() < end,
+                "the connection stays open; read {:?}",
+                String::from_utf8_lossy(&self.read)
+            );
+            self.read_some(PATIENCE);
+        }
+        std::mem::take(&mut self.read)
+    }
+
+    /// Takes so many of the bytes that were read.
+    pub(crate) fn take(&mut self, length: usize) -> Vec<u8> {
+        self.read.drain(..length).collect()
+    }
+
+    /// Whether nothing comes for so long, not even the end.
+    pub(crate) fn is_silent(&mut self, wait: Duration) -> bool {
+        self.read.is_empty() && !self.ended && !self.read_some(wait)
     }
 
     /// Sends bytes as one write.

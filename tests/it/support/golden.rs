@@ -26,6 +26,8 @@ pub(crate) struct Golden {
     pub(crate) handlers: Vec<(String, String)>,
     /// What clients need when the server speaks TLS.
     pub(crate) tls: Option<Recorded>,
+    /// Ports of the proxied servers, all on this machine, in the order of their recorded ones.
+    pub(crate) backends: Vec<u16>,
 }
 
 impl Golden {
@@ -121,9 +123,14 @@ pub(crate) fn adopt(database: &Path, directory: &Path) -> Golden {
         .expect("rewrite specs");
         handlers.push((send, recv));
     }
+    let mut backends = Vec::new();
     for table in ["server", "proxy"] {
-        for (id, port, _) in rows(&format!("SELECT id, CAST(port AS TEXT), '' FROM {table}")) {
+        let sql = format!("SELECT id, CAST(port AS TEXT), '' FROM {table} ORDER BY port");
+        for (id, port, _) in rows(&sql) {
             let port = fresh(port.parse().expect("a port"));
+            if table == "proxy" {
+                backends.push(u16::try_from(port).expect("a port"));
+            }
             db.execute(
                 &format!("UPDATE {table} SET port = ?1 WHERE id = ?2"),
                 (port, id),
@@ -150,6 +157,7 @@ pub(crate) fn adopt(database: &Path, directory: &Path) -> Golden {
         address: SocketAddr::new(reachable, port),
         handlers,
         tls: None,
+        backends,
     }
 }
 
