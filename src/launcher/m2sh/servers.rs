@@ -99,9 +99,11 @@ impl Row {
         match Running::in_file(Path::new(&path)) {
             Ok(running) => Ok(running),
             Err(why) => {
-                // A server that is not root leaves its chroot out of account: its file is in the working directory.
+                // A server that is not root leaves its chroot out of account: its file is in the working directory. Root starts
+                // no such server, and takes no pid from wherever it happens to be.
                 let beside = front::inside_chroot(".", pid_file);
-                if !self.chroot.is_empty()
+                if !process::is_root()
+                    && !self.chroot.is_empty()
                     && why.kind() == io::ErrorKind::NotFound
                     && let Ok(running) = Running::in_file(&beside)
                 {

@@ -217,12 +217,17 @@ pub(super) fn carry_out(
 
 fn plan(loaded: &Loaded, background: Background) -> Plan {
     let facts = Facts {
-        is_root: nix::unistd::geteuid().is_root(),
+        is_root: is_root(),
         is_held: systemd::is_held(),
         daemonize: loaded.config.settings.daemonize,
         background,
     };
     Plan::new(&loaded.config.servers[loaded.server], facts)
+}
+
+/// Whether this process may do what only root may.
+pub(super) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
 }
 
 /// Whether a server that is started by the name `mongrel2` stays in the foreground.

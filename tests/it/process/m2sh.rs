@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use super::{Background, Site, asks, is_root, local, runs, until};
+use super::{Background, GROUP, Site, USER, asks, is_root, local, runs, until};
 use crate::support::free_port;
 use crate::support::program::Program;
 
@@ -306,6 +306,44 @@ fn a_jail_is_started_and_stopped_from_outside() {
 }
 
 #[test]
+fn without_root_the_pid_file_is_in_the_working_directory() {
+    use std::os::unix::process::CommandExt as _;
+    if !is_root() {
+        // As another user is what a test without root is already, but for its files.
+        return;
+    }
+    let site = Site::new().jailed("main", 0);
+    site.load();
+    std::os::unix::fs::chown(site.path().join("run"), Some(USER), Some(GROUP)).expect("chown");
+    // Where that user can reach it.
+    let program = site.path().join("m2sh");
+    fs::remove_file(&program).expect("the symlink");
+    fs::copy(env!("CARGO_BIN_EXE_lurcher"), &program).expect("copy the program");
+    let m2sh = |verb: &str| {
+        let mut command = Command::new(&program);
+        command
+            .args([verb, "-name", "main"])
+            .current_dir(site.path())
+            .uid(USER)
+            .gid(GROUP);
+        command
+    };
+    let mut server = Program::start(&mut m2sh("start"));
+    let address = server.listening();
+    assert_eq!(asks(address, "/x"), 404);
+    let running = format!("mongrel2 at PID {} running.\n", server.id());
+    assert_eq!(said(&mut m2sh("running")), (Some(0), running));
+    // To root, who starts no such server, it is just a file that lies there.
+    let not_there = "mongrel2 is not running because pid_file isn't there.\n";
+    assert_eq!(
+        site.m2sh_says("running -name main"),
+        (Some(0), not_there.to_owned())
+    );
+    assert_eq!(said(&mut m2sh("stop")).0, Some(0));
+    assert!(server.ended().success(), "{server}");
+}
+
+#[test]
 fn either_m2sh_governs_either_server() {
     let installed = |name: &str| Command::new(name).arg("version").output().is_ok();
     if !installed("m2sh") || !installed("mongrel2") {
@@ -341,9 +379,10 @@ fn either_m2sh_governs_either_server() {
         });
         let server = site.pid_file("main");
         let asked = |words: &str| {
-            said(&mut asks_it(&format!(
-                "{words} -db config.sqlite -name main"
-            )))
+            said(&mut m2sh(
+                !ours_starts,
+                &format!("{words} -db config.sqlite -name main"),
+            ))
         };
         assert_eq!(
             asked("running"),
