@@ -189,6 +189,6 @@ mod tests {
         assert_eq!(value("x -p '-m'", "p").as_deref(), Some("-m"));
         // Quotes that are not closed are nothing.
         assert_eq!(value("x -p 'load", "p").as_deref(), Some("'load"));
-        assert_eq!(value("x -p ü\u{a0}'", "p").as_deref(), Some("ü"));
+        assert_eq!(value("x -p\u{a0}ü' -m", "p").as_deref(), Some("ü'"));
     }
 }

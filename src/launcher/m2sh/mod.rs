@@ -33,7 +33,7 @@ const DATABASE: &str = "config.sqlite";
 /// What m2sh ends with when something is wrong.
 const FAILURE: u8 = 255;
 
-/// A line of the shell or of a console above this is none, in bytes.
+/// A longer line of the shell or of a console is taken in pieces, in bytes.
 const LINE_BYTES_MAX: u64 = 64 << 10;
 
 /// Something is wrong, and has been told.
