@@ -120,6 +120,7 @@ async fn serve(ready: Ready) -> anyhow::Result<ExitCode> {
     let (signal, watch) = drain::channel();
     let front = front::bind_with(listener, plan.clone(), &watch).await?;
     let mut signals = Signals::of(STOP.into_iter().chain([SignalKind::hangup()]))?;
+    process::take_hangup()?;
     let mut source = Source {
         path: snapshot.path.clone(),
         chroot: snapshot.server().chroot.clone(),

@@ -26,7 +26,7 @@ use tracing::{error, info};
 use super::super::signals::{STOP, Signals};
 use super::outside::Above;
 use super::systemd::Manager;
-use super::{READY, own_arguments, respawn};
+use super::{READY, own_arguments, respawn, take_hangup};
 use crate::config::{self, LoadError};
 use crate::drain::{self, Watch};
 
@@ -106,6 +106,7 @@ async fn stay(servers: &[(String, String)], mut above: Above) -> anyhow::Result<
         members.push(start(index, name, uuid, &sender, &watch)?);
     }
     drop(sender);
+    take_hangup()?;
     let (mut failed, mut stopping, mut told, mut held) = (false, false, false, true);
     while members.iter().any(|member| member.runs.get()) {
         tokio::select! {

@@ -27,7 +27,7 @@ use super::outside::Above;
 use super::pid_file::{self, PidFile};
 use super::snapshot::Files;
 use super::systemd::Manager;
-use super::{exit_code, own_arguments, respawn};
+use super::{exit_code, own_arguments, respawn, take_hangup};
 use crate::front;
 
 /// How many connections the kernel keeps until they are accepted: as many as a front without a jail asks for.
@@ -78,6 +78,7 @@ impl Parent {
         command.process_group(0).kill_on_drop(true);
         let mut child = command.spawn().context("start the server's process")?;
         drop(command);
+        take_hangup()?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         let pid = Pid::from_raw(pid.context("start the server's process")?);
         let pid_file = match admit(&socket, &files, pid_path.as_deref(), passed, &above) {

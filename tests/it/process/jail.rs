@@ -169,6 +169,35 @@ fn neither_the_server_nor_its_parent_outlives_the_other() {
 }
 
 #[test]
+fn a_signal_to_reload_that_comes_with_the_pid_file_ends_nobody() {
+    for jailed in [false, true] {
+        if jailed && !is_root() {
+            return;
+        }
+        for _ in 0..5 {
+            let site = if jailed {
+                Site::new().jailed("main", 0)
+            } else {
+                Site::new().server("main", "", "127.0.0.1", 0)
+            };
+            site.write();
+            let pid_file = if jailed {
+                "jail/run/main.pid"
+            } else {
+                "run/main.pid"
+            };
+            let mut program = Program::start(&mut site.command(&["serve", "main.conf"]));
+            until("the pid file", || {
+                site.read(pid_file) == program.id().to_string()
+            });
+            program.signal("HUP");
+            assert_eq!(asks(program.listening(), "/x"), 404);
+            assert!(program.terminate().success());
+        }
+    }
+}
+
+#[test]
 fn a_jail_that_cannot_be_is_one_line_and_exit_1() {
     if !is_root() {
         return;
