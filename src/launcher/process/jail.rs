@@ -4,14 +4,17 @@
 //! It has no port of its own open, and believes four words from inside. It never restarts a server: that is for whoever
 //! started this process. When one of the two ends, so does the other.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, IsTerminal as _};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, ExitStatus};
+use std::process::{ExitCode, ExitStatus, Stdio};
 
 use anyhow::{Context as _, bail};
+use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{Backlog, listen};
 use nix::unistd::Pid;
@@ -74,8 +77,16 @@ impl Parent {
         crate::sys::keep_descriptors().context("keep files out of the jail")?;
         let (command, socket) = respawn("inmate", own_arguments())?;
         let mut command = Command::from(command);
-        // A terminal's ctrl-C reaches this process alone, which passes it on.
-        command.process_group(0).kill_on_drop(true);
+        command.stdout(Stdio::null()).kill_on_drop(true);
+        match written_terminal() {
+            Ok(Some(terminal)) => {
+                command.stderr(terminal);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                warn!("open the terminal for writing alone: {error}: the jail can read it");
+            }
+        }
         let mut child = command.spawn().context("start the server's process")?;
         drop(command);
         take_hangup()?;
@@ -207,6 +218,20 @@ async fn read(files: &mut Option<Files>, asked: OutOf) -> anyhow::Result<Into> {
     let (reader, snapshot) = read.await.context("read the configuration")?;
     *files = Some(reader);
     Ok(Into::Snapshot(snapshot?))
+}
+
+/// The terminal that stderr is, if it is one, to be written to and not read: who is locked in does not hear what root types.
+fn written_terminal() -> io::Result<Option<File>> {
+    let stderr = io::stderr();
+    if !stderr.is_terminal() {
+        return Ok(None);
+    }
+    let flags = OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    File::options()
+        .write(true)
+        .custom_flags(flags.bits())
+        .open(format!("/proc/self/fd/{}", stderr.as_raw_fd()))
+        .map(Some)
 }
 
 fn encode(message: &Into) -> anyhow::Result<Vec<u8>> {
