@@ -7,6 +7,7 @@ mod certificates;
 mod daemon;
 mod jail;
 mod logs;
+mod m2sh;
 mod manager;
 mod several;
 
