@@ -1,7 +1,7 @@
 //! The parent of a jail: root, outside, small. It reads the configuration and the keys, binds the TCP port, writes the pid
 //! file, passes all that in, and then passes signals on and answers the question what the configuration is now.
 //!
-//! It has no port of its own open, and believes four words from inside. It never restarts a server: that is for whoever
+//! It has no port of its own open, and believes five words from inside. It never restarts a server: that is for whoever
 //! started this process. When one of the two ends, so does the other.
 
 use std::fs::File;
@@ -318,9 +318,10 @@ mod tests {
 
     /// A configuration that no buffer of a socket holds.
     fn large(directory: &Path) -> Files {
-        let routes: String = (0..20_000)
+        let routes: Vec<String> = (0..20_000)
             .map(|number| format!("'/a/rather/long/path/to/somewhere/{number}': app, "))
             .collect();
+        let routes = routes.concat();
         let text = format!(
             "app = Handler(send_spec='tcp://127.0.0.1:9999', send_ident='a', recv_spec='tcp://127.0.0.1:9998', recv_ident='')
              main = Server(uuid='u', name='n', access_log='/a.log', error_log='/e.log', chroot='', pid_file='/pid', control_port='',
@@ -366,7 +367,7 @@ mod tests {
             readable = theirs.readable() => readable.unwrap(),
         }
         drop(holder);
-        let ended = tokio::time::timeout(Duration::from_secs(60), stays).await;
+        let ended = tokio::time::timeout(Duration::from_mins(1), stays).await;
         let why = ended.expect("an end").unwrap_err().to_string();
         assert!(why.contains("signal: 15"), "{why}");
     }
