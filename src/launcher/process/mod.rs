@@ -38,6 +38,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::{Context as _, anyhow};
+use nix::sys::signal::{SigSet, Signal};
 use tracing::warn;
 
 pub(super) use others::{Running, Wish, user_name};
@@ -170,6 +171,7 @@ pub(super) fn carry_out(
     order: &Order,
     serve: impl FnOnce(Ready) -> anyhow::Result<ExitCode>,
 ) -> anyhow::Result<ExitCode> {
+    hold_hangup()?;
     let part = Part::of_this_process()?;
     if !matches!(part, Part::Typed) {
         take_name();
@@ -267,6 +269,19 @@ fn start(
         outside: Outside::of_files(files, above, Manager::from_environment()),
         test_mode: place == Place::Test,
     })
+}
+
+/// Lets a SIGHUP wait until somebody listens to it, which would end this process else: who rotates logs may send one as
+/// soon as there is a pid file. A process that is started meanwhile begins the same way.
+fn hold_hangup() -> anyhow::Result<()> {
+    let held = SigSet::from(Signal::SIGHUP).thread_block();
+    held.context("let SIGHUP wait")
+}
+
+/// Takes the SIGHUP that has waited, if there was one. To be called when it is listened to.
+pub(super) fn take_hangup() -> anyhow::Result<()> {
+    let taken = SigSet::from(Signal::SIGHUP).thread_unblock();
+    taken.context("take SIGHUP")
 }
 
 /// Who waits for this process, and is told when it is ready.
