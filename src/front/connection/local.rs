@@ -111,6 +111,13 @@ impl Local {
         matches!(self.incoming, Incoming::Raw)
     }
 
+    /// Whether it goes on when the client has shut down its sending side. Files need nothing of a client that has sent its
+    /// whole request; a backend may do work for nobody, so there it counts as having left, as with handlers.
+    pub(super) fn outlives_input(&self) -> bool {
+        let is_switched = self.status == StatusCode::SWITCHING_PROTOCOLS.as_u16();
+        is_switched || (!self.had_maker && matches!(self.incoming, Incoming::Done))
+    }
+
     /// The client sends nothing more into the tunnel; the other side may.
     pub(super) fn end_tunnel_input(&mut self) {
         self.incoming = Incoming::Done;
