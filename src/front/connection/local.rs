@@ -546,6 +546,7 @@ impl Connection {
         let now = self.shard.clock.milliseconds();
         let elapsed = now.saturating_sub(local.began);
         if local.is_receiving()
+            && elapsed >= limits.body_grace
             && local.received.saturating_mul(1000) < limits.body_rate.saturating_mul(elapsed)
         {
             self.local_failed(Trouble::BodyTimeout);
@@ -560,7 +561,7 @@ impl Connection {
             self.client.set_deadline(FLUSH_TIMEOUT);
         }
         if local.has_body_left() {
-            self.client.set_deadline(limits.body_grace);
+            self.client.bring_deadline(limits.body_grace);
         }
         Ok(())
     }
