@@ -387,9 +387,7 @@ impl Connection {
             Part::Trailers(trailers) => {
                 if local.outgoing == Outgoing::Chunked {
                     let mut out = b"0\r\n".to_vec();
-                    for (name, value) in &trailers {
-                        local::field(&mut out, name.as_str(), value.as_bytes());
-                    }
+                    local::put_fields(&trailers, &mut out);
                     out.extend_from_slice(b"\r\n");
                     self.output.push_back(out.into());
                     local.outgoing = Outgoing::Ended;

@@ -77,7 +77,7 @@ fn a_chunked_response_comes_as_it_is_made_with_trailers_for_those_who_take_them(
     connection
         .send(b"0\r\nX-Sum: 42\r\nContent-Length: 3\r\n\r\n")
         .unwrap();
-    assert_eq!(client.upto(b"\r\n\r\n"), b"0\r\nx-sum: 42\r\n\r\n");
+    assert_eq!(client.upto(b"\r\n\r\n"), b"0\r\nX-Sum: 42\r\n\r\n");
 
     client.send(GET.as_bytes()).unwrap();
     let got = head(&mut connection);
