@@ -45,6 +45,18 @@ pub fn ignore_file_size_signal() -> io::Result<()> {
     Ok(())
 }
 
+/// Whether this process may look files up in a directory, and make some there if it is to write; the reason when not (access(2)).
+#[cfg(feature = "gateway")]
+pub fn may_use(directory: &Path, write: bool) -> io::Result<()> {
+    let path = CString::new(directory.as_os_str().as_bytes())?;
+    let mode = libc::X_OK | if write { libc::W_OK } else { 0 };
+    // SAFETY: access(2) reads the string, which ends with a NUL and outlives the call.
+    if unsafe { libc::access(path.as_ptr(), mode) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Turns keepalive probes on, with the system's own times (`SO_KEEPALIVE`).
 pub fn set_keepalive(socket: BorrowedFd<'_>) -> io::Result<()> {
     socket2::SockRef::from(&socket).set_keepalive(true)

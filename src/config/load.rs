@@ -51,6 +51,14 @@ impl LoadError {
             diagnostics: vec![Diagnostic::of_file(path, message)],
         }
     }
+
+    /// The same without what does not stand against running it.
+    #[must_use]
+    pub fn errors_only(mut self) -> LoadError {
+        self.diagnostics
+            .retain(|diagnostic| diagnostic.severity == Severity::Error);
+        self
+    }
 }
 
 impl fmt::Display for LoadError {

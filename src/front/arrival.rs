@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::answer::Trouble;
 use super::client::Secure;
@@ -72,6 +72,8 @@ async fn begin_counted(shard: Rc<Shard>, counted: Arriving, stream: TcpStream, p
     };
     match begun {
         Ok(Ok((arrived, addr))) => enter(&shard, arrived, addr),
+        // Only from a network that the configuration names: its operator has to learn of it.
+        Ok(Err(error @ Failed::Proxy(_))) => warn!(balancer = %peer, "connection closed: {error}"),
         Ok(Err(error)) => debug!(client = %peer, "connection not begun: {error}"),
         Err(_) => debug!(client = %peer, "connection not begun in time"),
     }

@@ -11,6 +11,7 @@
 //!
 //! [`bind`] takes every address and file that is needed, or none; [`Front::run`] serves until draining ends.
 
+mod absent;
 mod access_log;
 mod answer;
 mod arrival;
@@ -558,6 +559,7 @@ impl Shard {
         self.files
             .reset(settings.dir_cache_bytes, settings.dir_send_buffer);
         let site = build_site(&plan, &self.pools.borrow(), &self.files, &self.backends);
+        absent::tell(&plan, &self.limits());
         self.site.replace(Rc::new(site));
     }
 

@@ -34,7 +34,7 @@ pub(super) enum Command {
     Status(super::control::StatusArgs),
     /// Say whether a server runs; the exit status tells too
     Running(super::control::Server),
-    /// Have a running server reopen its logs, as SIGHUP does
+    /// Have a running server reopen its logs and read its configuration again
     Reload(super::control::Server),
     /// Have a running server finish what is open and end; a second time: end at once
     Stop(super::control::Server),

@@ -118,8 +118,9 @@ async fn serve(ready: Ready) -> anyhow::Result<ExitCode> {
     let control_port = port::bind(server, plan.settings()).await?;
     let drain_timeout = plan.settings().drain_timeout;
     let (signal, watch) = drain::channel();
-    let front = front::bind_with(listener, plan.clone(), &watch).await?;
+    // Before the log says that this server is there: whoever reads it may signal at once.
     let mut signals = Signals::of(STOP.into_iter().chain([SignalKind::hangup()]))?;
+    let front = front::bind_with(listener, plan.clone(), &watch).await?;
     let mut source = Source {
         path: snapshot.path.clone(),
         chroot: snapshot.server().chroot.clone(),

@@ -116,6 +116,34 @@ fn send(client: &mut Client, text: &str) {
 }
 
 #[test]
+fn directories_that_cannot_be_used_are_told_at_the_start() {
+    let mut site =
+        Site::start(", 'upload.temp_store': '/nowhere/up.XXXXXX', 'sendfile.base': '/etc/passwd'");
+    site.program.said(
+        "507, for want of the directory of `upload.temp_store`: /nowhere",
+        1,
+    );
+    site.program.said(
+        "for want of `sendfile.base`: /etc/passwd: Not a directory",
+        1,
+    );
+    fs::rename(
+        site.directory.path().join("www"),
+        site.directory.path().join("moved"),
+    )
+    .expect("move the base");
+    fs::write(
+        site.directory.path().join("main.conf"),
+        fs::read_to_string(site.directory.path().join("main.conf"))
+            .expect("read the configuration")
+            .replace("'/pat/(.*\\.txt)': files", ""),
+    )
+    .expect("write a configuration");
+    site.program.signal("HUP");
+    site.program.said("will answer 404: ", 1);
+}
+
+#[test]
 fn a_connection_goes_on_after_every_answer_but_a_refusal() {
     let mut site = Site::start("");
     let mut client = Client::connect(site.address);

@@ -570,11 +570,16 @@ impl<'d> Reader<'d, '_> {
 
     /// Warns about variables that mean nothing: a misspelt `settings` would be lost without a word.
     fn unused(&mut self, document: &Document) {
+        // What stands behind a mistake was not looked at, and what it uses would be told as unused.
+        let all_was_read = !self.findings.has_errors();
         for (name, _) in &document.variables {
             let text = name.value.as_str();
             if !self.used.contains(text) && !TOP_LEVEL.contains(&text) {
-                let message = format!("variable `{text}` is never used{}", near(text, TOP_LEVEL));
-                self.findings.warning(&name.place, message);
+                let near = near(text, TOP_LEVEL);
+                if all_was_read || !near.is_empty() {
+                    let message = format!("variable `{text}` is never used{near}");
+                    self.findings.warning(&name.place, message);
+                }
             }
         }
     }

@@ -131,7 +131,6 @@ fn misspelt_names_are_hinted_at() {
             "t.conf:1:5: Server needs `port`, a number",
             "t.conf:1:92: warning: Server has no parameter `prot`, so it is ignored; did you mean `port`?",
             "t.conf:2:39: there is no variable `hh`; did you mean `hx`?",
-            "t.conf:4:1: warning: variable `hx` is never used",
             "t.conf:5:1: warning: variable `seting` is never used; did you mean `settings`?",
             "t.conf:6:13: warning: setting `limits.kil_limit` is unknown and ignored; did you mean `limits.kill_limit`?",
         ],

@@ -9,6 +9,7 @@
 //! * `every` holds one process for each server of a configuration;
 //! * `snapshot` is what they serve, `message` and `link` carry it into a jail;
 //! * `outside` is all that a serving process has to do with those around it;
+//! * `others` are servers that somebody has started before, and that are sent signals;
 //! * `pid_file`, `systemd`, `plan`, `keys`, `stdio` are what they say.
 //!
 //! How requests are served is the front's; what is typed is `serve`'s.
@@ -20,6 +21,7 @@ mod jail;
 mod keys;
 mod link;
 mod message;
+mod others;
 mod outside;
 mod pid_file;
 mod plan;
@@ -38,6 +40,7 @@ use std::process::{Command, ExitCode, ExitStatus};
 use anyhow::{Context as _, anyhow};
 use tracing::warn;
 
+pub(super) use others::{Running, Wish, user_name};
 pub(super) use outside::Outside;
 pub(super) use plan::Background;
 pub(super) use snapshot::Snapshot;
@@ -190,13 +193,7 @@ pub(super) fn carry_out(
     }
     let mut listeners = systemd::listeners(matches!(part, Part::Member(_)));
     let loaded = config::load(order.config.as_deref(), &order.selector)?;
-    let facts = Facts {
-        is_root: nix::unistd::geteuid().is_root(),
-        is_held: systemd::is_held(),
-        daemonize: loaded.config.settings.daemonize,
-        background: order.background,
-    };
-    let plan = Plan::new(&loaded.config.servers[loaded.server], facts);
+    let plan = plan(&loaded, order.background);
     if plan.daemon && matches!(part, Part::Typed) {
         return daemon::start();
     }
@@ -216,6 +213,26 @@ pub(super) fn carry_out(
     }
     drop(listeners);
     start(loaded, plan.place, passed, above, serve)
+}
+
+fn plan(loaded: &Loaded, background: Background) -> Plan {
+    let facts = Facts {
+        is_root: is_root(),
+        is_held: systemd::is_held(),
+        daemonize: loaded.config.settings.daemonize,
+        background,
+    };
+    Plan::new(&loaded.config.servers[loaded.server], facts)
+}
+
+/// Whether this process may do what only root may.
+pub(super) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Whether a server that is started by the name `mongrel2` stays in the foreground.
+pub(super) fn stays_in_foreground(loaded: &Loaded) -> bool {
+    !plan(loaded, Background::AsConfigured).daemon
 }
 
 /// Starts one server in this process, or a jail for it.

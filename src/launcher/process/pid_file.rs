@@ -21,7 +21,7 @@ use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 const ATTEMPTS: usize = 20;
 
 /// More than any pid has digits.
-const TEXT_MAX: u64 = 32;
+pub(super) const TEXT_MAX: u64 = 32;
 
 /// Why there is no pid file.
 #[derive(Debug, thiserror::Error)]
@@ -195,10 +195,21 @@ fn write(file: &mut File) -> io::Result<()> {
     file.set_len(pid.len() as u64)
 }
 
-/// Whether a process has this pid, and is not this one, whose predecessor it may have been in another container.
+/// Whether a process has this pid, and is not this one, whose predecessor it may have been in another container. One that has ended
+/// counts as dead: in a container nobody may ever ask for its status.
 fn is_alive(pid: i32) -> bool {
     let own = u32::try_from(pid).is_ok_and(|pid| pid == std::process::id());
-    !own && !matches!(kill(Pid::from_raw(pid), None), Err(Errno::ESRCH))
+    !own && !matches!(kill(Pid::from_raw(pid), None), Err(Errno::ESRCH)) && !has_ended(pid)
+}
+
+/// Whether the system keeps nothing of a process but its status (proc(5): state `Z` or `X`); false where that cannot be told.
+fn has_ended(pid: i32) -> bool {
+    let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) else {
+        return false;
+    };
+    // The name before the state is in parentheses, and may have some itself.
+    let state = stat.rsplit(|&byte| byte == b')').next();
+    matches!(state, Some([b' ', b'Z' | b'X' | b'x', ..]))
 }
 
 #[cfg(test)]
@@ -238,8 +249,14 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), alive);
         let mut gone = std::process::Command::new("true").spawn().unwrap();
         gone.wait().unwrap();
+        // Nobody asks for its status before the end of this test.
+        let mut unasked = std::process::Command::new("true").spawn().unwrap();
+        while !has_ended(unasked.id().cast_signed()) {
+            std::thread::yield_now();
+        }
         for stale in [
             format!("{}\n", gone.id()),
+            format!("{}\n", unasked.id()),
             "rubbish".to_owned(),
             "-1".to_owned(),
             String::new(),
@@ -252,6 +269,7 @@ mod tests {
             );
             drop(file);
         }
+        unasked.wait().unwrap();
     }
 
     #[test]

@@ -70,7 +70,8 @@ impl Snapshot {
             server.chroot.clone_from(&self.prefix);
         }
         Plan {
-            keys: self.server().use_ssl.then(|| Arc::new(self.keys.clone())),
+            keys: (self.server().use_ssl && self.settings().certdir.is_some())
+                .then(|| Arc::new(self.keys.clone())),
             config: Arc::new(config),
             server: self.server,
         }
@@ -148,7 +149,7 @@ impl Files {
                 Ok(loaded) => loaded,
                 Err(mistakes) => {
                     let mut snapshot = self.snapshot(false)?;
-                    snapshot.mistakes = Some(mistakes.to_string());
+                    snapshot.mistakes = Some(mistakes.errors_only().to_string());
                     return Ok(snapshot);
                 }
             };
@@ -235,11 +236,15 @@ mod tests {
         fs::write(&path, CONF.replace("6767", "6768")).unwrap();
         let snapshot = files.read().unwrap();
         assert!(snapshot.changed && snapshot.server().port == 6768);
-        fs::write(&path, CONF.replace("hosts=[", "hosts=[[")).unwrap();
+        let odd_and_wrong = CONF.replace("hosts=[", "hosts=[[") + "settings = {'no.such': 1}";
+        fs::write(&path, odd_and_wrong).unwrap();
         for _ in 0..2 {
             let snapshot = files.read().unwrap();
             let mistakes = snapshot.mistakes.clone().unwrap();
-            assert!(mistakes.contains("x.conf:"), "{mistakes}");
+            assert!(
+                mistakes.contains("x.conf:") && !mistakes.contains("warning"),
+                "{mistakes}"
+            );
             assert!(snapshot.server().port == 6768 && !snapshot.changed);
         }
         fs::remove_file(&path).unwrap();

@@ -6,6 +6,7 @@
 mod daemon;
 mod jail;
 mod logs;
+mod m2sh;
 mod manager;
 mod several;
 

@@ -368,7 +368,12 @@ fn certificates_are_renewed_even_when_the_configuration_is_not() {
         front.program.said("configuration reloaded", 2);
         assert_eq!(shown(&front, &config, "localhost"), last.certificate);
         front.program.signal("HUP");
-        front.program.said("configuration unchanged", 1);
+        if setting.is_empty() {
+            let refused = "refused, the old configuration goes on";
+            front.program.said(refused, 3);
+        } else {
+            front.program.said("configuration unchanged", 1);
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """A real browser against the real program: run.py LURCHER.
 
 Starts `lurcher serve` with a directory, an upload store and one handler (this program, over ZeroMQ, as any handler), opens the page
