@@ -329,6 +329,12 @@ impl Client {
             .set(self.shard.clock.milliseconds().saturating_add(milliseconds));
     }
 
+    /// Sets it unless something is due before.
+    pub(super) fn bring_deadline(&self, milliseconds: u64) {
+        let due = self.shard.clock.milliseconds().saturating_add(milliseconds);
+        self.deadline.set(self.deadline.get().min(due));
+    }
+
     /// The id under which handlers know the connection, if any does.
     pub(super) fn id(&self) -> Option<ConnId> {
         self.id.get()

@@ -60,7 +60,7 @@ pub(super) struct Connection {
     fresh: bool,
     /// Some of a head is here, so that the whole of it is due.
     begun: bool,
-    /// The client has shut down its sending side while the last bytes for it were still to be written.
+    /// The client has shut down its sending side while something was still to be done for it.
     deaf: bool,
     progress: Progress,
     /// What the socket has not taken yet, oldest first.
