@@ -8,7 +8,14 @@ use super::{Config, Host, Route, Server, Target};
 pub fn changes(old: (&Config, &Server), new: (&Config, &Server)) -> Vec<String> {
     let mut lines = Vec::new();
     server(old.1, new.1, &mut lines);
-    hosts(&old.1.hosts, &new.1.hosts, &mut lines);
+    if old.1.hosts != new.1.hosts {
+        let before = lines.len();
+        hosts(&old.1.hosts, &new.1.hosts, &mut lines);
+        if lines.len() == before {
+            // Of hosts that share the end of their names, the first decides.
+            lines.push("hosts in another order".to_owned());
+        }
+    }
     settings(&old.0.setting_rows, &new.0.setting_rows, &mut lines);
     if old.0.mimetypes != new.0.mimetypes {
         lines.push("mimetypes changed".to_owned());
@@ -136,5 +143,38 @@ fn settings(old: &[(String, String)], new: &[(String, String)], lines: &mut Vec<
             (None, Some(after)) => lines.push(format!("setting {key}: its default -> {after}")),
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::conf;
+
+    fn config(hosts: &str) -> Config {
+        let text = format!(
+            "a = Dir(base='a/', index_file='i', default_ctype='t')
+             b = Dir(base='b/', index_file='i', default_ctype='t')
+             one = Host(name='one', matching='www(1).example', routes={{'/': a}})
+             two = Host(name='two', matching='www(2).example', routes={{'/': b}})
+             s = Server(uuid='u', name='n', access_log='/a', error_log='/e', chroot='', pid_file='/run/pid', control_port='',
+                default_host='one', bind_addr='127.0.0.1', port=1, hosts=[{hosts}])
+             servers = [s]"
+        );
+        let reading = conf::read(Path::new("x"), text.as_bytes());
+        assert!(!reading.fatal, "{:?}", reading.diagnostics);
+        reading.into_config()
+    }
+
+    #[test]
+    fn the_order_of_hosts_is_a_difference_and_the_same_is_none() {
+        let between =
+            |old: &Config, new: &Config| changes((old, &old.servers[0]), (new, &new.servers[0]));
+        let (before, after) = (config("one, two"), config("two, one"));
+        assert_eq!(between(&before, &before), [""; 0]);
+        assert_eq!(between(&before, &after), ["hosts in another order"]);
+        assert_eq!(between(&before, &config("one")), ["host two removed"]);
     }
 }

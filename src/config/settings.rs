@@ -200,7 +200,7 @@ settings! {
     proxy_protocol_from: Networks = networks(""), Lurcher "proxy_protocol.from" ["networks"] Effect::Honoured,
         "balancers that must begin each connection with a header of the PROXY protocol, version 1 or 2";
     reload_on_hangup: bool = flag("1"), Lurcher "reload.on_hangup" ["0 or 1"] Effect::Honoured,
-        "0: SIGHUP reopens the logs only, and does not look at the configuration";
+        "0: SIGHUP reopens the logs and reads the certificates, and does not look at the configuration";
     relaxed: bool = flag("0"), Mongrel2 "request.relaxed" ["0 or 1"] Effect::Honoured,
         "1: `{`, `}` and `^` are allowed in a request's URI";
     sendfile_base: Option<String> = optional(""), Lurcher "sendfile.base" ["directory"] Effect::Honoured,

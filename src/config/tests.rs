@@ -212,7 +212,7 @@ proptest! {
             location: String::new(),
             how: String::new(),
             what: String::new(),
-            why: String::new(),
+            why: None,
         };
         sqlite::write(&path, &config, &entry).unwrap();
         let reading = read(&path).unwrap();

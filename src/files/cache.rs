@@ -38,6 +38,7 @@ pub(super) struct Entry {
 /// One form of it.
 #[derive(Debug)]
 pub(super) struct Form {
+    pub(super) coding: Coding,
     pub(super) stamp: Stamp,
     /// The entity tag without its quotes.
     pub(super) tag: String,
@@ -150,6 +151,7 @@ mod tests {
             panic!("a file");
         };
         let form = Form {
+            coding: Coding::Identity,
             stamp: hit.forms[3].unwrap(),
             tag: String::new(),
             lines: Bytes::new(),

@@ -293,6 +293,7 @@ impl Files {
                 (kept.and_then(|form| form.body.clone()), true)
             };
             Some(Rc::new(Form {
+                coding,
                 stamp,
                 tag: reply::tag(&stamp, coding),
                 lines: reply::form_lines(&stamp, coding, varies, self.server, now),
@@ -351,6 +352,10 @@ impl Files {
                 return Some(reply.with("Content-Range", range.as_bytes()));
             }
             Decision::Whole => Vec::new(),
+            // Content-Encoding would be said of the parts with their heads together, which nobody can decode.
+            Decision::Parts(parts) if parts.len() > 1 && form.coding != Coding::Identity => {
+                Vec::new()
+            }
             Decision::Parts(parts) => parts,
         };
         let mut lines = Vec::with_capacity(512);

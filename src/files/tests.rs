@@ -235,6 +235,23 @@ async fn several_ranges_are_parts_with_heads_of_their_own() {
 }
 
 #[tokio::test]
+async fn several_ranges_of_a_compressed_form_are_all_of_it() {
+    let site = Site::new(CACHE, LONG);
+    site.write("a.html", b"<p>", 1000);
+    let gzip = numbers(1000, 3);
+    site.write("a.html.gz", gzip.as_bytes(), 1000);
+    for (range, status, body) in [
+        ("bytes=0-2,1500-1502", 200, gzip.as_str()),
+        ("bytes=1500-1502", 206, "500"),
+    ] {
+        let fields = [("Accept-Encoding", "gzip"), ("Range", range)];
+        let seen = site.get("/f/a.html", &fields).await;
+        assert_eq!((seen.status, seen.body.as_str()), (status, body));
+        assert_eq!(seen.field("Content-Encoding"), Some("gzip"));
+    }
+}
+
+#[tokio::test]
 async fn answers_without_the_file() {
     let site = Site::new(CACHE, LONG);
     site.write("sub/index.html", b"<p>", 1000);

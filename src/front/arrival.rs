@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -157,6 +158,10 @@ async fn proxy_header(stream: &mut TcpStream) -> Result<Said, Failed> {
 
 /// Makes a connection of what has arrived.
 fn enter(shard: &Rc<Shard>, arrived: Arrived, addr: SocketAddr) {
+    let fd = match &arrived {
+        Arrived::Plain(stream) | Arrived::PlainOnTls(stream) => stream.as_raw_fd(),
+        Arrived::Tls(session) => session.get_ref().0.as_raw_fd(),
+    };
     let (stream, secure, trouble) = match arrived {
         Arrived::Plain(stream) => (Stream::Plain(stream), None, None),
         Arrived::Tls(session) => {
@@ -167,6 +172,7 @@ fn enter(shard: &Rc<Shard>, arrived: Arrived, addr: SocketAddr) {
         Arrived::PlainOnTls(stream) => (Stream::Plain(stream), None, Some(Trouble::PlainOnTls)),
     };
     let client = shard.admit(addr, secure);
+    client.fd.set(fd);
     let mut connection = Connection::new(stream, client, Rc::clone(shard));
     if let Some(trouble) = trouble {
         connection.turn_away(trouble);

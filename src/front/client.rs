@@ -329,6 +329,12 @@ impl Client {
             .set(self.shard.clock.milliseconds().saturating_add(milliseconds));
     }
 
+    /// Sets it unless something is due before.
+    pub(super) fn bring_deadline(&self, milliseconds: u64) {
+        let due = self.shard.clock.milliseconds().saturating_add(milliseconds);
+        self.deadline.set(self.deadline.get().min(due));
+    }
+
     /// The id under which handlers know the connection, if any does.
     pub(super) fn id(&self) -> Option<ConnId> {
         self.id.get()
@@ -434,6 +440,13 @@ impl pool::Speaker for Client {
         if self.hold.get() == Hold::Held {
             self.hold.set(Hold::Over);
             self.wake();
+        }
+    }
+
+    fn abandoned(&self) {
+        // The next message of a message socket finds another handler, or none.
+        if self.kind.get() == Kind::Socket {
+            self.tell(Mail::Failed(Failure::HandlerLost));
         }
     }
 }

@@ -138,9 +138,7 @@ impl ResponseHead {
                 field(out, "Server", super::SERVER.as_bytes());
             }
         }
-        for (name, value) in &self.fields {
-            field(out, name.as_str(), HeaderValue::as_bytes(value));
-        }
+        put_fields(&self.fields, out);
         if let Some(length) = self.length {
             field(
                 out,
@@ -153,8 +151,24 @@ impl ResponseHead {
     }
 }
 
+/// Writes the lines of these fields, names with capitals: case means nothing in HTTP/1.1, but there are clients that have only
+/// ever seen `Set-Cookie`.
+pub(super) fn put_fields(fields: &HeaderMap, out: &mut Vec<u8>) {
+    for (name, value) in fields {
+        let start = out.len();
+        field(out, name.as_str(), HeaderValue::as_bytes(value));
+        let mut begins = true;
+        for byte in out.iter_mut().skip(start).take(name.as_str().len()) {
+            if begins {
+                byte.make_ascii_uppercase();
+            }
+            begins = *byte == b'-';
+        }
+    }
+}
+
 /// Writes one field line.
-pub(super) fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);

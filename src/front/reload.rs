@@ -78,6 +78,8 @@ impl Shard {
 
         // Nothing can fail from here on but addresses that change hands.
         self.limits.replace(Rc::new(Limits::from(plan.settings())));
+        // There may be room for more clients now.
+        self.registry.left.notify_one();
         self.tls.replace(tls);
         if let Some(log) = access_log {
             // The old one writes what it has and ends by itself.

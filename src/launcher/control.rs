@@ -1,7 +1,6 @@
 //! `lurcher control` and its shorthands: an operator's side of the control port, Lurcher's or Mongrel2's.
 //!
-//! The address is taken from the configuration as the server takes it. Whoever answers there must be the server that was
-//! meant, since servers may share an address. Nothing is repeated: a server that does not answer in time is an error.
+//! What is typed and what is printed; the asking itself is `line`'s.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -9,15 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::runtime::Builder;
+use anyhow::{Context as _, bail};
 
-use super::port;
-use crate::bus::client::{Context, Options, Requester};
+use super::line::{self, Absent, Line, Meant, clean, plain, refused};
 use crate::config::{self, Selector};
 use crate::control::{Answer, Argument, Cell, Order, Question, Table};
-use crate::endpoint::{Endpoint, Transport};
+use crate::endpoint::Endpoint;
 
 /// Arguments of `lurcher control`.
 #[derive(Debug, clap::Args)]
@@ -160,26 +156,6 @@ pub(super) fn running(server: &Server) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn plain(command: &str) -> Question {
-    Question {
-        command: command.to_owned(),
-        arguments: Vec::new(),
-    }
-}
-
-fn refused(code: Option<&str>, error: &str) -> anyhow::Error {
-    let (code, error) = (code.map(clean), clean(error));
-    match code {
-        Some(code) => anyhow!("the server refuses: {code}: {error}"),
-        None => anyhow!("the server refuses: {error}"),
-    }
-}
-
-/// Nobody who was meant answers: what `running` is asked about.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Absent(String);
-
 impl Server {
     fn ask(&self, questions: &[Question]) -> anyhow::Result<(String, Answer)> {
         if self.port.control.is_some() && self.config.is_some() {
@@ -196,91 +172,23 @@ fn ask(
     questions: &[Question],
 ) -> anyhow::Result<(String, Answer)> {
     let (endpoint, meant) = port.find(config)?;
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
-    runtime.block_on(async {
-        // A host that swallows packets is waited for no longer than one that swallows questions.
-        if let Ok(reached) = tokio::time::timeout(port.timeout, reach(&endpoint)).await {
-            reached?;
-        }
-        let context = Context::new();
-        let options = Options {
-            linger: Duration::ZERO,
-            ..Options::default()
-        };
-        let mut requester = Requester::connect(&context, &endpoint, &options)?;
-        let mut name = endpoint.to_string();
-        if let Some((called, uuid)) = meant {
-            let told = one(&mut requester, &endpoint, &plain("uuid"), port.timeout).await?;
-            let told = match &told {
-                Answer::Table(table) => match table.rows.first().map(Vec::as_slice) {
-                    Some([Cell::Text(told)]) => told,
-                    _ => bail!("ask {endpoint} who it is: it does not say"),
-                },
-                Answer::Error { code, error } => return Err(refused(code.as_deref(), error)),
-            };
-            if *told != uuid {
-                let told = clean(told);
-                return Err(Absent(format!("at {endpoint} is another server, {told}")).into());
-            }
-            name = called;
-        }
-        let mut answer = None;
-        for question in questions {
-            let latest = one(&mut requester, &endpoint, question, port.timeout).await?;
-            let is_table = matches!(latest, Answer::Table(_));
-            answer = Some(latest);
-            if is_table {
-                break;
-            }
-        }
-        drop(requester);
-        let answer = answer.context("nothing was asked")?;
-        Ok((name, answer))
-    })
-}
-
-/// Commands after which a Mongrel2 may end before its answer has left.
-const ENDING: [&str; 2] = ["stop", "terminate"];
-
-/// How often it is looked whether a server has ended.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
-
-/// Waits until nobody listens any more.
-async fn ended(endpoint: &Endpoint) {
-    loop {
-        tokio::time::sleep(LOOK_AGAIN).await;
-        if reach(endpoint).await.is_err() {
-            return;
+    let mut line = Line::open(endpoint, meant, port.timeout)?;
+    let mut answer = None;
+    for question in questions {
+        let latest = line.ask(question)?;
+        let is_table = matches!(latest, Answer::Table(_));
+        answer = Some(latest);
+        if is_table {
+            break;
         }
     }
-}
-
-async fn one(
-    requester: &mut Requester,
-    endpoint: &Endpoint,
-    question: &Question,
-    timeout: Duration,
-) -> anyhow::Result<Answer> {
-    let encoded = question.encode();
-    let answer = tokio::select! {
-        answer = tokio::time::timeout(timeout, requester.ask(&encoded)) => answer.map_err(|_| {
-            let waited = timeout.as_secs_f64();
-            Absent(format!("{endpoint} gives no answer within {waited} s"))
-        })??,
-        () = ended(endpoint), if ENDING.contains(&question.command.as_str()) => {
-            return Ok(Table::single("msg", "the server has ended").into());
-        }
-    };
-    Answer::decode(&answer)
-        .with_context(|| format!("ask {endpoint}: what answers is no control port"))
+    let answer = answer.context("nothing was asked")?;
+    Ok((line.name().to_owned(), answer))
 }
 
 impl Port {
-    /// Where to ask, and the name and uuid of the server that is meant, if it is known.
-    fn find(&self, config: Option<&Path>) -> anyhow::Result<(Endpoint, Option<(String, String)>)> {
+    /// Where to ask, and which server is meant, if it is known.
+    fn find(&self, config: Option<&Path>) -> anyhow::Result<(Endpoint, Option<Meant>)> {
         if let Some(endpoint) = &self.control {
             return Ok((endpoint.clone(), None));
         }
@@ -288,57 +196,9 @@ impl Port {
             Some(name) => Selector::Named(name.clone()),
             None => Selector::Only,
         };
-        let loaded = config::load(config, &selector)?;
-        let server = &loaded.config.servers[loaded.server];
-        let plain = port::address(server, &loaded.config.settings)?;
-        let inside = port::inside_chroot(plain.clone(), &server.chroot);
-        // A Mongrel2 that is not root stays outside of its chroot, and has its socket there.
-        let outside = |endpoint: &Endpoint| matches!(&endpoint.transport, Transport::Ipc { path } if !Path::new(path).exists());
-        let mut endpoint = if outside(&inside) && !outside(&plain) {
-            plain
-        } else {
-            inside
-        };
-        if let Transport::Tcp { host, port } = &mut endpoint.transport {
-            if port.is_none() {
-                bail!(
-                    "the control port of {} is any free one: name it with --control",
-                    server.uuid
-                );
-            }
-            // Every address of the machine, and so this one.
-            if host == "*" {
-                "127.0.0.1".clone_into(host);
-            }
-        }
-        let name = if server.name.is_empty() {
-            server.uuid.clone()
-        } else {
-            server.name.clone()
-        };
-        Ok((endpoint, Some((name, server.uuid.clone()))))
+        let (endpoint, meant) = line::find(&config::load(config, &selector)?)?;
+        Ok((endpoint, Some(meant)))
     }
-}
-
-/// Says at once that nobody listens, which libzmq would wait for.
-async fn reach(endpoint: &Endpoint) -> Result<(), Absent> {
-    let reached = match &endpoint.transport {
-        Transport::Ipc { path } if !path.starts_with('@') => {
-            UnixStream::connect(path).await.map(drop)
-        }
-        Transport::Tcp {
-            host,
-            port: Some(port),
-        } => TcpStream::connect((host.as_str(), *port)).await.map(drop),
-        _ => Ok(()),
-    };
-    reached.map_err(|error| Absent(format!("no control port at {endpoint}: {}", lower(&error))))
-}
-
-/// The system's words without its number.
-fn lower(error: &io::Error) -> String {
-    let text = error.to_string().to_lowercase();
-    text.split(" (os error").next().unwrap_or(&text).to_owned()
 }
 
 /// A table for people, or for programs.
@@ -385,13 +245,6 @@ fn text(cell: &Cell) -> String {
         Cell::Bool(is_so) => is_so.to_string(),
         Cell::Text(text) => clean(text),
     }
-}
-
-/// What another process says, without what a terminal would obey.
-fn clean(text: &str) -> String {
-    text.chars()
-        .map(|char| if char.is_control() { '\u{fffd}' } else { char })
-        .collect()
 }
 
 fn write_json(table: &Table, out: &mut String) {

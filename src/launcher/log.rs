@@ -52,11 +52,22 @@ pub(super) fn open_error_log(path: &Path, level: i64) -> io::Result<()> {
     if let Ok(mut slot) = FILE.lock() {
         *slot = Some((path.to_owned(), file));
     }
+    set_verbosity(level);
+    Ok(())
+}
+
+/// Writes into the error log down to another of Mongrel2's levels from now on, if there is one.
+pub(super) fn set_level(level: i64) {
+    if FILE.lock().is_ok_and(|slot| slot.is_some()) {
+        set_verbosity(level);
+    }
+}
+
+fn set_verbosity(level: i64) {
     VERBOSITY.store(
         usize::try_from(level.clamp(0, 3)).unwrap_or(2) + 1,
         Ordering::Relaxed,
     );
-    Ok(())
 }
 
 /// Whether nobody reads stderr any more.

@@ -8,7 +8,9 @@ mod args;
 mod config;
 mod control;
 mod demo;
+mod line;
 mod log;
+mod m2sh;
 mod port;
 mod process;
 mod run;
@@ -35,6 +37,7 @@ pub fn main(built_in: &'static [BuiltIn]) -> ExitCode {
             log::install(std::env::var("LURCHER_LOG").ok().as_deref());
             serve::as_mongrel2(arguments)
         }
+        Some("m2sh") => return m2sh::main(&program, arguments),
         _ => by_its_own_name(built_in),
     };
     match result {

@@ -21,7 +21,7 @@ use super::signals::{STOP, Signals};
 use crate::config::Selector;
 use crate::control;
 use crate::drain;
-use crate::front::{self, Front, Handle};
+use crate::front::{self, Front, Handle, Plan, Reloaded};
 use crate::sys;
 
 /// How long open requests get when the process that holds this one has gone: whoever ended that wants its ports.
@@ -118,8 +118,10 @@ async fn serve(ready: Ready) -> anyhow::Result<ExitCode> {
     let control_port = port::bind(server, plan.settings()).await?;
     let drain_timeout = plan.settings().drain_timeout;
     let (signal, watch) = drain::channel();
-    let front = front::bind_with(listener, plan.clone(), &watch).await?;
+    // Before the log says that this server is there: whoever reads it may signal at once.
     let mut signals = Signals::of(STOP.into_iter().chain([SignalKind::hangup()]))?;
+    process::take_hangup()?;
+    let front = front::bind_with(listener, plan.clone(), &watch).await?;
     let mut source = Source {
         path: snapshot.path.clone(),
         chroot: snapshot.server().chroot.clone(),
@@ -197,52 +199,73 @@ struct Source {
 
 impl Source {
     /// Reads the configuration and lets the front serve what it says now; what is wrong with it is logged, and the front
-    /// goes on.
+    /// goes on. Certificates are renewed all the same: they do not wait until somebody has corrected a configuration.
     async fn reload(&mut self, handle: &Handle) {
-        let read = self.outside.read().await;
-        self.serve(handle, read).await;
-    }
-
-    /// The same for the certificates only: the configuration stays as it is, whatever has become of its file.
-    async fn renew(&mut self, handle: &Handle) {
-        let read = self.outside.renew().await;
-        self.serve(handle, read).await;
-    }
-
-    async fn serve(&mut self, handle: &Handle, read: anyhow::Result<Snapshot>) {
-        let snapshot = match read {
+        let snapshot = match self.outside.read().await {
             Ok(snapshot) => snapshot,
-            Err(why) => {
-                return self.refuse(&format!("{why:#}"));
-            }
+            Err(why) => return self.refuse(&format!("{why:#}")),
         };
         if let Some(mistakes) = &snapshot.mistakes {
-            // Certificates are renewed all the same: they do not wait until somebody has corrected a configuration.
             self.refuse(mistakes);
-        } else if snapshot.changed {
+            self.serve_keys(handle, &snapshot).await;
+            return;
+        }
+        if snapshot.changed {
             snapshot.log_remarks();
         }
         match handle.reload(snapshot.plan()).await {
-            Ok(done) if done.changes.is_empty() && snapshot.mistakes.is_some() => {}
             Ok(done) => {
                 self.reloads_on_hangup = snapshot.settings().reload_on_hangup;
+                log::set_level(snapshot.server().error_log_level);
                 // The front does not know of a jail that it is in.
                 let chroot = (snapshot.server().chroot != self.chroot).then_some("chroot");
-                for change in &done.changes {
-                    info!("reload: {change}");
-                }
-                for what in done.postponed.iter().copied().chain(chroot) {
-                    warn!("reload: {what} has changed: it takes effect at the next start");
-                }
-                let unchanged = done.changes.is_empty() && chroot.is_none();
-                info!(
-                    "configuration {}",
-                    if unchanged { "unchanged" } else { "reloaded" }
-                );
+                tell(&done, chroot);
             }
             Err(error) => {
                 let error = anyhow::Error::from(error);
                 error!("reload: {error:#}: refused, the old configuration goes on");
+                self.serve_keys(handle, &snapshot).await;
+            }
+        }
+    }
+
+    /// Renews the certificates only: the configuration stays as it is, whatever has become of its file.
+    async fn renew(&mut self, handle: &Handle) {
+        match self.outside.renew().await {
+            Ok(snapshot) => {
+                if !self.serve_keys(handle, &snapshot).await {
+                    info!("configuration unchanged");
+                }
+            }
+            Err(why) => self.refuse(&format!("{why:#}")),
+        }
+    }
+
+    /// Lets what is served go on with the certificates of a snapshot, if they come from where its own do. Whether there was
+    /// something to do.
+    async fn serve_keys(&self, handle: &Handle, snapshot: &Snapshot) -> bool {
+        let Some(served) = handle.plan() else {
+            return false;
+        };
+        let new = snapshot.plan();
+        let (from, to) = (served.settings(), new.settings());
+        if !served.use_ssl()
+            || !new.use_ssl()
+            || (&from.certdir, &from.ssl_ca_chain) != (&to.certdir, &to.ssl_ca_chain)
+        {
+            return false;
+        }
+        let keys = new.keys;
+        match handle.reload(Plan { keys, ..served }).await {
+            Ok(done) if done.changes.is_empty() => false,
+            Ok(done) => {
+                tell(&done, None);
+                true
+            }
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                error!("reload: {error:#}: the old certificates are served further");
+                true
             }
         }
     }
@@ -257,6 +280,21 @@ impl Source {
             self.path.display()
         );
     }
+}
+
+/// Tells the log what a reload has done.
+fn tell(done: &Reloaded, chroot: Option<&'static str>) {
+    for change in &done.changes {
+        info!("reload: {change}");
+    }
+    for what in done.postponed.iter().copied().chain(chroot) {
+        warn!("reload: {what} has changed: it takes effect at the next start");
+    }
+    let unchanged = done.changes.is_empty() && chroot.is_none();
+    info!(
+        "configuration {}",
+        if unchanged { "unchanged" } else { "reloaded" }
+    );
 }
 
 /// Runs a bound front until `stop` completes, then drains it; `stop` completing once more ends it at once. All its

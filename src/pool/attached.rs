@@ -37,6 +37,9 @@ pub trait Speaker {
 
     /// Nothing of it is held any more: it may send again.
     fn go_on(&self);
+
+    /// The pool is closed: nobody will ever take its messages, or answer them.
+    fn abandoned(&self);
 }
 
 /// What became of a message.
@@ -308,6 +311,13 @@ impl State {
                 // Its client has left: nobody could be answered.
                 _ => Name::MessagesDropped.increment(),
             }
+        }
+    }
+
+    /// No worker will come any more.
+    pub(super) fn abandon_attached(&self) {
+        for (_, attached) in &self.attached {
+            attached.speaker.abandoned();
         }
     }
 

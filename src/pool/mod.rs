@@ -351,13 +351,17 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Failure::QueueFull`] when it would have to wait and the queue is full.
+    /// [`Failure::QueueFull`] when it would have to wait and the queue is full, [`Failure::WaitOver`] when the pool is closed.
     pub fn submit(
         self: &Rc<Self>,
         message: Bytes,
         retry: Retry,
         caller: Rc<dyn Caller>,
     ) -> Result<Ticket, Failure> {
+        if self.closed.get() {
+            // Its body came while its route was taken away.
+            return Err(Failure::WaitOver);
+        }
         let state = &mut *self.state.borrow_mut();
         state.serial = state.serial.wrapping_add(1);
         let serial = state.serial;
@@ -453,8 +457,15 @@ impl Pool {
     }
 
     /// Stops accepting peers and ends the connected ones in order, when what is queued for them is written. Their tasks end by
-    /// themselves.
+    /// themselves. What waits for a peer is failed, now or when it comes back from one, and those that are attached are told.
     pub fn close(&self) {
+        self.end_sockets();
+        let state = &mut *self.state.borrow_mut();
+        state.expire(Instant::now(), Duration::ZERO);
+        state.abandon_attached();
+    }
+
+    fn end_sockets(&self) {
         self.closed.set(true);
         self.unsettled.notify_one();
         for listening in self.listening.take() {
@@ -507,6 +518,10 @@ impl Pool {
                 None => state.workers.end(worker),
             }
         }
+        if self.closed.get() && state.waiting > 0 {
+            // Nobody will come for it.
+            state.expire(Instant::now(), Duration::ZERO);
+        }
     }
 
     /// Somebody may take more than before: messages that are held go out, then requests that wait.
@@ -548,7 +563,8 @@ impl Pool {
                     listening.stop_accepting();
                 }
                 if !state.workers.dismiss_idle() {
-                    self.close();
+                    self.end_sockets();
+                    state.abandon_attached();
                 }
             }
             return true;

@@ -492,6 +492,7 @@ struct Talker {
     id: u32,
     peers: RefCell<Vec<PeerId>>,
     went_on: Cell<u32>,
+    abandoned: Cell<u32>,
 }
 
 impl Speaker for Talker {
@@ -505,6 +506,10 @@ impl Speaker for Talker {
 
     fn go_on(&self) {
         self.went_on.set(self.went_on.get() + 1);
+    }
+
+    fn abandoned(&self) {
+        self.abandoned.set(self.abandoned.get() + 1);
     }
 }
 
@@ -563,6 +568,29 @@ async fn what_was_not_written_goes_to_the_next_handler_before_what_comes_then() 
     assert_eq!(*talker.peers.borrow(), [one.pull.id(), two.pull.id()]);
     assert_eq!(say(&attachment, "e"), Sent::Passed);
     assert_eq!(two.has().last().expect("some"), "s 1 e");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_waits_for_a_pool_that_is_closed() {
+    let pool = pool(Some(1));
+    let handler = Handler::join(&pool);
+    let has = submit(&pool, 1, "a", Retry::Safe);
+    let waits = submit(&pool, 2, "b", Retry::Safe);
+    let speaker = talker(3);
+    let attached = pool.attach(Rc::clone(&speaker) as Rc<dyn Speaker>);
+    handler.takes_all();
+    pool.close();
+    assert_eq!(*waits.1.failures.borrow(), [Failure::WaitOver]);
+    assert_eq!(speaker.abandoned.get(), 1);
+    handler.pull_lost();
+    handler.voice_lost();
+    // It could have been handed on, and nobody will come.
+    assert_eq!(has.1.failures.borrow().len(), 1);
+    let caller = Rc::new(Note::default()) as Rc<dyn Caller>;
+    let late = pool.submit(Bytes::from_static(b"c"), Retry::Safe, caller);
+    assert_eq!(late.map(drop), Err(Failure::WaitOver));
+    drop((has, waits, attached));
+    assert!(pool.state.borrow().open.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -26,6 +26,11 @@ const STEP_BYTES: usize = 4096;
 /// What a sync flush ends with; it does not go out, and is put back before inflating (RFC 7692 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
+/// Last blocks of which a message may have so many, and one more for each so many bytes: to begin anew behind one costs the time of a window,
+/// and a message of nothing else would keep everybody waiting for seconds. Who compresses in pieces has one for each.
+const LAST_BLOCKS_MAX: usize = 16;
+const LAST_BLOCK_BYTES: usize = 1024;
+
 /// The compressor's effort. Not a setting: the middle of the road, and the same for everybody.
 const LEVEL: u32 = 6;
 
@@ -122,11 +127,12 @@ fn window_bits(value: &[u8]) -> Option<u8> {
 ///
 /// # Errors
 ///
-/// [`Violation::Deflate`] when it is not what a compressor writes, [`Violation::TooBig`] at the first byte above `most`: no memory
+/// [`Violation::Deflate`] when it is not what a compressor writes, or in far too many pieces, [`Violation::TooBig`] at the first byte above `most`: no memory
 /// is used for what a small message would become.
 pub fn inflate(payload: &[u8], most: usize) -> Result<Vec<u8>, Violation> {
     let mut inflater = Decompress::new(false);
     let mut out = Vec::new();
+    let mut restarts = LAST_BLOCKS_MAX.saturating_add(payload.len() / LAST_BLOCK_BYTES);
     for input in [payload, &TAIL[..]] {
         let mut rest = input;
         loop {
@@ -151,7 +157,10 @@ pub fn inflate(payload: &[u8], most: usize) -> Result<Vec<u8>, Violation> {
             match status {
                 // A last block, which RFC 7692 7.2.3.4 allows: what follows it begins anew.
                 Status::StreamEnd if rest.is_empty() => break,
-                Status::StreamEnd => inflater.reset(false),
+                Status::StreamEnd => {
+                    restarts = restarts.checked_sub(1).ok_or(Violation::Deflate)?;
+                    inflater.reset(false);
+                }
                 _ if out.len() == out.capacity() => {}
                 _ if rest.is_empty() => break,
                 _ if used == 0 && made == 0 => return Err(Violation::Deflate),

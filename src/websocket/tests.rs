@@ -324,6 +324,18 @@ fn what_is_badly_compressed_is_refused() {
 }
 
 #[test]
+fn a_message_of_nothing_but_last_blocks_is_refused() {
+    // Each is whole in itself, and would have the inflater begin anew for two bytes.
+    assert_eq!(
+        inflate(&b"\x03\x00".repeat(100_000), 1_000_000),
+        Err(Violation::Deflate)
+    );
+    // So many as somebody has who compresses in pieces are sound.
+    let pieces = b"\xf3\x48\xcd\xc9\xc9\x07\x00".repeat(16);
+    assert_eq!(inflate(&pieces, 1000), Ok(b"Hello".repeat(16)));
+}
+
+#[test]
 fn a_small_message_does_not_become_a_big_one() {
     let bomb = payload_of(&vec![0; 10_000_000]);
     assert!(bomb.len() < 50_000, "{}", bomb.len());

@@ -552,6 +552,38 @@ fn a_file_that_shrinks_while_it_is_sent_ends_the_connection() {
 }
 
 #[test]
+fn a_client_that_has_said_all_before_the_answer_gets_it() {
+    let site = Site::start("");
+    let large = site.large();
+    let mut client = Client::connect(site.address);
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    // From disk, from disk in many blocks, and from memory.
+    send(
+        &mut client,
+        &["/hello.txt", "/large", "/hello.txt"].map(get).concat(),
+    );
+    client.shutdown_write();
+    assert_eq!(client.answer().body, b"hello text\n");
+    assert!(client.answer().body == large);
+    assert_eq!(client.answer().body, b"hello text\n");
+    assert_eq!(client.rest(), b"", "and then the connection ends");
+    // What is not whole is no request.
+    let mut client = Client::connect(site.address);
+    send(
+        &mut client,
+        &[
+            &get("/sub/"),
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nab",
+        ]
+        .concat(),
+    );
+    client.shutdown_write();
+    assert_eq!(client.answer().body, b"<p>sub</p>\n");
+    client.rest();
+    assert!(client.ended());
+}
+
+#[test]
 fn a_client_that_leaves_in_the_middle_costs_nothing_and_is_logged_so() {
     let mut site = Site::start("");
     site.large();

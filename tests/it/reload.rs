@@ -165,6 +165,39 @@ fn routes_and_handlers_change_and_what_is_open_is_finished() {
 }
 
 #[test]
+fn what_a_handler_whose_route_is_gone_does_not_end_in_time_is_ended() {
+    let (stays, goes) = (Handler::new("stays"), Handler::new("goes"));
+    let settings = ", 'limits.drain_timeout': 1, 'limits.content_length': 100";
+    let mut site = Site::start(0, &[("/", &stays), ("/old", &goes)], settings);
+    let front = site.program.listening();
+    let peer = goes.connect();
+    let mut asks = Client::connect(front);
+    asks.send(get("/old/long").as_bytes()).expect("send");
+    next(&peer, "goes", "/old/long");
+    let mut talks = Client::connect(front);
+    talks
+        .send(
+            b"GET /old/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+        )
+        .expect("send");
+    let id = next(&peer, "goes", "/old/ws");
+    peer.reply("goes", &id, b"HTTP/1.1 101 Switching Protocols\r\n\r\n");
+    talks.upto(b"\r\n\r\n");
+    let mut posts = Client::connect(front);
+    posts
+        .send(b"POST /old/slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n1")
+        .expect("send");
+
+    site.reload(0, &[("/", &stays)], settings);
+    // Its GET could be handed on, but to nobody.
+    assert_eq!(asks.answer().status / 100, 5);
+    assert_eq!(talks.upto(b"\x88\x02\x03\xe9"), b"\x88\x02\x03\xe9");
+    posts.send(b"2").expect("send");
+    assert_eq!(posts.answer().status, 503);
+}
+
+#[test]
 fn a_handler_that_only_changes_its_name_keeps_its_peers() {
     let before = Handler::new("before");
     let after = Handler {

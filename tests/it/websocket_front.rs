@@ -474,6 +474,13 @@ fn silent_clients_are_pinged_where_the_setting_says_so() {
     expect_end(&mut silent, b"\x89\x07lurcher");
     // The pongs were for the front.
     handler.told(&silent_id);
+    // Who is in the middle of a long frame cannot say a pong, and need not.
+    let long = frame(0x81, b"slowly");
+    for byte in &long {
+        send(&mut lively, [*byte]);
+        std::thread::sleep(Duration::from_millis(350));
+    }
+    is_frame(&handler.got(), &lively_id, "0x81", b"slowly");
     send(&mut lively, frame(0x81, b"here"));
     is_frame(&handler.got(), &lively_id, "0x81", b"here");
 }

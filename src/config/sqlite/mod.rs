@@ -6,6 +6,7 @@
 
 mod cells;
 mod read;
+mod texts;
 mod write;
 
 use std::path::Path;
@@ -15,6 +16,7 @@ use rusqlite::{Connection, OpenFlags, params};
 use thiserror::Error;
 
 pub(super) use read::read;
+pub use texts::texts;
 pub use write::write;
 
 /// How long a database that another program is writing is waited for.
@@ -65,8 +67,8 @@ pub struct Entry {
     pub how: String,
     /// What was done.
     pub what: String,
-    /// What for.
-    pub why: String,
+    /// What for; m2sh leaves NULL where that is not said.
+    pub why: Option<String>,
 }
 
 /// The journal, oldest first.
@@ -89,7 +91,7 @@ pub fn journal(path: &Path) -> Result<Vec<Entry>, DatabaseError> {
             location: text(2)?,
             how: text(3)?,
             what: text(4)?,
-            why: text(5)?,
+            why: row.get(5)?,
         })
     })?;
     Ok(entries.collect::<Result<_, _>>()?)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::super::{Config, conf};
-use super::{DatabaseError, Entry, columns, commit, journal, read, write};
+use super::{DatabaseError, Entry, columns, commit, journal, read, texts, write};
 
 const CONF: &str = r#"
     h = Handler(send_spec='tcp://127.0.0.1:1' send_ident='a' recv_spec='tcp://127.0.0.1:2' recv_ident='' EXTRA)
@@ -45,7 +45,7 @@ fn entry(what: &str) -> Entry {
         location,
         how,
         what: text(what),
-        why: text("test"),
+        why: Some(text("test")),
     }
 }
 
@@ -220,4 +220,19 @@ fn a_database_of_another_mongrel2_says_which_column_it_lacks() {
         error.to_string(),
         "table `route` has no column `target_type`"
     );
+}
+
+#[test]
+fn rows_can_be_looked_at_right_or_wrong() {
+    let fixture = fixture("");
+    fixture.run(
+        "UPDATE server SET name = NULL, port = 'http'; ALTER TABLE server DROP COLUMN bind_addr",
+    );
+    let rows = texts(&fixture.path, "server", ["id", "name", "port", "bind_addr"]).unwrap();
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(rows, [[text("1"), None, text("http"), None]]);
+    assert!(matches!(
+        texts(&fixture.path, "nothing", ["id"]),
+        Err(DatabaseError::Foreign("nothing"))
+    ));
 }

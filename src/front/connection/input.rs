@@ -226,11 +226,17 @@ impl Connection {
 
     /// Reads from the client.
     pub(super) fn read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        if self.deaf
-            || (matches!(
-                self.state,
-                State::Response(_) | State::Local(_) | State::Opening(_)
-            ) && self.input.len() >= INPUT_AHEAD_MAX)
+        if self.deaf {
+            return if self.outlives_input() {
+                Poll::Pending
+            } else {
+                Poll::Ready(Err(Gone))
+            };
+        }
+        if (matches!(
+            self.state,
+            State::Response(_) | State::Local(_) | State::Opening(_)
+        ) && self.input.len() >= INPUT_AHEAD_MAX)
             || (matches!(self.state, State::Head) && self.is_behind())
             || self.waits()
             || (matches!(self.state, State::WebSocket(_)) && self.client.is_half_full())
@@ -314,16 +320,23 @@ impl Connection {
     }
 
     /// The client has shut down its sending side: Mongrel2 takes that for the end, and so do handlers that wait for it. Only
-    /// last words that are on their way are still written, and a tunnel goes on in the other direction.
+    /// what needs nothing more of the client goes on.
     fn end_of_input(&mut self) -> Result<(), Gone> {
-        if matches!(&self.state, State::Local(local) if local.is_tunnel()) {
-            self.deaf = true;
-            return Ok(());
-        }
-        if matches!(self.state, State::Flush) {
+        if self.outlives_input() {
             self.deaf = true;
             return Ok(());
         }
         Err(Gone)
+    }
+
+    /// Whether there is something to be done for a client that sends nothing more: last words are on their way, a file is
+    /// being sent, a tunnel goes on in the other direction, or requests are here that came before the end.
+    fn outlives_input(&self) -> bool {
+        match &self.state {
+            State::Flush => true,
+            State::Local(local) => local.outlives_input(),
+            State::Head => self.is_behind(),
+            _ => false,
+        }
     }
 }

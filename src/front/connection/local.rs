@@ -111,6 +111,13 @@ impl Local {
         matches!(self.incoming, Incoming::Raw)
     }
 
+    /// Whether it goes on when the client has shut down its sending side. Files need nothing of a client that has sent its
+    /// whole request; a backend may do work for nobody, so there it counts as having left, as with handlers.
+    pub(super) fn outlives_input(&self) -> bool {
+        let is_switched = self.status == StatusCode::SWITCHING_PROTOCOLS.as_u16();
+        is_switched || (!self.had_maker && matches!(self.incoming, Incoming::Done))
+    }
+
     /// The client sends nothing more into the tunnel; the other side may.
     pub(super) fn end_tunnel_input(&mut self) {
         self.incoming = Incoming::Done;
@@ -380,9 +387,7 @@ impl Connection {
             Part::Trailers(trailers) => {
                 if local.outgoing == Outgoing::Chunked {
                     let mut out = b"0\r\n".to_vec();
-                    for (name, value) in &trailers {
-                        local::field(&mut out, name.as_str(), value.as_bytes());
-                    }
+                    local::put_fields(&trailers, &mut out);
                     out.extend_from_slice(b"\r\n");
                     self.output.push_back(out.into());
                     local.outgoing = Outgoing::Ended;
@@ -539,6 +544,7 @@ impl Connection {
         let now = self.shard.clock.milliseconds();
         let elapsed = now.saturating_sub(local.began);
         if local.is_receiving()
+            && elapsed >= limits.body_grace
             && local.received.saturating_mul(1000) < limits.body_rate.saturating_mul(elapsed)
         {
             self.local_failed(Trouble::BodyTimeout);
@@ -553,7 +559,7 @@ impl Connection {
             self.client.set_deadline(FLUSH_TIMEOUT);
         }
         if local.has_body_left() {
-            self.client.set_deadline(limits.body_grace);
+            self.client.bring_deadline(limits.body_grace);
         }
         Ok(())
     }

@@ -60,7 +60,7 @@ pub(super) struct Connection {
     fresh: bool,
     /// Some of a head is here, so that the whole of it is due.
     begun: bool,
-    /// The client has shut down its sending side while the last bytes for it were still to be written.
+    /// The client has shut down its sending side while something was still to be done for it.
     deaf: bool,
     progress: Progress,
     /// What the socket has not taken yet, oldest first.
@@ -195,6 +195,17 @@ impl Connection {
             });
             return Err(Gone);
         }
+        if self.client.hold.get() == Hold::Over {
+            // The deadline was that of what has gone out.
+            self.client.expired.set(false);
+            self.client.hold.set(Hold::Free);
+            self.fresh = !self.input.is_empty();
+            match self.state {
+                State::WebSocket(_) => self.websocket_goes_on(),
+                State::Head => self.client.deadline.set(NEVER),
+                _ => {}
+            }
+        }
         if self.client.expired.take() {
             self.expire()?;
         }
@@ -202,14 +213,6 @@ impl Connection {
             && let State::Response(exchange) = &self.state
         {
             exchange.ticket.attach();
-        }
-        if self.client.hold.get() == Hold::Over {
-            self.client.hold.set(Hold::Free);
-            self.fresh = !self.input.is_empty();
-            match self.state {
-                State::WebSocket(_) => self.websocket_goes_on(),
-                _ => self.client.deadline.set(NEVER),
-            }
         }
         if self.shard.closes_idle() {
             self.websocket_leaves();
@@ -237,7 +240,8 @@ impl Connection {
     /// Whether the client has to take what was written for it before its next request is looked at. Without that, what lies
     /// in the mailbox behind the end of a response (a close, a failure) would meet the request after it.
     fn is_behind(&self) -> bool {
-        !self.output.is_empty()
+        // TLS may have taken what the socket has not.
+        (!self.output.is_empty() || self.client.behind.get())
             && match &self.state {
                 State::Head => true,
                 State::Response(exchange) => exchange.opaque,
@@ -300,11 +304,20 @@ impl Connection {
         }
     }
 
-    /// Ends the open exchange, if there is one: the ticket is given back, the log line written.
+    /// Ends the open exchange, if there is one: the ticket is given back, the log line written. So it is of a request whose body
+    /// is not here yet.
     fn end_exchange(&mut self) {
         let mut exchange = match std::mem::replace(&mut self.state, State::Head) {
             State::Response(exchange) => exchange,
-            other => {
+            mut other => {
+                let line = match &mut other {
+                    State::Body(body) => body.accepted.line.take(),
+                    State::Opening(opening) => opening.take_line(),
+                    _ => None,
+                };
+                if let Some(line) = line {
+                    self.shard.log(&line, CLIENT_GONE, 0);
+                }
                 self.state = other;
                 return;
             }
@@ -349,8 +362,11 @@ impl Connection {
         });
     }
 
-    /// The pool has given up the open request.
+    /// The pool has given up the open request, or has ended under a WebSocket.
     fn pool_failed(&mut self, why: Failure) {
+        if matches!(self.state, State::WebSocket(_)) {
+            return self.websocket_abandoned();
+        }
         if let State::Response(exchange) = &mut self.state {
             let (started, head_request, line) = (
                 exchange.started,
@@ -366,6 +382,10 @@ impl Connection {
     fn abandon(&mut self, trouble: Trouble, started: bool, head_request: bool, line: Option<Line>) {
         if started {
             debug!(client = %self.client.addr, ?trouble, "response cut short");
+            if let State::Response(exchange) = &mut self.state {
+                // What was sent of it stands in the log.
+                exchange.line = line;
+            }
             self.end_exchange();
             self.close(Farewell::Told);
         } else {

@@ -182,7 +182,11 @@ impl Connection {
                     self.client.note_written(written);
                     self.advance(written);
                     // A client that takes bytes, however slowly, is neither idle nor gone.
-                    match self.state {
+                    match &self.state {
+                        // What it owes of a body is due all the same.
+                        State::Local(local) if local.has_body_left() => {
+                            self.client.bring_deadline(FLUSH_TIMEOUT);
+                        }
                         State::Flush | State::Local(_) => {
                             self.client.set_deadline(FLUSH_TIMEOUT);
                         }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tracing::error;
 
 use super::{Connection, Exchange, State};
+use crate::front::access_log::Line;
 use crate::front::answer::Trouble;
 use crate::front::client::NEVER;
 use crate::front::dispatch::Accepted;
@@ -42,6 +43,13 @@ pub(super) struct Receiving {
     complete: bool,
     /// The response is complete already.
     answered: bool,
+}
+
+impl Opening {
+    /// The line for the access log, when nothing comes of the request.
+    pub(super) fn take_line(&mut self) -> Option<Line> {
+        self.accepted.line.take()
+    }
 }
 
 impl Exchange {

@@ -223,6 +223,8 @@ impl Connection {
         }
         match websocket.decoder.decode(data) {
             Ok(decoded) => {
+                // Bytes of a long frame are a sign of life too: its client cannot put a pong into the middle of it.
+                websocket.pinged &= decoded.frame.is_some();
                 if let Some(frame) = decoded.frame {
                     self.messages_left = self.messages_left.saturating_sub(1);
                     self.websocket_frame(frame);
@@ -410,6 +412,16 @@ impl Connection {
             return self.websocket_deadline();
         }
         self.close(farewell);
+    }
+
+    /// The handler's route is gone, and its time is up: nobody will ever answer here.
+    pub(super) fn websocket_abandoned(&mut self) {
+        self.websocket_closes(GOING_AWAY, "");
+        match &self.state {
+            State::WebSocket(websocket) if websocket.front_closed => self.websocket_deadline(),
+            // In the middle of a frame of the handler's, or when all is said already.
+            _ => self.close(Farewell::Told),
+        }
     }
 
     /// The front stops: the client is told to go, and its answer awaited.

@@ -6,12 +6,13 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
@@ -69,6 +70,8 @@ pub(in crate::front) struct Backend {
     is_swept: Cell<bool>,
     in_use: Cell<usize>,
     freed: Notify,
+    /// Turns to look its name up.
+    lookups: Arc<Semaphore>,
     /// The address that took the last connection.
     address: Cell<Option<SocketAddr>>,
     /// The last connection failed: said once, not per request.
@@ -118,6 +121,7 @@ impl Backend {
             is_swept: Cell::new(false),
             in_use: Cell::new(0),
             freed: Notify::new(),
+            lookups: Arc::new(Semaphore::new(connect::LOOKUPS_MAX)),
             address: Cell::new(None),
             is_down: Cell::new(false),
         }
@@ -154,7 +158,8 @@ impl Backend {
 
     /// Makes a connection; its driver is a task of its own.
     pub(super) async fn connect(&self, watch: &Watch) -> Result<Connection, Fault> {
-        let connected = connect::connect(&self.name, self.port, self.address.get()).await;
+        let connected =
+            connect::connect(&self.name, self.port, self.address.get(), &self.lookups).await;
         self.note_state(connected.as_ref().err().copied());
         let (stream, address) = connected?;
         self.address.set(Some(address));

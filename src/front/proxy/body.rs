@@ -12,6 +12,7 @@ use hyper::body::{Frame, SizeHint};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::forward;
 use crate::front::answer::Fault;
 use crate::front::local::BodyPart;
 use crate::http1::BodyFraming;
@@ -181,7 +182,8 @@ impl hyper::body::Body for Body {
                 }
                 Some(Ok(Frame::data(data)))
             }
-            Some(BodyPart::Trailers(fields)) => {
+            Some(BodyPart::Trailers(mut fields)) => {
+                forward::clean_trailers(&mut fields);
                 // The library asks for nothing behind them.
                 this.end();
                 Some(Ok(Frame::trailers(fields)))

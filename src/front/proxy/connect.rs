@@ -4,12 +4,14 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tracing::debug;
 
 use crate::front::answer::Fault;
@@ -19,6 +21,10 @@ const ADDRESSES_MAX: usize = 16;
 
 /// How long an address may be silent before the next one is tried beside it (RFC 8305 8).
 const HEAD_START: Duration = Duration::from_millis(250);
+
+/// Lookups of one backend's name that may be under way. Each takes a thread until the resolver gives up, whether somebody still
+/// waits for it or not: one that hangs must not take all there are, files are read by the same.
+pub(super) const LOOKUPS_MAX: usize = 4;
 
 type Attempt<T> = Pin<Box<dyn Future<Output = io::Result<T>>>>;
 
@@ -32,8 +38,9 @@ pub(super) async fn connect(
     name: &str,
     port: u16,
     last: Option<SocketAddr>,
+    lookups: &Arc<Semaphore>,
 ) -> Result<(TcpStream, SocketAddr), Fault> {
-    let found = lookup_host((name, port)).await.map_err(|error| {
+    let found = lookup(name, port, lookups).await.map_err(|error| {
         debug!(name, %error, "backend's name not found");
         Fault::Unknown
     })?;
@@ -57,6 +64,35 @@ pub(super) async fn connect(
     // Without it small requests wait for the acknowledgement of what went before; a socket that refuses is as good as gone.
     stream.set_nodelay(true).map_err(|_| Fault::Unreachable)?;
     Ok((stream, address))
+}
+
+/// The addresses of a name, in the resolver's order.
+async fn lookup(name: &str, port: u16, lookups: &Arc<Semaphore>) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = name.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    let name = name.to_owned();
+    blocking(lookups, move || {
+        let found = (name.as_str(), port).to_socket_addrs()?;
+        Ok(found.take(ADDRESSES_MAX * 4).collect())
+    })
+    .await
+}
+
+/// Runs something that blocks on a thread for that, when its turn comes; the turn lasts as long as it blocks, even when nobody
+/// waits for it any more.
+async fn blocking<T: Send + 'static>(
+    turns: &Arc<Semaphore>,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    // It is never closed.
+    let turn = Arc::clone(turns).acquire_owned().await;
+    let done = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        work()
+    });
+    done.await
+        .unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 /// The first connection that one of the addresses gives, or why the last of them gave none.
@@ -159,7 +195,29 @@ mod tests {
     async fn an_address_is_a_name_too() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (_, connected) = connect("127.0.0.1", address.port(), None).await.unwrap();
+        let lookups = Arc::new(Semaphore::new(0));
+        let (_, connected) = connect("127.0.0.1", address.port(), None, &lookups)
+            .await
+            .unwrap();
         assert_eq!(connected, address);
+    }
+
+    #[tokio::test]
+    async fn lookups_that_hang_keep_their_turns_when_nobody_waits_for_them() {
+        let turns = Arc::new(Semaphore::new(2));
+        let (release, hang) = std::sync::mpsc::channel::<()>();
+        let hang = Arc::new(std::sync::Mutex::new(hang));
+        for _ in 0..5 {
+            let hang = Arc::clone(&hang);
+            let hangs = blocking(&turns, move || {
+                hang.lock().unwrap().recv().unwrap_or_default();
+                Ok(())
+            });
+            let given_up = tokio::time::timeout(Duration::from_millis(20), hangs).await;
+            assert!(given_up.is_err());
+        }
+        assert_eq!(turns.available_permits(), 0, "two threads and no more");
+        drop(release);
+        blocking(&turns, || Ok(())).await.unwrap();
     }
 }

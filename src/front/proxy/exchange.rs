@@ -100,14 +100,14 @@ impl Exchange {
         hyper::ext::on_informational(&mut carrier, move |response| {
             let status = response.status();
             progress.heard(status == StatusCode::CONTINUE);
-            let mut head = ResponseHead::new(status, None);
-            for (name, value) in response.headers() {
-                if !forward::is_hop(name)
-                    && head.fields.try_append(name.clone(), value.clone()).is_err()
-                {
-                    return;
-                }
+            // The last place is for the one that the client may be waiting for.
+            if status != StatusCode::CONTINUE && parts.capacity() <= 1 {
+                debug!(%status, "interim response left out");
+                return;
             }
+            let mut head = ResponseHead::new(status, None);
+            head.fields = response.headers().clone();
+            forward::clean(&mut head.fields);
             if parts.try_send(Part::Interim(head)).is_err() {
                 debug!(%status, "interim response left out");
             }

@@ -105,7 +105,7 @@ pub(super) fn request(
         let name = HeaderName::from_bytes(field.name).map_err(|_| Trouble::BadTarget)?;
         let drops = name == header::HOST
             || HOP.contains(&name)
-            || (!context.keep_forwarded && ORIGIN.contains(&name))
+            || (!context.keep_forwarded && tells_origin(&name))
             || (name == header::TRAILER && head.framing != BodyFraming::Chunked)
             || (name == header::EXPECT && head.version == Version::Http10)
             || connection
@@ -198,14 +198,45 @@ fn protocols<'a>(
     HeaderValue::from_bytes(&wanted.join(b", ".as_slice())).ok()
 }
 
-/// Whether a field is for one hop, or for the framing of one.
-pub(super) fn is_hop(name: &HeaderName) -> bool {
-    HOP.contains(name)
+/// Whether a field says where a request comes from, also to programs behind a backend that get fields as variables (CGI, WSGI
+/// and their like): to them `X_Forwarded_For` is the same name.
+fn tells_origin(name: &HeaderName) -> bool {
+    let name = name.as_str().as_bytes();
+    ORIGIN.iter().any(|known| {
+        let known = known.as_str().as_bytes();
+        known.len() == name.len()
+            && known
+                .iter()
+                .zip(name)
+                .all(|(&known, &byte)| byte == known || (byte == b'_' && known == b'-'))
+    })
 }
 
-/// Takes off trailer fields what must not stand behind a body (RFC 9110 6.5.1): framing, routing, what is for one hop.
+/// Takes off the fields that are for one hop or for the framing of one, those that `Connection` names among them.
+pub(super) fn clean(fields: &mut HeaderMap) {
+    let named: Vec<HeaderName> = fields
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| list(value.as_bytes()))
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
+        .collect();
+    for name in HOP.iter().chain(&named) {
+        fields.remove(name);
+    }
+}
+
+/// Takes off trailer fields what must not stand behind a body (RFC 9110 6.5.1): framing, routing, what is for one hop, and
+/// what a client says of where it comes from, since some servers join trailers to the head.
 pub(super) fn clean_trailers(fields: &mut HeaderMap) {
-    for name in HOP.iter().chain(&[header::HOST, header::TRAILER]) {
+    clean(fields);
+    let refused: Vec<HeaderName> = fields
+        .keys()
+        .filter(|name| {
+            tells_origin(name) || [header::HOST, header::TRAILER, header::VIA].contains(name)
+        })
+        .cloned()
+        .collect();
+    for name in &refused {
         fields.remove(name);
     }
 }
@@ -234,15 +265,7 @@ pub(super) fn response(
         return Err(Fault::Malformed);
     }
     let upgrade = headers.get(header::UPGRADE).cloned();
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|value| list(value.as_bytes()))
-        .filter_map(|name| HeaderName::from_bytes(name).ok())
-        .collect();
-    for name in HOP.iter().chain(&named) {
-        headers.remove(name);
-    }
+    clean(&mut headers);
     if !trailers {
         headers.remove(header::TRAILER);
     }
@@ -353,6 +376,27 @@ mod tests {
                 assert_eq!(out.head.uri.to_string().as_bytes(), uri, "{path}");
             }
         }
+    }
+
+    #[test]
+    fn an_origin_told_with_underscores_or_in_trailers_reaches_no_backend() {
+        let out = forwarded(
+            "GET / HTTP/1.1\r\nHost: h\r\nX_Forwarded_For: 6.6.6.6\r\nx-forwarded_PROTO: https\r\nX_Other: 1\r\n\r\n",
+        )
+        .unwrap();
+        let fields = &out.head.headers;
+        assert_eq!(all(fields, "x-forwarded-for"), [b"10.0.0.1"]);
+        assert!(!fields.contains_key("x_forwarded_for"));
+        assert!(!fields.contains_key("x-forwarded_proto"));
+        assert_eq!(all(fields, "x_other"), [b"1"]);
+
+        let mut trailers = crate::front::local::trailers(
+            b"X-Sum: 1\r\nX-Forwarded-For: 6.6.6.6\r\nX_Forwarded_For: 6.6.6.6\r\nForwarded: for=_x\r\nVia: x\r\n\
+              Host: x\r\nConnection: x-own\r\nX-Own: 1\r\nUpgrade: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+        );
+        clean_trailers(&mut trailers);
+        assert_eq!(trailers.len(), 1, "{trailers:?}");
+        assert_eq!(all(&trailers, "x-sum"), [b"1"]);
     }
 
     fn answered(fields: &[(&'static str, &'static str)]) -> Result<ResponseHead, Fault> {

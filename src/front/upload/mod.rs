@@ -98,6 +98,9 @@ impl Upload {
     pub(super) fn skip(&mut self, bytes: u64) {
         if let Incoming::Length(left) = &mut self.incoming {
             *left = left.saturating_sub(bytes);
+            if *left == 0 {
+                self.incoming = Incoming::Done;
+            }
         }
         self.total += bytes;
         self.received += bytes;
@@ -258,6 +261,13 @@ mod tests {
                 Err(Trouble::TooLarge)
             );
         }
+    }
+
+    #[test]
+    fn a_body_that_leaves_with_the_first_message_has_come() {
+        let mut upload = streamed(BodyFraming::Length(1), 0);
+        upload.skip(1);
+        assert!(upload.is_received() && !upload.wants_input());
     }
 
     #[test]

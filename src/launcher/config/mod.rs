@@ -10,6 +10,8 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+pub(super) use store::{host_name, login_name};
+
 use crate::config::{self, Config, Diagnostic, LoadError, Reading, Severity};
 
 /// Arguments of `lurcher config`.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::super::process;
 use super::check::summary;
 use super::{Failure, Output, tell};
 use crate::config::{self, sqlite};
@@ -65,7 +66,7 @@ pub(super) fn load(args: &LoadArgs, out: &mut Output) -> Result<(), Failure> {
         location: host_name(),
         how: args.config.display().to_string(),
         what: "load".to_owned(),
-        why: "command".to_owned(),
+        why: Some("command".to_owned()),
     };
     sqlite::write(&args.db, &config, &entry).map_err(|error| Failure::of_file(&args.db, error))?;
     out.line(format!(
@@ -87,7 +88,7 @@ pub(super) fn log(args: &LogArgs, out: &mut Output) -> Result<(), Failure> {
             entry.location,
             entry.how,
             entry.what,
-            entry.why,
+            entry.why.unwrap_or_default(),
         ]
     };
     let heading = ["WHEN (UTC)", "WHO", "WHERE", "HOW", "WHAT", "WHY"]
@@ -107,19 +108,22 @@ pub(super) fn commit(args: &CommitArgs) -> Result<(), Failure> {
         location: args.location.clone().unwrap_or_else(host_name),
         how: args.how.clone(),
         what: args.what.clone(),
-        why: args.why.clone(),
+        why: Some(args.why.clone()),
     };
     sqlite::commit(&args.db, &entry).map_err(|error| Failure::of_file(&args.db, error))
 }
 
-fn login_name() -> String {
+/// Who does it, for the journal.
+pub(in crate::launcher) fn login_name() -> String {
     ["LOGNAME", "USER"]
         .iter()
         .find_map(|name| std::env::var(name).ok())
-        .unwrap_or_default()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(process::user_name)
 }
 
-fn host_name() -> String {
+/// On which machine, for the journal.
+pub(in crate::launcher) fn host_name() -> String {
     // What the kernel says; elsewhere than on Linux the shell may know.
     let kernel =
         std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim_end().to_owned());

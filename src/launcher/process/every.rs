@@ -25,8 +25,8 @@ use tracing::{error, info};
 
 use super::super::signals::{STOP, Signals};
 use super::outside::Above;
-use super::systemd::Manager;
-use super::{READY, own_arguments, respawn};
+use super::systemd::{self, Manager};
+use super::{READY, own_arguments, respawn, take_hangup};
 use crate::config::{self, LoadError};
 use crate::drain::{self, Watch};
 
@@ -106,6 +106,7 @@ async fn stay(servers: &[(String, String)], mut above: Above) -> anyhow::Result<
         members.push(start(index, name, uuid, &sender, &watch)?);
     }
     drop(sender);
+    take_hangup()?;
     let (mut failed, mut stopping, mut told, mut held) = (false, false, false, true);
     while members.iter().any(|member| member.runs.get()) {
         tokio::select! {
@@ -114,7 +115,15 @@ async fn stay(servers: &[(String, String)], mut above: Above) -> anyhow::Result<
                     stopping = true;
                     manager.stopping();
                 }
+                let reloads = told && !stopping && kind == SignalKind::hangup();
+                if reloads {
+                    manager.reloading();
+                }
                 pass_on(&members, kind);
+                // What becomes of it each of them tells its own log.
+                if reloads {
+                    manager.ready();
+                }
             }
             () = above.gone(), if held => {
                 (held, stopping) = (false, true);
@@ -147,10 +156,11 @@ async fn stay(servers: &[(String, String)], mut above: Above) -> anyhow::Result<
             manager.ready();
         }
     }
+    // The last words of those that have ended may still be on their way.
+    signal.finish(FINISH_TIMEOUT).await;
     while let Ok(event) = events.try_recv() {
         failed |= matches!(event, Event::Ended(_, status) if !status.as_ref().is_ok_and(ExitStatus::success));
     }
-    signal.finish(FINISH_TIMEOUT).await;
     Ok(if failed {
         ExitCode::FAILURE
     } else {
@@ -191,9 +201,12 @@ fn start(
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         // Who is told is who holds them; and a terminal's ctrl-C comes by it.
-        .env_remove("NOTIFY_SOCKET")
-        .process_group(0)
-        .kill_on_drop(true);
+        .env_remove("NOTIFY_SOCKET");
+    if !systemd::has_listeners() {
+        // What this process did not get it cannot leave to others, who would take their own descriptors for it.
+        command.env_remove(systemd::LISTENERS);
+    }
+    command.process_group(0).kill_on_drop(true);
     let failed = || format!("start a process for server {name}");
     let child = command.spawn().with_context(failed)?;
     drop(command);

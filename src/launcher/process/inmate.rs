@@ -14,7 +14,8 @@ use std::path::Path;
 use anyhow::{Context as _, bail, ensure};
 use nix::sys::prctl::set_no_new_privs;
 use nix::unistd::{
-    Gid, Uid, chroot, getgroups, getresgid, getresuid, setgroups, setresgid, setresuid, setuid,
+    Gid, Uid, chroot, getgroups, getresgid, getresuid, setgroups, setresgid, setresuid, setsid,
+    setuid,
 };
 use tracing::warn;
 
@@ -24,6 +25,9 @@ use super::{Ready, link, pid_file, raise_open_files};
 
 /// Does what the parent says until there is something to serve. `None`: the parent has ended.
 pub(super) fn enter(socket: UnixStream) -> anyhow::Result<Option<Ready>> {
+    // Root's terminal is not for who is in the jail: he could type on it. Its ctrl-C reaches the parent alone, which passes
+    // it on.
+    setsid().context("leave the terminal")?;
     let Some((first, _)) = receive(&socket)? else {
         return Ok(None);
     };

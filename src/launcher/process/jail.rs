@@ -1,23 +1,27 @@
 //! The parent of a jail: root, outside, small. It reads the configuration and the keys, binds the TCP port, writes the pid
 //! file, passes all that in, and then passes signals on and answers the question what the configuration is now.
 //!
-//! It has no port of its own open, and believes four words from inside. It never restarts a server: that is for whoever
+//! It has no port of its own open, and believes five words from inside. It never restarts a server: that is for whoever
 //! started this process. When one of the two ends, so does the other.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, IsTerminal as _};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, ExitStatus};
+use std::process::{ExitCode, ExitStatus, Stdio};
 
 use anyhow::{Context as _, bail};
+use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{Backlog, listen};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::runtime::Builder;
 use tokio::signal::unix::SignalKind;
+use tokio::sync::mpsc;
 use tracing::{error, warn};
 
 use super::super::signals::{STOP, Signals};
@@ -27,7 +31,7 @@ use super::outside::Above;
 use super::pid_file::{self, PidFile};
 use super::snapshot::Files;
 use super::systemd::Manager;
-use super::{exit_code, own_arguments, respawn};
+use super::{exit_code, own_arguments, respawn, take_hangup};
 use crate::front;
 
 /// How many connections the kernel keeps until they are accepted: as many as a front without a jail asks for.
@@ -47,11 +51,10 @@ pub(super) fn hold(
     runtime.block_on(Parent::start_and_stay(files, pid_path, passed, above))
 }
 
+/// The server inside, as its parent holds it.
 struct Parent {
     child: Child,
     pid: Pid,
-    link: Link,
-    files: Option<Files>,
     above: Above,
     manager: Manager,
     /// Removed at the end, whatever that is.
@@ -74,10 +77,19 @@ impl Parent {
         crate::sys::keep_descriptors().context("keep files out of the jail")?;
         let (command, socket) = respawn("inmate", own_arguments())?;
         let mut command = Command::from(command);
-        // A terminal's ctrl-C reaches this process alone, which passes it on.
-        command.process_group(0).kill_on_drop(true);
+        command.stdout(Stdio::null()).kill_on_drop(true);
+        match written_terminal() {
+            Ok(Some(terminal)) => {
+                command.stderr(terminal);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                warn!("open the terminal for writing alone: {error}: the jail can read it");
+            }
+        }
         let mut child = command.spawn().context("start the server's process")?;
         drop(command);
+        take_hangup()?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         let pid = Pid::from_raw(pid.context("start the server's process")?);
         let pid_file = match admit(&socket, &files, pid_path.as_deref(), passed, &above) {
@@ -101,18 +113,25 @@ impl Parent {
         let parent = Parent {
             child,
             pid,
-            link: Link::new(socket, OUT_OF_JAIL_MAX)?,
-            files: Some(files),
             above,
             manager: Manager::from_environment(),
             _pid_file: pid_file,
         };
-        parent.stay(&mut signals).await
+        let link = Link::new(socket, OUT_OF_JAIL_MAX)?;
+        parent.stay(link, files, &mut signals).await
     }
 
     /// Serves the server until it has ended.
-    async fn stay(mut self, signals: &mut Signals) -> anyhow::Result<ExitCode> {
-        let (mut listens, mut held) = (true, true);
+    async fn stay(
+        mut self,
+        link: Link,
+        files: Files,
+        signals: &mut Signals,
+    ) -> anyhow::Result<ExitCode> {
+        let (mut talks, mut held) = (true, true);
+        // Beside everything else: a server that does not read its answers keeps nobody from ending it.
+        let (sender, mut words) = mpsc::channel(1);
+        let mut talk = std::pin::pin!(talk(link, files, sender));
         loop {
             tokio::select! {
                 status = self.child.wait() => {
@@ -123,22 +142,21 @@ impl Parent {
                     held = false;
                     self.pass_on(SignalKind::terminate());
                 }
-                message = self.link.next(), if listens => match message {
-                    Ok(Some(bytes)) => {
-                        if let Err(error) = self.hear(&bytes).await {
-                            error!("{error:#}: the server is ended");
-                            listens = false;
-                            self.pass_on(SignalKind::terminate());
-                        }
+                Some(word) = words.recv() => match word {
+                    Word::Ready => {
+                        self.above.ready().context("go into the background")?;
+                        self.manager.ready();
                     }
-                    // It ends, as will be seen at once.
-                    Ok(None) => listens = false,
-                    Err(error) => {
-                        error!("{error}: the server is ended");
-                        listens = false;
+                    Word::Stopping => self.manager.stopping(),
+                },
+                end = &mut talk, if talks => {
+                    talks = false;
+                    // Without a mistake it ends, as will be seen at once.
+                    if let Err(error) = end {
+                        error!("{error:#}: the server is ended");
                         self.pass_on(SignalKind::terminate());
                     }
-                },
+                }
             }
         }
     }
@@ -154,41 +172,66 @@ impl Parent {
             warn!("pass a signal on to the server: {error}");
         }
     }
+}
 
-    async fn hear(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
-        match OutOf::decode(bytes)? {
-            OutOf::Ready => {
-                self.above.ready().context("go into the background")?;
-                self.manager.ready();
-            }
-            OutOf::Stopping => self.manager.stopping(),
+/// What the server says about itself.
+#[derive(Debug, Clone, Copy)]
+enum Word {
+    Ready,
+    Stopping,
+}
+
+/// Listens to the server, and answers its questions, until it says nothing more.
+async fn talk(mut link: Link, files: Files, words: mpsc::Sender<Word>) -> anyhow::Result<()> {
+    let mut files = Some(files);
+    while let Some(bytes) = link.next().await.context("listen to the jail")? {
+        let word = match OutOf::decode(&bytes)? {
+            OutOf::Ready => Word::Ready,
+            OutOf::Stopping => Word::Stopping,
+            OutOf::Entered => bail!("the server enters its jail twice"),
             asked @ (OutOf::Read | OutOf::Renew) => {
-                let answer = self.read(asked).await;
+                let answer = read(&mut files, asked).await;
                 let answer = match answer.and_then(|answer| encode(&answer)) {
                     Ok(bytes) => bytes,
                     Err(error) => encode(&Into::Refused(format!("{error:#}")))?,
                 };
-                self.link.send(&answer).await.context("answer the server")?;
+                link.send(&answer).await.context("answer the server")?;
+                continue;
             }
-            OutOf::Entered => bail!("the server enters its jail twice"),
-        }
-        Ok(())
+        };
+        // Nobody is told any more only when all is over.
+        let _told = words.send(word).await;
     }
+    Ok(())
+}
 
-    async fn read(&mut self, asked: OutOf) -> anyhow::Result<Into> {
-        let mut files = self.files.take().context("the reader is gone")?;
-        let read = tokio::task::spawn_blocking(move || {
-            let snapshot = if asked == OutOf::Renew {
-                files.first()
-            } else {
-                files.read()
-            };
-            (files, snapshot)
-        });
-        let (files, snapshot) = read.await.context("read the configuration")?;
-        self.files = Some(files);
-        Ok(Into::Snapshot(snapshot?))
+async fn read(files: &mut Option<Files>, asked: OutOf) -> anyhow::Result<Into> {
+    let mut reader = files.take().context("the reader is gone")?;
+    let read = tokio::task::spawn_blocking(move || {
+        let snapshot = if asked == OutOf::Renew {
+            reader.first()
+        } else {
+            reader.read()
+        };
+        (reader, snapshot)
+    });
+    let (reader, snapshot) = read.await.context("read the configuration")?;
+    *files = Some(reader);
+    Ok(Into::Snapshot(snapshot?))
+}
+
+/// The terminal that stderr is, if it is one, to be written to and not read: who is locked in does not hear what root types.
+fn written_terminal() -> io::Result<Option<File>> {
+    let stderr = io::stderr();
+    if !stderr.is_terminal() {
+        return Ok(None);
     }
+    let flags = OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    File::options()
+        .write(true)
+        .custom_flags(flags.bits())
+        .open(format!("/proc/self/fd/{}", stderr.as_raw_fd()))
+        .map(Some)
 }
 
 fn encode(message: &Into) -> anyhow::Result<Vec<u8>> {
@@ -261,4 +304,71 @@ fn ended(status: ExitStatus) -> anyhow::Result<ExitCode> {
     }
     // It has said why.
     Ok(exit_code(status))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::super::plan::Place;
+    use super::*;
+    use crate::config::{self, Selector};
+
+    /// A configuration that no buffer of a socket holds.
+    fn large(directory: &Path) -> Files {
+        let routes: Vec<String> = (0..20_000)
+            .map(|number| format!("'/a/rather/long/path/to/somewhere/{number}': app, "))
+            .collect();
+        let routes = routes.concat();
+        let text = format!(
+            "app = Handler(send_spec='tcp://127.0.0.1:9999', send_ident='a', recv_spec='tcp://127.0.0.1:9998', recv_ident='')
+             main = Server(uuid='u', name='n', access_log='/a.log', error_log='/e.log', chroot='', pid_file='/pid', control_port='',
+                default_host='localhost', bind_addr='127.0.0.1', port=6767, hosts=[Host(name='localhost', routes={{{routes}'/': app}})])
+             servers = [main]\n"
+        );
+        let path = directory.join("large.conf");
+        std::fs::write(&path, text).unwrap();
+        Files::new(
+            config::load(Some(&path), &Selector::Only).unwrap(),
+            Place::Free,
+        )
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_read_its_answer_can_be_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (above, holder) = UnixStream::pair().unwrap();
+        let mut above = Above::Holder(above);
+        above.ready().unwrap();
+        let child = Command::new("sleep")
+            .arg("1000")
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let parent = Parent {
+            pid: Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()),
+            child,
+            above,
+            manager: Manager::from_environment(),
+            _pid_file: None,
+        };
+        theirs.set_nonblocking(true).unwrap();
+        let mut theirs = tokio::net::UnixStream::from_std(theirs).unwrap();
+        theirs.write_all(&OutOf::Read.encode()).await.unwrap();
+        let link = Link::new(ours, OUT_OF_JAIL_MAX).unwrap();
+        let mut signals = Signals::of([]).unwrap();
+        let mut stays = std::pin::pin!(parent.stay(link, large(directory.path()), &mut signals));
+        // The answer has begun to come, and nobody takes it.
+        tokio::select! {
+            _ended = &mut stays => panic!("it has ended"),
+            readable = theirs.readable() => readable.unwrap(),
+        }
+        drop(holder);
+        let ended = tokio::time::timeout(Duration::from_mins(1), stays).await;
+        let why = ended.expect("an end").unwrap_err().to_string();
+        assert!(why.contains("signal: 15"), "{why}");
+    }
 }

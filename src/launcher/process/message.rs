@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parent_takes_its_four_words_and_nothing_else() {
+    fn the_parent_takes_its_five_words_and_nothing_else() {
         for (message, _) in OutOf::ALL {
             assert_eq!(OutOf::decode(&message.encode()), Ok(message));
         }

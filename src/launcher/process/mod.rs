@@ -9,6 +9,7 @@
 //! * `every` holds one process for each server of a configuration;
 //! * `snapshot` is what they serve, `message` and `link` carry it into a jail;
 //! * `outside` is all that a serving process has to do with those around it;
+//! * `others` are servers that somebody has started before, and that are sent signals;
 //! * `pid_file`, `systemd`, `plan`, `keys`, `stdio` are what they say.
 //!
 //! How requests are served is the front's; what is typed is `serve`'s.
@@ -20,6 +21,7 @@ mod jail;
 mod keys;
 mod link;
 mod message;
+mod others;
 mod outside;
 mod pid_file;
 mod plan;
@@ -36,8 +38,10 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::{Context as _, anyhow};
+use nix::sys::signal::{SigSet, Signal};
 use tracing::warn;
 
+pub(super) use others::{Running, Wish, user_name};
 pub(super) use outside::Outside;
 pub(super) use plan::Background;
 pub(super) use snapshot::Snapshot;
@@ -167,6 +171,7 @@ pub(super) fn carry_out(
     order: &Order,
     serve: impl FnOnce(Ready) -> anyhow::Result<ExitCode>,
 ) -> anyhow::Result<ExitCode> {
+    hold_hangup()?;
     let part = Part::of_this_process()?;
     if !matches!(part, Part::Typed) {
         take_name();
@@ -190,13 +195,7 @@ pub(super) fn carry_out(
     }
     let mut listeners = systemd::listeners(matches!(part, Part::Member(_)));
     let loaded = config::load(order.config.as_deref(), &order.selector)?;
-    let facts = Facts {
-        is_root: nix::unistd::geteuid().is_root(),
-        is_held: systemd::is_held(),
-        daemonize: loaded.config.settings.daemonize,
-        background: order.background,
-    };
-    let plan = Plan::new(&loaded.config.servers[loaded.server], facts);
+    let plan = plan(&loaded, order.background);
     if plan.daemon && matches!(part, Part::Typed) {
         return daemon::start();
     }
@@ -216,6 +215,26 @@ pub(super) fn carry_out(
     }
     drop(listeners);
     start(loaded, plan.place, passed, above, serve)
+}
+
+fn plan(loaded: &Loaded, background: Background) -> Plan {
+    let facts = Facts {
+        is_root: is_root(),
+        is_held: systemd::is_held(),
+        daemonize: loaded.config.settings.daemonize,
+        background,
+    };
+    Plan::new(&loaded.config.servers[loaded.server], facts)
+}
+
+/// Whether this process may do what only root may.
+pub(super) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Whether a server that is started by the name `mongrel2` stays in the foreground.
+pub(super) fn stays_in_foreground(loaded: &Loaded) -> bool {
+    !plan(loaded, Background::AsConfigured).daemon
 }
 
 /// Starts one server in this process, or a jail for it.
@@ -250,6 +269,19 @@ fn start(
         outside: Outside::of_files(files, above, Manager::from_environment()),
         test_mode: place == Place::Test,
     })
+}
+
+/// Lets a SIGHUP wait until somebody listens to it, which would end this process else: who rotates logs may send one as
+/// soon as there is a pid file. A process that is started meanwhile begins the same way.
+fn hold_hangup() -> anyhow::Result<()> {
+    let held = SigSet::from(Signal::SIGHUP).thread_block();
+    held.context("let SIGHUP wait")
+}
+
+/// Takes the SIGHUP that has waited, if there was one. To be called when it is listened to.
+pub(super) fn take_hangup() -> anyhow::Result<()> {
+    let taken = SigSet::from(Signal::SIGHUP).thread_unblock();
+    taken.context("take SIGHUP")
 }
 
 /// Who waits for this process, and is told when it is ready.

@@ -21,7 +21,7 @@ use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 const ATTEMPTS: usize = 20;
 
 /// More than any pid has digits.
-const TEXT_MAX: u64 = 32;
+pub(super) const TEXT_MAX: u64 = 32;
 
 /// Why there is no pid file.
 #[derive(Debug, thiserror::Error)]
@@ -160,8 +160,13 @@ fn open(directory: impl AsFd, name: &Path) -> io::Result<File> {
         | OFlag::O_NOCTTY;
     let mode = Mode::from_bits_truncate(0o644);
     let file = File::from(openat(directory, name, flags, mode)?);
-    if !file.metadata()?.is_file() {
+    let found = file.metadata()?;
+    if !found.is_file() {
         return Err(io::Error::other("it is no regular file"));
+    }
+    // Whoever may write into a jail's directory could have put another name of root's file there.
+    if found.nlink() > 1 {
+        return Err(io::Error::other("the file has another name too"));
     }
     Ok(file)
 }
@@ -279,6 +284,10 @@ mod tests {
         let path = directory.path().join("run.pid");
         fs::write(&victim, "precious").unwrap();
         std::os::unix::fs::symlink(&victim, &path).unwrap();
+        assert!(PidFile::create(&path).is_err());
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+        fs::remove_file(&path).unwrap();
+        fs::hard_link(&victim, &path).unwrap();
         assert!(PidFile::create(&path).is_err());
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
         fs::remove_file(&path).unwrap();

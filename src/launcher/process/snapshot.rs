@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 
@@ -116,7 +117,8 @@ impl Files {
         };
         Files {
             below,
-            stamp: Stamp::of(&loaded.path),
+            // It was read a moment ago.
+            stamp: Stamp::of(&loaded.path).filter(Stamp::is_settled),
             path: loaded.path.clone(),
             uuid: loaded.config.servers[loaded.server].uuid.clone(),
             prefix,
@@ -155,7 +157,7 @@ impl Files {
             };
             changed = loaded.config != self.last.config || loaded.server != self.last.server;
             self.last = loaded;
-            self.stamp = stamp;
+            self.stamp = stamp.filter(Stamp::is_settled);
         }
         self.snapshot(changed)
     }
@@ -191,6 +193,9 @@ impl Files {
     }
 }
 
+/// How old a change is when the next one has another time for certain, on any file system (FAT counts two seconds).
+const SETTLED_SECONDS: i64 = 2;
+
 /// What tells a changed file from an unchanged one, without reading it: for a database also its write-ahead log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp(Vec<(u64, u64, u64, i64, i64)>);
@@ -208,6 +213,17 @@ impl Stamp {
         let mut stamps = vec![stamp(path)?];
         stamps.extend(stamp(Path::new(&wal)));
         Some(Stamp(stamps))
+    }
+
+    /// Whether any later change shows. One right after the last, which the file's clock may not tell from it, does not: such
+    /// a file is read again the next time.
+    fn is_settled(&self) -> bool {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        self.0
+            .iter()
+            .all(|(.., seconds, _)| now.saturating_sub(*seconds) > SETTLED_SECONDS)
     }
 }
 
@@ -250,6 +266,29 @@ mod tests {
         fs::remove_file(&path).unwrap();
         assert!(files.read().unwrap().mistakes.is_some());
         fs::write(&path, CONF.replace("6767", "6768")).unwrap();
+        assert!(!files.read().unwrap().changed);
+    }
+
+    #[test]
+    fn a_change_in_the_same_moment_as_the_last_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.conf");
+        fs::write(&path, CONF).unwrap();
+        let now = SystemTime::now();
+        let write = |text: &str| {
+            fs::write(&path, text).unwrap();
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(now).unwrap();
+        };
+        write(CONF);
+        let mut files = Files::new(
+            config::load(Some(&path), &Selector::Only).unwrap(),
+            Place::Free,
+        );
+        write(&CONF.replace("6767", "6768"));
+        assert!(files.read().unwrap().changed);
+        write(&CONF.replace("6767", "6769"));
+        assert!(files.read().unwrap().changed);
         assert!(!files.read().unwrap().changed);
     }
 }

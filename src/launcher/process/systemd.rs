@@ -24,18 +24,25 @@ pub(super) fn is_held() -> bool {
     env::var_os("NOTIFY_SOCKET").is_some_and(|path| !path.is_empty())
 }
 
+/// The variable that says how many sockets were passed.
+pub(super) const LISTENERS: &str = "LISTEN_FDS";
+
+fn number(name: &str) -> Option<u32> {
+    env::var(name).ok()?.parse().ok()
+}
+
+/// Whether sockets were passed to this process, and not to one before it.
+pub(super) fn has_listeners() -> bool {
+    number("LISTEN_PID") == Some(std::process::id())
+}
+
 /// The listening TCP sockets that a service manager has bound for this process, or for the one that has started it
 /// (`inherited`). To be called before anything is opened.
 pub(super) fn listeners(inherited: bool) -> Vec<TcpListener> {
-    let number = |name| {
-        env::var(name)
-            .ok()
-            .and_then(|text| text.parse::<u32>().ok())
-    };
-    if !inherited && number("LISTEN_PID") != Some(std::process::id()) {
+    if !inherited && !has_listeners() {
         return Vec::new();
     }
-    let count = number("LISTEN_FDS").unwrap_or(0);
+    let count = number(LISTENERS).unwrap_or(0);
     let count = u16::try_from(count).map_or(LISTENERS_MAX, |count| count.min(LISTENERS_MAX));
     sys::take_passed_descriptors(count)
         .into_iter()

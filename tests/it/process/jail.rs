@@ -72,6 +72,11 @@ fn the_server_is_locked_in_and_has_no_right_left() {
         .filter(|to| to.is_absolute() && !to.starts_with(&root) && to != Path::new("/dev/null"))
         .collect();
     assert!(outside.is_empty(), "{outside:?}");
+    // Root's terminal, if there is one, is not its own.
+    let stat = fs::read_to_string(format!("/proc/{server}/stat")).expect("a process");
+    let fields = stat.rsplit_once(')').expect("a name").1;
+    let fields: Vec<_> = fields.split_whitespace().collect();
+    assert_eq!(fields[3..5], [server.to_string(), "0".to_owned()], "{stat}");
     // It works: port, handler sockets, logs, and the pid is the one to send signals to.
     let [send, recv] =
         ["send", "recv"].map(|name| format!("ipc://{}", site.in_jail("run").join(name).display()));
@@ -98,6 +103,46 @@ fn the_server_is_locked_in_and_has_no_right_left() {
     assert!(program.terminate().success());
     assert!(!site.in_jail("run/main.pid").exists());
     assert!(!runs(server));
+}
+
+#[test]
+fn root_can_be_watched_neither_while_typing_nor_typed_for() {
+    let script = Command::new("script").arg("--version").output();
+    if !is_root() || script.is_err() {
+        println!("skipped: it needs root and script(1)");
+        return;
+    }
+    let site = Site::new().jailed("main", 0);
+    site.write();
+    let program = env!("CARGO_BIN_EXE_lurcher");
+    let command = format!("exec {program} serve main.conf");
+    // A terminal, and the server in its foreground.
+    let mut program = Program::start(
+        Command::new("script")
+            .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+            .current_dir(site.path()),
+    );
+    program.listening();
+    let parent: u32 = site.read("jail/run/main.pid").parse().expect("a pid");
+    let server = child_of(parent);
+    let terminal = fs::read_link(format!("/proc/{parent}/fd/2")).expect("stderr");
+    assert!(terminal.starts_with("/dev/pts"), "{}", terminal.display());
+    for entry in fs::read_dir(format!("/proc/{server}/fd")).expect("descriptors") {
+        let entry = entry.expect("an entry");
+        if !fs::read_link(entry.path()).is_ok_and(|to| to.starts_with("/dev/pts")) {
+            continue;
+        }
+        let info = format!("/proc/{server}/fdinfo/{}", entry.file_name().display());
+        let info = fs::read_to_string(info).expect("a descriptor");
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let access = flags.and_then(|flags| flags.trim().chars().last());
+        assert_eq!(access, Some('1'), "it can be written only: {info}");
+    }
+    let stat = fs::read_to_string(format!("/proc/{server}/stat")).expect("a process");
+    let fields = stat.rsplit_once(')').expect("a name").1;
+    assert_eq!(fields.split_whitespace().nth(4), Some("0"), "{stat}");
+    signal(parent, "TERM");
+    assert!(program.ended().success(), "{program}");
 }
 
 #[test]
@@ -166,6 +211,35 @@ fn neither_the_server_nor_its_parent_outlives_the_other() {
         line.contains("signal: 9").then_some(())
     });
     assert!(!site.in_jail("run/main.pid").exists());
+}
+
+#[test]
+fn a_signal_to_reload_that_comes_with_the_pid_file_ends_nobody() {
+    for jailed in [false, true] {
+        if jailed && !is_root() {
+            return;
+        }
+        for _ in 0..5 {
+            let site = if jailed {
+                Site::new().jailed("main", 0)
+            } else {
+                Site::new().server("main", "", "127.0.0.1", 0)
+            };
+            site.write();
+            let pid_file = if jailed {
+                "jail/run/main.pid"
+            } else {
+                "run/main.pid"
+            };
+            let mut program = Program::start(&mut site.command(&["serve", "main.conf"]));
+            until("the pid file", || {
+                site.read(pid_file) == program.id().to_string()
+            });
+            program.signal("HUP");
+            assert_eq!(asks(program.listening(), "/x"), 404);
+            assert!(program.terminate().success());
+        }
+    }
 }
 
 #[test]

@@ -124,3 +124,53 @@ fn sockets_reach_the_servers_behind_the_one_that_was_started() {
     assert_eq!(asks(address, "/x"), 404);
     assert!(program.terminate().success());
 }
+
+#[test]
+fn sockets_that_were_passed_to_another_process_are_nobodys() {
+    // The variables of a shell that a service manager has started, and none of its sockets.
+    for arguments in [
+        &["serve", "main.conf", "--every"][..],
+        &["serve", "main.conf"],
+    ] {
+        let site = Site::new().server("main", "", "127.0.0.1", 0);
+        site.write();
+        let mut program = Program::start(
+            site.command(arguments)
+                .env("LISTEN_FDS", "2")
+                .env("LISTEN_PID", "1"),
+        );
+        let address = program.line("listening", |line| {
+            line.split_once("listening on http://")?.1.parse().ok()
+        });
+        assert_eq!(asks(address, "/x"), 404);
+        if arguments.len() == 3 {
+            program.line("that it runs", |line| {
+                line.contains("1 servers run").then_some(())
+            });
+        }
+        assert!(program.terminate().success(), "{program}");
+    }
+}
+
+#[test]
+fn a_service_manager_is_told_of_several_servers_as_of_one() {
+    let site = Site::new().server("main", "", "127.0.0.1", 0);
+    site.write();
+    let socket = UnixDatagram::bind(site.path().join("notify")).expect("a socket");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut program = Program::start(
+        site.command(&["serve", "main.conf", "--every"])
+            .env("NOTIFY_SOCKET", site.path().join("notify")),
+    );
+    let ready = format!("READY=1\nMAINPID={}", program.id());
+    assert_eq!(heard(&socket), ready);
+    program.signal("HUP");
+    assert!(heard(&socket).starts_with("RELOADING=1\n"));
+    assert_eq!(heard(&socket), ready);
+    program.line("the reload", |line| {
+        line.contains("logs reopened").then_some(())
+    });
+    program.signal("TERM");
+    assert_eq!(heard(&socket), "STOPPING=1");
+    assert!(program.ended().success());
+}

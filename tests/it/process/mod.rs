@@ -3,9 +3,11 @@
 //! What needs root is skipped without it, with a printed reason. Processes in the background are killed when a test ends,
 //! however it ends.
 
+mod certificates;
 mod daemon;
 mod jail;
 mod logs;
+mod m2sh;
 mod manager;
 mod several;
 

@@ -7,7 +7,7 @@ use crate::support::free_port;
 use crate::support::program::Program;
 
 /// Two servers that share nothing but the file: handlers are bound under different names.
-fn two(first: u16, second: u16) -> Site {
+pub(super) fn two(first: u16, second: u16) -> Site {
     let mut site =
         Site::new()
             .server("one", "", "127.0.0.1", first)

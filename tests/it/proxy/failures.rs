@@ -95,6 +95,27 @@ fn a_client_that_is_slow_to_send_is_not_the_backends_fault() {
 }
 
 #[test]
+fn a_body_is_due_even_while_its_answer_is_being_written() {
+    let (front, backend) = pair(", 'limits.body_grace': 1");
+    let mut client = front.asks("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\nabc");
+    let mut connection = backend.accept();
+    head(&mut connection);
+    connection
+        .send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        .unwrap();
+    let answer = client.rest();
+    assert!(answer.ends_with(b"3\r\nabc\r\n"), "cut short");
+    // Leave to send it is no leave to send it at any time.
+    let mut client = front
+        .asks("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n");
+    let mut connection = backend.accept();
+    head(&mut connection);
+    connection.send(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+    assert_eq!(client.answer().status, 100);
+    assert_eq!(client.answer().status, 408);
+}
+
+#[test]
 fn a_backend_that_stops_in_the_middle_cuts_the_client_short() {
     let (front, backend) = pair(", 'proxy.timeout': 1");
     for (answer, ends) in [

@@ -16,7 +16,7 @@ const MEMORY_MAX_KIB: u64 = 64 * 1024;
 fn a_chunked_body_goes_on_in_chunks_as_it_comes_with_its_trailers() {
     let (front, backend) = pair("");
     let mut client = front.asks(
-        "POST /up HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, Content-Length\r\n\r\n3;ext=1\r\nabc\r\n",
+        "POST /up HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, Content-Length, X-Forwarded-For\r\n\r\n3;ext=1\r\nabc\r\n",
     );
     let mut connection = backend.accept();
     let got = head(&mut connection);
@@ -28,7 +28,7 @@ fn a_chunked_body_goes_on_in_chunks_as_it_comes_with_its_trailers() {
         "before the body is whole"
     );
     client
-        .send(b"2\r\nde\r\n0\r\nX-Sum: 42\r\nContent-Length: 9\r\nX-Other: 1\r\n\r\nGET /next HTTP/1.1\r\nHost: h\r\n\r\n")
+        .send(b"2\r\nde\r\n0\r\nX-Sum: 42\r\nContent-Length: 9\r\nX-Forwarded-For: 6.6.6.6\r\nX-Other: 1\r\n\r\nGET /next HTTP/1.1\r\nHost: h\r\n\r\n")
         .unwrap();
     assert_eq!(
         String::from_utf8_lossy(&connection.upto(b"\r\n\r\n")).to_ascii_lowercase(),
@@ -77,7 +77,7 @@ fn a_chunked_response_comes_as_it_is_made_with_trailers_for_those_who_take_them(
     connection
         .send(b"0\r\nX-Sum: 42\r\nContent-Length: 3\r\n\r\n")
         .unwrap();
-    assert_eq!(client.upto(b"\r\n\r\n"), b"0\r\nx-sum: 42\r\n\r\n");
+    assert_eq!(client.upto(b"\r\n\r\n"), b"0\r\nX-Sum: 42\r\n\r\n");
 
     client.send(GET.as_bytes()).unwrap();
     let got = head(&mut connection);
@@ -95,14 +95,17 @@ fn interim_responses_are_passed_on() {
     let mut connection = backend.accept();
     head(&mut connection);
     connection
-        .send(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: x\r\n\r\n")
+        .send(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: x\r\nX: 1\r\n\r\n")
         .unwrap();
     let hints = client.answer();
     assert_eq!(
         (hints.status, hints.header("link")),
         (103, Some(&b"</a.css>"[..]))
     );
-    assert_eq!(hints.header("connection"), None);
+    assert_eq!(
+        (hints.header("connection"), hints.header("x")),
+        (None, None)
+    );
     connection.send(b"HTTP/1.1 102 Processing\r\n\r\n").unwrap();
     assert_eq!(client.answer().status, 102);
     connection.send(HELLO).unwrap();
@@ -124,6 +127,24 @@ fn a_client_that_waits_for_leave_to_send_gets_it_from_the_backend() {
     connection.send(HELLO).unwrap();
     assert_eq!(client.answer().body, b"hello");
     assert!(client.is_silent(QUIET), "the connection is kept");
+}
+
+#[test]
+fn leave_to_send_gets_through_a_flood_of_other_interim_responses() {
+    let (front, backend) = pair("");
+    let mut client = front
+        .asks("POST /e HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
+    let mut connection = backend.accept();
+    head(&mut connection);
+    let flood = b"HTTP/1.1 102 Processing\r\n\r\n".repeat(50);
+    connection
+        .send(&[flood.as_slice(), b"HTTP/1.1 100 Continue\r\n\r\n"].concat())
+        .unwrap();
+    while client.answer().status == 102 {}
+    client.send(b"abc").unwrap();
+    assert_eq!(connection.upto(b"abc"), b"abc");
+    connection.send(HELLO).unwrap();
+    assert_eq!(client.answer().body, b"hello");
 }
 
 #[test]

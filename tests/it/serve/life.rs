@@ -214,6 +214,34 @@ fn the_access_log_has_the_true_status_and_size_and_is_reopened_on_hangup() {
 }
 
 #[test]
+fn what_ends_in_the_middle_is_in_the_access_log() {
+    let front = Front::start("");
+    let handler = Handler::of(&front);
+    let mut client = Client::connect(front.address);
+    send(
+        &mut client,
+        "POST /part HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf",
+    );
+    drop(client);
+    wait_for_lines(&front.access_log(), 1);
+    let mut client = Client::connect(front.address);
+    send(&mut client, get("/cut"));
+    handler.answer("/cut", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel");
+    client.upto(b"hel");
+    // It dies.
+    drop(handler);
+    client.rest();
+    let lines = wait_for_lines(&front.access_log(), 2);
+    for (line, end) in lines
+        .iter()
+        .zip(["/part HTTP/1.1 499 0", "/cut HTTP/1.1 200 3"])
+    {
+        let fields = fields(line);
+        assert_eq!(fields[5..].join(" "), end);
+    }
+}
+
+#[test]
 fn what_cannot_be_served_is_one_line_and_exit_1() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("its address").port();
