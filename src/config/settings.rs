@@ -13,8 +13,6 @@ use crate::networks::Networks;
 pub enum Effect {
     /// It does what its meaning says.
     Honoured,
-    /// The part it belongs to is not built yet; setting it is warned about.
-    NotYet,
     /// It has no meaning here, for this reason; setting it is warned about.
     Meaningless(&'static str),
 }
@@ -265,16 +263,8 @@ impl Settings {
                 continue;
             };
             odd.extend(reading.map(|reading| (index, format!("setting `{key}`: {reading}"))));
-            match find(key).map(|setting| setting.effect) {
-                // What is switched off is off here too.
-                Some(Effect::NotYet) if matches!(text.trim(), "" | "0") => {}
-                Some(Effect::NotYet) => {
-                    odd.push((index, format!("setting `{key}` has no effect yet")));
-                }
-                Some(Effect::Meaningless(why)) => {
-                    odd.push((index, format!("setting `{key}` has no meaning here: {why}")));
-                }
-                Some(Effect::Honoured) | None => {}
+            if let Some(Effect::Meaningless(why)) = find(key).map(|setting| setting.effect) {
+                odd.push((index, format!("setting `{key}` has no meaning here: {why}")));
             }
             if key == "upload.temp_store" && !text.is_empty() && !text.ends_with("XXXXXX") {
                 let why = "does not end in XXXXXX, so nothing is stored, and large bodies are answered 413";
@@ -509,7 +499,6 @@ mod tests {
         };
         let note = match setting.effect {
             Effect::Honoured => String::new(),
-            Effect::NotYet => " *Read, and without effect yet.*".to_owned(),
             Effect::Meaningless(why) => format!(" *No meaning here: {why}.*"),
         };
         format!(

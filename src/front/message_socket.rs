@@ -3,6 +3,7 @@
 //! Only where a message begins and ends and what it is called (reference: Flash sockets); what is inside is the handler's. No
 //! I/O here: the connection does that (`connection::messages`).
 
+use crate::http1::target;
 use crate::wire::request::Language;
 
 /// What is said to `<policy-file-request/>`: anybody may connect to any port. The NUL belongs to it.
@@ -121,28 +122,7 @@ fn whole<'a>(
 
 /// What may stand in a path (RFC 3986 3.3). No query: `?` is refused, as Mongrel2 does.
 fn is_path_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'-' | b'.'
-                | b'_'
-                | b'~'
-                | b'!'
-                | b'$'
-                | b'&'
-                | b'\''
-                | b'('
-                | b')'
-                | b'*'
-                | b'+'
-                | b','
-                | b';'
-                | b'='
-                | b':'
-                | b'@'
-                | b'/'
-                | b'%'
-        )
+    target::is_name_byte(byte) || matches!(byte, b':' | b'@' | b'/' | b'%')
 }
 
 impl Message<'_> {

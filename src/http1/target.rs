@@ -141,7 +141,8 @@ fn is_name(mut name: &[u8]) -> bool {
     }
 }
 
-const fn is_name_byte(byte: u8) -> bool {
+/// Whether a byte may stand in names and paths as it is: unreserved characters and sub-delims (RFC 3986 2.2, 2.3).
+pub const fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,
