@@ -101,6 +101,13 @@ pub(super) fn request(
             .map(|field| field.value)
     };
     let connection: Vec<&[u8]> = values(b"connection").flat_map(list).collect();
+    // A probe that is to go no further than here is ours to answer (RFC 9110 7.6.2).
+    let counts_hops = matches!(method, Method::OPTIONS | Method::TRACE);
+    let hops = values(b"max-forwards").next().filter(|_| counts_hops);
+    let hops = hops.and_then(|value| str::from_utf8(value).ok()?.parse::<u64>().ok());
+    if hops == Some(0) {
+        return Err(Trouble::NotImplemented);
+    }
     for field in head.fields {
         let name = HeaderName::from_bytes(field.name).map_err(|_| Trouble::BadTarget)?;
         let drops = name == header::HOST
@@ -111,7 +118,9 @@ pub(super) fn request(
             || connection
                 .iter()
                 .any(|token| token.eq_ignore_ascii_case(field.name));
-        if !drops {
+        if let Some(hops) = hops.filter(|_| name == header::MAX_FORWARDS) {
+            add(name, text(&(hops - 1).to_string()))?;
+        } else if !drops {
             let value = HeaderValue::from_bytes(field.value).map_err(|_| Trouble::BadTarget)?;
             add(name, value)?;
         }
@@ -342,6 +351,23 @@ mod tests {
         assert_eq!(all(fields, "x-forwarded-for"), [b"10.0.0.1"]);
         assert_eq!(all(fields, "via"), [b"1.1 lurcher"]);
         assert!(all(fields, "x-a").is_empty() && all(fields, "connection").is_empty());
+    }
+
+    #[test]
+    fn a_probe_goes_as_far_as_it_says() {
+        let probe = |method: &str, hops: &str| {
+            forwarded(&format!(
+                "{method} / HTTP/1.1\r\nHost: h\r\nMax-Forwards: {hops}\r\n\r\n"
+            ))
+        };
+        for method in ["TRACE", "OPTIONS"] {
+            assert_eq!(probe(method, "0").unwrap_err(), Trouble::NotImplemented);
+            let out = probe(method, "3").unwrap();
+            assert_eq!(all(&out.head.headers, "max-forwards"), [b"2"]);
+        }
+        // Elsewhere it means nothing.
+        let out = probe("GET", "0").unwrap();
+        assert_eq!(all(&out.head.headers, "max-forwards"), [b"0"]);
     }
 
     #[test]
