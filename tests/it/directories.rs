@@ -2,14 +2,14 @@
 //! log says, what a large file costs. The rules themselves are tested in `src/files`.
 
 use std::fs;
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::support::client::{Answer, Asked, Client, fetch};
+use crate::support::client::{self, Answer, Asked, Client, fetch};
 use crate::support::program::Program;
 use crate::support::{PATIENCE, scratch};
 
@@ -640,7 +640,7 @@ fn a_large_download_and_slow_clients_take_little_memory() {
     let mut body = None;
     let mut last = [0; 4];
     while body != Some(SIZE) {
-        let read = stream.read(&mut buffer).expect("read");
+        let read = client::read(&mut stream, &mut buffer).expect("read");
         assert!(read > 0, "cut short at {body:?}");
         let mut data = &buffer[..read];
         if body.is_none() {

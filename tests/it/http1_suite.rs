@@ -11,6 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::client;
 use crate::support::golden;
 use crate::support::peer::{Peer, Replies, address};
 use crate::support::program::Program;
@@ -519,7 +520,7 @@ fn serve(mut stream: TcpStream, answered: &AtomicUsize) -> std::io::Result<()> {
     let mut server = Server::default();
     let mut buffer = [0; 16_384];
     while !server.answers.closed {
-        let count = stream.read(&mut buffer)?;
+        let count = client::read(&mut stream, &mut buffer)?;
         if count == 0 {
             return Ok(());
         }
@@ -535,7 +536,7 @@ fn serve(mut stream: TcpStream, answered: &AtomicUsize) -> std::io::Result<()> {
     // Half a close, then reading on for a while: a reset would take the answer away from the client.
     stream.shutdown(Shutdown::Write)?;
     stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-    while stream.read(&mut buffer)? > 0 {}
+    while client::read(&mut stream, &mut buffer)? > 0 {}
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Backend, Front, GET, HELLO, QUIET, head, pair};
 use crate::support::PATIENCE;
+use crate::support::client;
 
 const GIB: u64 = 1 << 30;
 
@@ -337,7 +338,7 @@ fn pour(stream: &mut TcpStream, mut left: u64) {
 fn drink(stream: &mut TcpStream, mut left: u64) {
     let mut block = vec![0; 256 * 1024];
     while left > 0 {
-        let read = stream.read(&mut block).unwrap();
+        let read = client::read(stream, &mut block).unwrap();
         assert!(read > 0, "{left} bytes are missing");
         left -= read as u64;
     }

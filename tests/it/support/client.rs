@@ -44,6 +44,16 @@ pub(crate) enum Asked {
     Other,
 }
 
+/// Reads once. A system call that was interrupted is made again: with a timeout set the kernel does not do that itself.
+pub(crate) fn read(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 /// Splits one answer off the front of `bytes`: the answer and its length, or `None` while it is incomplete.
 /// An answer without length ends where the connection does (`ended`).
 pub(crate) fn split_answer(bytes: &[u8], asked: Asked, ended: bool) -> Option<(Answer, usize)> {
