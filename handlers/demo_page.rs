@@ -12,6 +12,7 @@ const POLICY: &str =
 pub(crate) const BUILT_IN: BuiltIn = BuiltIn {
     name: "demo-page",
     about: "The page that `lurcher demo` shows",
+    targets: &[],
     options: &[Opt {
         name: "process",
         value: "ROUTE PID COMMAND",

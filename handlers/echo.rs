@@ -7,6 +7,7 @@ use lurcher::launcher::{BuiltIn, Handler};
 pub(crate) const BUILT_IN: BuiltIn = BuiltIn {
     name: "echo",
     about: "Answer 200 with the request's body, for any method; send WebSocket messages back",
+    targets: &[],
     options: &[],
     run: |_| Ok(Handler::new(serve)),
 };

@@ -18,6 +18,7 @@ In the status, the header values and the body, these are replaced:
   %%          a percent sign
 A redirect of a whole route, for example:
   lurcher run respond tcp://127.0.0.1:9999 --code 301 --header 'Location=https://example.org/%(MATCH)s'",
+    targets: &[],
     options: &[
         Opt { name: "code", value: "CODE", help: "The status code [default: 200]", repeat: false },
         Opt { name: "status", value: "TEXT", help: "The reason phrase [default: the usual one for the code]", repeat: false },

@@ -11,6 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 pub(crate) const BUILT_IN: BuiltIn = BuiltIn {
     name: "ticker",
     about: "Answer with a line now and then, for a while: a response that grows",
+    targets: &[],
     options: &[
         Opt {
             name: "lines",

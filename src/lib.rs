@@ -40,7 +40,7 @@ pub mod bus;
 #[cfg(feature = "gateway")]
 pub mod files;
 
-#[cfg(feature = "gateway")]
+#[cfg(feature = "config")]
 pub mod config;
 
 pub mod pool;

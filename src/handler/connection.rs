@@ -91,8 +91,12 @@ impl Options {
         self.pairs().map(drop)
     }
 
-    /// The recv specs, inferred where none are given.
-    fn pairs(&self) -> Result<Vec<(Endpoint, Endpoint)>, ConnectError> {
+    /// The servers as (`send_spec`, `recv_spec`); recv specs are inferred where none are given.
+    ///
+    /// # Errors
+    ///
+    /// As [`Options::check`].
+    pub fn pairs(&self) -> Result<Vec<(Endpoint, Endpoint)>, ConnectError> {
         let send = self.send_specs.iter().cloned();
         let recv: Vec<Endpoint> = if self.recv_specs.is_empty() {
             let inferred = self.send_specs.iter().map(|spec| {

@@ -25,7 +25,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::control::Order;
 
-pub use run::{BuiltIn, Handler, Opt, Values};
+pub use run::{BuiltIn, Handler, Opt, Target, Values};
 
 /// Runs the program with the arguments of the process; `built_in` are the handlers that `lurcher run` knows by name. Called
 /// by the name of a program that it stands in for, it takes that one's arguments.
@@ -52,12 +52,13 @@ pub fn main(built_in: &'static [BuiltIn]) -> ExitCode {
 
 fn by_its_own_name(built_in: &'static [BuiltIn]) -> anyhow::Result<ExitCode> {
     let command = args::Cli::command().mut_subcommand("run", |run| run::describe(run, built_in));
-    let cli =
-        args::Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    let arguments = run::name_targets(std::env::args_os().collect(), built_in);
+    let cli = args::Cli::from_arg_matches(&command.get_matches_from(arguments))
+        .unwrap_or_else(|error| error.exit());
     log::install(cli.log.as_deref());
     match cli.command {
         args::Command::Serve(args) => serve::main(args),
-        args::Command::Run(args) => run::main(args, built_in),
+        args::Command::Run(args) => run::main(&args, built_in),
         args::Command::Config(args) => config::main(args),
         args::Command::Control(args) => control::main(args),
         args::Command::Status(args) => control::status(&args),

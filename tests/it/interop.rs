@@ -7,6 +7,7 @@ use crate::support::client::{Client, fetch};
 use crate::support::front::{Front, conf};
 use crate::support::golden::{self, data};
 use crate::support::program::Program;
+use crate::support::servers;
 use crate::support::{free_port, scratch};
 
 /// Pythons that have ZeroMQ: Debian's, and those of `LURCHER_OLD_PYZMQ`. Says so when there is none.
@@ -67,25 +68,24 @@ fn a_python_handler_written_for_mongrel2_serves_lurcher() {
 }
 
 #[test]
-fn lurchers_echo_serves_mongrel2() {
-    let directory = scratch();
-    let golden = golden::prepare("golden", directory.path());
-    let Some(mut mongrel2) = Program::mongrel2(&golden.database, &golden.uuid, directory.path())
-    else {
-        return;
-    };
-    mongrel2.answering(golden.address);
-    let (send, recv) = &golden.handlers[0];
-    let echo = Program::lurcher(&["run", "echo", send, recv], directory.path());
-    let answer = fetch(
-        golden.address,
-        "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello",
-    );
-    assert_eq!(
-        (answer.status, answer.body.as_slice()),
-        (200, &b"hello"[..]),
-        "{echo}"
-    );
+fn lurchers_echo_serves_both_servers_in_both_protocols() {
+    servers::each("", |server| {
+        let echo = Program::lurcher(
+            &["run", "echo", &server.send, &server.recv],
+            server.directory(),
+        );
+        let answer = fetch(
+            server.address,
+            "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello",
+        );
+        assert_eq!(
+            (answer.status, answer.body.as_slice()),
+            (200, &b"hello"[..]),
+            "{:?} {} {echo}",
+            server.kind,
+            server.protocol,
+        );
+    });
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub(crate) mod golden;
 pub(crate) mod handler;
 pub(crate) mod peer;
 pub(crate) mod program;
+pub(crate) mod servers;
 pub(crate) mod tls;
 
 use std::net::TcpListener;

@@ -1,0 +1,141 @@
+//! `lurcher run`: a handler, started and connected to one server or several.
+//!
+//! Handlers say what options they have as plain data ([`BuiltIn`]). `args` makes a [`plan::Plan`] of what was typed, `worker` is
+//! the process that serves.
+
+mod args;
+mod plan;
+mod worker;
+
+use std::fmt;
+use std::io::Write as _;
+use std::pin::Pin;
+use std::process::ExitCode;
+
+use crate::handler::{Connection, ReplyError};
+
+pub(super) use args::{Args, describe, name_targets};
+use plan::Plan;
+
+/// The option by which a handler watches its standard input.
+pub(super) const STOP_ON_EOF: &str = "stop-on-eof";
+
+/// A handler compiled into the program.
+#[derive(Debug)]
+pub struct BuiltIn {
+    /// What it is called on the command line.
+    pub name: &'static str,
+    /// What it does, in one line or more; the first is shown in lists.
+    pub about: &'static str,
+    /// How it is named together with what it works on, where it needs that: the schemes before the colon (`http`, `unix` for
+    /// `http://HOST:PORT` and `unix:/PATH`) and the forms for the help. Empty for one that is called by its name alone.
+    pub targets: &'static [Target],
+    /// Its own options.
+    pub options: &'static [Opt],
+    /// Makes the handler from what was typed; the error says what is wrong with it.
+    pub run: fn(&Values) -> Result<Handler, String>,
+}
+
+/// A way to name a handler together with what it works on: `files:DIR`.
+#[derive(Debug)]
+pub struct Target {
+    /// What stands before the colon.
+    pub scheme: &'static str,
+    /// The whole as the help shows it.
+    pub form: &'static str,
+}
+
+/// An option of a built-in handler: `--name VALUE`.
+#[derive(Debug)]
+pub struct Opt {
+    /// The name without dashes.
+    pub name: &'static str,
+    /// What the value is called in the help.
+    pub value: &'static str,
+    /// What it does; the default in brackets at the end.
+    pub help: &'static str,
+    /// Whether it may be given several times.
+    pub repeat: bool,
+}
+
+/// The options that were typed, in order.
+#[derive(Debug, Clone, Default)]
+pub struct Values {
+    options: Vec<(&'static str, String)>,
+    target: String,
+    concurrency: Option<u32>,
+}
+
+impl Values {
+    /// What was typed as APP, whole: `files:/srv/www` or just the name.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// How many requests may be open at once (`--concurrency`), where that was said.
+    pub fn concurrency(&self) -> Option<u32> {
+        self.concurrency
+    }
+
+    /// The value of an option, where it was given.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.all(name).last()
+    }
+
+    /// All values of an option that may be repeated.
+    pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.options
+            .iter()
+            .filter(move |(known, _)| *known == name)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+impl FromIterator<(&'static str, String)> for Values {
+    fn from_iter<I: IntoIterator<Item = (&'static str, String)>>(values: I) -> Self {
+        Self {
+            options: values.into_iter().collect(),
+            ..Self::default()
+        }
+    }
+}
+
+/// A handler, ready to serve a connection until that ends.
+pub struct Handler(Box<dyn FnOnce(Connection) -> Serving>);
+
+/// The run of a handler.
+type Serving = Pin<Box<dyn Future<Output = Result<(), ReplyError>>>>;
+
+impl Handler {
+    /// Wraps an async function that receives until there is nothing more, and then finishes the connection.
+    pub fn new<F, R>(serve: F) -> Self
+    where
+        F: FnOnce(Connection) -> R + 'static,
+        R: Future<Output = Result<(), ReplyError>> + 'static,
+    {
+        Self(Box::new(move |connection| Box::pin(serve(connection))))
+    }
+}
+
+impl fmt::Debug for Handler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handler").finish_non_exhaustive()
+    }
+}
+
+pub(super) fn main(args: &Args, built_in: &'static [BuiltIn]) -> anyhow::Result<ExitCode> {
+    match args.plan(built_in) {
+        Ok(plan) => run(&plan),
+        Err(why) => Ok(usage(&why)),
+    }
+}
+
+fn run(plan: &Plan) -> anyhow::Result<ExitCode> {
+    worker::main(plan)
+}
+
+fn usage(why: &str) -> ExitCode {
+    // Nobody is left to tell when stderr is gone.
+    drop(writeln!(std::io::stderr(), "lurcher: {why}"));
+    ExitCode::from(2)
+}

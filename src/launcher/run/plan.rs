@@ -1,0 +1,91 @@
+//! What will be done: one handler, where it is connected to, and how its processes are kept. Made from what was typed, from a
+//! TOML file and the environment; the supervisor and its workers know nothing else. Nothing is looked up or opened here.
+
+#![expect(
+    dead_code,
+    reason = "the supervisor, which reads all of it, comes next"
+)]
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{BuiltIn, Values};
+use crate::endpoint::Endpoint;
+
+/// The whole of `lurcher run`, decided.
+#[derive(Debug, Clone)]
+pub(in crate::launcher) struct Plan {
+    /// What logs and `status` call it: `--name`, else the handler.
+    pub(in crate::launcher) name: String,
+    /// What a worker does.
+    pub(in crate::launcher) app: App,
+    /// The servers, each as (`send_spec`, `recv_spec`), never empty.
+    pub(in crate::launcher) servers: Vec<(Endpoint, Endpoint)>,
+    /// The ZeroMQ identity of the handler's sockets where a spec names none.
+    pub(in crate::launcher) ident: Option<String>,
+    /// Who takes the requests from the servers.
+    pub(in crate::launcher) feed: Feed,
+    /// Worker processes at the start; 0 serves in this process, which nobody supervises then.
+    pub(in crate::launcher) workers: u32,
+    /// Threads of a worker's runtime.
+    pub(in crate::launcher) threads: u32,
+    /// Requests that a worker has open at once, where its handler bounds them; more wait in the server.
+    pub(in crate::launcher) concurrency: Option<u32>,
+    /// After so many requests a worker is replaced: the number, and the most that chance adds to it.
+    pub(in crate::launcher) max_requests: Option<(u64, u64)>,
+    /// Above so many bytes of resident memory a worker is replaced.
+    pub(in crate::launcher) max_memory: Option<u64>,
+    /// How long a worker may finish what it has.
+    pub(in crate::launcher) graceful_timeout: Duration,
+    /// Files and folders whose change replaces the workers.
+    pub(in crate::launcher) watch: Vec<PathBuf>,
+    /// Where the process id is written.
+    pub(in crate::launcher) pid_file: Option<PathBuf>,
+    /// Where it is asked for its status and told to stop, reload, scale.
+    pub(in crate::launcher) control: Option<Endpoint>,
+    /// Who workers run as: names or numbers.
+    pub(in crate::launcher) user: Option<String>,
+    /// The group of workers; without it that of the user.
+    pub(in crate::launcher) group: Option<String>,
+    /// The file mode creation mask of workers.
+    pub(in crate::launcher) umask: Option<u32>,
+    /// Added to the environment of workers, later ones win.
+    pub(in crate::launcher) env: Vec<(OsString, OsString)>,
+    /// The working directory of workers.
+    pub(in crate::launcher) chdir: Option<PathBuf>,
+    /// Where a line for each request goes; `-` is standard output.
+    pub(in crate::launcher) access_log: Option<PathBuf>,
+    /// Stop when standard input ends.
+    pub(in crate::launcher) stop_on_eof: bool,
+}
+
+/// What a worker does.
+#[derive(Debug, Clone)]
+pub(in crate::launcher) enum App {
+    /// A handler compiled into the program.
+    BuiltIn {
+        /// Which.
+        handler: &'static BuiltIn,
+        /// Its options, and what it was called with.
+        values: Values,
+    },
+    /// A program of the user's own, which connects by itself.
+    Exec {
+        /// The program, looked for in `PATH` when it has no slash.
+        program: OsString,
+        /// Its arguments.
+        arguments: Vec<OsString>,
+    },
+}
+
+/// Who takes the requests from the servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::launcher) enum Feed {
+    /// Workers, when all servers are Lurchers and the handler is built in; otherwise the supervisor.
+    Auto,
+    /// Each worker by itself.
+    Direct,
+    /// The supervisor, which hands them to its workers: nothing is lost when one stops or dies, whatever the server is.
+    Supervisor,
+}
