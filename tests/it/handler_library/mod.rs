@@ -3,6 +3,7 @@
 
 mod fake_front;
 mod programs;
+mod responses;
 mod uploads;
 mod websocket;
 
