@@ -56,7 +56,13 @@ impl Replies {
         let crowd = Crowd::of(clients);
         let mut response = Vec::new();
         let status = (code, status);
-        let close = http::write(&mut response, Form::default(), status, headers, body.as_ref())?;
+        let close = http::write(
+            &mut response,
+            Form::default(),
+            status,
+            headers,
+            body.as_ref(),
+        )?;
         crowd.send(&response).await?;
         if close {
             crowd.send(&[]).await?;
