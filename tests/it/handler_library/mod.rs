@@ -1,8 +1,11 @@
 //! The handler library, `lurcher run` and the built-in handlers, against a front made of plain libzmq sockets and
 //! against the real Mongrel2.
 
+mod crowds;
 mod fake_front;
 mod programs;
+mod responses;
+mod uploads;
 mod websocket;
 
 use std::sync::Arc;
