@@ -32,10 +32,13 @@
 //!
 //! This part has whole replies, streams, raw pieces and WebSocket. Uploads and tower services come on top.
 
+pub mod blocking;
 mod body;
 mod connection;
 mod control;
 mod deliver;
+#[cfg(feature = "config")]
+mod from_config;
 mod http;
 mod replies;
 mod request;
@@ -45,6 +48,8 @@ mod websocket;
 
 pub use body::{BODY_WINDOW, Bodies, BodyError, BodyReader, Part};
 pub use connection::{ConnectError, Connection, Options, StopHandle};
+#[cfg(feature = "config")]
+pub use from_config::{ConfigError, Selector};
 pub use http::HttpError;
 pub use replies::{IDS_PER_MESSAGE, Replies, ReplyError};
 pub use request::{Client, Event, Request};
