@@ -6,6 +6,7 @@ mod crowds;
 mod fake_front;
 mod programs;
 mod responses;
+mod rooms;
 mod uploads;
 mod websocket;
 
