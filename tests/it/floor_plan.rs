@@ -68,6 +68,9 @@ const EDGES: &[(&str, &[&str])] = &[
             "tnetstring",
             "endpoint",
             "metrics",
+            "sys",
+            "config",
+            "routing",
         ],
     ),
     (
