@@ -39,6 +39,8 @@ mod http;
 mod replies;
 mod request;
 mod response;
+#[cfg(feature = "service")]
+mod serve;
 mod upload;
 mod websocket;
 
@@ -48,6 +50,8 @@ pub use http::HttpError;
 pub use replies::{IDS_PER_MESSAGE, Replies, ReplyError};
 pub use request::{Client, Event, Request};
 pub use response::{BodyWriter, Respond};
+#[cfg(feature = "service")]
+pub use serve::{Body, CONCURRENCY, GRACEFUL_TIMEOUT, Origin, Serve, serve};
 pub use upload::{Upload, UploadError, UploadFault};
 pub use websocket::{CONTROL_BYTES_MAX, Frame};
 
