@@ -1,5 +1,6 @@
 //! The built-in handlers, written against the public library only, as a stranger would.
 
+mod chat;
 mod demo_page;
 mod echo;
 mod respond;
@@ -11,6 +12,7 @@ use lurcher::launcher::BuiltIn;
 pub(crate) const BUILT_IN: &[BuiltIn] = &[
     echo::BUILT_IN,
     respond::BUILT_IN,
+    chat::BUILT_IN,
     ticker::BUILT_IN,
     demo_page::BUILT_IN,
 ];

@@ -151,6 +151,9 @@ pub enum ConnectError {
     /// A socket could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The runtime of [`super::blocking::Connection`] could not be started.
+    #[error("starting a runtime")]
+    Runtime(#[source] io::Error),
     /// A socket broke while the subscription was awaited.
     #[error("waiting for {endpoint} to subscribe to replies")]
     Subscription {

@@ -30,25 +30,34 @@
 //!
 //! [`Request::respond`] writes responses that need more: one with repeated headers, or a body that comes piece by piece ([`BodyWriter`]).
 //!
-//! This part has whole replies, streams, raw pieces and WebSocket. Uploads and tower services come on top.
+//! `serve` (feature `service`) answers by a tower service: an axum router, for one.
 
+pub mod blocking;
 mod body;
 mod connection;
 mod control;
 mod deliver;
+#[cfg(feature = "config")]
+mod from_config;
 mod http;
 mod replies;
 mod request;
 mod response;
+#[cfg(feature = "service")]
+mod serve;
 mod upload;
 mod websocket;
 
 pub use body::{BODY_WINDOW, Bodies, BodyError, BodyReader, Part};
 pub use connection::{ConnectError, Connection, Options, StopHandle};
+#[cfg(feature = "config")]
+pub use from_config::{ConfigError, Selector};
 pub use http::HttpError;
 pub use replies::{IDS_PER_MESSAGE, Replies, ReplyError};
 pub use request::{Client, Event, Request};
 pub use response::{BodyWriter, Respond};
+#[cfg(feature = "service")]
+pub use serve::{Body, CONCURRENCY, GRACEFUL_TIMEOUT, Origin, Serve, serve};
 pub use upload::{Upload, UploadError, UploadFault};
 pub use websocket::{CONTROL_BYTES_MAX, Frame};
 

@@ -244,6 +244,11 @@ impl Respond {
         }
     }
 
+    /// Whether no body goes out, whatever is given.
+    pub(in crate::handler) fn is_bodiless(&self) -> bool {
+        self.form.head_only || self.is_interim() || self.code == 204 || self.code == 304
+    }
+
     fn is_interim(&self) -> bool {
         self.code < 200
     }

@@ -1,10 +1,12 @@
 //! The handler library, `lurcher run` and the built-in handlers, against a front made of plain libzmq sockets and
 //! against the real Mongrel2.
 
+mod blocking;
 mod crowds;
 mod fake_front;
 mod programs;
 mod responses;
+mod rooms;
 mod uploads;
 mod websocket;
 
