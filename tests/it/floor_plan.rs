@@ -118,7 +118,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("hyper", &["front/proxy/"]),
     ("hyper_util", &["front/proxy/"]),
     ("libc", &["sys.rs"]),
-    ("nix", &["sys.rs", "launcher/process/"]),
+    ("nix", &["sys.rs", "launcher/process/", "launcher/run/"]),
     ("flate2", &["websocket/"]),
     ("rustls", &["front/tls/"]),
     ("tokio_rustls", &["front/tls/"]),

@@ -1,10 +1,12 @@
 //! `lurcher run`: a handler, started and connected to one server or several.
 //!
-//! Handlers say what options they have as plain data ([`BuiltIn`]). `args` makes a [`plan::Plan`] of what was typed, `worker` is
-//! the process that serves.
+//! Handlers say what options they have as plain data ([`BuiltIn`]). `args` makes a [`plan::Plan`] of what was typed, `supervise` is
+//! the process that was started, `worker` the one that serves, `rights` who that one is.
 
 mod args;
 mod plan;
+mod rights;
+mod supervise;
 mod worker;
 
 use std::fmt;
@@ -15,7 +17,8 @@ use std::process::ExitCode;
 use crate::handler::{Connection, ReplyError};
 
 pub(super) use args::{Args, describe, name_targets};
-use plan::Plan;
+use plan::App;
+pub(super) use worker::{is_worker, obey};
 
 /// The option by which a handler watches its standard input.
 pub(super) const STOP_ON_EOF: &str = "stop-on-eof";
@@ -123,15 +126,23 @@ impl fmt::Debug for Handler {
     }
 }
 
-pub(super) fn main(args: &Args, built_in: &'static [BuiltIn]) -> anyhow::Result<ExitCode> {
-    match args.plan(built_in) {
-        Ok(plan) => run(&plan),
-        Err(why) => Ok(usage(&why)),
+/// Runs a handler as it was typed; `log` is what is logged, of workers too.
+pub(super) fn main(
+    args: &Args,
+    built_in: &'static [BuiltIn],
+    log: Option<&str>,
+) -> anyhow::Result<ExitCode> {
+    let plan = match args.plan(built_in) {
+        Ok(plan) => plan,
+        Err(why) => return Ok(usage(&why)),
+    };
+    match (&plan.app, plan.workers) {
+        (App::BuiltIn { .. }, 0) => worker::main(&plan),
+        (App::Exec { .. }, 0) => Ok(usage(
+            "a program of your own needs a worker: --workers is 0",
+        )),
+        _ => supervise::main(plan, &|| args.plan(built_in), log),
     }
-}
-
-fn run(plan: &Plan) -> anyhow::Result<ExitCode> {
-    worker::main(plan)
 }
 
 fn usage(why: &str) -> ExitCode {
