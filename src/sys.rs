@@ -18,6 +18,9 @@ use std::path::{Component, Path};
 #[cfg(feature = "gateway")]
 use std::sync::atomic::{AtomicBool, Ordering};
 
+#[cfg(feature = "gateway")]
+use tokio::io::{Interest, unix::AsyncFd};
+
 /// Bytes that were written to a socket and that the peer's kernel has not acknowledged (`SIOCOUTQ`; on a unix socket: that
 /// the peer has not read).
 pub fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
@@ -229,6 +232,13 @@ pub fn keep_descriptors() -> io::Result<()> {
         error if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => Ok(()),
         error => Err(error),
     }
+}
+
+/// A descriptor whose readiness to be read can be awaited. Needs a runtime with I/O.
+#[cfg(feature = "gateway")]
+pub fn readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: it stays open and the same for as long as it is owned, and it is owned by what comes back.
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
 /// Sends one byte over a stream socket, and copies of these descriptors with it (`SCM_RIGHTS`, unix(7)).

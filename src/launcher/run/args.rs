@@ -153,6 +153,14 @@ fn common(app: Command) -> Command {
                 .value_parser(clap::value_parser!(u32)),
         )
         .arg(
+            option("threads", "N", "Threads of a worker [default: 1]")
+                .value_parser(clap::value_parser!(u32)),
+        )
+        .arg(
+            option("concurrency", "N", "Requests that a worker has open at once")
+                .value_parser(clap::value_parser!(u32)),
+        )
+        .arg(
             option("graceful-timeout", "SECONDS", "How long a worker may finish what it has [default: 30]")
                 .value_parser(clap::value_parser!(u64)),
         )

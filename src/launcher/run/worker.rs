@@ -269,10 +269,7 @@ pub(super) fn end_of_stdin() -> oneshot::Receiver<()> {
     let (sender, end) = oneshot::channel();
     std::thread::spawn(move || {
         // An input that cannot be read has ended too.
-        drop(std::io::copy(
-            &mut stdin().lock(),
-            &mut std::io::sink(),
-        ));
+        drop(std::io::copy(&mut stdin().lock(), &mut std::io::sink()));
         drop(sender);
     });
     end

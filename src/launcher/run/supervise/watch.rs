@@ -15,6 +15,8 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDe
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
+use crate::sys;
+
 /// A change is whole when nothing has followed it for so long: compilers and editors write more than once.
 const QUIET: Duration = Duration::from_millis(200);
 
@@ -60,7 +62,7 @@ impl Watcher {
     pub(super) fn new(paths: &[PathBuf]) -> anyhow::Result<Self> {
         let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
         let inotify = Inotify::init(flags).context("begin to watch files")?;
-        let readable = inotify.as_fd().try_clone_to_owned().and_then(AsyncFd::register);
+        let readable = inotify.as_fd().try_clone_to_owned().and_then(sys::readable);
         let mut watcher = Self {
             readable: readable.context("begin to watch files")?,
             inotify,
