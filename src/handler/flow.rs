@@ -11,7 +11,7 @@
 //! - **A Mongrel2 without it** tells nothing and keeps 16 messages at most for a client, of whatever size. So messages double in size:
 //!   each is as large as all that was sent in the last seconds, up to [`PIECE_MAX`]. A client may then be some 140 MB behind.
 //!
-//! Credits come by [`super::Connection::recv`]: whoever waits in a writer and in the same task does not receive, waits for ever.
+//! Credits come by [`super::Connection::recv`]. A writer that waits while nobody calls that is given up, or it would wait for ever.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -21,6 +21,7 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::publisher::{Key, Publisher};
 use super::replies::{self, ReplyError};
@@ -63,23 +64,51 @@ const ASK_AGAIN_MAX: Duration = Duration::from_secs(30);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 const UNANSWERED_PAUSE: Duration = Duration::from_secs(60);
 
+/// A writer that nobody receives for meanwhile is given up after so long.
+const UNHEARD_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Clients of one server that are counted without a writer. Mongrel2 does not tell of every client that leaves; one that is forgotten
 /// is taken to have nothing outstanding.
 const IDLE_MAX: usize = 65_536;
 
-/// What the clients of one server have outstanding.
+/// Whether anybody receives what servers send: without that no writer ever hears of its client.
 #[derive(Debug, Default)]
+pub(super) struct Receiving {
+    calls: AtomicU64,
+    waits: AtomicBool,
+    /// Nothing is received any more.
+    over: CancellationToken,
+}
+
+impl Receiving {
+    /// Somebody waits for messages as long as what is returned is kept.
+    pub(super) fn begin(&self) -> impl Drop + '_ {
+        struct Waits<'a>(&'a AtomicBool);
+        impl Drop for Waits<'_> {
+            fn drop(&mut self) {
+                self.0.store(false, Ordering::Relaxed);
+            }
+        }
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.waits.store(true, Ordering::Relaxed);
+        Waits(&self.waits)
+    }
+
+    /// Nobody ever will again.
+    pub(super) fn end(&self) {
+        self.over.cancel();
+    }
+}
+
+/// What the clients of one server have outstanding.
+#[derive(Debug)]
 pub(super) struct Flows {
     clients: Mutex<HashMap<Key, Arc<Account>>>,
     /// How many there are, to be looked at without a lock.
     count: AtomicUsize,
     /// The server gives credits for everything (`download.flow_control`).
     controlled: AtomicBool,
-    /// Nothing is received any more.
-    deaf: AtomicBool,
-    /// Messages received, to see whether anybody receives.
-    heard: AtomicU64,
-    warned: AtomicBool,
+    receiving: Arc<Receiving>,
     /// The server does not answer requests for credits, and is not asked until then.
     unanswered: Mutex<Option<Instant>>,
     /// Counts of new accounts begin here, so that late news of old ones are not taken for theirs.
@@ -111,14 +140,34 @@ impl Account {
 }
 
 impl Flows {
+    pub(super) fn new(receiving: Arc<Receiving>) -> Self {
+        Self {
+            clients: Mutex::default(),
+            count: AtomicUsize::new(0),
+            controlled: AtomicBool::new(false),
+            receiving,
+            unanswered: Mutex::default(),
+            start: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether the server lets only so much be outstanding, whoever asks.
+    pub(super) fn are_controlled(&self) -> bool {
+        self.controlled.load(Ordering::Acquire)
+    }
+
     /// Whether anybody wants to know what is sent.
     pub(super) fn are_counted(&self) -> bool {
-        self.count.load(Ordering::Acquire) > 0 || self.controlled.load(Ordering::Acquire)
+        self.count.load(Ordering::Acquire) > 0 || self.are_controlled()
+    }
+
+    /// Whether a response of so many bytes may go in one message.
+    pub(super) fn takes_whole(&self, bytes: usize) -> bool {
+        !self.are_controlled() || bytes as u64 <= CONTROLLED_WINDOW
     }
 
     /// Takes note of a message from the server.
     pub(super) fn received(&self, message: &Request, key: impl FnOnce() -> Key) {
-        self.heard.fetch_add(1, Ordering::Relaxed);
         if message.path != "@*" {
             if !self.controlled.load(Ordering::Acquire)
                 && message.headers.contains("DOWNLOAD_CREDITS")
@@ -132,14 +181,6 @@ impl Flows {
             Kind::Disconnect => self.forget(key()),
             Kind::Credits(bytes) => self.credit(key(), bytes, message.flow()),
             _ => {}
-        }
-    }
-
-    /// Nothing comes any more: nobody is to wait for it.
-    pub(super) fn end(&self) {
-        self.deaf.store(true, Ordering::Release);
-        for account in self.lock().values() {
-            account.changed.notify_waiters();
         }
     }
 
@@ -212,14 +253,20 @@ impl Flows {
         let keep = numbers.writers > 0
             || (self.controlled.load(Ordering::Acquire) && numbers.written < numbers.sent);
         drop(numbers);
-        if !keep && clients.get(&key).is_some_and(|known| Arc::ptr_eq(known, account)) {
+        if !keep
+            && clients
+                .get(&key)
+                .is_some_and(|known| Arc::ptr_eq(known, account))
+        {
             self.remove(&mut clients, key);
         }
     }
 
     fn add(&self, clients: &mut HashMap<Key, Arc<Account>>, key: Key) -> Arc<Account> {
         if clients.len() >= IDLE_MAX {
-            let idle = clients.iter().find(|(_, account)| account.lock().writers == 0);
+            let idle = clients
+                .iter()
+                .find(|(_, account)| account.lock().writers == 0);
             if let Some(key) = idle.map(|(key, _)| *key) {
                 self.remove(clients, key);
             }
@@ -238,11 +285,7 @@ impl Flows {
         account
     }
 
-    fn remove(
-        &self,
-        clients: &mut HashMap<Key, Arc<Account>>,
-        key: Key,
-    ) -> Option<Arc<Account>> {
+    fn remove(&self, clients: &mut HashMap<Key, Arc<Account>>, key: Key) -> Option<Arc<Account>> {
         let account = clients.remove(&key);
         self.count.store(clients.len(), Ordering::Release);
         account
@@ -253,12 +296,18 @@ impl Flows {
     }
 
     fn is_unanswered(&self) -> bool {
-        let until = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = self
+            .unanswered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         until.is_some_and(|until| Instant::now() < until)
     }
 
     fn note_unanswered(&self) {
-        let mut until = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut until = self
+            .unanswered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         *until = Some(Instant::now() + UNANSWERED_PAUSE);
     }
 }
@@ -293,6 +342,8 @@ pub(super) struct Outflow {
     sender: Bytes,
     id: ConnId,
     account: Arc<Account>,
+    /// What the server is: asked once, since the answer is not for nothing.
+    lurcher: bool,
     /// What was sent on the connection before this response.
     start: u64,
     asked: Option<Instant>,
@@ -316,6 +367,7 @@ impl Outflow {
         let account = publisher.flows().join(publisher.key(sender, id));
         let start = account.lock().sent;
         Self {
+            lurcher: publisher.is_lurcher(),
             publisher,
             sender: sender.clone(),
             id,
@@ -382,13 +434,32 @@ impl Outflow {
         Ok(())
     }
 
+    /// As [`Outflow::send`], and closes the connection then if that is wanted.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Outflow::send`]; of the close nothing is remembered.
+    pub(super) async fn finish(
+        &mut self,
+        payload: &mut BytesMut,
+        close: bool,
+    ) -> Result<(), ReplyError> {
+        self.send(payload).await?;
+        if close {
+            let message = replies::begin(&self.sender, &[self.id], 0);
+            replies::note(&self.publisher, self.publisher.send(message).await?);
+        }
+        Ok(())
+    }
+
     /// Waits until something may be sent, and says how much of so many bytes.
     ///
     /// # Cancel safety
     ///
     /// Safe: nothing is taken.
     pub(super) async fn reserve(&mut self, bytes: usize) -> Result<usize, ReplyError> {
-        let begun = (Instant::now(), self.publisher.flows().heard.load(Ordering::Relaxed));
+        let receiving = Arc::clone(&self.publisher.flows().receiving);
+        let (begun, calls) = (Instant::now(), receiving.calls.load(Ordering::Relaxed));
         let account = Arc::clone(&self.account);
         let wanted = bytes as u64;
         let mut pause = ASK_AGAIN;
@@ -404,48 +475,62 @@ impl Outflow {
                 Way::Free(room) => room,
                 Way::Blind => PIECE_MAX,
                 Way::Window(window) => {
-                    if self.asked.is_none() && self.publisher.is_lurcher() {
+                    if self.asked.is_none() && self.lurcher {
                         self.ask().await?;
                         continue;
                     }
                     let outstanding = numbers.sent.saturating_sub(numbers.written);
                     let room = window.saturating_sub(outstanding);
                     // A little room is not worth a message, unless that is all there is to send.
-                    if room < wanted.min(window / 4) { 0 } else { room }
+                    if room < wanted.min(window / 4) {
+                        0
+                    } else {
+                        room
+                    }
                 }
             };
             if room > 0 {
                 return Ok(usize::try_from(room.min(wanted)).unwrap_or(bytes));
             }
-            if tokio::time::timeout(pause, changed).await.is_err() {
-                self.complain(begun);
-                self.ask().await?;
-                pause = (pause * 2).min(ASK_AGAIN_MAX);
+            tokio::select! {
+                () = changed => {}
+                () = receiving.over.cancelled() => {}
+                () = tokio::time::sleep(pause) => {
+                    let unheard = !receiving.waits.load(Ordering::Relaxed)
+                        && receiving.calls.load(Ordering::Relaxed) == calls;
+                    if unheard && begun.elapsed() >= UNHEARD_TIMEOUT {
+                        return Err(ReplyError::NotReceiving);
+                    }
+                    self.ask().await?;
+                    pause = (pause * 2).min(ASK_AGAIN_MAX);
+                }
             }
         }
     }
 
     fn way(&self) -> Way {
         let flows = self.publisher.flows();
-        if flows.deaf.load(Ordering::Acquire) {
+        if flows.receiving.over.is_cancelled() {
             return Way::Blind;
         }
         let numbers = *self.account.lock();
-        let controlled = flows.controlled.load(Ordering::Acquire);
         if let Some(window) = numbers.window {
             return Way::Window(window.clamp(1, WINDOW));
         }
-        if controlled {
+        if flows.are_controlled() {
             return Way::Window(CONTROLLED_WINDOW);
         }
-        if !self.publisher.is_lurcher() || flows.is_unanswered() {
+        if !self.lurcher || flows.is_unanswered() {
             return Way::Blind;
         }
         let sent = numbers.sent.saturating_sub(self.start);
         if sent < FREE {
             return Way::Free(FREE - sent);
         }
-        if self.asked.is_some_and(|asked| asked.elapsed() > ANSWER_TIMEOUT) {
+        if self
+            .asked
+            .is_some_and(|asked| asked.elapsed() > ANSWER_TIMEOUT)
+        {
             tracing::warn!(replies = %self.publisher.endpoint(), "a server gives no credits: large responses are sent without");
             flows.note_unanswered();
             return Way::Blind;
@@ -469,18 +554,6 @@ impl Outflow {
         match self.publisher.send(message).await? {
             Sent::Queued => Ok(()),
             Sent::Dropped => Err(ReplyError::ClientGone),
-        }
-    }
-
-    /// A Lurcher answers whoever asks: without a word since then, nobody receives.
-    fn complain(&self, (since, heard): (Instant, u64)) {
-        let flows = self.publisher.flows();
-        if since.elapsed() > 4 * ASK_AGAIN
-            && self.publisher.is_lurcher()
-            && flows.heard.load(Ordering::Relaxed) == heard
-            && !flows.warned.swap(true, Ordering::Relaxed)
-        {
-            tracing::warn!("a response waits for its client, and nothing is received: is Connection::recv called while responses are written?");
         }
     }
 

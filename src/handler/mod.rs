@@ -34,7 +34,10 @@
 
 mod connection;
 mod control;
+mod flow;
 mod http;
+mod observer;
+mod publisher;
 mod replies;
 mod request;
 mod response;
@@ -42,6 +45,7 @@ mod websocket;
 
 pub use connection::{ConnectError, Connection, Options, StopHandle};
 pub use http::HttpError;
+pub use observer::{Counts, End, Exchange, Observer};
 pub use replies::{IDS_PER_MESSAGE, Replies, ReplyError};
 pub use request::{Client, Event, Request};
 pub use response::{BodyWriter, Respond};

@@ -11,9 +11,9 @@ use bytes::Bytes;
 
 use super::publisher::Key;
 use crate::http1::{Asked, ScanState, Scanner, Version};
+use crate::wire::ConnId;
 use crate::wire::reply::{self, Extended};
 use crate::wire::request::{Kind, Request};
-use crate::wire::{self, ConnId};
 
 /// Requests that are followed at once, for each server. Mongrel2 does not tell of every client that leaves, so some would be kept
 /// for ever: above this the oldest is given up. At some 500 bytes each this is 32 MB at most.
@@ -406,8 +406,7 @@ impl Table {
 
 fn open(message: &Request, serial: u64) -> Open {
     // Copies, so that a message of any size is not kept.
-    let copy =
-        |name: &str| Bytes::copy_from_slice(message.headers.first(name).unwrap_or_default());
+    let copy = |name: &str| Bytes::copy_from_slice(message.headers.first(name).unwrap_or_default());
     let method = match message.method() {
         Some(b"WEBSOCKET_HANDSHAKE") => Bytes::from_static(b"GET"),
         method => Bytes::copy_from_slice(method.unwrap_or_default()),

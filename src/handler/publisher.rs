@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::flow::{Flows, Outstanding};
+use super::flow::{Flows, Outstanding, Receiving};
 use super::observer::{Endings, Observer, Watch};
 use crate::bus::client::{self, Sent};
 use crate::wire::{self, reply};
@@ -31,11 +31,15 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn new(socket: client::Publisher, observer: Option<Arc<dyn Observer>>) -> Self {
+    pub(super) fn new(
+        socket: client::Publisher,
+        observer: Option<Arc<dyn Observer>>,
+        receiving: Arc<Receiving>,
+    ) -> Self {
         Self {
             socket,
             senders: Mutex::default(),
-            flows: Flows::default(),
+            flows: Flows::new(receiving),
             watch: observer.map(Watch::new),
         }
     }
@@ -57,6 +61,12 @@ impl Publisher {
             senders.len()
         });
         (number, id.0)
+    }
+
+    /// Whether it may answer what only a Lurcher knows: one that does not answer is none.
+    #[expect(clippy::unused_self, reason = "servers will tell themselves apart")]
+    pub(super) fn is_lurcher(&self) -> bool {
+        true
     }
 
     /// Takes note of a message that the server has sent.
