@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::publisher::Publisher;
 use super::replies::{self, ReplyError};
 use super::websocket::Frame;
-use crate::bus::client::Publisher;
 use crate::websocket::Opcode;
 use crate::wire::{self, ConnId, request::Kind};
 
@@ -106,7 +106,7 @@ pub struct Client {
 }
 
 impl Client {
-    pub(super) fn server(&self) -> &Publisher {
+    pub(super) fn server(&self) -> &Arc<Publisher> {
         &self.server
     }
 
