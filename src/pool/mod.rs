@@ -130,6 +130,11 @@ pub trait Caller {
 pub trait Replies {
     /// A message came from a reply socket. Must not wait.
     fn reply(&self, pool: &Rc<Pool>, from: PeerId, message: Bytes);
+
+    /// Whether there is no room for further messages: reply sockets are not read then, until [`Pool::hear`].
+    fn is_full(&self) -> bool {
+        false
+    }
 }
 
 /// How a pool does, for those who watch it.
@@ -434,6 +439,37 @@ impl Pool {
         }
     }
 
+    /// Passes on what a server says of a connection, which is everything behind `SENDER SP CONNID SP`: to the peer `to` if it is
+    /// still there, else to another of this pool. With no peer at all it is dropped and counted.
+    pub fn forward(&self, to: Option<PeerId>, id: ConnId, body: Bytes) {
+        let peer = self.state.borrow().workers.listener(to);
+        self.send_to_listener(peer, id, body, NO_TAG);
+    }
+
+    /// The same for the handler whose reply socket is `voice`.
+    pub fn forward_voice(&self, voice: PeerId, id: ConnId, body: Bytes) {
+        let peer = self.state.borrow().workers.listener_of_voice(voice);
+        self.send_to_listener(peer, id, body, NO_TAG);
+    }
+
+    /// How many requests wait for a peer, and their bytes.
+    pub fn waiting(&self) -> (usize, usize) {
+        let state = self.state.borrow();
+        (state.waiting, state.waiting_bytes)
+    }
+
+    /// Where a connected peer came from.
+    pub fn origin(&self, peer: PeerId) -> Option<Origin> {
+        self.state.borrow().workers.origin(peer)
+    }
+
+    /// Reads the reply sockets again, after [`Replies::is_full`] has said no.
+    pub fn hear(&self) {
+        for listening in &*self.listening.borrow() {
+            listening.read_on();
+        }
+    }
+
     fn send_notice(&self, peer: Option<Rc<Peer>>, id: ConnId, notice: Notice) {
         let mut body = Vec::with_capacity(64);
         let tag = match notice {
@@ -441,11 +477,15 @@ impl Pool {
             Notice::Credits(_) | Notice::Flow { .. } => NO_TAG,
         };
         notice.encode(self.settings.borrow().protocol, &mut body);
+        self.send_to_listener(peer, id, body.into(), tag);
+    }
+
+    fn send_to_listener(&self, peer: Option<Rc<Peer>>, id: ConnId, body: Bytes, tag: u64) {
         let sent = peer.is_some_and(|peer| {
             peer.send(
                 Outgoing {
                     head: self.head(id),
-                    body: Bytes::from(body),
+                    body,
                 },
                 tag,
             )

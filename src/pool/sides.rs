@@ -81,6 +81,10 @@ impl Sink for SubSide {
 
     fn writable(&self, _: &Rc<Peer>) {}
 
+    fn is_full(&self) -> bool {
+        self.0.replies.is_full()
+    }
+
     fn lost(&self, peer: &Rc<Peer>, _: Vec<Unsent>) {
         let state = &mut *self.0.state.borrow_mut();
         for dead in state.workers.voice_lost(peer.id(), Instant::now()) {

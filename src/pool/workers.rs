@@ -278,6 +278,13 @@ impl Workers {
         }
     }
 
+    /// Where a peer came from, also one that has left and still has something open.
+    pub(super) fn origin(&self, peer: PeerId) -> Option<Origin> {
+        let mut all = self.all.iter().map(|(_, worker)| &worker.peer);
+        all.find(|other| other.id() == peer)
+            .map(|peer| peer.origin())
+    }
+
     /// The peer for a notice: `to` if it still takes messages, else the least busy one, else any.
     pub(super) fn listener(&self, to: Option<PeerId>) -> Option<Rc<Peer>> {
         let named = to.and_then(|peer| self.find(peer));

@@ -59,6 +59,12 @@ const EDGES: &[(&str, &[&str])] = &[
         &["bus", "tnetstring", "endpoint", "drain", "metrics"],
     ),
     (
+        "broker",
+        &[
+            "pool", "bus", "wire", "http1", "drain", "metrics", "endpoint",
+        ],
+    ),
+    (
         "handler",
         &[
             "wire",
@@ -91,6 +97,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "pool",
             "front",
             "control",
+            "broker",
             "handler",
             "networks",
         ],

@@ -62,6 +62,8 @@ struct State {
     monitor: Option<zmq::Socket>,
     /// The monitor has told of a connection and not of its end.
     up: bool,
+    /// Connections that the monitor has told of.
+    connections: u64,
     message: zmq::Message,
     /// What the server subscribes to.
     topics: Vec<Vec<u8>>,
@@ -140,6 +142,7 @@ impl Publisher {
             socket,
             monitor,
             up: is_bound,
+            connections: 0,
             message: zmq::Message::new(),
             topics: Vec::new(),
             ear: Ear::Expected {
@@ -161,6 +164,12 @@ impl Publisher {
     /// Where it is connected to.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    /// How often it has been connected, as far as anybody has looked: [`Publisher::expect`] looks. More than once means that the
+    /// server may have been started anew, and then it numbers its clients anew.
+    pub fn connections(&self) -> u64 {
+        self.lock().connections
     }
 
     /// Whether a message that begins so would pass the server's subscriptions; `None` when there are none.
@@ -432,6 +441,7 @@ impl State {
             self.up = event.is_some_and(|event| {
                 u16::from_ne_bytes(*event) == zmq::SocketEvent::CONNECTED as u16
             });
+            self.connections += u64::from(self.up);
             if !self.up {
                 self.topics.clear();
                 self.silence();
