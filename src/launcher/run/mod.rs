@@ -1,14 +1,21 @@
 //! `lurcher run`: a handler, started and connected to one server or several.
 //!
-//! Handlers say what options they have as plain data ([`BuiltIn`]). `args` makes a [`plan::Plan`] of what was typed, `supervise` is
-//! the process that was started, `worker` the one that serves, `rights` who that one is.
+//! Handlers say what options they have as plain data ([`BuiltIn`]). `args` is what is typed (its `options` are one table),
+//! `given` what is said there, in the environment and in files, `source` makes a [`plan::Plan`] of it, `supervise` is the process that was
+//! started, `worker` the one that serves, `rights` who that one is.
 
 mod args;
+mod env_file;
+mod given;
+mod m2wsgi;
+mod options;
 mod plan;
 mod rights;
+mod source;
 mod supervise;
 mod worker;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io::Write as _;
 use std::pin::Pin;
@@ -16,8 +23,9 @@ use std::process::ExitCode;
 
 use crate::handler::{Connection, ReplyError};
 
-pub(super) use args::{Args, describe, name_targets};
+pub(super) use args::{Args, describe};
 use plan::App;
+use source::Source;
 pub(super) use worker::{is_worker, obey};
 
 /// The option by which a handler watches its standard input.
@@ -132,7 +140,34 @@ pub(super) fn main(
     built_in: &'static [BuiltIn],
     log: Option<&str>,
 ) -> anyhow::Result<ExitCode> {
-    let plan = match args.plan(built_in) {
+    run(&args.source(built_in), log)
+}
+
+/// By the name `m2wsgi`, or that of one of its devices, with that program's arguments.
+pub(super) fn as_m2wsgi(
+    name: &str,
+    arguments: impl Iterator<Item = OsString>,
+    built_in: &'static [BuiltIn],
+) -> anyhow::Result<ExitCode> {
+    let arguments: Vec<String> = arguments
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
+    match m2wsgi::read(name, &arguments) {
+        Ok(Some(typed)) => {
+            let log = std::env::var("LURCHER_LOG").ok();
+            run(&Source::new(typed, built_in, |_| None), log.as_deref())
+        }
+        Ok(None) => {
+            // Nobody is left to tell when stdout is gone.
+            drop(writeln!(std::io::stdout(), "{}", m2wsgi::usage(name)));
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(why) => Ok(usage(&format!("{name}: {why}"))),
+    }
+}
+
+fn run(source: &Source, log: Option<&str>) -> anyhow::Result<ExitCode> {
+    let plan = match source.plan() {
         Ok(plan) => plan,
         Err(why) => return Ok(usage(&why)),
     };
@@ -141,7 +176,7 @@ pub(super) fn main(
         (App::Exec { .. }, 0) => Ok(usage(
             "a program of your own needs a worker: --workers is 0",
         )),
-        _ => supervise::main(plan, &|| args.plan(built_in), log),
+        _ => supervise::main(plan, &|| source.plan(), log),
     }
 }
 
