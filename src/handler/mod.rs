@@ -35,9 +35,10 @@ mod control;
 mod http;
 mod replies;
 mod request;
+mod source;
 mod websocket;
 
-pub use connection::{ConnectError, Connection, Options, StopHandle};
+pub use connection::{ConnectError, Connection, Options, Server, StopHandle};
 pub use http::HttpError;
 pub use replies::{IDS_PER_MESSAGE, Replies, ReplyError};
 pub use request::{Client, Event, Request};
