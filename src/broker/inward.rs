@@ -44,11 +44,14 @@ impl Server {
             return;
         };
         let id = request.conn_id;
-        if *self.sender.borrow() != request.sender {
+        let kind = request.kind();
+        if *self.sender.borrow() != request.sender && kind != Kind::Drained {
             self.learn(&request.sender, &body);
         }
         let table = &mut *self.table.borrow_mut();
-        match request.kind() {
+        match kind {
+            // That it has pushed its last request is between the server and us.
+            Kind::Drained => self.drained.set(true),
             Kind::Disconnect => self.client_gone(table, id, body),
             Kind::Credits(_) | Kind::Notice => self.tell(table, id, body),
             Kind::WebSocketFrame { .. } | Kind::Message(_) => self.frame(table, id, body),

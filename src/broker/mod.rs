@@ -19,6 +19,7 @@
 
 mod answer;
 mod inward;
+mod leaving;
 mod outward;
 mod processes;
 mod recent;
@@ -71,9 +72,7 @@ pub struct Settings {
     pub message_bytes_max: u64,
     /// How long a server's subscription is waited for before replies to it are dropped. Default: 1 s.
     pub subscription_timeout: Duration,
-    /// When stopping: a server that has pushed nothing for so long has nothing more on its way. Default: 100 ms.
-    pub quiet_time: Duration,
-    /// When stopping: the longest time to go on receiving from servers that do not become quiet. Default: 5 s.
+    /// When stopping: the longest time to wait for the last request of each server. Default: 5 s.
     pub drain_timeout: Duration,
     /// How long unsent replies are kept trying at the end. Default: 5 s.
     pub linger: Duration,
@@ -93,7 +92,6 @@ impl Default for Settings {
             replies_bytes_max: 16 << 20,
             message_bytes_max: 1 << 30,
             subscription_timeout: Duration::from_secs(1),
-            quiet_time: Duration::from_millis(100),
             drain_timeout: Duration::from_secs(5),
             linger: Duration::from_secs(5),
             observer: None,
@@ -348,8 +346,8 @@ impl Feed {
         self.waiting() + open as usize
     }
 
-    /// Stops taking requests: goes on receiving what servers have pushed until they have been quiet for
-    /// [`Settings::quiet_time`] (at the latest after [`Settings::drain_timeout`]) and closes the sockets for requests. What has
+    /// Takes no more requests. A Lurcher is asked for that; the connection to a Mongrel2 is ended, and what it had written is
+    /// received. Completes when every server has pushed its last request, at the latest after [`Settings::drain_timeout`]. What has
     /// come is answered as before.
     ///
     /// # Cancel safety
@@ -362,6 +360,33 @@ impl Feed {
         for server in &self.servers {
             server.is_deaf().await;
         }
+    }
+
+    /// Gives no more new requests to a process and those that descend from it, for programs that do not ask for that themselves; a
+    /// handler of the library's does, when it is told to stop. What is not written to it goes to others, and so do WebSockets.
+    /// [`Feed::worker_idle`] tells when it has nothing open any more. Sockets that it connects later are not meant.
+    pub fn drain_worker(&self, pid: u32) {
+        for server in &self.servers {
+            for own in server.processes() {
+                if processes::descends(own, pid) {
+                    server.pool().drain_process(own);
+                }
+            }
+        }
+    }
+
+    /// Waits until a process and those that descend from it have no request open, streams included; false when `deadline` came
+    /// first. WebSockets count too where there is no other worker that could have them.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: it only waits.
+    pub async fn worker_idle(&self, pid: u32, deadline: Instant) -> bool {
+        let has_open = || {
+            let counts = self.counts(pid);
+            counts.open + counts.attached
+        };
+        self.until(deadline, || has_open() == 0).await
     }
 
     /// Waits until no request is open; false when `deadline` came first.

@@ -15,10 +15,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use super::leaving::{self, Leaving, Left};
 use super::table::{Signals, Stage, Table};
 use super::{Shared, StartError};
 use crate::bus::client::{self, Context, Publisher, Receiver};
-use crate::bus::server::{self, PeerId};
+use crate::bus::server::{self, Origin, PeerId};
 use crate::drain::Watch;
 use crate::endpoint::Endpoint;
 use crate::pool::{self, Failure, Pool, Replies};
@@ -30,9 +31,6 @@ const RECEIVED_AT_ONCE: usize = 256;
 /// Replies given to libzmq at once, and their bytes.
 const SENT_AT_ONCE: usize = 256;
 const SENT_BYTES_AT_ONCE: usize = 1 << 20;
-
-/// Messages taken at the end from a server that would not stop pushing.
-const LAST_SWEEP_MAX: usize = 10_000;
 
 /// A response that has gone on for so long is a stream: as in a front.
 const STREAM_AFTER: Duration = Duration::from_secs(1);
@@ -65,10 +63,12 @@ pub(super) struct Server {
     pub(super) aging: RefCell<VecDeque<(Instant, ConnId, u64)>>,
     pub(super) ages: Notify,
     stop: CancellationToken,
-    /// Nothing more is received.
+    /// No new request is received.
     deaf: CancellationToken,
     /// The feed is gone.
     over: CancellationToken,
+    /// The server has said that it has pushed its last request.
+    pub(super) drained: Cell<bool>,
     malformed: Cell<u64>,
 }
 
@@ -100,8 +100,11 @@ impl Server {
         options.identity.clone_from(&settings.ident);
         options.message_bytes_max = settings.message_bytes_max;
         options.linger = settings.linger;
+        let token = leaving::token();
+        options.token = Some(token.clone());
         let pool_settings = pool::Settings {
-            sender: Bytes::new(),
+            // Until the first message has come; it means nothing.
+            sender: Bytes::from_static(b"lurcher"),
             protocol: Protocol::default(),
             topic: Vec::new(),
             slots: settings.slots,
@@ -139,12 +142,13 @@ impl Server {
             stop: CancellationToken::new(),
             deaf: CancellationToken::new(),
             over: CancellationToken::new(),
+            drained: Cell::new(false),
             malformed: Cell::new(0),
         });
         let pool = bound.run(Rc::new(Ear(Rc::downgrade(&this))), watch);
         // It was made just now, and is set nowhere else.
         drop(this.pool.set(pool));
-        watch.spawn_local(Rc::clone(&this).receive(receiver));
+        watch.spawn_local(Rc::clone(&this).receive(receiver, token));
         watch.spawn_local(Rc::clone(&this).send());
         watch.spawn_local(Rc::clone(&this).keep_house());
         Ok(this)
@@ -152,6 +156,21 @@ impl Server {
 
     pub(super) fn pool(&self) -> &Rc<Pool> {
         self.pool.get().expect("set before anything runs")
+    }
+
+    /// The processes that have sockets here.
+    pub(super) fn processes(&self) -> Vec<u32> {
+        let workers = self.pool().report().workers;
+        let mut all: Vec<u32> = workers
+            .iter()
+            .filter_map(|worker| match worker.origin {
+                Origin::Process(pid) => Some(pid),
+                Origin::Address(_) | Origin::Unknown => None,
+            })
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// Requests that wait for the end of another of their connection.
@@ -171,7 +190,7 @@ impl Server {
         self.pool().close();
     }
 
-    /// Completes when nothing more is received.
+    /// Completes when no new request is received any more.
     pub(super) async fn is_deaf(&self) {
         self.deaf.cancelled().await;
     }
@@ -183,15 +202,39 @@ impl Server {
         }
     }
 
-    async fn receive(self: Rc<Self>, mut receiver: Receiver) {
-        let mut batch: VecDeque<Bytes> = VecDeque::new();
-        while !self.stop.is_cancelled() {
-            self.take_in(&mut batch);
+    async fn receive(self: Rc<Self>, mut receiver: Receiver, token: String) {
+        let receiving = async {
+            let mut batch = VecDeque::new();
+            self.serve(&mut receiver, &mut batch, &self.stop).await;
+            let stays = self.leave(&mut receiver, &mut batch, token).await;
+            self.deaf.cancel();
+            if !stays {
+                drop(receiver);
+                loop {
+                    self.see_signals();
+                    self.signals.told.notified().await;
+                }
+            }
+            // What belongs to requests that have come.
+            self.serve(&mut receiver, &mut batch, &self.over).await;
+        };
+        self.over.run_until_cancelled(receiving).await;
+    }
+
+    /// Takes in what the server pushes, for as long as there is room for it.
+    async fn serve(
+        &self,
+        receiver: &mut Receiver,
+        batch: &mut VecDeque<Bytes>,
+        until: &CancellationToken,
+    ) {
+        while !until.is_cancelled() {
+            self.take_in(batch);
             if !batch.is_empty() {
                 self.signals.paused.set(true);
                 tokio::select! {
                     () = self.signals.told.notified() => {}
-                    () = self.stop.cancelled() => {}
+                    () = until.cancelled() => {}
                 }
                 self.signals.paused.set(false);
                 continue;
@@ -199,63 +242,53 @@ impl Server {
             let taken = tokio::select! {
                 biased;
                 () = self.signals.told.notified() => continue,
-                () = self.stop.cancelled() => break,
-                taken = next(&mut receiver, &mut batch) => taken,
+                () = until.cancelled() => break,
+                taken = next(receiver, batch) => taken,
             };
             if !self.look(taken) {
                 break;
             }
+            self.take_in(batch);
             // What was handed over just now is written before more is taken.
-            self.take_in(&mut batch);
             tokio::task::yield_now().await;
-        }
-        self.receive_last(receiver, batch).await;
-        self.deaf.cancel();
-        loop {
-            self.see_signals();
-            tokio::select! {
-                () = self.signals.told.notified() => {}
-                () = self.over.cancelled() => return,
-            }
         }
     }
 
-    /// Goes on receiving until the server is quiet.
-    async fn receive_last(&self, mut receiver: Receiver, mut batch: VecDeque<Bytes>) {
+    /// Receives until the server has pushed its last request. Says whether it goes on telling of those that it has pushed.
+    async fn leave(
+        &self,
+        receiver: &mut Receiver,
+        batch: &mut VecDeque<Bytes>,
+        token: String,
+    ) -> bool {
         let settings = &self.shared.settings;
-        let stops_by = Instant::now() + settings.drain_timeout;
-        let mut quiet_by = Instant::now() + settings.quiet_time;
-        loop {
+        let mut leaving = Leaving::new(token, Instant::now() + settings.drain_timeout);
+        let stays = loop {
             // All of it, also more than waits otherwise: there is nobody else to have it.
             for message in batch.drain(..) {
                 self.received(message);
             }
             self.see_signals();
-            if Instant::now() >= stops_by {
-                warn!(requests = %receiver.endpoint(), "the server goes on pushing requests: closing all the same");
-                break;
+            if let Some(left) = leaving.advance(receiver, &self.publisher, self.drained.get()) {
+                break left == Left::Told;
             }
             tokio::select! {
                 () = self.signals.told.notified() => {}
-                () = tokio::time::sleep_until(quiet_by.min(stops_by)) => {
-                    if Instant::now() >= quiet_by {
-                        break;
-                    }
-                }
-                taken = next(&mut receiver, &mut batch) => {
+                () = tokio::time::sleep(super::LOOK) => {}
+                taken = next(receiver, batch) => {
                     if !self.look(taken) {
-                        break;
+                        break false;
                     }
-                    quiet_by = Instant::now() + settings.quiet_time;
                 }
             }
-        }
-        for _ in 0..LAST_SWEEP_MAX {
-            let Ok(Some(message)) = receiver.try_recv() else {
-                break;
-            };
+        };
+        while let Ok(Some(message)) = receiver.try_recv() {
             self.received(message);
+            if Instant::now() >= leaving.until() {
+                break;
+            }
         }
+        stays
     }
 
     /// Looks at the way back when something was received; false when the way here is broken.
