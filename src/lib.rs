@@ -6,7 +6,7 @@
 //!   [`networks`]
 //! * floor 1, services: [`drain`], [`metrics`], [`sys`], [`bus`], [`files`], [`config`]
 //! * floor 2: [`pool`], the handlers behind one route
-//! * floor 3, roles that never see each other: [`front`], [`control`], [`handler`]
+//! * floor 3, roles that never see each other: [`front`], [`control`], [`broker`], [`handler`]
 //! * floor 4: [`launcher`]
 //!
 //! Handler authors need [`handler`] alone; build with `default-features = false` to leave the gateway out.
@@ -50,6 +50,9 @@ pub mod front;
 
 #[cfg(feature = "gateway")]
 pub mod control;
+
+#[cfg(feature = "gateway")]
+pub mod broker;
 
 pub mod handler;
 

@@ -33,6 +33,17 @@ pub trait Subject {
     /// Its routes; `None` if it has no such thing.
     fn routes(&self) -> Option<Table>;
 
+    /// Its worker processes; `None` if it has no such thing.
+    fn workers(&self) -> Option<Table> {
+        None
+    }
+
+    /// Takes the order to have so many workers; whether it will be carried out.
+    fn scale(&self, count: u32) -> bool {
+        let _ = count;
+        false
+    }
+
     /// Ends the connection with this id; whether there was one.
     fn kill(&self, id: u32) -> bool;
 
@@ -135,7 +146,15 @@ const MONGREL2: &[(&str, &str)] = &[
 /// What Lurcher adds to them.
 const OURS: &[(&str, &str)] = &[
     ("help", "what=['all']: these too"),
-    ("status", "status, what=['handlers'|'routes'|'metrics'] too"),
+    (
+        "status",
+        "status, what=['handlers'|'routes'|'metrics'|'workers'] too",
+    ),
+    ("workers", "the worker processes of a handler"),
+    (
+        "scale",
+        "count=N: so many worker processes from now on (SIGTTIN, SIGTTOU)",
+    ),
     ("version", "the server's name and version"),
 ];
 
@@ -168,6 +187,11 @@ pub(super) fn answer(subject: &dyn Subject, question: &[u8]) -> (Answer, Ends) {
             b"uuid" => Table::single("uuid", subject.uuid()).into(),
             b"version" => Table::single("version", VERSION).into(),
             b"status" => status(subject, &asked),
+            b"workers" => match subject.workers() {
+                Some(table) => table.into(),
+                None => unknown(),
+            },
+            b"scale" => scale(subject, &asked),
             b"kill" => kill(subject, &asked),
             b"reload" => order(subject, Order::Reload),
             b"stop" => order(subject, Order::Stop),
@@ -176,7 +200,7 @@ pub(super) fn answer(subject: &dyn Subject, question: &[u8]) -> (Answer, Ends) {
                 ends = Ends::Port;
                 Table::single("msg", "stopping the control port").into()
             }
-            _ => Answer::error("CALLBACK_NOT_FOUND", "Callback requested was not found."),
+            _ => unknown(),
         },
     };
     (answer, ends)
@@ -219,6 +243,25 @@ fn kill(subject: &dyn Subject, asked: &Asked<'_>) -> Answer {
     }
 }
 
+/// What Mongrel2 says to a command that it has not, and we to one that the subject has not.
+fn unknown() -> Answer {
+    Answer::error("CALLBACK_NOT_FOUND", "Callback requested was not found.")
+}
+
+fn scale(subject: &dyn Subject, asked: &Asked<'_>) -> Answer {
+    if subject.workers().is_none() {
+        return unknown();
+    }
+    let count = asked.integer("count").and_then(|n| u32::try_from(n).ok());
+    match count {
+        Some(count) if count > 0 && subject.scale(count) => {
+            tracing::info!("an operator asks for {count} workers");
+            Table::single("msg", format!("{count} workers from now on")).into()
+        }
+        _ => invalid_argument(),
+    }
+}
+
 fn order(subject: &dyn Subject, order: Order) -> Answer {
     if subject.order(order) {
         tracing::info!("an operator asks for {order}");
@@ -237,6 +280,7 @@ fn status(subject: &dyn Subject, asked: &Asked<'_>) -> Answer {
         b"net" => Some(net(subject)),
         b"handlers" => subject.handlers(),
         b"routes" => subject.routes(),
+        b"workers" => subject.workers(),
         b"metrics" => Some(numbers()),
         _ => None,
     };

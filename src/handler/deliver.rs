@@ -3,6 +3,7 @@
 //! Who is in the crowd is the program's business: nothing here keeps a list.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -10,10 +11,10 @@ use serde::de::DeserializeOwned;
 
 use super::connection::Connection;
 use super::http::{self, Form};
+use super::publisher::Publisher;
 use super::replies::{self, IDS_PER_MESSAGE, Replies, ReplyError};
 use super::request::{Client, Request};
 use super::websocket;
-use crate::bus::client::Publisher;
 use crate::websocket::Opcode;
 use crate::wire::ConnId;
 
@@ -186,14 +187,16 @@ impl<'a> Crowd<'a> {
         let mut known: HashMap<(*const Publisher, &'a Bytes), usize> = HashMap::new();
         for client in clients {
             let (server, sender) = (client.server(), client.sender());
-            let at = *known.entry((server, sender)).or_insert_with(|| {
-                groups.push(Group {
-                    server,
-                    sender,
-                    ids: Vec::new(),
+            let at = *known
+                .entry((Arc::as_ptr(server), sender))
+                .or_insert_with(|| {
+                    groups.push(Group {
+                        server,
+                        sender,
+                        ids: Vec::new(),
+                    });
+                    groups.len() - 1
                 });
-                groups.len() - 1
-            });
             if let Some(group) = groups.get_mut(at) {
                 group.ids.push(client.conn_id());
             }

@@ -37,22 +37,27 @@ mod body;
 mod connection;
 mod control;
 mod deliver;
+mod flow;
 #[cfg(feature = "config")]
 mod from_config;
 mod http;
+mod observer;
+mod publisher;
 mod replies;
 mod request;
 mod response;
 #[cfg(feature = "service")]
 mod serve;
+mod source;
 mod upload;
 mod websocket;
 
 pub use body::{BODY_WINDOW, Bodies, BodyError, BodyReader, Part};
-pub use connection::{ConnectError, Connection, Options, StopHandle};
+pub use connection::{ConnectError, Connection, Options, Server, StopHandle};
 #[cfg(feature = "config")]
 pub use from_config::{ConfigError, Selector};
 pub use http::HttpError;
+pub use observer::{Counts, End, Exchange, Observer};
 pub use replies::{IDS_PER_MESSAGE, Replies, ReplyError};
 pub use request::{Client, Event, Request};
 pub use response::{BodyWriter, Respond};

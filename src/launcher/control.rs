@@ -33,7 +33,7 @@ pub(super) struct Args {
 pub(super) struct StatusArgs {
     #[command(flatten)]
     server: Server,
-    /// What to show: handlers, routes, metrics, net, tasks [default: handlers; of a Mongrel2: tasks]
+    /// What to show: handlers, routes, metrics, net, tasks, workers [default: handlers; of `lurcher run` workers; of a Mongrel2 tasks]
     #[arg(long)]
     what: Option<String>,
     /// Print JSON: a list of objects
@@ -118,7 +118,7 @@ fn read_words(words: &[String], has_address: bool) -> Result<(Option<PathBuf>, Q
 pub(super) fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let questions: Vec<_> = match &args.what {
         Some(what) => vec![about(what)],
-        None => vec![about("handlers"), about("tasks")],
+        None => ["handlers", "workers", "tasks"].map(about).into(),
     };
     match args.server.ask(&questions)?.1 {
         Answer::Table(table) => print(&table, args.json),

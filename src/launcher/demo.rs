@@ -250,7 +250,7 @@ impl Handlers {
             process
                 .args(["--log", log, "run", part.app])
                 .args(specs)
-                .arg(format!("--{STOP_ON_EOF}"));
+                .args([format!("--{STOP_ON_EOF}").as_str(), "--workers=0"]);
             if part.app == PAGE {
                 process.arg(format!(
                     "--process=front {} {} demo",

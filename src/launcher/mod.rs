@@ -30,6 +30,10 @@ pub use run::{BuiltIn, Handler, Opt, Target, Values};
 /// Runs the program with the arguments of the process; `built_in` are the handlers that `lurcher run` knows by name. Called
 /// by the name of a program that it stands in for, it takes that one's arguments.
 pub fn main(built_in: &'static [BuiltIn]) -> ExitCode {
+    if run::is_worker() {
+        log::install(std::env::var("LURCHER_LOG").ok().as_deref());
+        return ended(run::obey(built_in));
+    }
     let mut arguments = std::env::args_os();
     let program = arguments.next().unwrap_or_default();
     let result = match process::called(&program).to_str() {
@@ -44,6 +48,11 @@ pub fn main(built_in: &'static [BuiltIn]) -> ExitCode {
         }
         _ => by_its_own_name(built_in),
     };
+    ended(result)
+}
+
+/// The exit code, with a word about what went wrong.
+fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
@@ -63,7 +72,7 @@ fn by_its_own_name(built_in: &'static [BuiltIn]) -> anyhow::Result<ExitCode> {
     log::install(cli.log.as_deref());
     match cli.command {
         args::Command::Serve(args) => serve::main(args),
-        args::Command::Run(args) => run::main(&args, built_in),
+        args::Command::Run(args) => run::main(&args, built_in, cli.log.as_deref()),
         args::Command::Config(args) => config::main(args),
         args::Command::Control(args) => control::main(args),
         args::Command::Status(args) => control::status(&args),

@@ -13,6 +13,7 @@
 //! on one shard: `Rc` and `RefCell`, no lock, no channel, and no task woken for a message.
 
 mod attached;
+mod draining;
 mod follow;
 mod requests;
 mod sides;
@@ -130,6 +131,11 @@ pub trait Caller {
 pub trait Replies {
     /// A message came from a reply socket. Must not wait.
     fn reply(&self, pool: &Rc<Pool>, from: PeerId, message: Bytes);
+
+    /// Whether there is no room for further messages: reply sockets are not read then, until [`Pool::hear`].
+    fn is_full(&self) -> bool {
+        false
+    }
 }
 
 /// How a pool does, for those who watch it.
@@ -254,6 +260,10 @@ pub struct Pool {
     unserved: Cell<(Option<Instant>, usize)>,
     /// Where the heads of messages are put together.
     scratch: RefCell<Vec<u8>>,
+    /// Told when a peer may have nothing open any more that gets no new requests.
+    ended: Notify,
+    /// Somebody has ever waited for that.
+    is_watched: Cell<bool>,
 }
 
 impl fmt::Debug for Pool {
@@ -289,6 +299,8 @@ impl Pool {
             deaf: Cell::new(false),
             unserved: Cell::new((None, 0)),
             scratch: RefCell::new(Vec::new()),
+            ended: Notify::new(),
+            is_watched: Cell::new(false),
         })
     }
 
@@ -434,26 +446,65 @@ impl Pool {
         }
     }
 
+    /// Passes on what a server says of a connection, which is everything behind `SENDER SP CONNID SP`: to the peer `to` if it is
+    /// still there, else to another of this pool. With no peer at all it is dropped and counted.
+    pub fn forward(&self, to: Option<PeerId>, id: ConnId, body: Bytes) {
+        let peer = self.state.borrow().workers.listener(to);
+        self.send_to_listener(peer, id, body);
+    }
+
+    /// The same for the handler whose reply socket is `voice`.
+    pub fn forward_voice(&self, voice: PeerId, id: ConnId, body: Bytes) {
+        let peer = self.state.borrow().workers.listener_of_voice(voice);
+        self.send_to_listener(peer, id, body);
+    }
+
+    /// How many requests wait for a peer, and their bytes.
+    pub fn waiting(&self) -> (usize, usize) {
+        let state = self.state.borrow();
+        (state.waiting, state.waiting_bytes)
+    }
+
+    /// Where a connected peer came from.
+    pub fn origin(&self, peer: PeerId) -> Option<Origin> {
+        self.state.borrow().workers.origin(peer)
+    }
+
+    /// Reads the reply sockets again, after [`Replies::is_full`] has said no.
+    pub fn hear(&self) {
+        for listening in &*self.listening.borrow() {
+            listening.read_on();
+        }
+    }
+
     fn send_notice(&self, peer: Option<Rc<Peer>>, id: ConnId, notice: Notice) {
+        if !peer.is_some_and(|peer| self.try_notice(&peer, id, notice)) {
+            Name::NoticesDropped.increment();
+        }
+    }
+
+    fn try_notice(&self, peer: &Peer, id: ConnId, notice: Notice) -> bool {
         let mut body = Vec::with_capacity(64);
         let tag = match notice {
             Notice::Disconnect => NOTICE_TAG | u64::from(id.0),
-            Notice::Credits(_) => NO_TAG,
+            Notice::Credits(_) | Notice::Flow { .. } | Notice::Drained => NO_TAG,
         };
         notice.encode(self.settings.borrow().protocol, &mut body);
-        let sent = peer.is_some_and(|peer| {
-            peer.send(
-                Outgoing {
-                    head: self.head(id),
-                    body: Bytes::from(body),
-                },
-                tag,
-            )
-            .is_ok()
-        });
-        if !sent {
+        self.try_send(peer, id, body.into(), tag)
+    }
+
+    fn send_to_listener(&self, peer: Option<Rc<Peer>>, id: ConnId, body: Bytes) {
+        if !peer.is_some_and(|peer| self.try_send(&peer, id, body, NO_TAG)) {
             Name::NoticesDropped.increment();
         }
+    }
+
+    fn try_send(&self, peer: &Peer, id: ConnId, body: Bytes, tag: u64) -> bool {
+        let message = Outgoing {
+            head: self.head(id),
+            body,
+        };
+        peer.send(message, tag).is_ok()
     }
 
     /// Stops accepting peers and ends the connected ones in order, when what is queued for them is written. Their tasks end by
@@ -551,6 +602,7 @@ impl Pool {
         }
         self.resume_follow_ups(state);
         self.resume(state);
+        self.tell_drained(state);
         let expired = state.expire(now, self.settings.borrow().wait_max);
         if expired > 0 {
             self.tell_unserved(now, expired, !state.workers.is_anyone_connected());
@@ -653,6 +705,7 @@ impl Pool {
         if state.waiting > 0 {
             self.pull(state);
         }
+        self.tell_ended();
     }
 
     fn with_open<R>(

@@ -164,6 +164,8 @@ pub enum Extended<'a> {
         credits: Option<i64>,
         /// `cancel` with any value: drop the connection at once, unflushed and without a notice.
         cancel: bool,
+        /// `flow` and `sent`: tell how much of the response is written. Lurcher only; Mongrel2 takes no notice.
+        flow: Option<Flow>,
     },
     /// Any other key, and a `ctl` whose value is no dict. Mongrel2 drops the connection if no plug-in knows the key.
     Other {
@@ -172,6 +174,15 @@ pub enum Extended<'a> {
         /// The value.
         value: Value<'a>,
     },
+}
+
+/// What is said of a response under flow control, in both directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow {
+    /// How many bytes the handler wants to have outstanding, or may have.
+    pub window: u64,
+    /// Asking: so many bytes the handler has sent to the connection, by its own count. In a notice: of those, so many were written.
+    pub sent: u64,
 }
 
 /// Decodes the payload of an extended reply: a tnetstring list of a string and a value, and nothing behind it.
@@ -196,10 +207,51 @@ pub fn decode_extended(payload: &[u8]) -> Result<Extended<'_>, DecodeError> {
             keep_alive: value.get("keep-alive").is_some(),
             credits: value.get("credits").and_then(Value::as_integer),
             cancel: value.get("cancel").is_some(),
+            flow: number(&value, "flow").map(|window| Flow {
+                window,
+                sent: number(&value, "sent").unwrap_or_default(),
+            }),
         }),
         Some([Value::Bytes(key), value]) => Ok(Extended::Other { key, value }),
         _ => Err(DecodeErrorKind::Shape("a list of a key and a value").field("control")),
     }
+}
+
+fn number(dict: &Value<'_>, name: &str) -> Option<u64> {
+    let number = dict.get(name).and_then(Value::as_integer)?;
+    u64::try_from(number).ok()
+}
+
+/// What stands between the sender and the command of a message that is for the front itself: an extended reply without ids,
+/// which Mongrel2 drops.
+const TO_FRONT: &[u8] = b" 2:X , ";
+
+/// The token of a handler that asks for no more requests, if the message is one that says so: `SENDER 2:X , 44:5:drain,32:TOKEN,]`.
+/// Any other message is for [`decode`].
+pub fn decode_drain(message: &[u8]) -> Option<&[u8]> {
+    let end = message.iter().position(|byte| *byte == b' ')?;
+    let payload = message.get(end..)?.strip_prefix(TO_FRONT)?;
+    match decode_extended(payload) {
+        Ok(Extended::Other {
+            key: b"drain",
+            value: Value::Bytes(token),
+        }) => Some(token),
+        _ => None,
+    }
+}
+
+/// Appends that message. `sender` must begin with what the front subscribes to; it means nothing else.
+pub fn encode_drain(sender: &[u8], token: &str, out: &mut Vec<u8>) {
+    let value = Value::from(token);
+    encode_extended(
+        sender,
+        &[],
+        &Extended::Other {
+            key: b"drain",
+            value,
+        },
+        out,
+    );
 }
 
 /// Appends a reply to `out`: `payload` for each of `targets`; an empty payload closes them.
@@ -229,6 +281,7 @@ pub fn encode_extended(
             keep_alive,
             credits,
             cancel,
+            flow,
         } => {
             tnetstring::write_bytes(out, b"ctl");
             tnetstring::write_dict(out, |out| {
@@ -243,6 +296,13 @@ pub fn encode_extended(
                 if *cancel {
                     tnetstring::write_bytes(out, b"cancel");
                     tnetstring::write_integer(out, 1);
+                }
+                if let Some(Flow { window, sent }) = flow {
+                    for (name, number) in [("flow", window), ("sent", sent)] {
+                        let number = i64::try_from(*number).unwrap_or(i64::MAX);
+                        tnetstring::write_bytes(out, name.as_bytes());
+                        tnetstring::write_integer(out, number);
+                    }
                 }
             });
         }
@@ -372,6 +432,7 @@ mod tests {
                 keep_alive,
                 credits,
                 cancel,
+                flow: None,
             })
         };
         assert_eq!(
@@ -391,6 +452,47 @@ mod tests {
             ctl(false, None, false)
         );
         assert_eq!(decode_extended(b"9:3:ctl,0:}]"), ctl(false, None, false));
+        assert_eq!(
+            decode_extended(b"24:3:ctl,14:4:flow,4:4096#}]"),
+            Ok(Extended::Ctl {
+                keep_alive: false,
+                credits: None,
+                cancel: false,
+                flow: Some(Flow {
+                    window: 4096,
+                    sent: 0
+                }),
+            })
+        );
+        assert_eq!(
+            decode_extended(b"22:3:ctl,12:4:flow,2:-1#}]"),
+            ctl(false, None, false)
+        );
+    }
+
+    #[test]
+    fn a_handler_that_asks_for_no_more_is_told_from_one_that_replies() {
+        let mut message = Vec::new();
+        encode_drain(b"me-1", "0123456789abcdef0123456789abcdef", &mut message);
+        let expect = "me-1 2:X , 44:5:drain,32:0123456789abcdef0123456789abcdef,]";
+        assert_eq!(String::from_utf8_lossy(&message), expect);
+        assert_eq!(
+            decode_drain(&message),
+            Some(&b"0123456789abcdef0123456789abcdef"[..])
+        );
+        // For a front that does not know it, it is no reply.
+        check_error(&message, "malformed targets: empty");
+        for other in [
+            "",
+            "me",
+            "me 2:X , ",
+            "me 2:X , 13:5:other,3:abc,]",
+            "me 3:X 1, 13:5:drain,3:abc,]",
+            "me 1:1, 2:X , 13:5:drain,3:abc,]",
+            "me 2:X , 13:5:drain,3:abc#]",
+        ] {
+            assert_eq!(decode_drain(other.as_bytes()), None, "{other}");
+        }
     }
 
     #[test]
@@ -452,8 +554,9 @@ mod tests {
         }
 
         #[test]
-        fn decoding_undoes_encoding_of_commands(keep_alive: bool, credits: Option<i64>, cancel: bool, id: u32) {
-            let control = Extended::Ctl { keep_alive, credits, cancel };
+        fn decoding_undoes_encoding_of_commands(keep_alive: bool, credits: Option<i64>, cancel: bool, flow: Option<(u32, u32)>, id: u32) {
+            let flow = flow.map(|(window, sent)| Flow { window: window.into(), sent: sent.into() });
+            let control = Extended::Ctl { keep_alive, credits, cancel, flow };
             let mut message = Vec::new();
             encode_extended(b"u", &[ConnId(id)], &control, &mut message);
             let reply = decode(&message, 1).unwrap();

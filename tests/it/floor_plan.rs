@@ -59,9 +59,16 @@ const EDGES: &[(&str, &[&str])] = &[
         &["bus", "tnetstring", "endpoint", "drain", "metrics"],
     ),
     (
+        "broker",
+        &[
+            "pool", "bus", "wire", "http1", "drain", "metrics", "endpoint",
+        ],
+    ),
+    (
         "handler",
         &[
             "wire",
+            "http1",
             "websocket",
             "bus",
             "drain",
@@ -93,6 +100,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "pool",
             "front",
             "control",
+            "broker",
             "handler",
             "networks",
         ],
@@ -123,7 +131,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("hyper_util", &["front/proxy/", "handler/serve/"]),
     ("tower_service", &["handler/serve/"]),
     ("libc", &["sys.rs"]),
-    ("nix", &["sys.rs", "launcher/process/"]),
+    ("nix", &["sys.rs", "launcher/process/", "launcher/run/"]),
     ("flate2", &["websocket/"]),
     ("rustls", &["front/tls/"]),
     ("tokio_rustls", &["front/tls/"]),

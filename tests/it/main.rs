@@ -16,6 +16,7 @@ mod delivery;
 mod demo;
 mod directories;
 mod exchanges;
+mod feed;
 mod floor_plan;
 mod flow_control;
 mod handler_library;

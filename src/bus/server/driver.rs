@@ -217,6 +217,10 @@ impl Driver {
     }
 
     fn expire(&mut self, now: Instant) -> Result<(), Ended> {
+        if self.is_unheard() {
+            // Its signs of life may lie unread.
+            return Ok(());
+        }
         while let Some(event) = self.session.handle_timeout(now.into_std())? {
             self.tell(event)?;
         }
@@ -226,6 +230,9 @@ impl Driver {
     /// Makes sure that the task runs again when the session's next deadline has come. Deadlines that move away, as every
     /// byte received moves them, leave the timer alone: it finds nothing due and is set again.
     fn arm(&mut self, cx: &mut Context<'_>) {
+        if self.is_unheard() {
+            return;
+        }
         let Some(deadline) = self.session.poll_timeout().map(Instant::from_std) else {
             return;
         };
@@ -256,6 +263,9 @@ impl Driver {
     fn receive(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Turn, Ended> {
         if self.must_write_first() {
             return Ok(Turn::Unread);
+        }
+        if self.is_unheard() {
+            return Ok(Turn::Done);
         }
         if !self.leftover {
             match self.stream.poll_read_ready(cx) {
@@ -308,7 +318,8 @@ impl Driver {
                 if told >= self.server.options().messages_per_turn {
                     return Ok(Turn::Again);
                 }
-                if self.peer.is_gone() {
+                // What is left over is told when the owner has room again, and wakes this task.
+                if self.peer.is_gone() || self.is_unheard() {
                     return Ok(Turn::Done);
                 }
             }
@@ -375,6 +386,11 @@ impl Driver {
     fn is_acknowledged(&self) -> bool {
         let outbox_empty = self.peer.outbox.borrow().is_empty();
         outbox_empty && sys::unacknowledged_bytes(self.stream.as_fd()).is_ok_and(|bytes| bytes == 0)
+    }
+
+    /// Whether the owner has no room for what the peer says. Handshakes go on.
+    fn is_unheard(&self) -> bool {
+        self.peer.has_joined() && self.server.sink().is_full()
     }
 
     /// Whether the peer has to take something before it is listened to again: answers to its PINGs, or to its question.

@@ -100,6 +100,15 @@ impl Listening {
         }
     }
 
+    /// Lets the peers be read again, after [`Sink::is_full`] has said no.
+    pub fn read_on(&self) {
+        if let Some(server) = self.server.upgrade() {
+            for peer in server.peers.borrow().values() {
+                peer.wake();
+            }
+        }
+    }
+
     /// Completes when accepting has ended and every connection is closed.
     ///
     /// # Cancel safety

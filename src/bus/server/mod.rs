@@ -46,7 +46,7 @@ pub enum Kind {
 /// The numbers of a bound socket.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What the protocol allows, and its patience. Its `topics` are taken from [`Kind::Sub`].
+    /// What the protocol allows, and its patience. Its `topics` are taken from [`Kind::Sub`], its `properties` say who we are.
     pub protocol: zmtp::Options,
     /// Connections at once; further ones are closed without a word. Default: 16,384.
     pub peers_max: usize,
@@ -124,6 +124,13 @@ pub trait Sink {
     /// last byte was not given to the kernel, oldest first. (Tasks cut by an abort of the whole program tell nothing.)
     fn lost(&self, peer: &Rc<Peer>, unsent: Vec<Unsent>);
 
+    /// Whether nothing more should be read from any peer for now, because what they have said has nowhere to go. When that is
+    /// over [`Listening::read_on`] has to be called. A peer that is not read is not held to its heartbeats, and that it has gone
+    /// is told when it is read again. Default: no.
+    fn is_full(&self) -> bool {
+        false
+    }
+
     /// PUSH only: whether an answer is still expected from a peer that has not answered our PING. If so it stays, and is only
     /// marked [`Peer::is_silent`]; a PULL that is merely busy does not answer either. Default: yes.
     fn is_awaited(&self, peer: &Rc<Peer>) -> bool {
@@ -178,6 +185,9 @@ impl Bound {
                 (SocketType::Rep, Vec::new())
             }
         };
+        if role != SocketType::Rep {
+            options.protocol.properties = vec![(super::SERVER_PROPERTY, "1")];
+        }
         let server = listener::Server::new(role, self.endpoint.to_string(), options, topics, sink);
         Rc::new(server).start(self.socket, watch)
     }

@@ -404,7 +404,7 @@ impl Peer {
         Ok(())
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         if !self.woken.replace(true)
             && let Some(waker) = self.waker.borrow().as_ref()
         {

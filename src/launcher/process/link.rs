@@ -1,4 +1,4 @@
-//! The socket between a jail and its parent: whole messages, and descriptors beside them.
+//! The socket between a jail and its parent, or a worker and its supervisor: whole messages, and descriptors beside them.
 //!
 //! It begins as a blocking one, before there is a runtime, and goes on as one of the runtime. Nothing is queued: a message
 //! is written before the next one is made.
@@ -17,13 +17,20 @@ use crate::sys;
 const READ_BYTES: usize = 64 << 10;
 
 /// Sends a message and, before it, these descriptors.
-pub(super) fn send(socket: &Blocking, message: &[u8], with: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub(in crate::launcher) fn send(
+    socket: &Blocking,
+    message: &[u8],
+    with: &[BorrowedFd<'_>],
+) -> io::Result<()> {
     sys::send_descriptors(socket.as_fd(), with)?;
     (&mut &*socket).write_all(message)
 }
 
 /// Receives a message of at most `max` bytes, and what was sent with it. Nothing that comes after it is read.
-pub(super) fn receive(socket: &Blocking, max: usize) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+pub(in crate::launcher) fn receive(
+    socket: &Blocking,
+    max: usize,
+) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let descriptors = sys::receive_descriptors(socket.as_fd())?;
     let mut bytes = Vec::new();
     // The length, up to its colon; then what it says, and the type.
@@ -51,7 +58,7 @@ pub(super) fn receive(socket: &Blocking, max: usize) -> io::Result<(Vec<u8>, Vec
 
 /// One end in a runtime.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(in crate::launcher) struct Link {
     stream: UnixStream,
     read: Vec<u8>,
     max: usize,
@@ -59,7 +66,7 @@ pub(super) struct Link {
 
 impl Link {
     /// Goes on with a socket on which a number of whole messages have passed; `max` bounds what is received.
-    pub(super) fn new(socket: Blocking, max: usize) -> io::Result<Self> {
+    pub(in crate::launcher) fn new(socket: Blocking, max: usize) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         Ok(Self {
             stream: UnixStream::from_std(socket)?,
@@ -73,7 +80,7 @@ impl Link {
     /// # Cancel safety
     ///
     /// None: part of it may have been sent.
-    pub(super) async fn send(&mut self, message: &[u8]) -> io::Result<()> {
+    pub(in crate::launcher) async fn send(&mut self, message: &[u8]) -> io::Result<()> {
         self.stream.write_all(message).await
     }
 
@@ -82,7 +89,7 @@ impl Link {
     /// # Cancel safety
     ///
     /// Safe: what was read is kept.
-    pub(super) async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+    pub(in crate::launcher) async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
             if let Some(length) = message::whole(&self.read, self.max).map_err(unexpected)? {
                 let rest = self.read.split_off(length);

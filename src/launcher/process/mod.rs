@@ -19,7 +19,7 @@ mod every;
 mod inmate;
 mod jail;
 mod keys;
-mod link;
+pub(super) mod link;
 mod message;
 mod others;
 mod outside;
@@ -48,13 +48,13 @@ pub(super) use snapshot::Snapshot;
 pub(super) use stdio::output_to;
 
 use crate::config::{self, Loaded, Selector};
-use pid_file::PidFile;
+pub(super) use pid_file::PidFile;
 use plan::{Facts, Place, Plan};
 use snapshot::Files;
-use systemd::Manager;
+pub(super) use systemd::Manager;
 
 /// The variable that tells a process which part it plays.
-const PART: &str = "LURCHER_PART";
+pub(super) const PART: &str = "LURCHER_PART";
 
 /// What is written to whoever waits for a process to be ready.
 const READY: &[u8] = b"r";
@@ -95,6 +95,11 @@ impl Part {
             _ => return Err(anyhow!("{PART}={}: there is no such part", name.display())),
         })
     }
+}
+
+/// Leaves nothing to read on standard input, where a part had its socket.
+pub(super) fn no_input() -> std::io::Result<()> {
+    stdio::Null::open()?.for_input()
 }
 
 /// A command that starts this program anew to play a part, with a socket as its standard input, whose other end comes back.

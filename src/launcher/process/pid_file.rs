@@ -25,7 +25,7 @@ pub(super) const TEXT_MAX: u64 = 32;
 
 /// Why there is no pid file.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PidFileError {
+pub(in crate::launcher) enum PidFileError {
     /// Another process is the one that runs.
     #[error("already running: the process {pid} in pid file {} is alive", path.display())]
     Running {
@@ -58,7 +58,7 @@ pub(super) enum PidFileError {
 
 /// The pid file of this process; dropping it removes the file.
 #[derive(Debug)]
-pub(super) struct PidFile {
+pub(in crate::launcher) struct PidFile {
     directory: OwnedFd,
     name: PathBuf,
     file: File,
@@ -87,7 +87,7 @@ pub(super) fn open_directory(path: &Path) -> io::Result<OwnedFd> {
 
 impl PidFile {
     /// Writes the pid of this process into the file at `path`, if no other process runs.
-    pub(super) fn create(path: &Path) -> Result<Self, PidFileError> {
+    pub(in crate::launcher) fn create(path: &Path) -> Result<Self, PidFileError> {
         let (directory, name) = split(path)?;
         let directory = open_directory(directory).map_err(|source| PidFileError::System {
             path: path.to_owned(),

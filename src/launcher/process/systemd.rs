@@ -84,11 +84,11 @@ fn covers(bound: IpAddr, wanted: IpAddr) -> bool {
 
 /// A service manager that wants to hear how the program is.
 #[derive(Debug)]
-pub(super) struct Manager(Option<(UnixDatagram, UnixAddr)>);
+pub(in crate::launcher) struct Manager(Option<(UnixDatagram, UnixAddr)>);
 
 impl Manager {
     /// The one that the environment names.
-    pub(super) fn from_environment() -> Self {
+    pub(in crate::launcher) fn from_environment() -> Self {
         let Some(name) = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
             return Manager(None);
         };
@@ -115,12 +115,12 @@ impl Manager {
     }
 
     /// The program serves.
-    pub(super) fn ready(&self) {
+    pub(in crate::launcher) fn ready(&self) {
         self.tell(&format!("READY=1\nMAINPID={}", std::process::id()));
     }
 
     /// The program reads its configuration again; [`Manager::ready`] ends that.
-    pub(super) fn reloading(&self) {
+    pub(in crate::launcher) fn reloading(&self) {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| {
             time.tv_sec().saturating_mul(1_000_000) + time.tv_nsec() / 1_000
         });
@@ -128,7 +128,7 @@ impl Manager {
     }
 
     /// The program ends.
-    pub(super) fn stopping(&self) {
+    pub(in crate::launcher) fn stopping(&self) {
         self.tell("STOPPING=1");
     }
 

@@ -1,7 +1,8 @@
 //! `lurcher run`: a handler, started and connected to one server or several.
 //!
 //! Handlers say what options they have as plain data ([`BuiltIn`]). `args` is what is typed (its `options` are one table),
-//! `given` what is said there, in the environment and in files, `source` makes a [`plan::Plan`] of it, `worker` is the process that serves.
+//! `given` what is said there, in the environment and in files, `source` makes a [`plan::Plan`] of it, `supervise` is the process that was
+//! started, `worker` the one that serves, `rights` who that one is.
 
 mod args;
 mod env_file;
@@ -9,7 +10,9 @@ mod given;
 mod m2wsgi;
 mod options;
 mod plan;
+mod rights;
 mod source;
+mod supervise;
 mod worker;
 
 use std::ffi::OsString;
@@ -21,8 +24,9 @@ use std::process::ExitCode;
 use crate::handler::{Connection, ReplyError};
 
 pub(super) use args::{Args, describe};
-use plan::Plan;
+use plan::App;
 use source::Source;
+pub(super) use worker::{is_worker, obey};
 
 /// The option by which a handler watches its standard input.
 pub(super) const STOP_ON_EOF: &str = "stop-on-eof";
@@ -130,11 +134,13 @@ impl fmt::Debug for Handler {
     }
 }
 
-pub(super) fn main(args: &Args, built_in: &'static [BuiltIn]) -> anyhow::Result<ExitCode> {
-    match args.source(built_in).plan() {
-        Ok(plan) => run(&plan),
-        Err(why) => Ok(usage(&why)),
-    }
+/// Runs a handler as it was typed; `log` is what is logged, of workers too.
+pub(super) fn main(
+    args: &Args,
+    built_in: &'static [BuiltIn],
+    log: Option<&str>,
+) -> anyhow::Result<ExitCode> {
+    run(&args.source(built_in), log)
 }
 
 /// By the name `m2wsgi`, or that of one of its devices, with that program's arguments.
@@ -148,11 +154,8 @@ pub(super) fn as_m2wsgi(
         .collect();
     match m2wsgi::read(name, &arguments) {
         Ok(Some(typed)) => {
-            let source = Source::new(typed, built_in, |_| None);
-            match source.plan() {
-                Ok(plan) => run(&plan),
-                Err(why) => Ok(usage(&why)),
-            }
+            let log = std::env::var("LURCHER_LOG").ok();
+            run(&Source::new(typed, built_in, |_| None), log.as_deref())
         }
         Ok(None) => {
             // Nobody is left to tell when stdout is gone.
@@ -163,8 +166,18 @@ pub(super) fn as_m2wsgi(
     }
 }
 
-fn run(plan: &Plan) -> anyhow::Result<ExitCode> {
-    worker::main(plan)
+fn run(source: &Source, log: Option<&str>) -> anyhow::Result<ExitCode> {
+    let plan = match source.plan() {
+        Ok(plan) => plan,
+        Err(why) => return Ok(usage(&why)),
+    };
+    match (&plan.app, plan.workers) {
+        (App::BuiltIn { .. }, 0) => worker::main(&plan),
+        (App::Exec { .. }, 0) => Ok(usage(
+            "a program of your own needs a worker: --workers is 0",
+        )),
+        _ => supervise::main(plan, &|| source.plan(), log),
+    }
 }
 
 fn usage(why: &str) -> ExitCode {

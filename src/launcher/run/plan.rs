@@ -1,11 +1,6 @@
 //! What will be done: one handler, where it is connected to, and how its processes are kept. Made from what was typed, from a
 //! TOML file and the environment; the supervisor and its workers know nothing else. Nothing is looked up or opened here.
 
-#![expect(
-    dead_code,
-    reason = "the supervisor, which reads all of it, comes next"
-)]
-
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,6 +19,10 @@ pub(in crate::launcher) struct Plan {
     pub(in crate::launcher) servers: Vec<(Endpoint, Endpoint)>,
     /// The ZeroMQ identity of the handler's sockets where a spec names none.
     pub(in crate::launcher) ident: Option<String>,
+    /// What the servers are locked into: names of uploads are below it.
+    pub(in crate::launcher) chroot: Option<PathBuf>,
+    /// The servers' place for uploads, with its `XXXXXX`.
+    pub(in crate::launcher) upload_store: Option<PathBuf>,
     /// Who takes the requests from the servers.
     pub(in crate::launcher) feed: Feed,
     /// Worker processes at the start; 0 serves in this process, which nobody supervises then.
@@ -58,6 +57,44 @@ pub(in crate::launcher) struct Plan {
     pub(in crate::launcher) access_log: Option<PathBuf>,
     /// Stop when standard input ends.
     pub(in crate::launcher) stop_on_eof: bool,
+}
+
+/// How long a handler may take to answer what it has, when asked to stop.
+const GRACEFUL_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Plan {
+    /// The defaults, for an app and the servers that it is connected to.
+    pub(in crate::launcher) fn new(
+        name: String,
+        app: App,
+        servers: Vec<(Endpoint, Endpoint)>,
+    ) -> Self {
+        Self {
+            name,
+            app,
+            servers,
+            ident: None,
+            chroot: None,
+            upload_store: None,
+            feed: Feed::Auto,
+            workers: 1,
+            threads: 1,
+            concurrency: None,
+            max_requests: None,
+            max_memory: None,
+            graceful_timeout: GRACEFUL_TIMEOUT,
+            watch: Vec::new(),
+            pid_file: None,
+            control: None,
+            user: None,
+            group: None,
+            umask: None,
+            env: Vec::new(),
+            chdir: None,
+            access_log: None,
+            stop_on_eof: false,
+        }
+    }
 }
 
 /// What a worker does.

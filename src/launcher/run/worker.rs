@@ -1,19 +1,100 @@
-//! The process that serves: one handler, its connection, and the way to stop both.
+//! The process that serves: one handler, its connection, and the way to stop both. It is the one that was typed (`--workers 0`), or
+//! a worker: this program started anew, with its order on a socket in place of standard input. A worker whose order is a program of
+//! the user's own becomes that program.
 
-use std::process::ExitCode;
+use std::io::{Read as _, stdin};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt as _, parent_id};
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use tokio::sync::oneshot;
+use anyhow::{Context as _, anyhow, bail};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, raise};
+use nix::sys::socket::{MsgFlags, send};
+use tokio::sync::{mpsc, oneshot};
 
-use super::Handler;
 use super::plan::{App, Plan};
+use super::supervise::order::{Message, ORDER_MAX, Order, Word};
+use super::{BuiltIn, Handler, rights};
 use crate::endpoint::Endpoint;
 use crate::handler::{Connection, Options};
+use crate::launcher::process::{PART, link, no_input};
 use crate::launcher::signals::{STOP, Signals};
 
-/// Serves in this process.
+/// The part that a worker plays, in [`PART`].
+pub(super) const WORKER: &str = "worker";
+
+/// How long a worker goes on whose supervisor has gone: that one was killed, and somebody wants to start anew.
+const ORPHAN_TIME: Duration = Duration::from_secs(2);
+
+/// Words of the supervisor that are not obeyed yet.
+const WORDS_MAX: usize = 8;
+
+/// Whether this process is a worker.
+pub(in crate::launcher) fn is_worker() -> bool {
+    std::env::var_os(PART).is_some_and(|part| part == WORKER)
+}
+
+/// Does what the supervisor orders.
+pub(in crate::launcher) fn obey(built_in: &'static [BuiltIn]) -> anyhow::Result<ExitCode> {
+    let socket = || {
+        let socket = UnixStream::from(stdin().as_fd().try_clone_to_owned()?);
+        // Whoever has set the variable by hand has no socket there.
+        socket.peer_addr()?;
+        no_input()?;
+        std::io::Result::Ok(socket)
+    };
+    let socket = socket().with_context(|| format!("play the part {PART}={WORKER}"))?;
+    let (order, _) = link::receive(&socket, ORDER_MAX).context("take the order")?;
+    let order = Order::decode(&order, built_in).map_err(|why| anyhow!("read the order: {why}"))?;
+    let plan = &order.plan;
+    rights::settle(plan.chdir.as_deref(), plan.umask)?;
+    order.rights.take().context("give up root's rights")?;
+    match &plan.app {
+        App::BuiltIn { .. } => serve_here(plan, Some(socket)),
+        App::Exec { .. } => become_program(&order),
+    }
+}
+
+/// Becomes the user's program. Its socket to the supervisor closes when that has happened.
+fn become_program(order: &Order) -> anyhow::Result<ExitCode> {
+    let App::Exec { program, arguments } = &order.plan.app else {
+        bail!("a built-in handler is no program");
+    };
+    // It knows nothing of supervisors, so the system sees to its end. Asked for after all changes of rights, which undo it.
+    set_pdeathsig(Signal::SIGKILL).context("ask to end with the supervisor")?;
+    if parent_id() != order.supervisor {
+        return Ok(ExitCode::FAILURE);
+    }
+    let (send, recv): (Vec<_>, Vec<_>) = order.plan.servers.iter().cloned().unzip();
+    let specs = |specs: &[Endpoint]| {
+        let specs: Vec<_> = specs.iter().map(ToString::to_string).collect();
+        specs.join(",")
+    };
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env_remove(PART)
+        .env("LURCHER_SEND_SPEC", specs(&send))
+        .env("LURCHER_RECV_SPEC", specs(&recv))
+        .env("LURCHER_WORKER", order.number.to_string());
+    match &order.plan.ident {
+        Some(ident) => command.env("LURCHER_IDENT", ident),
+        None => command.env_remove("LURCHER_IDENT"),
+    };
+    // It comes back only where it fails.
+    let error = command.exec();
+    Err(anyhow::Error::new(error).context(format!("start {}", program.display())))
+}
+
+/// Serves in the process that was typed.
 pub(super) fn main(plan: &Plan) -> anyhow::Result<ExitCode> {
+    serve_here(plan, None)
+}
+
+fn serve_here(plan: &Plan, supervisor: Option<UnixStream>) -> anyhow::Result<ExitCode> {
     let App::BuiltIn { handler, values } = &plan.app else {
         bail!(
             "running {}: a program of its own needs a supervisor",
@@ -25,6 +106,8 @@ pub(super) fn main(plan: &Plan) -> anyhow::Result<ExitCode> {
     let mut options = Options::new(send);
     options.recv_specs = recv;
     options.ident.clone_from(&plan.ident);
+    options.chroot.clone_from(&plan.chroot);
+    options.upload_store.clone_from(&plan.upload_store);
     let mut runtime = if plan.threads > 1 {
         tokio::runtime::Builder::new_multi_thread()
     } else {
@@ -35,13 +118,7 @@ pub(super) fn main(plan: &Plan) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let result = runtime.block_on(serve(
-        &plan.name,
-        options,
-        serving,
-        plan.graceful_timeout,
-        plan.stop_on_eof,
-    ));
+    let result = runtime.block_on(serve(plan, options, serving, supervisor));
     // What is left when a handler was given up must not hold the end up.
     runtime.shutdown_background();
     result
@@ -49,13 +126,22 @@ pub(super) fn main(plan: &Plan) -> anyhow::Result<ExitCode> {
 
 /// Serves until it is asked to stop, then until all is answered, the time is up or it is asked again.
 async fn serve(
-    name: &str,
+    plan: &Plan,
     options: Options,
     handler: Handler,
-    graceful_timeout: Duration,
-    stop_on_eof: bool,
+    supervisor: Option<UnixStream>,
 ) -> anyhow::Result<ExitCode> {
-    let mut stop = Stop::new(stop_on_eof)?;
+    let name = &plan.name;
+    let above = supervisor
+        .map(Above::new)
+        .transpose()
+        .context("listen to the supervisor")?;
+    // A worker has the time that its supervisor gives it.
+    let graceful_timeout = match above {
+        Some(_) => Duration::MAX,
+        None => plan.graceful_timeout,
+    };
+    let (mut stop, above) = Stop::new(plan.stop_on_eof, above)?;
     let send_specs = list(options.send_specs.iter());
     let connection = tokio::select! {
         connection = Connection::connect(options) => connection.with_context(|| format!("running `{name}`"))?,
@@ -67,6 +153,7 @@ async fn serve(
     );
     let handle = connection.stop_handle();
     let mut serving = handler.0(connection);
+    tell(above.as_ref(), Message::Ready);
     tokio::select! {
         result = &mut serving => {
             result.with_context(|| format!("running `{name}`"))?;
@@ -90,21 +177,65 @@ async fn serve(
     bail!("stopping `{name}` at once: {why}");
 }
 
-/// What asks a handler to stop: SIGINT, SIGTERM and, where that was asked for, the end of standard input.
+/// A worker's supervisor: what it says, and the way to tell it something.
+struct Above {
+    words: mpsc::Receiver<Word>,
+    socket: UnixStream,
+}
+
+impl Above {
+    /// Listens in a thread of its own: even a handler that blocks the runtime ends when its supervisor has gone.
+    fn new(socket: UnixStream) -> std::io::Result<Self> {
+        let (sender, words) = mpsc::channel(WORDS_MAX);
+        let mut listened = socket.try_clone()?;
+        std::thread::Builder::new()
+            .name("supervisor".to_owned())
+            .spawn(move || {
+                let mut byte = [0];
+                while listened.read_exact(&mut byte).is_ok() {
+                    if let Some(word) = byte.first().copied().and_then(Word::of) {
+                        // Nobody listens when all is over.
+                        let _ok = sender.blocking_send(word);
+                    }
+                }
+                // Nobody is left to be served for.
+                drop(sender);
+                let (_kept, never) = std::sync::mpsc::channel::<()>();
+                let _ok = never.recv_timeout(ORPHAN_TIME);
+                let _ok = raise(Signal::SIGKILL);
+            })?;
+        Ok(Self { words, socket })
+    }
+}
+
+/// Tells the supervisor something. What it has no room for it is not told: it has stopped to listen, and the next message says
+/// the same.
+fn tell(supervisor: Option<&UnixStream>, message: Message) {
+    if let Some(socket) = supervisor {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let _ok = send(socket.as_raw_fd(), &message.encode(), flags);
+    }
+}
+
+/// What asks a handler to stop: SIGINT, SIGTERM, its supervisor and, where that was asked for, the end of standard input.
 struct Stop {
     signals: Signals,
     stdin: Option<oneshot::Receiver<()>>,
+    words: Option<mpsc::Receiver<Word>>,
 }
 
 impl Stop {
-    fn new(on_eof: bool) -> anyhow::Result<Self> {
-        Ok(Self {
+    fn new(on_eof: bool, above: Option<Above>) -> anyhow::Result<(Self, Option<UnixStream>)> {
+        let (words, socket) = above.map(|above| (above.words, above.socket)).unzip();
+        let stop = Self {
             signals: Signals::of(STOP)?,
             stdin: on_eof.then(end_of_stdin),
-        })
+            words,
+        };
+        Ok((stop, socket))
     }
 
-    /// The next reason to stop; standard input ends once.
+    /// The next reason to stop; standard input ends once, and so does a supervisor.
     async fn next(&mut self) {
         let stdin = async {
             match &mut self.stdin {
@@ -113,24 +244,34 @@ impl Stop {
                 None => std::future::pending().await,
             }
         };
+        let words = async {
+            let Some(words) = &mut self.words else {
+                return std::future::pending().await;
+            };
+            loop {
+                match words.recv().await {
+                    Some(Word::Reopen) => {}
+                    word => return word,
+                }
+            }
+        };
         tokio::select! {
-            _ = self.signals.next() => return,
-            () = stdin => {}
+            _ = self.signals.next() => {}
+            () = stdin => self.stdin = None,
+            word = words => if word.is_none() {
+                self.words = None;
+            }
         }
-        self.stdin = None;
     }
 }
 
 /// Reads standard input to its end. In a thread of its own, since a read from it cannot be cancelled; the process does
 /// not wait for that thread.
-fn end_of_stdin() -> oneshot::Receiver<()> {
+pub(super) fn end_of_stdin() -> oneshot::Receiver<()> {
     let (sender, end) = oneshot::channel();
     std::thread::spawn(move || {
         // An input that cannot be read has ended too.
-        drop(std::io::copy(
-            &mut std::io::stdin().lock(),
-            &mut std::io::sink(),
-        ));
+        drop(std::io::copy(&mut stdin().lock(), &mut std::io::sink()));
         drop(sender);
     });
     end

@@ -5,6 +5,7 @@
 
 use super::decode::{Request, is_token};
 use super::headers::Headers;
+use crate::wire::reply::Flow;
 
 /// What a message is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub enum Kind<'a> {
     Disconnect,
     /// So many bytes of replies have been written to the client (setting `download.flow_control`).
     Credits(u64),
+    /// The front has pushed its last new request: the answer to a handler that asked for no more.
+    Drained,
     /// A notice of a type that is not known here.
     Notice,
     /// The front has begun to store the body of this request in a file; another message follows when it is complete.
@@ -93,6 +96,7 @@ impl Request {
         let body = Headers::from_json(&self.body).unwrap_or_default();
         match body.first("type") {
             Some(b"disconnect") => Kind::Disconnect,
+            Some(b"drained") => Kind::Drained,
             Some(b"credits") => self
                 .headers
                 .first("DOWNLOAD_CREDITS")
@@ -100,6 +104,18 @@ impl Request {
                 .map_or(Kind::Notice, Kind::Credits),
             _ => Kind::Notice,
         }
+    }
+
+    /// What a notice of credits says beside the number, when the handler has asked for flow control.
+    pub fn flow(&self) -> Option<Flow> {
+        let Kind::Credits(_) = self.kind() else {
+            return None;
+        };
+        let body = Headers::from_json(&self.body).ok()?;
+        Some(Flow {
+            window: body.first("flow").and_then(decimal)?,
+            sent: body.first("sent").and_then(decimal)?,
+        })
     }
 
     fn upload(&self) -> Kind<'_> {

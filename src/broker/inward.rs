@@ -1,0 +1,574 @@
+//! From the server to the workers: what a message is about, and who gets it.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::answer::answer;
+use super::recent::Knows;
+use super::server::Server;
+use super::table::{Arrived, Attached, Conn, Exchange, Follows, Link, Signal, Stage, Table};
+use super::{End, Exchange as Told};
+use crate::bus::server::Origin;
+use crate::http1::{Asked, Scanner, Version};
+use crate::metrics::Name;
+use crate::pool::{Attachment, Failure, Retry, Room, Sent, Speaker};
+use crate::wire::request::{Kind, Notice, Request};
+use crate::wire::{ConnId, Protocol, reply};
+
+/// Requests that one connection may be ahead of its answers: well above what clients pipeline.
+const AHEAD_MAX: usize = 256;
+
+/// Bytes that one connection may have waiting here for its worker (frames, parts of a body, requests ahead): as much as a client's
+/// mailbox in a front.
+const HELD_BYTES_MAX: usize = 16 << 20;
+
+/// Requests that are followed at once. Beyond that the oldest knowledge is worth less than the memory: one is let go for each.
+const EXCHANGES_MAX: usize = 1 << 18;
+
+/// Methods that may be asked of a second worker.
+const SAFE: [&[u8]; 4] = [b"GET", b"HEAD", b"OPTIONS", b"TRACE"];
+
+impl Server {
+    /// A message from the server.
+    pub(super) fn received(&self, message: Bytes) {
+        let request = match Request::decode(message.clone()) {
+            Ok(request) => request,
+            Err(error) => return self.tell_malformed(&error),
+        };
+        let Some(body) = behind_address(&message) else {
+            return;
+        };
+        let id = request.conn_id;
+        let kind = request.kind();
+        if *self.sender.borrow() != request.sender && kind != Kind::Drained {
+            self.learn(&request.sender, &body);
+        }
+        let table = &mut *self.table.borrow_mut();
+        match kind {
+            // That it has pushed its last request is between the server and us.
+            Kind::Drained => self.drained.set(true),
+            Kind::Disconnect => self.client_gone(table, id, body),
+            Kind::Credits(_) | Kind::Notice => self.tell(table, id, body),
+            Kind::WebSocketFrame { .. } | Kind::Message(_) => self.frame(table, id, body),
+            Kind::StreamPart { done, .. } => self.part(table, id, body, done),
+            Kind::UploadDone { file } => {
+                let announced = match table.conns.get(&id.0).map(|conn| &conn.stage) {
+                    Some(Stage::Exchange(exchange)) => {
+                        matches!(&exchange.follows, Follows::Stored(name) if name == file)
+                    }
+                    _ => false,
+                };
+                if announced {
+                    self.stored(table, id, body, retry(&request));
+                } else if table.recent.get(id) != Some(Knows::Nobody) {
+                    // Nobody has been told of it: whoever gets it shall judge.
+                    self.request(table, id, self.arrived(&request, body, Follows::Nothing));
+                }
+            }
+            Kind::UploadStart { file } => {
+                let follows = Follows::Stored(Bytes::copy_from_slice(file));
+                self.request(table, id, self.arrived(&request, body, follows));
+            }
+            Kind::StreamStart => {
+                let follows = if request.headers.contains("UPLOAD_STREAM_DONE") {
+                    Follows::Nothing
+                } else {
+                    Follows::Parts
+                };
+                self.request(table, id, self.arrived(&request, body, follows));
+            }
+            Kind::WebSocketHandshake => {
+                self.request(table, id, self.arrived(&request, body, Follows::Frames));
+            }
+            Kind::Http | Kind::UploadForged => {
+                self.request(table, id, self.arrived(&request, body, Follows::Nothing));
+            }
+        }
+    }
+
+    /// The sender and the protocol of the server's messages, for what is sent to workers.
+    fn learn(&self, sender: &Bytes, body: &[u8]) {
+        let sender = Bytes::copy_from_slice(sender);
+        self.sender.replace(sender.clone());
+        let mut settings = self.pool().settings().clone();
+        settings.sender = sender;
+        settings.protocol = protocol(body);
+        self.pool().reconfigure(settings);
+    }
+
+    fn arrived(&self, request: &Request, message: Bytes, follows: Follows) -> Arrived {
+        Arrived {
+            message,
+            retry: retry(request),
+            asked: match request.method() {
+                Some(b"HEAD") => Asked::Head,
+                Some(b"CONNECT") => Asked::Connect,
+                _ => Asked::Other,
+            },
+            version: match request.version() {
+                Some(b"HTTP/1.0") => Version::Http10,
+                _ => Version::Http11,
+            },
+            keep_alive: !request.should_close(),
+            follows,
+            came: Instant::now(),
+            told: self.shared.settings.observer.as_ref().map(|_| {
+                let text = |name: &str| {
+                    let value = request.headers.first(name).unwrap_or_default();
+                    String::from_utf8_lossy(value).into_owned()
+                };
+                Box::new(Told {
+                    conn_id: request.conn_id,
+                    sender: String::from_utf8_lossy(&request.sender).into_owned(),
+                    remote: text("REMOTE_ADDR"),
+                    method: text("METHOD"),
+                    uri: text("URI"),
+                    version: text("VERSION"),
+                    came: SystemTime::now(),
+                    took: std::time::Duration::ZERO,
+                    status: None,
+                    bytes: 0,
+                    pid: None,
+                    end: End::Answered,
+                })
+            }),
+        }
+    }
+
+    /// A request: to a worker, or behind the one of its connection that is open.
+    fn request(&self, table: &mut Table, id: ConnId, arrived: Arrived) {
+        let waits = match table.conns.get(&id.0).map(|conn| &conn.stage) {
+            None => false,
+            // Its end cannot be seen, nor can that of what comes behind it.
+            Some(Stage::Exchange(exchange)) => !exchange.is_opaque(),
+            // It was another connection that had this id.
+            Some(Stage::Attached(_)) => false,
+        };
+        if !waits {
+            let held = self.end(table, id, End::Answered);
+            return self.submit(table, id, arrived, held);
+        }
+        let size = arrived.message.len();
+        let Some(conn) = table.conns.get_mut(&id.0) else {
+            return;
+        };
+        let bytes: usize = conn.held.iter().map(|held| held.message.len()).sum();
+        if conn.held.len() >= AHEAD_MAX || bytes.saturating_add(size) > HELD_BYTES_MAX {
+            debug!(%id, "a client is too far ahead of its answers: its connection is closed");
+            return self.hang_up(table, id, Failure::QueueFull);
+        }
+        conn.held.push_back(arrived);
+        table.held_bytes += size;
+        table.held += 1;
+    }
+
+    /// Gives a request to the pool; `held` are those behind it.
+    pub(super) fn submit(
+        &self,
+        table: &mut Table,
+        id: ConnId,
+        arrived: Arrived,
+        held: VecDeque<Arrived>,
+    ) {
+        if table.exchanges >= EXCHANGES_MAX
+            && let Some(other) = table.conns.keys().next().copied()
+        {
+            table.take(ConnId(other));
+        }
+        let serial = table.next_serial();
+        let link = Rc::new(Link {
+            id,
+            serial,
+            signals: Rc::clone(&self.signals),
+            given: std::cell::Cell::new(None),
+            former: std::cell::Cell::new(None),
+        });
+        // Before the rest of it has come nobody has acted on it.
+        let retry = match arrived.follows {
+            Follows::Nothing => arrived.retry,
+            Follows::Stored(_) | Follows::Parts | Follows::Frames => Retry::Safe,
+        };
+        let head_request = arrived.asked == Asked::Head;
+        match self
+            .pool()
+            .submit(arrived.message, retry, Rc::clone(&link) as Rc<_>)
+        {
+            Ok(ticket) => {
+                link.given.set(ticket.peer());
+                let exchange = Exchange {
+                    ticket,
+                    link,
+                    scanner: Scanner::new(arrived.asked, arrived.version, arrived.keep_alive),
+                    head_request,
+                    started: false,
+                    answered: false,
+                    follows: arrived.follows,
+                    parts: VecDeque::new(),
+                    parts_bytes: 0,
+                    began: arrived.came,
+                    told: arrived.told,
+                };
+                let stage = Stage::Exchange(exchange);
+                table.put(
+                    id,
+                    Conn {
+                        serial,
+                        stage,
+                        held,
+                    },
+                );
+            }
+            // The pool is closed.
+            Err(why) => {
+                self.refuse(id, why, Some(head_request));
+                table.recent.note(id, Knows::Nobody);
+            }
+        }
+    }
+
+    /// A frame of a WebSocket, or a message of a message socket.
+    fn frame(&self, table: &mut Table, id: ConnId, message: Bytes) {
+        let size = message.len();
+        match table.conns.get_mut(&id.0).map(|conn| &mut conn.stage) {
+            Some(Stage::Attached(attached)) => {
+                if attached.attachment.send(message) == Sent::Held {
+                    self.hold(table, id, size);
+                }
+            }
+            // Frames wait for the 101.
+            Some(Stage::Exchange(exchange)) if exchange.follows == Follows::Frames => {
+                exchange.parts.push_back(message);
+                exchange.parts_bytes += size;
+                table.held_bytes += size;
+                self.check_parts(table, id);
+            }
+            Some(Stage::Exchange(_)) => Name::MessagesDropped.increment(),
+            None if table.recent.get(id) == Some(Knows::Nobody) => {
+                Name::MessagesDropped.increment();
+            }
+            // A message socket's first, or of a WebSocket that was accepted before this feed began.
+            None => {
+                let serial = table.next_serial();
+                let link = Rc::new(Link {
+                    id,
+                    serial,
+                    signals: Rc::clone(&self.signals),
+                    given: std::cell::Cell::new(None),
+                    former: std::cell::Cell::new(None),
+                });
+                let attachment = self.pool().attach(link as Rc<dyn Speaker>);
+                self.attached(table, id, serial, attachment, VecDeque::from([message]));
+            }
+        }
+    }
+
+    /// A connection is attached, and these are its first messages.
+    pub(super) fn attached(
+        &self,
+        table: &mut Table,
+        id: ConnId,
+        serial: u64,
+        attachment: Attachment,
+        messages: VecDeque<Bytes>,
+    ) {
+        let mut held = 0;
+        for message in messages {
+            let size = message.len();
+            if attachment.send(message) == Sent::Held {
+                held += size;
+            }
+        }
+        table.put(
+            id,
+            Conn {
+                serial,
+                stage: Stage::Attached(Attached {
+                    attachment,
+                    held_since: None,
+                    held_bytes: 0,
+                }),
+                held: VecDeque::new(),
+            },
+        );
+        if held > 0 {
+            self.hold(table, id, held);
+        }
+    }
+
+    /// The pool holds so much more of an attachment.
+    fn hold(&self, table: &mut Table, id: ConnId, size: usize) {
+        let Some(Conn {
+            serial,
+            stage: Stage::Attached(attached),
+            ..
+        }) = table.conns.get_mut(&id.0)
+        else {
+            return;
+        };
+        attached.held_bytes += size;
+        if attached.held_since.is_none() {
+            attached.held_since = Some(Instant::now());
+            self.age(id, *serial);
+        }
+        if attached.held_bytes > HELD_BYTES_MAX {
+            self.hang_up(table, id, Failure::QueueFull);
+        }
+    }
+
+    /// An upload is stored.
+    fn stored(&self, table: &mut Table, id: ConnId, message: Bytes, retry: Retry) {
+        let Some(Stage::Exchange(exchange)) =
+            table.conns.get_mut(&id.0).map(|conn| &mut conn.stage)
+        else {
+            return;
+        };
+        exchange.follows = Follows::Nothing;
+        if exchange.answered {
+            // It is the handler's all the same.
+            self.pool().forward(exchange.ticket.peer(), id, message);
+            return self.response_ended(table, id);
+        }
+        exchange.link.given.set(exchange.ticket.peer());
+        exchange.ticket.complete(message, retry);
+    }
+
+    /// A part of a body.
+    fn part(&self, table: &mut Table, id: ConnId, message: Bytes, done: bool) {
+        let size = message.len();
+        match table.conns.get_mut(&id.0).map(|conn| &mut conn.stage) {
+            Some(Stage::Exchange(exchange)) if exchange.follows == Follows::Parts => {
+                if done {
+                    exchange.follows = Follows::Nothing;
+                }
+                if exchange.answered {
+                    self.pool().forward(exchange.ticket.peer(), id, message);
+                    if done {
+                        self.response_ended(table, id);
+                    }
+                    return;
+                }
+                exchange.parts.push_back(message);
+                exchange.parts_bytes += size;
+                table.held_bytes += size;
+                self.pass_parts(table, id);
+                self.check_parts(table, id);
+            }
+            // Of a request that is over.
+            _ => match table.recent.get(id) {
+                Some(Knows::Nobody) => {}
+                _ => self.tell(table, id, message),
+            },
+        }
+    }
+
+    /// Gives the worker of an upload the parts that it has room for.
+    fn pass_parts(&self, table: &mut Table, id: ConnId) {
+        let Some(Conn {
+            serial,
+            stage: Stage::Exchange(exchange),
+            ..
+        }) = table.conns.get_mut(&id.0)
+        else {
+            return;
+        };
+        while !exchange.parts.is_empty() {
+            match exchange.ticket.room() {
+                Room::Now => {}
+                Room::Soon => {
+                    self.signals.tell(id, *serial, Signal::Resumed);
+                    return;
+                }
+                Room::Later => return,
+            }
+            if let Some(part) = exchange.parts.pop_front() {
+                exchange.parts_bytes -= part.len();
+                table.held_bytes -= part.len();
+                exchange.ticket.follow_up(part);
+            }
+        }
+    }
+
+    /// A connection of which too much waits is closed: servers bound what they send ahead, so that this one is not held to it.
+    fn check_parts(&self, table: &mut Table, id: ConnId) {
+        if let Some(Stage::Exchange(exchange)) = table.conns.get(&id.0).map(|conn| &conn.stage)
+            && exchange.parts_bytes > HELD_BYTES_MAX
+        {
+            debug!(%id, "too much of a connection waits for its worker: it is closed");
+            self.hang_up(table, id, Failure::QueueFull);
+        }
+    }
+
+    /// News of a connection, for whoever knows it.
+    fn tell(&self, table: &mut Table, id: ConnId, message: Bytes) {
+        let peer = table.conns.get(&id.0).and_then(Conn::peer);
+        match (peer, table.recent.get(id)) {
+            (Some(peer), _) => self.pool().forward(Some(peer), id, message),
+            (None, Some(Knows::Nobody)) => {}
+            (None, knows) => self.tell_by(knows, id, message),
+        }
+    }
+
+    fn tell_by(&self, knows: Option<Knows>, id: ConnId, message: Bytes) {
+        match knows {
+            Some(Knows::Voice(voice)) => self.pool().forward_voice(voice, id, message),
+            Some(Knows::Peer(peer)) => self.pool().forward(Some(peer), id, message),
+            Some(Knows::Nobody) => {}
+            None => self.pool().forward(None, id, message),
+        }
+    }
+
+    /// The client has left, or was never there.
+    fn client_gone(&self, table: &mut Table, id: ConnId, message: Bytes) {
+        let peer = table.conns.get(&id.0).map(Conn::peer);
+        if peer.is_some() {
+            drop(self.end(table, id, End::ClientGone));
+        }
+        let knows = table.recent.remove(id);
+        match peer {
+            Some(Some(peer)) => self.pool().forward(Some(peer), id, message),
+            // No worker has heard of its request, but one may know it from before.
+            Some(None) if knows.is_none() => {}
+            _ => self.tell_by(knows, id, message),
+        }
+    }
+
+    /// The response is whole: the next request of the connection may go out.
+    pub(super) fn response_ended(&self, table: &mut Table, id: ConnId) {
+        let mut held = self.end(table, id, End::Answered);
+        if let Some(next) = held.pop_front() {
+            self.submit(table, id, next, held);
+        }
+    }
+
+    /// Ends what is open of a connection. Gives the requests behind it.
+    pub(super) fn end(&self, table: &mut Table, id: ConnId, how: End) -> VecDeque<Arrived> {
+        let Some(conn) = table.take(id) else {
+            return VecDeque::new();
+        };
+        let peer = conn.peer();
+        if let Some(peer) = peer {
+            table.recent.note(id, Knows::Peer(peer));
+        }
+        if let Stage::Exchange(exchange) = conn.stage {
+            let pid = match peer.and_then(|peer| self.pool().origin(peer)) {
+                Some(Origin::Process(pid)) => Some(pid),
+                _ => None,
+            };
+            if let (End::Answered, Some(pid)) = (how, pid) {
+                self.shared.served.add(pid);
+            }
+            if let (Some(mut told), Some(observer)) =
+                (exchange.told, &self.shared.settings.observer)
+            {
+                told.took = exchange.began.elapsed();
+                told.status = exchange.scanner.status();
+                told.bytes = exchange.scanner.bytes();
+                told.pid = pid;
+                told.end = how;
+                observer.ended(&told);
+            }
+        }
+        self.shared.ended.notify_one();
+        conn.held
+    }
+
+    /// Ends a connection in the name of its worker: with an answer that says why, unless one has begun.
+    pub(super) fn hang_up(&self, table: &mut Table, id: ConnId, why: Failure) {
+        let Some(conn) = table.conns.get(&id.0) else {
+            return;
+        };
+        let peer = conn.peer();
+        let answers = match &conn.stage {
+            Stage::Exchange(exchange) if !exchange.started => Some(exchange.head_request),
+            _ => None,
+        };
+        warn!(%id, "a request or connection is given up: {why}");
+        if let Some(Conn {
+            stage: Stage::Exchange(exchange),
+            ..
+        }) = table.conns.get_mut(&id.0)
+            && let (Some(told), Some(_)) = (&mut exchange.told, answers)
+        {
+            told.status = Some(answer(why, false).0);
+        }
+        drop(self.end(table, id, End::Failed(why)));
+        table.recent.note(id, Knows::Nobody);
+        if let Some(peer) = peer {
+            // The server does not tell of what is closed on a handler's wish.
+            self.pool().notify(Some(peer), id, Notice::Disconnect);
+        }
+        self.refuse(id, why, answers);
+    }
+
+    /// Answers in a worker's place, if there is anything to answer, and closes. `answers`: whether it was a HEAD request.
+    fn refuse(&self, id: ConnId, why: Failure, answers: Option<bool>) {
+        let sender = self.sender.borrow().clone();
+        let mut message = Vec::new();
+        if let Some(head_request) = answers {
+            let (_, text) = answer(why, head_request);
+            reply::encode(&sender, &[id], text.as_bytes(), &mut message);
+            self.say(message.into());
+        }
+        let mut close = Vec::new();
+        reply::encode(&sender, &[id], b"", &mut close);
+        self.say(close.into());
+    }
+
+    /// Looks at what the pool has told.
+    pub(super) fn see_signals(&self) {
+        let signals = std::mem::take(&mut *self.signals.list.borrow_mut());
+        if signals.is_empty() {
+            return;
+        }
+        let table = &mut *self.table.borrow_mut();
+        for (id, serial, signal) in signals {
+            let Some(conn) = table.current(id, serial) else {
+                continue;
+            };
+            match signal {
+                Signal::Failed(why) => self.hang_up(table, id, why),
+                Signal::Abandoned => self.hang_up(table, id, Failure::WaitOver),
+                Signal::Resumed => self.pass_parts(table, id),
+                Signal::GoOn => {
+                    if let Stage::Attached(attached) = &mut conn.stage {
+                        attached.held_since = None;
+                        attached.held_bytes = 0;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What is behind `SENDER SP CONNID SP`.
+fn behind_address(message: &Bytes) -> Option<Bytes> {
+    let mut spaces = memchr::memchr_iter(b' ', message);
+    let second = spaces.nth(1)?;
+    Some(message.slice(second + 1..))
+}
+
+/// The protocol, by what stands behind the length of the headers.
+fn protocol(body: &[u8]) -> Protocol {
+    let headers = body.splitn(2, |byte| *byte == b' ').nth(1);
+    let first = headers.and_then(|headers| {
+        let colon = memchr::memchr(b':', headers)?;
+        headers.get(colon + 1).copied()
+    });
+    match first {
+        Some(b'{') | None => Protocol::Json,
+        Some(_) => Protocol::Tnetstring,
+    }
+}
+
+/// Whether a second worker may be asked.
+fn retry(request: &Request) -> Retry {
+    match request.method() {
+        Some(method) if SAFE.contains(&method) => Retry::Safe,
+        _ => Retry::Never,
+    }
+}

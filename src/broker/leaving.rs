@@ -1,0 +1,105 @@
+//! How a server is left without losing what it has pushed.
+//!
+//! A Lurcher is asked for no more requests, says when it has pushed its last one, and goes on telling of those that it has
+//! pushed. Nothing can be said to a Mongrel2: the connection is ended in our direction, which its libzmq takes for its end; it
+//! writes nothing more, and what it had written can still be received.
+
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use crate::bus::client::{Publisher, Receiver};
+use crate::wire::reply;
+
+/// What stands before a message to a server that subscribes to everything: it means nothing.
+const ANY_SENDER: &[u8] = b"lurcher";
+
+/// How a server was left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// It has said that it pushes no more requests, or time was up: its connection may stay.
+    Told,
+    /// Its connection has ended.
+    Ended,
+}
+
+/// A server that is being left.
+pub(super) struct Leaving {
+    token: String,
+    until: Instant,
+    /// The subscription on which it was asked: a new one means that it has to be asked again.
+    asked_on: Option<u64>,
+    is_ended: bool,
+}
+
+/// What the sockets towards one server have in common, by which a Lurcher pairs them.
+pub(super) fn token() -> String {
+    // Without randomness: as unlikely to be another's as it can be made. It is no secret.
+    let random = || getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()));
+    format!("{:016x}{:016x}", random(), random())
+}
+
+impl Leaving {
+    pub(super) fn new(token: String, until: Instant) -> Self {
+        Self {
+            token,
+            until,
+            asked_on: None,
+            is_ended: false,
+        }
+    }
+
+    /// The latest moment to receive anything of a server that does not stop.
+    pub(super) fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// Does what can be done now; to be called whenever something was received, and now and then. `drained`: the server has said so.
+    pub(super) fn advance(
+        &mut self,
+        receiver: &mut Receiver,
+        publisher: &Publisher,
+        drained: bool,
+    ) -> Option<Left> {
+        if drained {
+            return Some(Left::Told);
+        }
+        let is_lurcher = publisher.is_lurcher();
+        if is_lurcher {
+            self.ask(publisher);
+        } else if !self.is_ended {
+            match receiver.end_sending() {
+                Ok(ended) => self.is_ended = ended,
+                Err(error) => {
+                    debug!(%error, requests = %receiver.endpoint(), "ending a connection");
+                }
+            }
+        }
+        if receiver.is_connected() == Some(false) {
+            return Some(Left::Ended);
+        }
+        if Instant::now() >= self.until {
+            warn!(requests = %receiver.endpoint(), "server goes on pushing requests: not waiting any longer");
+            return Some(Left::Ended);
+        }
+        None
+    }
+
+    fn ask(&mut self, publisher: &Publisher) {
+        let subscription = publisher.subscription();
+        if subscription.is_none() || subscription == self.asked_on {
+            return;
+        }
+        let topic = publisher.topic().filter(|topic| !topic.is_empty());
+        let mut message = Vec::new();
+        let sender = topic.as_deref().unwrap_or(ANY_SENDER);
+        reply::encode_drain(sender, &self.token, &mut message);
+        match publisher.send_now(&message) {
+            Ok(true) => self.asked_on = subscription,
+            // It is behind with what was sent before.
+            Ok(false) => {}
+            Err(error) => {
+                debug!(%error, replies = %publisher.endpoint(), "asking for no more requests");
+            }
+        }
+    }
+}

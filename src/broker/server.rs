@@ -1,0 +1,477 @@
+//! One server of a feed: its two sockets, the pool of its workers, and the tasks between them.
+//!
+//! Three tasks: one receives from the server, one sends to it, and one looks at what time settles. What a worker says is looked at
+//! on the task of its own socket.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::leaving::{self, Leaving, Left};
+use super::table::{Signals, Stage, Table};
+use super::{Shared, StartError};
+use crate::bus::client::{self, Context, Publisher, Receiver};
+use crate::bus::server::{self, Origin, PeerId};
+use crate::drain::Watch;
+use crate::endpoint::Endpoint;
+use crate::pool::{self, Failure, Pool, Replies};
+use crate::wire::{ConnId, Protocol};
+
+/// Messages taken out of the server's socket at once.
+const RECEIVED_AT_ONCE: usize = 256;
+
+/// Replies given to libzmq at once, and their bytes.
+const SENT_AT_ONCE: usize = 256;
+const SENT_BYTES_AT_ONCE: usize = 1 << 20;
+
+/// A response that has gone on for so long is a stream: as in a front.
+const STREAM_AFTER: Duration = Duration::from_secs(1);
+
+/// How often it is looked what has become a stream or has waited for too long.
+const HOUSEKEEPING: Duration = Duration::from_millis(200);
+
+/// One server.
+pub(super) struct Server {
+    pub(super) shared: Rc<Shared>,
+    /// What its workers connect to.
+    pub(super) specs: (Endpoint, Endpoint),
+    pub(super) pool: OnceCell<Rc<Pool>>,
+    pub(super) table: RefCell<Table>,
+    pub(super) signals: Rc<Signals>,
+    /// What stands in its messages.
+    pub(super) sender: RefCell<Bytes>,
+    publisher: Publisher,
+    /// Connections of the publisher when it was last looked at.
+    connections: Cell<u64>,
+    /// Replies that the server has yet to take, and their bytes.
+    out: RefCell<VecDeque<Bytes>>,
+    out_bytes: Cell<usize>,
+    out_there: Notify,
+    /// Batches that are being given to libzmq.
+    sending: Cell<bool>,
+    /// Workers' replies are not read.
+    unheard: Cell<bool>,
+    /// Responses that have begun and not ended at once, and attachments of which something is held, oldest first.
+    pub(super) aging: RefCell<VecDeque<(Instant, ConnId, u64)>>,
+    pub(super) ages: Notify,
+    stop: CancellationToken,
+    /// No new request is received.
+    deaf: CancellationToken,
+    /// The feed is gone.
+    over: CancellationToken,
+    /// The server has said that it has pushed its last request.
+    pub(super) drained: Cell<bool>,
+    malformed: Cell<u64>,
+}
+
+/// How the pool reaches the server that owns it.
+struct Ear(Weak<Server>);
+
+impl Replies for Ear {
+    fn reply(&self, pool: &Rc<Pool>, from: PeerId, message: Bytes) {
+        if let Some(server) = self.0.upgrade() {
+            server.replied(pool, from, message);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.upgrade().is_some_and(|server| server.is_full())
+    }
+}
+
+impl Server {
+    pub(super) async fn start(
+        (send, recv): (&Endpoint, &Endpoint),
+        (own_send, own_recv): (&Endpoint, &Endpoint),
+        shared: Rc<Shared>,
+        context: &Context,
+        watch: &Watch,
+    ) -> Result<Rc<Self>, StartError> {
+        let settings = &shared.settings;
+        let mut options = client::Options::default();
+        options.identity.clone_from(&settings.ident);
+        options.message_bytes_max = settings.message_bytes_max;
+        options.linger = settings.linger;
+        let token = leaving::token();
+        options.token = Some(token.clone());
+        let pool_settings = pool::Settings {
+            // Until the first message has come; it means nothing.
+            sender: Bytes::from_static(b"lurcher"),
+            protocol: Protocol::default(),
+            topic: Vec::new(),
+            slots: settings.slots,
+            // The bounds are kept here, by not reading the server.
+            waiting_max: usize::MAX,
+            waiting_bytes_max: usize::MAX,
+            wait_max: settings.wait_max,
+            raw_payload: true,
+        };
+        let bound = pool::bind(
+            own_send,
+            own_recv,
+            pool_settings,
+            &server::Options::default(),
+        )
+        .await?;
+        let publisher = Publisher::connect(context, recv, &options, settings.subscription_timeout)?;
+        let receiver = Receiver::connect(context, send, &options)?;
+        let this = Rc::new(Self {
+            specs: (bound.send_endpoint().clone(), bound.recv_endpoint().clone()),
+            shared,
+            pool: OnceCell::new(),
+            table: RefCell::default(),
+            signals: Rc::default(),
+            sender: RefCell::default(),
+            publisher,
+            connections: Cell::new(0),
+            out: RefCell::default(),
+            out_bytes: Cell::new(0),
+            out_there: Notify::new(),
+            sending: Cell::new(false),
+            unheard: Cell::new(false),
+            aging: RefCell::default(),
+            ages: Notify::new(),
+            stop: CancellationToken::new(),
+            deaf: CancellationToken::new(),
+            over: CancellationToken::new(),
+            drained: Cell::new(false),
+            malformed: Cell::new(0),
+        });
+        let pool = bound.run(Rc::new(Ear(Rc::downgrade(&this))), watch);
+        // It was made just now, and is set nowhere else.
+        drop(this.pool.set(pool));
+        watch.spawn_local(Rc::clone(&this).receive(receiver, token));
+        watch.spawn_local(Rc::clone(&this).send());
+        watch.spawn_local(Rc::clone(&this).keep_house());
+        Ok(this)
+    }
+
+    pub(super) fn pool(&self) -> &Rc<Pool> {
+        self.pool.get().expect("set before anything runs")
+    }
+
+    /// The processes that have sockets here.
+    pub(super) fn processes(&self) -> Vec<u32> {
+        let workers = self.pool().report().workers;
+        let mut all: Vec<u32> = workers
+            .iter()
+            .filter_map(|worker| match worker.origin {
+                Origin::Process(pid) => Some(pid),
+                Origin::Address(_) | Origin::Unknown => None,
+            })
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// Requests that wait for the end of another of their connection.
+    pub(super) fn held(&self) -> usize {
+        self.table.borrow().held
+    }
+
+    /// Begins to stop receiving.
+    pub(super) fn begin_stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Ends all tasks where they stand.
+    pub(super) fn close(&self) {
+        self.stop.cancel();
+        self.over.cancel();
+        self.pool().close();
+    }
+
+    /// Completes when no new request is received any more.
+    pub(super) async fn is_deaf(&self) {
+        self.deaf.cancelled().await;
+    }
+
+    /// Waits until libzmq has all replies, at the latest until then.
+    pub(super) async fn finish(&self, deadline: Instant) {
+        while (self.sending.get() || !self.out.borrow().is_empty()) && Instant::now() < deadline {
+            tokio::time::sleep(super::LOOK).await;
+        }
+    }
+
+    async fn receive(self: Rc<Self>, mut receiver: Receiver, token: String) {
+        let receiving = async {
+            let mut batch = VecDeque::new();
+            self.serve(&mut receiver, &mut batch, &self.stop).await;
+            let stays = self.leave(&mut receiver, &mut batch, token).await;
+            self.deaf.cancel();
+            if !stays {
+                drop(receiver);
+                loop {
+                    self.see_signals();
+                    self.signals.told.notified().await;
+                }
+            }
+            // What belongs to requests that have come.
+            self.serve(&mut receiver, &mut batch, &self.over).await;
+        };
+        self.over.run_until_cancelled(receiving).await;
+    }
+
+    /// Takes in what the server pushes, for as long as there is room for it.
+    async fn serve(
+        &self,
+        receiver: &mut Receiver,
+        batch: &mut VecDeque<Bytes>,
+        until: &CancellationToken,
+    ) {
+        while !until.is_cancelled() {
+            self.take_in(batch);
+            if !batch.is_empty() {
+                self.signals.paused.set(true);
+                tokio::select! {
+                    () = self.signals.told.notified() => {}
+                    () = until.cancelled() => {}
+                }
+                self.signals.paused.set(false);
+                continue;
+            }
+            let taken = tokio::select! {
+                biased;
+                () = self.signals.told.notified() => continue,
+                () = until.cancelled() => break,
+                taken = next(receiver, batch) => taken,
+            };
+            if !self.look(taken) {
+                break;
+            }
+            self.take_in(batch);
+            // What was handed over just now is written before more is taken.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Receives until the server has pushed its last request. Says whether it goes on telling of those that it has pushed.
+    async fn leave(
+        &self,
+        receiver: &mut Receiver,
+        batch: &mut VecDeque<Bytes>,
+        token: String,
+    ) -> bool {
+        let settings = &self.shared.settings;
+        let mut leaving = Leaving::new(token, Instant::now() + settings.drain_timeout);
+        let stays = loop {
+            // All of it, also more than waits otherwise: there is nobody else to have it.
+            for message in batch.drain(..) {
+                self.received(message);
+            }
+            self.see_signals();
+            if let Some(left) = leaving.advance(receiver, &self.publisher, self.drained.get()) {
+                break left == Left::Told;
+            }
+            tokio::select! {
+                () = self.signals.told.notified() => {}
+                () = tokio::time::sleep(super::LOOK) => {}
+                taken = next(receiver, batch) => {
+                    if !self.look(taken) {
+                        break false;
+                    }
+                }
+            }
+        };
+        while let Ok(Some(message)) = receiver.try_recv() {
+            self.received(message);
+            if Instant::now() >= leaving.until() {
+                break;
+            }
+        }
+        stays
+    }
+
+    /// Looks at the way back when something was received; false when the way here is broken.
+    fn look(&self, taken: std::io::Result<usize>) -> bool {
+        let patience = self.shared.settings.subscription_timeout;
+        let replies = self.publisher.endpoint();
+        if let Err(error) = self.publisher.expect(patience) {
+            error!(%error, %replies, "socket for replies is broken");
+        }
+        let connections = self.publisher.connections();
+        if self.connections.replace(connections) != connections && connections > 1 {
+            self.forget_all();
+        }
+        if let Err(error) = &taken {
+            // libzmq has no such errors for a socket that is used as it should be.
+            error!(%error, %replies, "socket for requests is broken, closing it");
+        }
+        taken.is_ok()
+    }
+
+    /// Takes messages in until the first for which there is no room.
+    fn take_in(&self, batch: &mut VecDeque<Bytes>) {
+        self.see_signals();
+        while self.has_room()
+            && let Some(message) = batch.pop_front()
+        {
+            self.received(message);
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        let settings = &self.shared.settings;
+        let (count, bytes) = self.pool().waiting();
+        count < settings.waiting_max
+            && bytes + self.table.borrow().held_bytes < settings.waiting_bytes_max
+    }
+
+    /// The server may have been started anew, and what it calls by the ids that are known here is something else then. Requests
+    /// that a worker has are followed no more; their answers pass all the same.
+    fn forget_all(&self) {
+        let table = &mut *self.table.borrow_mut();
+        let handed: Vec<u32> = table
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.peer().is_some())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in handed {
+            let gone = table.take(ConnId(id));
+            for held in gone.into_iter().flat_map(|conn| conn.held) {
+                self.submit(table, ConnId(id), held, VecDeque::new());
+            }
+        }
+        table.recent.clear();
+    }
+
+    pub(super) fn tell_malformed(&self, error: &dyn std::fmt::Display) {
+        let count = self.malformed.get() + 1;
+        self.malformed.set(count);
+        // A server that sends rubbish sends much of it: the log gets the 1st, 2nd, 4th, 8th, ….
+        if count.is_power_of_two() {
+            warn!(%error, count, replies = %self.publisher.endpoint(), "dropped a malformed message from a server");
+        }
+    }
+
+    /// Whether workers' replies have nowhere to go.
+    fn is_full(&self) -> bool {
+        let settings = &self.shared.settings;
+        let full = self.out.borrow().len() >= settings.replies_max
+            || self.out_bytes.get() >= settings.replies_bytes_max;
+        if full {
+            self.unheard.set(true);
+        }
+        full
+    }
+
+    /// Queues a message for the server.
+    pub(super) fn say(&self, message: Bytes) {
+        self.out_bytes.set(self.out_bytes.get() + message.len());
+        self.out.borrow_mut().push_back(message);
+        self.out_there.notify_one();
+    }
+
+    async fn send(self: Rc<Self>) {
+        let sending = async {
+            loop {
+                let batch = self.next_batch();
+                if batch.is_empty() {
+                    self.out_there.notified().await;
+                    continue;
+                }
+                self.sending.set(true);
+                // The one task that may wait for the server.
+                if let Err(error) = self.publisher.send_all(batch).await {
+                    error!(%error, replies = %self.publisher.endpoint(), "socket for replies is broken");
+                }
+                self.sending.set(false);
+            }
+        };
+        self.over.run_until_cancelled(sending).await;
+    }
+
+    fn next_batch(&self) -> Vec<Vec<u8>> {
+        let mut out = self.out.borrow_mut();
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while batch.len() < SENT_AT_ONCE
+            && bytes < SENT_BYTES_AT_ONCE
+            && let Some(message) = out.pop_front()
+        {
+            bytes += message.len();
+            batch.push(Vec::from(message));
+        }
+        self.out_bytes.set(self.out_bytes.get() - bytes);
+        let settings = &self.shared.settings;
+        // Half of it, so that sockets are not stopped and started for every message.
+        let low = out.len() <= settings.replies_max / 2
+            && self.out_bytes.get() <= settings.replies_bytes_max / 2;
+        drop(out);
+        if low && self.unheard.replace(false) {
+            self.pool().hear();
+        }
+        batch
+    }
+
+    /// Notes that a response goes on, or that something of an attachment is held, from now on.
+    pub(super) fn age(&self, id: ConnId, serial: u64) {
+        self.aging
+            .borrow_mut()
+            .push_back((Instant::now(), id, serial));
+        self.ages.notify_one();
+    }
+
+    async fn keep_house(self: Rc<Self>) {
+        let keeping = async {
+            loop {
+                if self.aging.borrow().is_empty() {
+                    self.ages.notified().await;
+                }
+                self.settle(Instant::now());
+                tokio::time::sleep(HOUSEKEEPING).await;
+            }
+        };
+        self.over.run_until_cancelled(keeping).await;
+    }
+
+    /// Makes streams of responses that have gone on, and gives up attachments whose messages nobody takes.
+    fn settle(&self, now: Instant) {
+        let wait_max = self.shared.settings.wait_max;
+        let mut waiting = Vec::new();
+        loop {
+            let oldest = self.aging.borrow().front().copied();
+            let Some((since, id, serial)) =
+                oldest.filter(|(since, ..)| now.duration_since(*since) >= STREAM_AFTER)
+            else {
+                break;
+            };
+            self.aging.borrow_mut().pop_front();
+            let table = &mut *self.table.borrow_mut();
+            match table.current(id, serial).map(|conn| &mut conn.stage) {
+                Some(Stage::Exchange(exchange)) => exchange.ticket.attach(),
+                Some(Stage::Attached(attached)) => match attached.held_since {
+                    Some(held) if now.duration_since(held) >= wait_max => {
+                        self.hang_up(table, id, Failure::WaitOver);
+                    }
+                    Some(_) => waiting.push((since, id, serial)),
+                    None => {}
+                },
+                None => {}
+            }
+        }
+        let mut aging = self.aging.borrow_mut();
+        for entry in waiting.into_iter().rev() {
+            aging.push_front(entry);
+        }
+    }
+}
+
+/// Takes what the server has pushed.
+async fn next(receiver: &mut Receiver, batch: &mut VecDeque<Bytes>) -> std::io::Result<usize> {
+    poll_fn(|cx| {
+        receiver.poll_recv_many(cx, RECEIVED_AT_ONCE, &mut |message| {
+            batch.push_back(message)
+        })
+    })
+    .await
+}

@@ -1,0 +1,548 @@
+//! The process that was typed: it starts workers, watches them, replaces those that die, and passes on what it is asked for. It
+//! serves nobody itself.
+//!
+//! * `crew` decides which workers there should be, `member` is one of their processes, `order` what the two say to each other;
+//! * `desk` is what an operator sees; `memory` and `watch` are reasons to replace workers.
+//!
+//! How requests are served is the worker's; what was typed is `args`'s.
+
+mod crew;
+mod desk;
+mod member;
+mod memory;
+pub(super) mod order;
+mod watch;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow, bail};
+use nix::sys::signal::Signal;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::signal::unix::SignalKind;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tracing::{debug, error, info, warn};
+
+use self::crew::{Action, Crew, FAILURES_MAX, Id, Meaning, State, WORKERS_MAX};
+use self::desk::{Board, Desk, Errand, Shown};
+use self::member::{Member, News, Wish};
+use self::order::Order;
+use self::watch::Watcher;
+use super::plan::Plan;
+use super::rights::Rights;
+use super::worker::end_of_stdin;
+use crate::control;
+use crate::drain::{self, Watch};
+use crate::endpoint::{Endpoint, Transport};
+use crate::launcher::process::{Manager, PidFile};
+use crate::launcher::signals::{STOP, Signals};
+
+/// News of workers that are not looked at yet: a few for each.
+const NEWS_MAX: usize = 256;
+
+/// How often the memory of workers is looked at.
+const MEMORY_LOOK: Duration = Duration::from_secs(2);
+
+/// How long tasks may take at the end, when all workers have ended.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Makes the plan anew, from what may have changed since it was typed; the error says what is wrong with it.
+pub(super) type Replan<'a> = &'a dyn Fn() -> Result<Plan, String>;
+
+/// Supervises until it is told to stop, or workers do not start.
+pub(super) fn main(plan: Plan, replan: Replan<'_>, log: Option<&str>) -> anyhow::Result<ExitCode> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .context("start the runtime")?;
+    let name = plan.name.clone();
+    runtime
+        .block_on(supervise(plan, replan, log))
+        .with_context(|| format!("running `{name}`"))
+}
+
+async fn supervise(plan: Plan, replan: Replan<'_>, log: Option<&str>) -> anyhow::Result<ExitCode> {
+    // First of all: who reads the pid file may send a signal.
+    let mut signals = Signals::of(kinds())?;
+    let mut stdin = plan.stop_on_eof.then(end_of_stdin);
+    let rights = Rights::find(plan.user.as_deref(), plan.group.as_deref())?;
+    let mut watcher = watcher(&plan.watch)?;
+    let _pid_file = plan.pid_file.as_deref().map(PidFile::create).transpose()?;
+    let (port_signal, port_watch) = drain::channel();
+    let board = Rc::new(RefCell::new(Board::default()));
+    let mut errands = open_port(&plan, &board, &port_watch).await?;
+    let (signal, watch) = drain::channel();
+    let (news, mut heard) = mpsc::channel(NEWS_MAX);
+    let mut supervisor = Supervisor {
+        crew: Crew::new(plan.workers, plan.graceful_timeout),
+        previous: None,
+        plan,
+        rights,
+        replan,
+        program: member::program().context("find this program")?,
+        log,
+        members: BTreeMap::new(),
+        board,
+        manager: Manager::from_environment(),
+        told: false,
+        is_rolling: false,
+        failure: None,
+        news,
+        watch,
+    };
+    let mut look = interval(MEMORY_LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        supervisor.step();
+        if supervisor.crew.is_stopping() && supervisor.crew.is_empty() {
+            break;
+        }
+        let wake = async {
+            match supervisor.crew.wake() {
+                Some(when) => sleep_until(when.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            kind = signals.next() => supervisor.signal(kind),
+            Some((id, news)) = heard.recv() => supervisor.hear(id, news),
+            Some(errand) = errands.recv() => supervisor.run(errand),
+            () = ended(&mut stdin) => supervisor.stop(),
+            path = changed(&mut watcher) => {
+                supervisor.reload(&format!("{} has changed", path.display()));
+            }
+            _ = look.tick() => supervisor.look(),
+            () = wake => {}
+        }
+    }
+    signal.finish(FINISH_TIMEOUT).await;
+    port_signal.finish(FINISH_TIMEOUT).await;
+    let name = &supervisor.plan.name;
+    match supervisor.failure {
+        Some(why) => Err(anyhow!(why)),
+        None => {
+            info!("handler {name}: stopped");
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// The signals that mean something. The terminal sends the last two only to programs in the background that read from it, and this
+/// one does not.
+fn kinds() -> impl Iterator<Item = SignalKind> {
+    let others = [
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+        Signal::SIGTTIN,
+        Signal::SIGTTOU,
+    ];
+    STOP.into_iter()
+        .chain(others.map(|signal| SignalKind::from_raw(signal as i32)))
+}
+
+fn watcher(paths: &[PathBuf]) -> anyhow::Result<Option<Watcher>> {
+    (!paths.is_empty()).then(|| Watcher::new(paths)).transpose()
+}
+
+/// Waits for a change of what is watched, if anything is.
+async fn changed(watcher: &mut Option<Watcher>) -> PathBuf {
+    match watcher {
+        Some(watcher) => watcher.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the end of standard input, once.
+async fn ended(stdin: &mut Option<oneshot::Receiver<()>>) {
+    match stdin {
+        // It is the end of the sender that tells.
+        Some(end) => drop(end.await),
+        None => std::future::pending().await,
+    }
+    *stdin = None;
+}
+
+/// Opens the control port: where the plan says; else beside the pid file, or in the user's folder for such things, where only that
+/// user finds it. An address that was not asked for need not be had.
+async fn open_port(
+    plan: &Plan,
+    board: &Rc<RefCell<Board>>,
+    watch: &Watch,
+) -> anyhow::Result<mpsc::Receiver<Errand>> {
+    let servers: Vec<_> = plan
+        .servers
+        .iter()
+        .map(|(send, _)| send.to_string())
+        .collect();
+    let (desk, errands) = Desk::new(plan.name.clone(), servers.join(","), Rc::clone(board));
+    let (endpoint, is_asked) = match (&plan.control, usual_port(plan)) {
+        (Some(endpoint), _) => (endpoint.clone(), true),
+        (None, Some(endpoint)) => (endpoint, false),
+        (None, None) => {
+            // The desk goes, and its errands with it: nobody waits for them then.
+            return Ok(errands);
+        }
+    };
+    match control::bind(&endpoint)
+        .await
+        .context("open the control port")
+    {
+        Ok(port) => {
+            debug!("control port at {}", port.endpoint());
+            port.run(Rc::new(desk), watch);
+        }
+        Err(error) if is_asked => return Err(error),
+        Err(error) => info!("running without a control port; name one with --control: {error:#}"),
+    }
+    Ok(errands)
+}
+
+fn usual_port(plan: &Plan) -> Option<Endpoint> {
+    let path = match &plan.pid_file {
+        Some(file) => {
+            let mut path = std::path::absolute(file).ok()?.into_os_string();
+            path.push(".control");
+            path
+        }
+        None => {
+            let folder = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty())?;
+            let name: String = plan
+                .name
+                .chars()
+                .map(|c| if c.is_alphanumeric() { c } else { '-' })
+                .collect();
+            Path::new(&folder)
+                .join(format!("lurcher-{name}.control"))
+                .into_os_string()
+        }
+    };
+    let endpoint = format!("ipc://{}", path.to_str()?)
+        .parse::<Endpoint>()
+        .ok()?;
+    // What the system takes for the path of a socket (unix(7)).
+    matches!(&endpoint.transport, Transport::Ipc { path } if path.len() < 108).then_some(endpoint)
+}
+
+/// A worker and what is known of it.
+struct Worker {
+    member: Member,
+    /// After so many requests it is replaced.
+    requests_max: Option<u64>,
+}
+
+struct Supervisor<'a> {
+    plan: Plan,
+    /// What was in force before a reload that is not done yet.
+    previous: Option<(Plan, Rights)>,
+    rights: Rights,
+    replan: Replan<'a>,
+    program: PathBuf,
+    log: Option<&'a str>,
+    crew: Crew,
+    members: BTreeMap<Id, Worker>,
+    board: Rc<RefCell<Board>>,
+    manager: Manager,
+    /// Whether somebody knows that all workers run.
+    told: bool,
+    is_rolling: bool,
+    /// Why this program's end will be no success.
+    failure: Option<String>,
+    news: mpsc::Sender<(Id, News)>,
+    watch: Watch,
+}
+
+impl Supervisor<'_> {
+    /// Does what is to be done, and shows how things are.
+    fn step(&mut self) {
+        loop {
+            let actions = self.crew.step(Instant::now());
+            if actions.is_empty() {
+                break;
+            }
+            for action in actions {
+                match action {
+                    Action::Start(id, number) => self.start(id, number),
+                    Action::Drain(id) => self.wish(id, Wish::Drain),
+                    Action::Kill(id) => self.kill(id),
+                }
+            }
+        }
+        if self.crew.is_settled() && !self.crew.is_stopping() {
+            if !self.told {
+                self.told = true;
+                self.manager.ready();
+            }
+            if std::mem::take(&mut self.is_rolling) {
+                self.previous = None;
+                info!("handler {}: all workers are replaced", self.plan.name);
+                self.manager.ready();
+            }
+        }
+        let mut board = self.board.borrow_mut();
+        board.wanted = self.crew.wanted();
+        board.feed = "direct";
+        board.workers.retain(|id, _| self.crew.state(*id).is_some());
+        for (id, shown) in &mut board.workers {
+            shown.state = self.crew.state(*id).map_or("", State::name);
+        }
+    }
+
+    fn start(&mut self, id: Id, number: u32) {
+        let order = Order {
+            plan: self.plan.clone(),
+            number,
+            rights: self.rights.clone(),
+            supervisor: std::process::id(),
+        };
+        match member::start(id, &order, &self.program, self.log, &self.news, &self.watch) {
+            Ok(member) => {
+                debug!("worker {number} is process {}", member.pid);
+                let shown = Shown {
+                    number,
+                    pid: member.pid,
+                    state: State::Starting.name(),
+                    in_flight: 0,
+                    served: 0,
+                    started: Instant::now(),
+                };
+                self.board.borrow_mut().workers.insert(id, shown);
+                let requests_max = self.plan.max_requests.map(|(requests, jitter)| {
+                    // Without chance there is no harm but that all of them are replaced together.
+                    let chance = getrandom::u64().unwrap_or_default();
+                    requests.saturating_add(
+                        jitter.checked_add(1).map_or(chance, |range| chance % range),
+                    )
+                });
+                self.members.insert(
+                    id,
+                    Worker {
+                        member,
+                        requests_max,
+                    },
+                );
+            }
+            Err(error) => self.ended(id, &format!("{error:#}"), &[]),
+        }
+    }
+
+    fn wish(&self, id: Id, wish: Wish) {
+        if let Some(worker) = self.members.get(&id) {
+            worker.member.wish(wish);
+        }
+    }
+
+    /// Ends a worker whose time is up, or who was told so.
+    fn kill(&mut self, id: Id) {
+        let Some(Shown {
+            number, pid, state, ..
+        }) = self.shown(id)
+        else {
+            return;
+        };
+        warn!("worker {number} (process {pid}) is killed: {state} for too long, or told so twice");
+        if self.crew.is_stopping() && self.failure.is_none() {
+            let name = &self.plan.name;
+            let patience = self.plan.graceful_timeout.as_secs();
+            self.failure = Some(format!(
+                "stopping `{name}` at once: not done after {patience} seconds, or told so twice"
+            ));
+        }
+        self.wish(id, Wish::Kill);
+    }
+
+    fn shown(&self, id: Id) -> Option<Shown> {
+        self.board.borrow().workers.get(&id).cloned()
+    }
+
+    fn hear(&mut self, id: Id, news: News) {
+        match news {
+            News::Ready => {
+                if self.crew.ready(id, Instant::now())
+                    && let Some(Shown { number, pid, .. }) = self.shown(id)
+                {
+                    info!("worker {number} (process {pid}) is ready");
+                }
+            }
+            News::Counts { in_flight, served } => {
+                if let Some(shown) = self.board.borrow_mut().workers.get_mut(&id) {
+                    (shown.in_flight, shown.served) = (in_flight, served);
+                }
+                let max = self.members.get(&id).and_then(|worker| worker.requests_max);
+                if max.is_some_and(|max| served >= max) {
+                    self.retire(id, &format!("had {served} requests"));
+                }
+            }
+            News::Ended { status, last_words } => {
+                let how = match status {
+                    Ok(status) => status.to_string(),
+                    Err(error) => error.to_string(),
+                };
+                self.ended(id, &how, &last_words);
+            }
+        }
+    }
+
+    fn ended(&mut self, id: Id, how: &str, last_words: &[String]) {
+        let (number, pid) = self
+            .shown(id)
+            .map_or((0, 0), |shown| (shown.number, shown.pid));
+        self.members.remove(&id);
+        self.board.borrow_mut().workers.remove(&id);
+        let pause = |pause: Duration| pause.as_millis();
+        match self.crew.ended(id, Instant::now()) {
+            Meaning::Asked => debug!("worker {number} (process {pid}) has ended: {how}"),
+            Meaning::Died(time) => {
+                error!(
+                    "worker {number} (process {pid}) died: {how}; another takes its place in {} ms",
+                    pause(time)
+                );
+            }
+            Meaning::Failed(time) => {
+                error!(
+                    "worker {number} (process {pid}) does not start: {how}; tried again in {} ms",
+                    pause(time)
+                );
+            }
+            Meaning::RollGivenUp => {
+                error!(
+                    "worker {number} (process {pid}) does not start: {how}; {FAILURES_MAX} in a row did not: the old workers stay"
+                );
+                if let Some((plan, rights)) = self.previous.take() {
+                    (self.plan, self.rights) = (plan, rights);
+                }
+                self.is_rolling = false;
+                self.manager.ready();
+            }
+            Meaning::CrashLoop => {
+                let mut why = format!(
+                    "{FAILURES_MAX} workers in a row ended before they were ready, the last with: {how}"
+                );
+                if !last_words.is_empty() {
+                    why.push_str("; its last words:");
+                }
+                for line in last_words {
+                    why.push_str("\n    ");
+                    why.push_str(line);
+                }
+                self.failure = Some(why);
+            }
+        }
+    }
+
+    fn retire(&mut self, id: Id, why: &str) {
+        if self.crew.retire(id)
+            && let Some(Shown { number, pid, .. }) = self.shown(id)
+        {
+            info!("worker {number} (process {pid}) {why}: it is replaced");
+        }
+    }
+
+    /// Looks at the memory of workers.
+    fn look(&mut self) {
+        let Some(max) = self.plan.max_memory else {
+            return;
+        };
+        let workers: Vec<_> = self
+            .members
+            .iter()
+            .map(|(id, worker)| (*id, worker.member.pid))
+            .collect();
+        for (id, pid) in workers {
+            if let Some(bytes) = memory::resident(pid).filter(|bytes| *bytes > max) {
+                self.retire(id, &format!("has {} KiB of memory", bytes / 1024));
+            }
+        }
+    }
+
+    fn signal(&mut self, kind: SignalKind) {
+        let is = |signal: Signal| kind.as_raw_value() == signal as i32;
+        if STOP.contains(&kind) {
+            self.stop();
+        } else if is(Signal::SIGHUP) {
+            self.reload("a signal came");
+        } else if is(Signal::SIGUSR1) {
+            self.members
+                .values()
+                .for_each(|worker| worker.member.wish(Wish::Reopen));
+        } else if is(Signal::SIGTTIN) {
+            self.scale(self.crew.wanted().saturating_add(1));
+        } else if is(Signal::SIGTTOU) {
+            self.scale(self.crew.wanted().saturating_sub(1));
+        }
+    }
+
+    fn run(&mut self, errand: Errand) {
+        match errand {
+            Errand::Order(control::Order::Reload) => self.reload("an operator asks for it"),
+            Errand::Order(control::Order::Stop | control::Order::Terminate) => self.stop(),
+            Errand::Scale(count) => self.scale(count),
+        }
+    }
+
+    fn scale(&mut self, wanted: u32) {
+        let now = self.crew.scale(wanted);
+        info!(
+            "handler {}: {now} workers from now on, at least 1 and at most {WORKERS_MAX}",
+            self.plan.name
+        );
+    }
+
+    /// Ends: politely the first time, at once the second.
+    fn stop(&mut self) {
+        if self.crew.is_stopping() {
+            self.crew.stop_at_once();
+            return;
+        }
+        info!("handler {}: stopping", self.plan.name);
+        self.manager.stopping();
+        self.crew.stop();
+    }
+
+    /// Replaces all workers by ones that are started as things are now.
+    fn reload(&mut self, why: &str) {
+        if self.crew.is_stopping() {
+            return;
+        }
+        let name = &self.plan.name;
+        match self.plan_anew() {
+            Ok((plan, rights)) => {
+                info!("handler {name}: workers are replaced: {why}");
+                let before = std::mem::replace(&mut self.plan, plan);
+                let rights = std::mem::replace(&mut self.rights, rights);
+                self.crew.set_graceful_timeout(self.plan.graceful_timeout);
+                if self.plan.workers != before.workers {
+                    self.crew.scale(self.plan.workers);
+                }
+                self.previous.get_or_insert((before, rights));
+                self.manager.reloading();
+                self.is_rolling = true;
+                self.crew.roll();
+            }
+            Err(error) => error!("handler {name}: nothing is replaced: {error:#}"),
+        }
+    }
+
+    fn plan_anew(&self) -> anyhow::Result<(Plan, Rights)> {
+        let plan = (self.replan)().map_err(anyhow::Error::msg)?;
+        let rights = Rights::find(plan.user.as_deref(), plan.group.as_deref())?;
+        let fixed = |plan: &Plan| {
+            (
+                plan.control.clone(),
+                plan.pid_file.clone(),
+                plan.feed,
+                plan.watch.clone(),
+            )
+        };
+        if fixed(&plan) != fixed(&self.plan) {
+            bail!(
+                "the control port, the pid file, the feed and what is watched change with a new start only"
+            );
+        }
+        Ok((plan, rights))
+    }
+}
