@@ -29,6 +29,7 @@ mod reload;
 mod responses;
 mod routing_golden;
 mod serve;
+mod services;
 mod support;
 mod tls;
 mod uploads;

@@ -142,6 +142,7 @@ impl BodyWriter {
     }
 
     /// Closes the connection behind the body, which the head has not said.
+    #[cfg(feature = "service")]
     pub(in crate::handler) fn close_behind(&mut self) {
         match &mut self.head {
             Head::Open(respond) => respond.form.close = true,
@@ -150,6 +151,7 @@ impl BodyWriter {
     }
 
     /// Gives up without cutting anybody off: where nothing has left, and something else will be said.
+    #[cfg(feature = "service")]
     pub(in crate::handler) fn forget(mut self) {
         self.done = true;
     }

@@ -188,7 +188,7 @@ where
         }
         let timeout = self.settings.graceful_timeout;
         // Far enough where there is no such moment.
-        let never = Duration::from_secs(365 * 86_400);
+        let never = Duration::from_hours(24 * 365);
         self.ends_by = Some(Instant::now() + timeout.min(never));
         for open in self.clients.values_mut() {
             // Which tells a WebSocket to go away.
@@ -210,10 +210,8 @@ where
                     self.take(Work::new(request, Source::Streamed(body)));
                 }
             }
-            Event::UploadStarted(upload) => {
-                if self.is_too_large(upload.declared_length()) {
-                    self.refuse(upload.request().clone(), StatusCode::PAYLOAD_TOO_LARGE);
-                }
+            Event::UploadStarted(upload) if self.is_too_large(upload.declared_length()) => {
+                self.refuse(upload.request().clone(), StatusCode::PAYLOAD_TOO_LARGE);
             }
             Event::UploadDone(upload) => {
                 let request = upload.request().clone();
@@ -545,15 +543,13 @@ where
 /// Says 500 where nothing was said yet; whether the client has been cut off.
 async fn sorry(asked: &Asked, failed: Failed) -> bool {
     let client = asked.request.client();
-    match &failed {
-        // The way to the server is broken or its end: not the service's fault, and nothing more can be said.
-        Failed::Reply(ReplyError::Io(_)) => {
-            tracing::debug!(?client, error = %failed, "could not answer");
-            asked.give_up();
-            return true;
-        }
-        _ => tracing::error!(?client, error = %failed, "answering a request"),
+    if let Failed::Reply(ReplyError::Io(_)) = failed {
+        // The way to the server is broken: not the service's fault, and nothing more can be said.
+        tracing::debug!(?client, error = %failed, "could not answer");
+        asked.give_up();
+        return true;
     }
+    tracing::error!(?client, error = %failed, "answering a request");
     if asked.has_begun() {
         return true;
     }
