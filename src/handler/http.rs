@@ -1,7 +1,5 @@
 //! The head of a whole HTTP response. Pure; streaming is not its business.
 
-use std::io::Write as _;
-
 /// A response that would not be HTTP.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -21,9 +19,17 @@ pub enum HttpError {
         /// The header.
         name: String,
     },
-    /// A header that says how the body is framed, which whole replies decide themselves.
-    #[error("header {0} is not for a whole reply: its body is framed by content-length")]
+    /// A header that says how the body is framed, which is decided here.
+    #[error("header {0} contradicts how the body is framed")]
     Framing(String),
+    /// A body that is longer or shorter than its head has said.
+    #[error("a body of {written} bytes where its head says {declared}")]
+    Length {
+        /// What the head says.
+        declared: u64,
+        /// What was written, with the piece that was one too many.
+        written: u64,
+    },
 }
 
 /// What the request asks of the response's form.
@@ -54,11 +60,11 @@ pub(super) fn write(
     } else {
         reason
     };
-    if !is_text(reason) {
+    if !is_text(reason.as_bytes()) {
         return Err(HttpError::Reason(reason.to_owned()));
     }
     out.extend_from_slice(b"HTTP/1.1 ");
-    number(out, usize::from(code));
+    number(out, u64::from(code));
     out.push(b' ');
     out.extend_from_slice(reason.as_bytes());
     out.extend_from_slice(b"\r\n");
@@ -67,17 +73,14 @@ pub(super) fn write(
         if name.eq_ignore_ascii_case("content-length") {
             continue;
         }
-        check_header(name, value)?;
+        check(name.as_bytes(), value.as_bytes())?;
         if name.eq_ignore_ascii_case("connection") {
             told = true;
             close |= value
                 .split(',')
                 .any(|token| token.trim().eq_ignore_ascii_case("close"));
         }
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
+        write_field(out, name.as_bytes(), value.as_bytes());
     }
     let interim = code < 200;
     if !told && !interim {
@@ -91,7 +94,7 @@ pub(super) fn write(
     let bodiless = interim || code == 204 || code == 304;
     if !bodiless {
         out.extend_from_slice(b"Content-Length: ");
-        number(out, body.len());
+        number(out, u64::try_from(body.len()).unwrap_or(u64::MAX));
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"\r\n");
@@ -101,30 +104,36 @@ pub(super) fn write(
     Ok(close && !interim)
 }
 
-fn number(out: &mut Vec<u8>, number: usize) {
-    out.write_all(itoa::Buffer::new().format(number).as_bytes())
-        .expect("a Vec takes all");
+pub(super) fn number(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-fn check_header(name: &str, value: &str) -> Result<(), HttpError> {
-    if name.is_empty() || !name.bytes().all(is_token) {
-        return Err(HttpError::Name(name.to_owned()));
+pub(super) fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Whether this is a header, and none that frames the body but Content-Length.
+pub(super) fn check(name: &[u8], value: &[u8]) -> Result<(), HttpError> {
+    let text = || String::from_utf8_lossy(name).into_owned();
+    if name.is_empty() || !name.iter().copied().all(is_token) {
+        return Err(HttpError::Name(text()));
     }
-    if name.eq_ignore_ascii_case("transfer-encoding") {
-        return Err(HttpError::Framing(name.to_owned()));
+    if name.eq_ignore_ascii_case(b"transfer-encoding") {
+        return Err(HttpError::Framing(text()));
     }
     if !is_text(value) {
-        return Err(HttpError::Value {
-            name: name.to_owned(),
-        });
+        return Err(HttpError::Value { name: text() });
     }
     Ok(())
 }
 
 /// RFC 9110 5.5: no control characters but the tab.
-fn is_text(text: &str) -> bool {
-    text.bytes()
-        .all(|byte| byte == b'\t' || !byte.is_ascii_control())
+pub(super) fn is_text(text: &[u8]) -> bool {
+    text.iter()
+        .all(|byte| *byte == b'\t' || !byte.is_ascii_control())
 }
 
 /// RFC 9110 5.6.2.
@@ -133,14 +142,16 @@ fn is_token(byte: u8) -> bool {
 }
 
 /// The reason phrases of RFC 9110 for the codes that handlers commonly send; empty for others, which is allowed.
-fn canonical_reason(code: u16) -> &'static str {
+pub(super) fn canonical_reason(code: u16) -> &'static str {
     match code {
         100 => "Continue",
         101 => "Switching Protocols",
+        103 => "Early Hints",
         200 => "OK",
         201 => "Created",
         202 => "Accepted",
         204 => "No Content",
+        205 => "Reset Content",
         206 => "Partial Content",
         301 => "Moved Permanently",
         302 => "Found",
@@ -153,16 +164,30 @@ fn canonical_reason(code: u16) -> &'static str {
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        408 => "Request Timeout",
         409 => "Conflict",
         410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
         413 => "Content Too Large",
+        414 => "URI Too Long",
         415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
+        417 => "Expectation Failed",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Content",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
         429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        451 => "Unavailable For Legal Reasons",
         500 => "Internal Server Error",
         501 => "Not Implemented",
         502 => "Bad Gateway",
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
         _ => "",
     }
 }

@@ -28,19 +28,23 @@
 //! WebSocket clients come as [`Event::WebSocketHandshake`], which [`Replies::reply_handshake`] accepts, and then as one
 //! [`Event::WebSocketFrame`] for each message; [`Replies::reply_websocket`] sends to one of them, [`Replies::deliver_websocket`] to many.
 //!
-//! This part has whole replies, raw pieces and WebSocket. Streaming responses, uploads and tower services come on top.
+//! [`Request::respond`] writes responses that need more: one with repeated headers, or a body that comes piece by piece ([`BodyWriter`]).
+//!
+//! This part has whole replies, streams, raw pieces and WebSocket. Uploads and tower services come on top.
 
 mod connection;
 mod control;
 mod http;
 mod replies;
 mod request;
+mod response;
 mod websocket;
 
 pub use connection::{ConnectError, Connection, Options, StopHandle};
 pub use http::HttpError;
 pub use replies::{IDS_PER_MESSAGE, Replies, ReplyError};
 pub use request::{Client, Event, Request};
+pub use response::{BodyWriter, Respond};
 pub use websocket::{CONTROL_BYTES_MAX, Frame};
 
 pub use crate::websocket::Opcode;

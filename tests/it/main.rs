@@ -26,6 +26,7 @@ mod message_sockets;
 mod process;
 mod proxy;
 mod reload;
+mod responses;
 mod routing_golden;
 mod serve;
 mod support;

@@ -256,6 +256,29 @@ impl Publisher {
         self.send_slowly(messages).await
     }
 
+    /// Sends one message without waiting, for those who cannot: a message that must wait goes out before anything that is sent
+    /// later, at the latest with the next call of any method here. It is dropped where nobody would receive it.
+    ///
+    /// Whoever sends otherwise waits while something is owed, so that this cannot pile up much: use it for a last word only.
+    ///
+    /// # Errors
+    ///
+    /// As [`Publisher::send`].
+    pub fn send_when_possible(&self, message: Vec<u8>) -> io::Result<()> {
+        let mut state = self.lock();
+        if state.awaited {
+            // Whoever awaits the descriptor will send it before his own.
+            state.owed.push_back(message);
+            return Ok(());
+        }
+        match self.attempt(&mut state, &mut VecDeque::new())? {
+            Attempt::Done(Sent::Dropped) => {}
+            Attempt::Done(Sent::Queued) if state.hand_over(&message)? => {}
+            _ => state.owed.push_back(message),
+        }
+        Ok(())
+    }
+
     /// The common case without waiting; false when it must be done the long way.
     fn try_send(&self, message: &[u8]) -> io::Result<bool> {
         let mut state = self.lock();
