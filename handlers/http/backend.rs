@@ -3,6 +3,7 @@
 //! A name is looked up for every connection (the system has a cache, and connections are kept), and its addresses are tried one
 //! after the other. Which connections are kept is `bridge`'s business.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::HeaderValue;
-use hyper::client::conn::http1::{self, SendRequest, UpgradeableConnection};
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -70,7 +71,7 @@ impl Address {
         } else {
             format!("/{prefix}")
         };
-        if name.is_empty() || prefix.parse::<http::uri::PathAndQuery>().is_err() {
+        if name.is_empty() || (!prefix.is_empty() && prefix.parse::<http::uri::PathAndQuery>().is_err()) {
             return Err(wrong());
         }
         Ok((Self::Tcp(name.to_owned(), port), prefix))
@@ -114,10 +115,17 @@ pub(super) struct Link {
 }
 
 /// Moves the bytes of a connection.
-#[derive(Debug)]
 pub(super) struct Driver {
-    connection: Pin<Box<UpgradeableConnection<TokioIo<Stream>, Body>>>,
+    connection: Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>,
     has_ended: bool,
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver")
+            .field("has_ended", &self.has_ended)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Driver {
@@ -187,12 +195,16 @@ impl Backend {
         let until = Instant::now() + self.connect_timeout;
         match &self.address {
             Address::Unix(path) => match timeout_at(until, UnixStream::connect(path)).await {
-                Ok(stream) => stream.map(|stream| Stream::new(Socket::Unix(stream))).map_err(Fault::Unreachable),
+                Ok(stream) => stream
+                    .map(|stream| Stream::new(Socket::Unix(stream)))
+                    .map_err(Fault::Unreachable),
                 Err(_) => Err(Fault::ConnectTimeout),
             },
             Address::Tcp(name, port) => {
                 let found = timeout_at(until, lookup(name, *port)).await;
-                let addresses = found.map_err(|_| Fault::ConnectTimeout)?.map_err(Fault::Unknown)?;
+                let addresses = found
+                    .map_err(|_| Fault::ConnectTimeout)?
+                    .map_err(Fault::Unknown)?;
                 self.first(addresses, until).await
             }
         }
@@ -282,15 +294,19 @@ impl Stream {
         }
     }
 
-    fn writer(&mut self) -> Pin<&mut (dyn AsyncWrite + Send)> {
+    fn writer(&mut self) -> Pin<&mut (dyn AsyncWrite + Unpin + '_)> {
         match &mut self.socket {
-            Socket::Tcp(stream) => Pin::new(stream),
-            Socket::Unix(stream) => Pin::new(stream),
+            Socket::Tcp(stream) => Pin::new(stream as &mut (dyn AsyncWrite + Unpin)),
+            Socket::Unix(stream) => Pin::new(stream as &mut (dyn AsyncWrite + Unpin)),
         }
     }
 
     /// What becomes of a write of so many bytes.
-    fn written(&mut self, polled: Poll<io::Result<usize>>, bytes: usize) -> Poll<io::Result<usize>> {
+    fn written(
+        &mut self,
+        polled: Poll<io::Result<usize>>,
+        bytes: usize,
+    ) -> Poll<io::Result<usize>> {
         match polled {
             Poll::Ready(Err(error)) if is_closed(&error) => {
                 self.is_deaf = true;
@@ -372,15 +388,26 @@ mod tests {
         let tcp = |name: &str, port, prefix: &str| {
             Ok((Address::Tcp(name.to_owned(), port), prefix.to_owned()))
         };
-        assert_eq!(Address::parse("http://localhost:3000"), tcp("localhost", 3000, ""));
+        assert_eq!(
+            Address::parse("http://localhost:3000"),
+            tcp("localhost", 3000, "")
+        );
         assert_eq!(Address::parse("http://app/"), tcp("app", 80, ""));
         assert_eq!(Address::parse("http://app:8/a/b/"), tcp("app", 8, "/a/b"));
         assert_eq!(Address::parse("http://[::1]:8"), tcp("::1", 8, ""));
         let unix = (Address::Unix("/run/app.sock".into()), String::new());
         assert_eq!(Address::parse("unix:/run/app.sock"), Ok(unix));
         for wrong in [
-            "http", "unix:", "unix:app", "http://", "http://a:", "http://a:99999", "http://me@a:1",
-            "http://a/?x", "http://a b", "https://a:1",
+            "http",
+            "unix:",
+            "unix:app",
+            "http://",
+            "http://a:",
+            "http://a:99999",
+            "http://me@a:1",
+            "http://a/?x",
+            "http://a b",
+            "https://a:1",
         ] {
             assert!(Address::parse(wrong).is_err(), "{wrong}");
         }

@@ -88,14 +88,16 @@ impl Frames {
     /// The next frame; `None` when no more come.
     pub(super) async fn next(&mut self) -> Option<Frame> {
         let frame = self.frames.recv().await?;
-        self.bytes.fetch_sub(frame.payload().len(), Ordering::Relaxed);
+        self.bytes
+            .fetch_sub(frame.payload().len(), Ordering::Relaxed);
         Some(frame)
     }
 
     /// The next frame, if one is there.
     pub(super) fn try_next(&mut self) -> Option<Frame> {
         let frame = self.frames.try_recv().ok()?;
-        self.bytes.fetch_sub(frame.payload().len(), Ordering::Relaxed);
+        self.bytes
+            .fetch_sub(frame.payload().len(), Ordering::Relaxed);
         Some(frame)
     }
 }
@@ -180,7 +182,10 @@ impl Desk {
         let refused = if fits {
             match tube.frames.try_send(frame) {
                 Ok(()) => return Ok(()),
-                Err(mpsc::error::TrySendError::Full(frame) | mpsc::error::TrySendError::Closed(frame)) => frame,
+                Err(
+                    mpsc::error::TrySendError::Full(frame)
+                    | mpsc::error::TrySendError::Closed(frame),
+                ) => frame,
             }
         } else {
             frame
@@ -247,7 +252,10 @@ impl Desk {
     /// A worker was given up, or has failed.
     pub(super) fn lost(&self, worker: Id) {
         let mut state = self.lock();
-        let client = state.open.iter().find(|(_, open)| open.worker.id() == worker);
+        let client = state
+            .open
+            .iter()
+            .find(|(_, open)| open.worker.id() == worker);
         if let Some(client) = client.map(|(client, _)| client.clone())
             && let Some(open) = state.open.remove(&client)
             && open.tube.is_none()
@@ -259,7 +267,9 @@ impl Desk {
     /// Closes idle connections that have grown old.
     pub(super) fn sweep(&self) {
         let mut state = self.lock();
-        state.idle.retain(|idle| idle.since.elapsed() < IDLE_TIME && !idle.turn.is_closed());
+        state
+            .idle
+            .retain(|idle| idle.since.elapsed() < IDLE_TIME && !idle.turn.is_closed());
     }
 
     /// No more requests come: idle connections are closed, and WebSockets, whose frames would not come here any more.

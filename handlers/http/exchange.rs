@@ -131,11 +131,7 @@ async fn send(
         };
         let message = message(bridge, request, interim)?;
         let sent = link.sender.try_send_request(message);
-        let answered = within(
-            bridge,
-            timer.as_mut(),
-            link.driver.during(sent),
-        );
+        let answered = within(bridge, timer.as_mut(), link.driver.during(sent));
         match answered.await? {
             Ok(response) => return Ok((response, link)),
             Err(mut failure) => {
@@ -280,5 +276,11 @@ async fn within<T>(
 /// RFC 9110 9.2.1.
 fn is_safe(request: &Request) -> bool {
     let method = request.method().map(Method::from_bytes);
-    matches!(method, Some(Ok(Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)))
+    matches!(
+        method,
+        Some(Ok(Method::GET
+            | Method::HEAD
+            | Method::OPTIONS
+            | Method::TRACE))
+    )
 }

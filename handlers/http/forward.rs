@@ -99,10 +99,7 @@ pub(super) fn request(
     let host = headers.first("host").filter(|host| !host.is_empty());
     let host = host.and_then(|host| HeaderValue::from_bytes(host).ok());
     let asked = context.host.as_ref().or(host.as_ref());
-    fields.insert(
-        header::HOST,
-        asked.unwrap_or(&context.authority).clone(),
-    );
+    fields.insert(header::HOST, asked.unwrap_or(&context.authority).clone());
     if !context.keep_forwarded {
         if let Some(client) = client(message) {
             fields.insert(FORWARDED_FOR, client);
@@ -140,8 +137,8 @@ pub(super) fn request(
 
 /// The length of a body that came with the request. A chunked one was decoded by the server; the header still says what it was.
 pub(super) fn length(message: &Request) -> Length {
-    let said = message.headers.contains("content-length")
-        || message.headers.contains("transfer-encoding");
+    let said =
+        message.headers.contains("content-length") || message.headers.contains("transfer-encoding");
     if said || !message.body.is_empty() {
         Length::Known(message.body.len() as u64)
     } else {
@@ -156,7 +153,12 @@ pub(super) fn is_current(message: &Request) -> bool {
 
 /// Whether the client has said that it takes trailer fields (RFC 9110 6.5.1).
 pub(super) fn wants_trailers(message: &Request) -> bool {
-    is_current(message) && message.headers.all("te").iter().any(|te| takes_trailers(te))
+    is_current(message)
+        && message
+            .headers
+            .all("te")
+            .iter()
+            .any(|te| takes_trailers(te))
 }
 
 /// Takes off a response's head what the writer does not; `trailers`: fields behind its body are passed on too.

@@ -176,7 +176,10 @@ async fn take(
     match request.into_event() {
         Event::Request(request) => {
             if let Err(request) = bridge.desk.give(bridge, request, workers) {
-                request.respond(503).send("Too many requests wait for the backend").await?;
+                request
+                    .respond(503)
+                    .send("Too many requests wait for the backend")
+                    .await?;
             }
         }
         Event::WebSocketHandshake(request) => {

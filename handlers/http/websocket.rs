@@ -103,7 +103,9 @@ async fn ask(bridge: &Bridge, request: &Request) -> Result<(Response<Incoming>, 
     let head = forward::request(request, &bridge.context, Length::None, true);
     let head = head.map_err(|_| Fault::Refused)?;
     let mut link = bridge.backend.connect().await?;
-    let sent = link.sender.send_request(http::Request::from_parts(head, Body::Empty));
+    let sent = link
+        .sender
+        .send_request(http::Request::from_parts(head, Body::Empty));
     let response = link.driver.during(sent).await;
     Ok((response.map_err(|error| Fault::from(&error))?, link))
 }
@@ -116,7 +118,9 @@ async fn decline(
     link: &mut Link,
 ) -> Result<(), ReplyError> {
     let (mut head, body) = response.into_parts();
-    let whole = link.driver.during(Limited::new(body, REFUSAL_BYTES_MAX).collect());
+    let whole = link
+        .driver
+        .during(Limited::new(body, REFUSAL_BYTES_MAX).collect());
     let whole = match bridge.timeout {
         Some(time) => tokio::time::timeout(time, whole).await.ok(),
         None => Some(whole.await),
@@ -202,7 +206,7 @@ fn mask(flags: u8, payload: &[u8], out: &mut Vec<u8>) {
     }
     let mut key = [0; 4];
     // Without randomness the frame is still right; only proxies that misread it would be less safe, and there are none here.
-    drop(getrandom::fill(&mut key));
+    let _unseeded = getrandom::fill(&mut key);
     out.extend_from_slice(&key);
     let masked = payload.iter().zip(key.iter().cycle());
     out.extend(masked.map(|(byte, key)| byte ^ key));
@@ -227,7 +231,11 @@ mod tests {
             let (found, rest) = out.split_at(head.len());
             assert_eq!(found, head);
             let (key, masked) = rest.split_at(4);
-            let plain: Vec<u8> = masked.iter().zip(key.iter().cycle()).map(|(a, b)| a ^ b).collect();
+            let plain: Vec<u8> = masked
+                .iter()
+                .zip(key.iter().cycle())
+                .map(|(a, b)| a ^ b)
+                .collect();
             assert_eq!(plain, payload);
         }
     }
