@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::{Context as Waker, Poll};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use super::observer::Observer;
 use super::publisher::Publisher;
 use super::replies::Replies;
 use super::request::Request;
+use super::upload::Announced;
 use crate::bus::client::{self, Context, OpenError, Receiver};
 use crate::endpoint::{Endpoint, EndpointError};
 use crate::wire;
@@ -57,6 +59,14 @@ pub struct Options {
     pub linger: Duration,
     /// Who is told of each request that begins and ends. Default: nobody.
     pub observer: Option<Arc<dyn Observer>>,
+    /// The directory that the servers are locked into (`chroot` in their configuration): names of uploads are below it. Default:
+    /// none; then relative names are below this process's working directory.
+    pub chroot: Option<PathBuf>,
+    /// The servers' setting `upload.temp_store` (`/var/up/body.XXXXXX`): then no upload with a name of another form is believed, and
+    /// one of that form also when another handler has heard of its beginning, as happens where a Mongrel2 deals to several.
+    /// Default: none; then an upload is believed only where this connection was told of its beginning, since the name alone proves
+    /// nothing.
+    pub upload_store: Option<PathBuf>,
 }
 
 impl Options {
@@ -75,6 +85,8 @@ impl Options {
             drain_timeout: Duration::from_secs(5),
             linger: bus.linger,
             observer: None,
+            chroot: None,
+            upload_store: None,
         }
     }
 
@@ -178,6 +190,7 @@ pub struct Connection {
     stops_by: Option<Instant>,
     malformed: u64,
     last_sender: Bytes,
+    uploads: Announced,
     options: Options,
     /// Dropped after the sockets.
     context: Context,
@@ -262,6 +275,7 @@ impl Connection {
             stops_by: None,
             malformed: 0,
             last_sender: Bytes::new(),
+            uploads: Announced::new(options.chroot.as_deref(), options.upload_store.as_deref()),
             options,
             context,
         })
@@ -367,7 +381,8 @@ impl Connection {
                     self.learn(&message.sender, &server);
                 }
                 server.received(&message);
-                Some(Request::new(message, server))
+                let upload = self.uploads.look(&message, Arc::as_ptr(&server) as usize);
+                Some(Request::new(message, server, upload))
             }
             Err(error) => {
                 self.malformed += 1;

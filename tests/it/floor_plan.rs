@@ -69,6 +69,9 @@ const EDGES: &[(&str, &[&str])] = &[
             "tnetstring",
             "endpoint",
             "metrics",
+            "sys",
+            "config",
+            "routing",
         ],
     ),
     (
