@@ -62,12 +62,16 @@ const EDGES: &[(&str, &[&str])] = &[
         "handler",
         &[
             "wire",
+            "http1",
             "websocket",
             "bus",
             "drain",
             "tnetstring",
             "endpoint",
             "metrics",
+            "sys",
+            "config",
+            "routing",
         ],
     ),
     (
