@@ -2,6 +2,7 @@
 
 mod demo_page;
 mod echo;
+mod http;
 mod respond;
 mod ticker;
 
@@ -10,6 +11,7 @@ use lurcher::launcher::BuiltIn;
 /// The table that `lurcher run` looks names up in.
 pub(crate) const BUILT_IN: &[BuiltIn] = &[
     echo::BUILT_IN,
+    http::BUILT_IN,
     respond::BUILT_IN,
     ticker::BUILT_IN,
     demo_page::BUILT_IN,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use crate::bridge::{self, App};
 use crate::{files, idle};
 
 const UUID: &str = "bench";
@@ -26,6 +27,15 @@ impl Front {
     /// Starts `mongrel2`, `lurcher` or `nginx` on a configuration of its own, and waits for the first answer, through a handler
     /// where there are any. All serve the same files below `/files/`.
     pub(crate) fn start(name: &str) -> Result<Self, String> {
+        Self::start_with(name, None)
+    }
+
+    /// Starts `nginx` or `lurcher` before an app, to which everything goes.
+    pub(crate) fn before(name: &str, app: &App) -> Result<Self, String> {
+        Self::start_with(name, Some(app))
+    }
+
+    fn start_with(name: &str, app: Option<&App>) -> Result<Self, String> {
         let directory =
             tempfile::tempdir().map_err(|error| format!("a temporary directory: {error}"))?;
         let [http, send, recv] = free_ports()?;
@@ -34,7 +44,9 @@ impl Front {
         configure(&database, http, &specs)
             .map_err(|error| format!("write {}: {error}", database.display()))?;
         files::write(directory.path())?;
-        let mut command = if name == "nginx" {
+        let mut command = if let ("nginx", Some(app)) = (name, app) {
+            bridge::nginx(directory.path(), http, app.port())?
+        } else if name == "nginx" {
             files::nginx(directory.path(), http)?
         } else if name == "mongrel2" {
             let mut command = Command::new("mongrel2");
@@ -57,8 +69,12 @@ impl Front {
         let handler = if name == "nginx" {
             None
         } else {
-            let own = std::env::current_exe().map_err(|error| error.to_string())?;
-            let handler = Command::new(own).arg("handler").args(&specs).spawn();
+            let handler = if let Some(app) = app {
+                bridge::handler(&specs, app.port()).spawn()
+            } else {
+                let own = std::env::current_exe().map_err(|error| error.to_string())?;
+                Command::new(own).arg("handler").args(&specs).spawn()
+            };
             Some(handler.map_err(|error| format!("start the handler: {error}"))?)
         };
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, http));

@@ -7,6 +7,7 @@
 
 #![expect(clippy::print_stdout, reason = "a program that prints figures")]
 
+mod bridge;
 mod files;
 mod fronts;
 mod handler;
@@ -29,14 +30,16 @@ struct Options {
     idle: Vec<usize>,
     fronts: Vec<String>,
     file_servers: Vec<String>,
+    bridges: Vec<String>,
     write: bool,
 }
 
 const USAGE: &str = "usage: ./bench [--rounds 3] [--seconds 4] [--connections 1,64,256,1000] [--idle 1000,10000] \
-                     [--no-idle] [--no-files] [--files-only] [--quick] [--write]\n\
+                     [--no-idle] [--no-files] [--files-only] [--no-bridge] [--bridge-only] [--quick] [--write]\n\
                      --quick: one round of a second each, 1000 idle connections. --write: put the figures into \
                      docs/PERFORMANCE.md.\nBENCH_FRONTS=mongrel2,lurcher names what is compared, the first being the measure; \
-                     BENCH_FILES=nginx,mongrel2,lurcher who serves files.";
+                     BENCH_FILES=nginx,mongrel2,lurcher who serves files; \
+                     BENCH_BRIDGES=nginx,lurcher who stands before an app.";
 
 impl Options {
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
@@ -55,6 +58,11 @@ impl Options {
                 .split(',')
                 .map(|name| name.trim().to_owned())
                 .collect(),
+            bridges: std::env::var("BENCH_BRIDGES")
+                .unwrap_or_else(|_| "nginx,lurcher".to_owned())
+                .split(',')
+                .map(|name| name.trim().to_owned())
+                .collect(),
             write: false,
         };
         while let Some(word) = words.next() {
@@ -66,9 +74,16 @@ impl Options {
                 "--idle" => options.idle = numbers(&value()?)?,
                 "--no-idle" => options.idle.clear(),
                 "--no-files" => options.file_servers.clear(),
+                "--no-bridge" => options.bridges.clear(),
                 "--files-only" => {
                     options.fronts.clear();
                     options.idle.clear();
+                    options.bridges.clear();
+                }
+                "--bridge-only" => {
+                    options.fronts.clear();
+                    options.idle.clear();
+                    options.file_servers.clear();
                 }
                 "--quick" => {
                     (options.rounds, options.seconds) = (1, 1);
@@ -99,6 +114,7 @@ fn main() -> Result<(), String> {
     let mut words = std::env::args().skip(1).peekable();
     match words.peek().map(String::as_str) {
         Some("handler") => return handler::main(words.skip(1)),
+        Some("app") => return bridge::main(),
         Some("idle") => return idle::main(words.skip(1)),
         _ => {}
     }
@@ -141,7 +157,9 @@ fn main() -> Result<(), String> {
         }
     }
     let files = files::measure(&options)?;
-    let report = report::render(&options, &figures, &memory, &files);
+    let bridges = bridge::measure(&options)?;
+    let mut report = report::render(&options, &figures, &memory, &files);
+    report::bridges(&mut report, &options.bridges, &bridges);
     println!("\n{report}");
     if options.write {
         report::write(&report)

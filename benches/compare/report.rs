@@ -5,6 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::Options;
+use crate::bridge::Bridges;
 use crate::files::{CONNECTIONS, Files};
 use crate::idle::Memory;
 use crate::measure::Figures;
@@ -131,6 +132,51 @@ fn render_files(text: &mut String, names: &[String], files: &Files) {
                 .collect();
             line!(text, " {} |", ratios.join(", "));
         }
+    }
+}
+
+/// An app behind each, and what Lurcher means to reach beside nginx.
+pub(crate) fn bridges(text: &mut String, names: &[String], figures: &Bridges) {
+    if figures.is_empty() {
+        return;
+    }
+    line!(
+        text,
+        "\nThe same app behind each, {CONNECTIONS} connections: nginx proxies, Lurcher sends messages to the `http` handler."
+    );
+    let heads: String = names.iter().map(|name| format!(" {name} |")).collect();
+    let rules = "---|".repeat(names.len());
+    line!(text, "\n| |{heads} ratio (median) |\n|---|{rules}---|");
+    for &(what, of, digits) in ROWS {
+        let cells: String = (0..names.len())
+            .map(|place| {
+                let runs = figures.get(&(CONNECTIONS, place)).into_iter().flatten();
+                let cells: Vec<String> = runs.map(|run| format!("{:.digits$}", of(run))).collect();
+                format!(" {} |", cells.join(" / "))
+            })
+            .collect();
+        let ratios: Vec<String> = (1..names.len())
+            .filter_map(|place| ratio(figures, CONNECTIONS, place, of))
+            .map(|ratio| format!("{ratio:.2}"))
+            .collect();
+        line!(text, "| {what} |{cells} {} |", ratios.join(", "));
+    }
+    let place = names.iter().position(|name| name == "lurcher");
+    let Some(place) = place.filter(|_| names.first().is_some_and(|name| name == "nginx")) else {
+        return;
+    };
+    line!(text, "\n| to reach | wanted | seen | |\n|---|---|---|---|");
+    let more = ratio(figures, CONNECTIONS, place, |f| f.requests_per_second);
+    let late = ratio(figures, CONNECTIONS, place, |f| f.p99_ms);
+    if let (Some(more), Some(late)) = (more, late) {
+        let verdict = |holds| if holds { "reached" } else { "missed" };
+        line!(
+            text,
+            "| an app: requests/s, ratio to nginx | at least 0.67 | {more:.2} | {} |\n\
+             | an app: p99, ratio to nginx | at most 1.50 | {late:.2} | {} |",
+            verdict(more >= 0.67),
+            verdict(late <= 1.5)
+        );
     }
 }
 

@@ -35,7 +35,10 @@
 mod body;
 mod connection;
 mod control;
+mod flow;
 mod http;
+mod observer;
+mod publisher;
 mod replies;
 mod request;
 mod response;
@@ -47,6 +50,7 @@ mod websocket;
 pub use body::{BODY_WINDOW, Bodies, BodyError, BodyReader, Part};
 pub use connection::{ConnectError, Connection, Options, StopHandle};
 pub use http::HttpError;
+pub use observer::{Counts, End, Exchange, Observer};
 pub use replies::{IDS_PER_MESSAGE, Replies, ReplyError};
 pub use request::{Client, Event, Request};
 pub use response::{BodyWriter, Respond};

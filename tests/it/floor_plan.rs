@@ -62,6 +62,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "handler",
         &[
             "wire",
+            "http1",
             "websocket",
             "bus",
             "drain",
@@ -116,6 +117,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("rusqlite", &["config/sqlite.rs", "config/sqlite/"]),
     ("clap", &["launcher/"]),
     ("anyhow", &["launcher/"]),
+    ("toml", &["launcher/run/"]),
     ("tracing_subscriber", &["launcher/"]),
     ("http_body_util", &["front/proxy/", "handler/serve/"]),
     ("hyper", &["front/proxy/", "handler/serve/"]),

@@ -28,6 +28,7 @@ mod proxy;
 mod reload;
 mod responses;
 mod routing_golden;
+mod run_options;
 mod serve;
 mod services;
 mod support;

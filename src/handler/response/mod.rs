@@ -7,6 +7,7 @@ mod body;
 
 use std::cell::RefCell;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::HeaderMap;
@@ -14,6 +15,7 @@ use http::header::{self, HeaderName};
 
 pub use body::BodyWriter;
 
+use super::flow::Outflow;
 use super::http::{self as fields, Form, HttpError};
 use super::replies::{ReplyError, begin, note};
 use super::request::{Client, Request};
@@ -43,6 +45,7 @@ impl Request {
     /// ```
     pub fn respond(&self, code: u16) -> Respond {
         let mut message = begin(&self.sender, &[self.conn_id], HEAD_BYTES);
+        let address = message.len();
         message.extend_from_slice(b"HTTP/1.1 ");
         fields::number(&mut message, u64::from(code));
         message.push(b' ');
@@ -61,6 +64,7 @@ impl Request {
                 old: self.version() == Some(b"HTTP/1.0"),
             },
             message,
+            address,
             reason: (reason_start, reason_end),
             length: None,
             connection: Vec::new(),
@@ -80,6 +84,8 @@ pub struct Respond {
     form: Form,
     /// The message as far as it is written: address, status line, fields.
     message: Vec<u8>,
+    /// How much of it is the address.
+    address: usize,
     /// Where in it the reason phrase is.
     reason: (usize, usize),
     /// What was said of the body's length.
@@ -183,7 +189,22 @@ impl Respond {
             self.message.extend_from_slice(body);
         }
         let close = self.closes();
-        send_last(&self.client, self.message, close).await
+        // Where only so much may be outstanding, what is larger goes in pieces. Elsewhere it is here already, and one message is best.
+        if self
+            .client
+            .server()
+            .flows()
+            .takes_whole(self.payload().len())
+        {
+            return send_last(&self.client, self.message, close).await;
+        }
+        let server = Arc::clone(self.client.server());
+        let mut flow = Outflow::new(server, self.client.sender(), self.client.conn_id());
+        let sent = flow.finish(&mut self.payload().into(), close).await;
+        match sent {
+            Err(ReplyError::ClientGone) => Ok(()),
+            sent => sent,
+        }
     }
 
     /// Sends the body piece by piece: with a `Content-Length` where [`Respond::length`] was said, else in chunks, and to an HTTP/1.0
@@ -247,6 +268,11 @@ impl Respond {
     /// Whether no body goes out, whatever is given.
     pub(in crate::handler) fn is_bodiless(&self) -> bool {
         self.form.head_only || self.is_interim() || self.code == 204 || self.code == 304
+    }
+
+    /// What is written, without the address.
+    fn payload(&self) -> &[u8] {
+        self.message.get(self.address..).unwrap_or_default()
     }
 
     fn is_interim(&self) -> bool {

@@ -151,10 +151,18 @@ where
         let piece = match at_once {
             Poll::Ready(piece) => piece,
             Poll::Pending => {
-                // The client need not wait for what is not there: the head goes out, and all that was written.
-                writer.flush().await?;
-                asked.begin();
-                next_piece(body.as_mut(), permit).await
+                // The client need not wait for what is not there: the head goes out, and all that was written. Which may take a
+                // while, and what comes meanwhile goes along.
+                let mut piece = pin!(next_piece(body.as_mut(), permit));
+                tokio::select! {
+                    biased;
+                    flushed = writer.flush() => {
+                        flushed?;
+                        asked.begin();
+                        piece.await
+                    }
+                    piece = &mut piece => piece,
+                }
             }
         };
         let data = match piece.transpose().map_err(Failed::Body)? {

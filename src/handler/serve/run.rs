@@ -543,8 +543,8 @@ where
 /// Says 500 where nothing was said yet; whether the client has been cut off.
 async fn sorry(asked: &Asked, failed: Failed) -> bool {
     let client = asked.request.client();
-    if let Failed::Reply(ReplyError::Io(_)) = failed {
-        // The way to the server is broken: not the service's fault, and nothing more can be said.
+    if let Failed::Reply(ReplyError::Io(_) | ReplyError::ClientGone) = failed {
+        // Not the service's fault, and nobody would hear more.
         tracing::debug!(?client, error = %failed, "could not answer");
         asked.give_up();
         return true;
