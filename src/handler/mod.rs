@@ -44,11 +44,12 @@ mod request;
 mod response;
 #[cfg(feature = "service")]
 mod serve;
+mod source;
 mod upload;
 mod websocket;
 
 pub use body::{BODY_WINDOW, Bodies, BodyError, BodyReader, Part};
-pub use connection::{ConnectError, Connection, Options, StopHandle};
+pub use connection::{ConnectError, Connection, Options, Server, StopHandle};
 pub use http::HttpError;
 pub use observer::{Counts, End, Exchange, Observer};
 pub use replies::{IDS_PER_MESSAGE, Replies, ReplyError};

@@ -105,6 +105,8 @@ pub(super) struct Run<S> {
     sheds: bool,
     /// The end was asked for; open requests have until then.
     ends_by: Option<Instant>,
+    /// The servers have pushed their last requests.
+    is_drained: bool,
 }
 
 impl<S, B> Run<S>
@@ -129,6 +131,7 @@ where
             bodies: Bodies::new(),
             sheds: false,
             ends_by: None,
+            is_drained: false,
         }
     }
 
@@ -139,6 +142,10 @@ where
         let mut batch = Vec::with_capacity(BATCH);
         let mut receives = true;
         while receives || !self.waiting.is_empty() || !self.tasks.is_empty() {
+            if self.is_drained && self.waiting.is_empty() && self.tasks.is_empty() {
+                // Until now there might have been more to say of what was open.
+                self.connection.shutdown();
+            }
             let is_full = self.is_full();
             let ends_by = self.ends_by;
             tokio::select! {
@@ -171,7 +178,7 @@ where
                     }
                 } => {
                     signal = None;
-                    self.connection.shutdown();
+                    self.connection.drain();
                     self.end();
                 }
                 () = tokio::time::sleep(STALL), if is_full && !self.sheds => self.sheds = true,
@@ -224,6 +231,10 @@ where
             Event::Disconnect(client) => {
                 self.bodies.gone(&client);
                 self.gone(&client);
+            }
+            Event::Drained => {
+                self.is_drained = true;
+                self.end();
             }
             // Credits are the connection's business; the others are no requests.
             _ => {}
