@@ -35,7 +35,8 @@ pub(crate) struct App {
 }
 
 impl App {
-    fn start() -> Result<Self, String> {
+    /// Starts it.
+    pub(crate) fn start() -> Result<Self, String> {
         let own = std::env::current_exe().map_err(|error| error.to_string())?;
         let mut command = Command::new(own);
         command
@@ -53,6 +54,11 @@ impl App {
         let port = line.trim().parse();
         app.port = port.map_err(|_| "start the app: it said no port".to_owned())?;
         Ok(app)
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Where it listens.

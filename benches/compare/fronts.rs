@@ -20,6 +20,8 @@ pub(crate) struct Front {
     pub(crate) address: SocketAddr,
     server: Child,
     handler: Option<Child>,
+    /// The app whose time is counted where there is no handler.
+    app: Option<u32>,
     directory: tempfile::TempDir,
 }
 
@@ -35,6 +37,13 @@ impl Front {
         Self::start_with(name, Some(app))
     }
 
+    /// Starts `nginx` or Lurcher as a `proxy` before an app, or Lurcher with an app of `serve`.
+    pub(crate) fn hop(name: &str, app: &App) -> Result<Self, String> {
+        let mut front = Self::start_with(name, Some(app))?;
+        front.app = Some(app.id());
+        Ok(front)
+    }
+
     fn start_with(name: &str, app: Option<&App>) -> Result<Self, String> {
         let directory =
             tempfile::tempdir().map_err(|error| format!("a temporary directory: {error}"))?;
@@ -43,6 +52,10 @@ impl Front {
         let database = directory.path().join("config.sqlite");
         configure(&database, http, &specs)
             .map_err(|error| format!("write {}: {error}", database.display()))?;
+        if let ("proxy", Some(app)) = (name, app) {
+            pass_to(&database, app.port())
+                .map_err(|error| format!("write {}: {error}", database.display()))?;
+        }
         files::write(directory.path())?;
         let mut command = if let ("nginx", Some(app)) = (name, app) {
             bridge::nginx(directory.path(), http, app.port())?
@@ -66,10 +79,13 @@ impl Front {
             .stderr(log)
             .spawn()
             .map_err(|error| format!("start {name}: {error}"))?;
-        let handler = if name == "nginx" {
+        let handler = if name == "nginx" || name == "proxy" {
             None
         } else {
-            let handler = if let Some(app) = app {
+            let handler = if name == "serve" {
+                let own = std::env::current_exe().map_err(|error| error.to_string())?;
+                Command::new(own).arg("serve").args(&specs).spawn()
+            } else if let Some(app) = app {
                 bridge::handler(&specs, app.port()).spawn()
             } else {
                 let own = std::env::current_exe().map_err(|error| error.to_string())?;
@@ -83,6 +99,7 @@ impl Front {
             address,
             server,
             handler,
+            app: None,
             directory,
         };
         front.answers()?;
@@ -94,9 +111,9 @@ impl Front {
         self.server.id()
     }
 
-    /// Process id of its handler, if it has one.
+    /// Process id of its handler, or of the app that it stands before, if it has one.
     pub(crate) fn handler(&self) -> Option<u32> {
-        self.handler.as_ref().map(Child::id)
+        self.handler.as_ref().map(Child::id).or(self.app)
     }
 
     fn answers(&mut self) -> Result<(), String> {
@@ -146,6 +163,14 @@ fn free_ports() -> Result<[u16; 3], String> {
             .port();
     }
     Ok(ports)
+}
+
+/// Has everything go to an HTTP server on this port, and to no handler.
+fn pass_to(path: &Path, port: u16) -> rusqlite::Result<()> {
+    let db = Connection::open(path)?;
+    db.execute("INSERT INTO proxy VALUES (1, '127.0.0.1', ?1)", [port])?;
+    db.execute("UPDATE route SET target_type = 'proxy' WHERE id = 1", [])?;
+    Ok(())
 }
 
 /// A database as m2sh would write it, with everything off that is not the work itself.

@@ -38,6 +38,9 @@ const PIPELINED_MAX: usize = 64;
 /// Nothing is received for so long when too much waits and nothing ends.
 const STALL: Duration = Duration::from_secs(1);
 
+/// Answers of our own that are on their way. With more nothing is received: a server does not take them.
+const REFUSALS_MAX: usize = 1024;
+
 /// Messages that are taken at once.
 const BATCH: usize = 64;
 
@@ -78,6 +81,8 @@ struct Open {
     task: AbortHandle,
     asked: Arc<Asked>,
     frames: Option<Frames>,
+    /// It is answered in the service's name.
+    is_refusal: bool,
     /// What it wants next.
     behind: VecDeque<Work>,
 }
@@ -100,6 +105,7 @@ pub(super) struct Run<S> {
     waiting: VecDeque<Work>,
     /// How many requests are in `waiting` and behind others, and the bytes of their messages.
     held: (usize, usize),
+    refusals: usize,
     bodies: Bodies,
     /// Nothing has ended for long: what is received is turned away.
     sheds: bool,
@@ -128,6 +134,7 @@ where
             clients: HashMap::new(),
             waiting: VecDeque::new(),
             held: (0, 0),
+            refusals: 0,
             bodies: Bodies::new(),
             sheds: false,
             ends_by: None,
@@ -147,6 +154,8 @@ where
                 self.connection.shutdown();
             }
             let is_full = self.is_full();
+            self.sheds &= is_full;
+            let receives_now = receives && self.refusals < REFUSALS_MAX && (!is_full || self.sheds);
             let ends_by = self.ends_by;
             tokio::select! {
                 biased;
@@ -162,7 +171,7 @@ where
                         self.start(work, Some(permit));
                     }
                 }
-                count = self.connection.recv_many(&mut batch, BATCH), if receives && (!is_full || self.sheds) => {
+                count = self.connection.recv_many(&mut batch, BATCH), if receives_now => {
                     if count == 0 {
                         receives = false;
                         self.end();
@@ -327,6 +336,8 @@ where
         behind: VecDeque<Work>,
     ) {
         let asked = Arc::clone(&work.asked);
+        let is_refusal = matches!(work.source, Source::Refused(_));
+        self.refusals += usize::from(is_refusal);
         let (mut frames, mut source) = (None, None);
         if matches!(work.source, Source::Handshake) {
             let (sender, receiver) = upgrade::frames();
@@ -353,13 +364,13 @@ where
             task,
             asked,
             frames,
+            is_refusal,
             behind,
         };
         self.clients.insert(client, open);
     }
 
     fn ended(&mut self, ended: Result<(Id, Ended), JoinError>) {
-        self.sheds = false;
         let (id, client, is_cut) = match ended {
             Ok((id, ended)) => (id, Some(ended.client), ended.is_cut),
             Err(error) => {
@@ -379,6 +390,7 @@ where
         let Some(mut open) = self.clients.remove(&client) else {
             return;
         };
+        self.refusals -= usize::from(open.is_refusal);
         if is_cut && !open.asked.has_begun() {
             // A panic: nothing was said yet, and the client waits.
             let work = Work {
@@ -418,6 +430,7 @@ where
         if let Some(open) = self.clients.remove(client) {
             open.asked.give_up();
             open.task.abort();
+            self.refusals -= usize::from(open.is_refusal);
             self.drop_all(open.behind);
         }
         if self.waiting.is_empty() {

@@ -4,6 +4,7 @@
 mod fake_front;
 mod programs;
 mod responses;
+mod services;
 mod uploads;
 mod websocket;
 
