@@ -14,7 +14,8 @@ use futures_util::StreamExt as _;
 use lurcher::handler::{Connection, Options, Origin, serve};
 use serde_json::{Value, json};
 
-fn app() -> Router {
+/// The application.
+pub fn app() -> Router {
     Router::new()
         .route("/", get(async || "hello\n"))
         .route("/greet/{name}", get(greet))

@@ -3,6 +3,7 @@
 mod chat;
 mod demo_page;
 mod echo;
+mod http;
 mod respond;
 mod ticker;
 
@@ -11,6 +12,7 @@ use lurcher::launcher::BuiltIn;
 /// The table that `lurcher run` looks names up in.
 pub(crate) const BUILT_IN: &[BuiltIn] = &[
     echo::BUILT_IN,
+    http::BUILT_IN,
     respond::BUILT_IN,
     chat::BUILT_IN,
     ticker::BUILT_IN,

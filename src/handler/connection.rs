@@ -59,6 +59,8 @@ pub struct Options {
     pub drain_timeout: Duration,
     /// How long unsent replies are kept trying at the end. Default: 5 s.
     pub linger: Duration,
+    /// Who is told of each request that begins and ends. Default: nobody.
+    pub observer: Option<Arc<dyn Observer>>,
     /// The directory that the servers are locked into (`chroot` in their configuration): names of uploads are below it. Default:
     /// none; then relative names are below this process's working directory.
     pub chroot: Option<PathBuf>,
@@ -67,8 +69,6 @@ pub struct Options {
     /// Default: none; then an upload is believed only where this connection was told of its beginning, since the name alone proves
     /// nothing.
     pub upload_store: Option<PathBuf>,
-    /// Who is told of each request that begins and ends. Default: nobody.
-    pub observer: Option<Arc<dyn Observer>>,
 }
 
 impl Options {
@@ -86,9 +86,9 @@ impl Options {
             quiet_time: Duration::from_millis(100),
             drain_timeout: Duration::from_secs(5),
             linger: bus.linger,
+            observer: None,
             chroot: None,
             upload_store: None,
-            observer: None,
         }
     }
 
@@ -274,13 +274,11 @@ impl Connection {
         let mut opening = Vec::with_capacity(pairs.len());
         for (send_spec, recv_spec) in &pairs {
             let specs = (send_spec, recv_spec);
-            opening.push(Source::connect(
-                &context,
-                specs,
-                &bus,
-                patience,
-                |socket| Publisher::new(socket, options.observer.clone(), Arc::clone(&receiving)),
-            )?);
+            let publisher = |socket| {
+                let receiving = Arc::clone(&receiving);
+                Publisher::new(socket, options.observer.clone(), receiving)
+            };
+            opening.push(Source::connect(&context, specs, &bus, patience, publisher)?);
         }
         for (Source { server, .. }, _) in &opening {
             let subscribed = server.subscribed(deadline).await;
@@ -306,12 +304,12 @@ impl Connection {
             hasty: false,
             stop: StopHandle::default(),
             receiving,
+            uploads: Announced::new(options.chroot.as_deref(), options.upload_store.as_deref()),
             announced: None,
             told_drained: false,
             malformed: 0,
             // No sender yet: what stands here must be one, and means nothing.
             last_sender: Bytes::from_static(b"-"),
-            uploads: Announced::new(options.chroot.as_deref(), options.upload_store.as_deref()),
             options,
             context,
         })

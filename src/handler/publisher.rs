@@ -93,7 +93,9 @@ impl Publisher {
             .filter_map(|message| self.passing(message))
             .collect();
         let sent = self.socket.send_all(messages).await?;
-        passing.into_iter().for_each(|passing| passing.done(sent));
+        for passing in passing {
+            passing.done(sent);
+        }
         Ok(sent)
     }
 

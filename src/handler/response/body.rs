@@ -165,6 +165,7 @@ impl BodyWriter {
     }
 
     /// Gives up without cutting anybody off: where nothing has left, and something else will be said.
+    #[cfg(feature = "service")]
     pub(in crate::handler) fn forget(mut self) {
         self.done = true;
     }

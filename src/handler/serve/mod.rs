@@ -121,7 +121,7 @@ impl<S> Serve<S> {
     /// Stops when this future ends: no further request is taken, and those that are open are finished, for at most
     /// [`Serve::graceful_timeout`].
     ///
-    /// WebSockets are told to go away (1001) at once. A request that was taken and not answered when the time is up gets 503, and a body
+    /// WebSocket clients are told to go away (1001) at once. A request that was taken and not answered when the time is up gets 503, and a body
     /// that is not at its end is cut.
     pub fn graceful_shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.signal = Some(Box::pin(signal));

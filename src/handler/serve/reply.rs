@@ -113,8 +113,10 @@ where
         writer.close_behind();
     }
     let result = match result {
-        Ok(Last::Data(data)) => writer.finish_with(data).await,
-        Ok(Last::Trailers(trailers)) => writer.finish_with_trailers(&trailers).await,
+        Ok(Last::Data(data)) => wait(writer.finish_with(data), &mut permit).await,
+        Ok(Last::Trailers(trailers)) => {
+            wait(writer.finish_with_trailers(&trailers), &mut permit).await
+        }
         Err(failed) => {
             if !asked.has_begun() {
                 // Nothing has left: an answer of another kind can be given.
@@ -139,7 +141,7 @@ async fn write<B>(
     asked: &Asked,
     writer: &mut BodyWriter,
     mut body: Pin<&mut B>,
-    permit: &mut Option<(OwnedSemaphorePermit, Instant)>,
+    permit: &mut Permit,
 ) -> Result<Last, Failed>
 where
     B: HttpBody + Send,
@@ -151,10 +153,19 @@ where
         let piece = match at_once {
             Poll::Ready(piece) => piece,
             Poll::Pending => {
-                // The client need not wait for what is not there: the head goes out, and all that was written.
-                writer.flush().await?;
-                asked.begin();
-                next_piece(body.as_mut(), permit).await
+                // The client need not wait for what is not there: the head goes out, and all that was written. Which may take a
+                // while, and what comes meanwhile goes along.
+                let next = poll_fn(|cx| poll_piece(body.as_mut(), cx));
+                let mut piece = pin!(wait(next, permit));
+                tokio::select! {
+                    biased;
+                    flushed = writer.flush() => {
+                        flushed?;
+                        asked.begin();
+                        piece.await
+                    }
+                    piece = &mut piece => piece,
+                }
             }
         };
         let data = match piece.transpose().map_err(Failed::Body)? {
@@ -166,14 +177,8 @@ where
             return Ok(Last::Data(data));
         }
         if !data.is_empty() {
-            writer.write(data).await?;
+            wait(writer.write(data), permit).await?;
             asked.begin();
-        }
-        if permit
-            .as_ref()
-            .is_some_and(|(_, until)| *until <= Instant::now())
-        {
-            *permit = None;
         }
     }
 }
@@ -203,23 +208,19 @@ where
     })
 }
 
-/// Waits for a frame, and gives the permit back when that takes long.
-async fn next_piece<B>(
-    mut body: Pin<&mut B>,
-    permit: &mut Option<(OwnedSemaphorePermit, Instant)>,
-) -> Option<Result<Piece, BoxError>>
-where
-    B: HttpBody,
-    B::Error: Into<BoxError>,
-{
-    let mut piece = pin!(poll_fn(|cx| poll_piece(body.as_mut(), cx)));
+/// What a request holds while it is work, and until when it can be that.
+type Permit = Option<(OwnedSemaphorePermit, Instant)>;
+
+/// Waits, and gives the permit back when that takes long.
+async fn wait<F: Future>(future: F, permit: &mut Permit) -> F::Output {
+    let mut future = pin!(future);
     if let Some((_, until)) = permit {
         tokio::select! {
             biased;
-            piece = &mut piece => return piece,
+            output = &mut future => return output,
             () = tokio::time::sleep_until(*until) => {}
         }
         *permit = None;
     }
-    piece.await
+    future.await
 }

@@ -38,6 +38,9 @@ const PIPELINED_MAX: usize = 64;
 /// Nothing is received for so long when too much waits and nothing ends.
 const STALL: Duration = Duration::from_secs(1);
 
+/// Answers of our own that are on their way. With more nothing is received: a server does not take them.
+const REFUSALS_MAX: usize = 1024;
+
 /// Messages that are taken at once.
 const BATCH: usize = 64;
 
@@ -78,6 +81,8 @@ struct Open {
     task: AbortHandle,
     asked: Arc<Asked>,
     frames: Option<Frames>,
+    /// It is answered in the service's name.
+    is_refusal: bool,
     /// What it wants next.
     behind: VecDeque<Work>,
 }
@@ -100,11 +105,14 @@ pub(super) struct Run<S> {
     waiting: VecDeque<Work>,
     /// How many requests are in `waiting` and behind others, and the bytes of their messages.
     held: (usize, usize),
+    refusals: usize,
     bodies: Bodies,
     /// Nothing has ended for long: what is received is turned away.
     sheds: bool,
     /// The end was asked for; open requests have until then.
     ends_by: Option<Instant>,
+    /// The servers have pushed their last requests.
+    is_drained: bool,
 }
 
 impl<S, B> Run<S>
@@ -126,9 +134,11 @@ where
             clients: HashMap::new(),
             waiting: VecDeque::new(),
             held: (0, 0),
+            refusals: 0,
             bodies: Bodies::new(),
             sheds: false,
             ends_by: None,
+            is_drained: false,
         }
     }
 
@@ -139,7 +149,13 @@ where
         let mut batch = Vec::with_capacity(BATCH);
         let mut receives = true;
         while receives || !self.waiting.is_empty() || !self.tasks.is_empty() {
+            if self.is_drained && self.waiting.is_empty() && self.tasks.is_empty() {
+                // Until now there might have been more to say of what was open.
+                self.connection.shutdown();
+            }
             let is_full = self.is_full();
+            self.sheds &= is_full;
+            let receives_now = receives && self.refusals < REFUSALS_MAX && (!is_full || self.sheds);
             let ends_by = self.ends_by;
             tokio::select! {
                 biased;
@@ -155,7 +171,7 @@ where
                         self.start(work, Some(permit));
                     }
                 }
-                count = self.connection.recv_many(&mut batch, BATCH), if receives && (!is_full || self.sheds) => {
+                count = self.connection.recv_many(&mut batch, BATCH), if receives_now => {
                     if count == 0 {
                         receives = false;
                         self.end();
@@ -171,7 +187,7 @@ where
                     }
                 } => {
                     signal = None;
-                    self.connection.shutdown();
+                    self.connection.drain();
                     self.end();
                 }
                 () = tokio::time::sleep(STALL), if is_full && !self.sheds => self.sheds = true,
@@ -188,7 +204,7 @@ where
         }
         let timeout = self.settings.graceful_timeout;
         // Far enough where there is no such moment.
-        let never = Duration::from_secs(365 * 86_400);
+        let never = Duration::from_hours(24 * 365);
         self.ends_by = Some(Instant::now() + timeout.min(never));
         for open in self.clients.values_mut() {
             // Which tells a WebSocket to go away.
@@ -210,10 +226,8 @@ where
                     self.take(Work::new(request, Source::Streamed(body)));
                 }
             }
-            Event::UploadStarted(upload) => {
-                if self.is_too_large(upload.declared_length()) {
-                    self.refuse(upload.request().clone(), StatusCode::PAYLOAD_TOO_LARGE);
-                }
+            Event::UploadStarted(upload) if self.is_too_large(upload.declared_length()) => {
+                self.refuse(upload.request().clone(), StatusCode::PAYLOAD_TOO_LARGE);
             }
             Event::UploadDone(upload) => {
                 let request = upload.request().clone();
@@ -226,6 +240,10 @@ where
             Event::Disconnect(client) => {
                 self.bodies.gone(&client);
                 self.gone(&client);
+            }
+            Event::Drained => {
+                self.is_drained = true;
+                self.end();
             }
             // Credits are the connection's business; the others are no requests.
             _ => {}
@@ -318,6 +336,8 @@ where
         behind: VecDeque<Work>,
     ) {
         let asked = Arc::clone(&work.asked);
+        let is_refusal = matches!(work.source, Source::Refused(_));
+        self.refusals += usize::from(is_refusal);
         let (mut frames, mut source) = (None, None);
         if matches!(work.source, Source::Handshake) {
             let (sender, receiver) = upgrade::frames();
@@ -344,13 +364,13 @@ where
             task,
             asked,
             frames,
+            is_refusal,
             behind,
         };
         self.clients.insert(client, open);
     }
 
     fn ended(&mut self, ended: Result<(Id, Ended), JoinError>) {
-        self.sheds = false;
         let (id, client, is_cut) = match ended {
             Ok((id, ended)) => (id, Some(ended.client), ended.is_cut),
             Err(error) => {
@@ -370,6 +390,7 @@ where
         let Some(mut open) = self.clients.remove(&client) else {
             return;
         };
+        self.refusals -= usize::from(open.is_refusal);
         if is_cut && !open.asked.has_begun() {
             // A panic: nothing was said yet, and the client waits.
             let work = Work {
@@ -409,6 +430,7 @@ where
         if let Some(open) = self.clients.remove(client) {
             open.asked.give_up();
             open.task.abort();
+            self.refusals -= usize::from(open.is_refusal);
             self.drop_all(open.behind);
         }
         if self.waiting.is_empty() {
@@ -545,15 +567,13 @@ where
 /// Says 500 where nothing was said yet; whether the client has been cut off.
 async fn sorry(asked: &Asked, failed: Failed) -> bool {
     let client = asked.request.client();
-    match &failed {
-        // The way to the server is broken or its end: not the service's fault, and nothing more can be said.
-        Failed::Reply(ReplyError::Io(_)) => {
-            tracing::debug!(?client, error = %failed, "could not answer");
-            asked.give_up();
-            return true;
-        }
-        _ => tracing::error!(?client, error = %failed, "answering a request"),
+    if let Failed::Reply(ReplyError::Io(_) | ReplyError::ClientGone) = failed {
+        // Not the service's fault, and nobody would hear more.
+        tracing::debug!(?client, error = %failed, "could not answer");
+        asked.give_up();
+        return true;
     }
+    tracing::error!(?client, error = %failed, "answering a request");
     if asked.has_begun() {
         return true;
     }

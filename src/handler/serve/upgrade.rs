@@ -177,7 +177,7 @@ where
                 // It ends with the upgrade.
                 drop(driven.await);
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         } => {}
     }
     asked.request.client().close().await?;
@@ -254,7 +254,7 @@ async fn from_client(mut frames: FrameSource, mut to: impl AsyncWriteExt + Unpin
         };
         if written.await.is_err() {
             // The service reads no more. What it still writes decides.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }
@@ -266,11 +266,11 @@ fn masked_head(flags: u8, length: usize) -> Vec<u8> {
     match (u8::try_from(length), u16::try_from(length)) {
         (Ok(short @ ..=125), _) => head.push(0x80 | short),
         (_, Ok(medium)) => {
-            head.push(0x80 | 126);
+            head.push(0x80 | 0x7e);
             head.extend_from_slice(&medium.to_be_bytes());
         }
         _ => {
-            head.push(0x80 | 127);
+            head.push(0x80 | 0x7f);
             head.extend_from_slice(&(length as u64).to_be_bytes());
         }
     }

@@ -7,6 +7,7 @@ mod fake_front;
 mod programs;
 mod responses;
 mod rooms;
+mod services;
 mod uploads;
 mod websocket;
 

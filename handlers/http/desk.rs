@@ -1,0 +1,332 @@
+//! What is open and for whom, what waits for its turn, and which connections are kept for the next request.
+//!
+//! A *worker* is a task with a connection to the backend. It has one request at a time; when that is done it takes one that waits,
+//! or waits for the next itself, connection in hand. The one that became idle last gets the next request, so that the others grow
+//! old and go. A client has one request open: Mongrel2 hands over what a client sends ahead, and answers must keep their order.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use lurcher::handler::{Client, Frame, ReplyError, Request};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, Id, JoinSet};
+
+use super::{Bridge, exchange, websocket};
+
+/// Idle connections that are kept; above that the oldest is closed.
+const IDLE_MAX: usize = 256;
+
+/// How long an idle connection is kept: less than most servers do (Node closes after five seconds of its own), since a request that
+/// meets their end may be lost.
+const IDLE_TIME: Duration = Duration::from_secs(30);
+
+/// Requests that wait for a turn; a further one is answered 503. As many as a front lets wait for its handlers.
+const WAITING_MAX: usize = 4096;
+
+/// Requests that a client may send ahead of an answer. No browser does; above that its connection is closed.
+const AHEAD_MAX: usize = 16;
+
+/// Frames of a WebSocket that the backend has not taken yet, and bytes of them, as much as fronts hold for a slow client. More ends it.
+const FRAMES_MAX: usize = 1024;
+const FRAME_BYTES_MAX: usize = 16 << 20;
+
+type Workers = JoinSet<Result<(), ReplyError>>;
+
+#[derive(Debug)]
+pub(super) struct Desk {
+    state: Mutex<State>,
+    concurrency: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The request that each client has at a worker.
+    open: HashMap<Client, Open>,
+    /// Oldest first.
+    idle: Vec<Idle>,
+    waiting: VecDeque<Request>,
+    /// Workers with a request; WebSockets do not count: as many come as the server has clients.
+    busy: usize,
+    stopping: bool,
+}
+
+/// A request at a worker.
+#[derive(Debug)]
+struct Open {
+    worker: AbortHandle,
+    /// The way to a WebSocket.
+    tube: Option<Tube>,
+    /// What the client has sent ahead.
+    ahead: VecDeque<Request>,
+}
+
+/// A worker without a request.
+#[derive(Debug)]
+struct Idle {
+    turn: oneshot::Sender<Request>,
+    worker: AbortHandle,
+    since: Instant,
+}
+
+/// Frames on their way to a WebSocket's backend.
+#[derive(Debug)]
+struct Tube {
+    frames: mpsc::Sender<Frame>,
+    bytes: Arc<AtomicUsize>,
+}
+
+/// The other end of a [`Tube`].
+#[derive(Debug)]
+pub(super) struct Frames {
+    frames: mpsc::Receiver<Frame>,
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Frames {
+    /// The next frame; `None` when no more come.
+    pub(super) async fn next(&mut self) -> Option<Frame> {
+        let frame = self.frames.recv().await?;
+        self.bytes
+            .fetch_sub(frame.payload().len(), Ordering::Relaxed);
+        Some(frame)
+    }
+
+    /// The next frame, if one is there.
+    pub(super) fn try_next(&mut self) -> Option<Frame> {
+        let frame = self.frames.try_recv().ok()?;
+        self.bytes
+            .fetch_sub(frame.payload().len(), Ordering::Relaxed);
+        Some(frame)
+    }
+}
+
+/// What a worker does next.
+#[derive(Debug)]
+pub(super) enum Next {
+    Request(Request),
+    /// Wait for one here.
+    Wait(oneshot::Receiver<Request>),
+    End,
+}
+
+impl Desk {
+    pub(super) fn new(concurrency: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            concurrency: concurrency.max(1),
+        }
+    }
+
+    /// Gives a request to a worker, or lets it wait. It comes back when too many wait.
+    pub(super) fn give(
+        &self,
+        bridge: &Arc<Bridge>,
+        request: Request,
+        workers: &mut Workers,
+    ) -> Result<(), Box<Request>> {
+        let mut state = self.lock();
+        let client = request.client();
+        if let Some(open) = state.open.get_mut(&client) {
+            if open.ahead.len() >= AHEAD_MAX {
+                return Err(Box::new(request));
+            }
+            open.ahead.push_back(request);
+        } else if state.busy < self.concurrency {
+            state.start(bridge, client, request, workers);
+        } else if state.waiting.len() < WAITING_MAX {
+            state.waiting.push_back(request);
+        } else {
+            return Err(Box::new(request));
+        }
+        Ok(())
+    }
+
+    /// Begins a WebSocket.
+    pub(super) fn open(&self, bridge: &Arc<Bridge>, request: Request, workers: &mut Workers) {
+        let (sender, frames) = mpsc::channel(FRAMES_MAX);
+        let bytes = Arc::new(AtomicUsize::new(0));
+        let tube = Tube {
+            frames: sender,
+            bytes: Arc::clone(&bytes),
+        };
+        let mut state = self.lock();
+        let client = request.client();
+        let worker = workers.spawn(websocket::run(
+            Arc::clone(bridge),
+            request,
+            Frames { frames, bytes },
+        ));
+        let open = Open {
+            worker,
+            tube: Some(tube),
+            ahead: VecDeque::new(),
+        };
+        if let Some(before) = state.open.insert(client, open) {
+            // A server that reuses the number of a client that it has not told the end of.
+            before.worker.abort();
+        }
+    }
+
+    /// Passes a frame to its WebSocket. It comes back when there is none, or when the backend is too far behind.
+    pub(super) fn pass(&self, frame: Frame) -> Result<(), Box<Frame>> {
+        let mut state = self.lock();
+        let client = frame.client();
+        let Some(tube) = state.open.get(&client).and_then(|open| open.tube.as_ref()) else {
+            return Err(Box::new(frame));
+        };
+        let length = frame.payload().len();
+        let before = tube.bytes.fetch_add(length, Ordering::Relaxed);
+        let fits = before == 0 || before.saturating_add(length) <= FRAME_BYTES_MAX;
+        let refused = if fits {
+            match tube.frames.try_send(frame) {
+                Ok(()) => return Ok(()),
+                Err(
+                    mpsc::error::TrySendError::Full(frame)
+                    | mpsc::error::TrySendError::Closed(frame),
+                ) => frame,
+            }
+        } else {
+            frame
+        };
+        if let Some(open) = state.open.remove(&client) {
+            open.worker.abort();
+        }
+        Err(Box::new(refused))
+    }
+
+    /// The client is gone: its request at the backend is dropped, and what waits of it.
+    pub(super) fn cancel(&self, client: &Client, bridge: &Arc<Bridge>, workers: &mut Workers) {
+        let mut state = self.lock();
+        if let Some(open) = state.open.remove(client) {
+            open.worker.abort();
+            if open.tube.is_none() {
+                state.busy = state.busy.saturating_sub(1);
+                if let Some((client, request)) = state.startable() {
+                    state.start(bridge, client, request, workers);
+                }
+            }
+        } else if !state.waiting.is_empty() {
+            state.waiting.retain(|request| request.client() != *client);
+        }
+    }
+
+    /// A worker asks what to do now that the request of this client is done; `keeps`: it has a connection for another one.
+    pub(super) fn next(&self, client: &Client, keeps: bool) -> Next {
+        let mut state = self.lock();
+        // Nothing there: the worker is being given up, since its client has gone this very moment.
+        let Some(mut open) = state.open.remove(client) else {
+            return Next::End;
+        };
+        if let Some(request) = open.ahead.pop_front() {
+            state.open.insert(client.clone(), open);
+            return Next::Request(request);
+        }
+        if let Some((client, request)) = state.startable() {
+            let worker = open.worker;
+            state.open.insert(client, Open::new(worker));
+            return Next::Request(request);
+        }
+        state.busy = state.busy.saturating_sub(1);
+        if !keeps || state.stopping {
+            return Next::End;
+        }
+        if state.idle.len() >= IDLE_MAX {
+            state.idle.remove(0);
+        }
+        let (turn, wait) = oneshot::channel();
+        state.idle.push(Idle {
+            turn,
+            worker: open.worker,
+            since: Instant::now(),
+        });
+        Next::Wait(wait)
+    }
+
+    /// A WebSocket has ended.
+    pub(super) fn close(&self, client: &Client) {
+        self.lock().open.remove(client);
+    }
+
+    /// A worker was given up, or has failed.
+    pub(super) fn lost(&self, worker: Id) {
+        let mut state = self.lock();
+        let client = state
+            .open
+            .iter()
+            .find(|(_, open)| open.worker.id() == worker);
+        if let Some(client) = client.map(|(client, _)| client.clone())
+            && let Some(open) = state.open.remove(&client)
+            && open.tube.is_none()
+        {
+            state.busy = state.busy.saturating_sub(1);
+        }
+    }
+
+    /// Closes idle connections that have grown old.
+    pub(super) fn sweep(&self) {
+        let mut state = self.lock();
+        state
+            .idle
+            .retain(|idle| idle.since.elapsed() < IDLE_TIME && !idle.turn.is_closed());
+    }
+
+    /// No more requests come: idle connections are closed, and WebSockets, whose frames would not come here any more.
+    pub(super) fn stop(&self) {
+        let mut state = self.lock();
+        state.stopping = true;
+        state.idle.clear();
+        for open in state.open.values_mut() {
+            open.tube = None;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Takes the first of those that wait whose client has nothing open.
+    fn startable(&mut self) -> Option<(Client, Request)> {
+        let at = self
+            .waiting
+            .iter()
+            .position(|request| !self.open.contains_key(&request.client()))?;
+        let request = self.waiting.remove(at)?;
+        Some((request.client(), request))
+    }
+
+    /// Gives a request to an idle worker or to a new one.
+    fn start(
+        &mut self,
+        bridge: &Arc<Bridge>,
+        client: Client,
+        mut request: Request,
+        workers: &mut Workers,
+    ) {
+        self.busy += 1;
+        while let Some(idle) = self.idle.pop() {
+            match idle.turn.send(request) {
+                Ok(()) => {
+                    self.open.insert(client, Open::new(idle.worker));
+                    return;
+                }
+                Err(back) => request = back,
+            }
+        }
+        let worker = workers.spawn(exchange::work(Arc::clone(bridge), request));
+        self.open.insert(client, Open::new(worker));
+    }
+}
+
+impl Open {
+    fn new(worker: AbortHandle) -> Self {
+        Self {
+            worker,
+            tube: None,
+            ahead: VecDeque::new(),
+        }
+    }
+}
