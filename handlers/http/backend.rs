@@ -71,7 +71,9 @@ impl Address {
         } else {
             format!("/{prefix}")
         };
-        if name.is_empty() || (!prefix.is_empty() && prefix.parse::<http::uri::PathAndQuery>().is_err()) {
+        if name.is_empty()
+            || (!prefix.is_empty() && prefix.parse::<http::uri::PathAndQuery>().is_err())
+        {
             return Err(wrong());
         }
         Ok((Self::Tcp(name.to_owned(), port), prefix))

@@ -13,6 +13,7 @@ use lurcher::handler::{Client, Frame, ReplyError, Request};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, Id, JoinSet};
 
+use super::body::Job;
 use super::{Bridge, exchange, websocket};
 
 /// Idle connections that are kept; above that the oldest is closed.
@@ -32,7 +33,8 @@ const AHEAD_MAX: usize = 16;
 const FRAMES_MAX: usize = 1024;
 const FRAME_BYTES_MAX: usize = 16 << 20;
 
-type Workers = JoinSet<Result<(), ReplyError>>;
+/// The tasks that serve.
+pub(super) type Workers = JoinSet<Result<(), ReplyError>>;
 
 #[derive(Debug)]
 pub(super) struct Desk {
@@ -46,7 +48,7 @@ struct State {
     open: HashMap<Client, Open>,
     /// Oldest first.
     idle: Vec<Idle>,
-    waiting: VecDeque<Request>,
+    waiting: VecDeque<Job>,
     /// Workers with a request; WebSockets do not count: as many come as the server has clients.
     busy: usize,
     stopping: bool,
@@ -59,13 +61,13 @@ struct Open {
     /// The way to a WebSocket.
     tube: Option<Tube>,
     /// What the client has sent ahead.
-    ahead: VecDeque<Request>,
+    ahead: VecDeque<Job>,
 }
 
 /// A worker without a request.
 #[derive(Debug)]
 struct Idle {
-    turn: oneshot::Sender<Request>,
+    turn: oneshot::Sender<Job>,
     worker: AbortHandle,
     since: Instant,
 }
@@ -105,9 +107,9 @@ impl Frames {
 /// What a worker does next.
 #[derive(Debug)]
 pub(super) enum Next {
-    Request(Request),
+    Job(Job),
     /// Wait for one here.
-    Wait(oneshot::Receiver<Request>),
+    Wait(oneshot::Receiver<Job>),
     End,
 }
 
@@ -123,22 +125,22 @@ impl Desk {
     pub(super) fn give(
         &self,
         bridge: &Arc<Bridge>,
-        request: Request,
+        job: Job,
         workers: &mut Workers,
-    ) -> Result<(), Box<Request>> {
+    ) -> Result<(), Box<Job>> {
         let mut state = self.lock();
-        let client = request.client();
+        let client = job.request.client();
         if let Some(open) = state.open.get_mut(&client) {
             if open.ahead.len() >= AHEAD_MAX {
-                return Err(Box::new(request));
+                return Err(Box::new(job));
             }
-            open.ahead.push_back(request);
+            open.ahead.push_back(job);
         } else if state.busy < self.concurrency {
-            state.start(bridge, client, request, workers);
+            state.start(bridge, client, job, workers);
         } else if state.waiting.len() < WAITING_MAX {
-            state.waiting.push_back(request);
+            state.waiting.push_back(job);
         } else {
-            return Err(Box::new(request));
+            return Err(Box::new(job));
         }
         Ok(())
     }
@@ -203,12 +205,12 @@ impl Desk {
             open.worker.abort();
             if open.tube.is_none() {
                 state.busy = state.busy.saturating_sub(1);
-                if let Some((client, request)) = state.startable() {
-                    state.start(bridge, client, request, workers);
+                if let Some((client, job)) = state.startable() {
+                    state.start(bridge, client, job, workers);
                 }
             }
         } else if !state.waiting.is_empty() {
-            state.waiting.retain(|request| request.client() != *client);
+            state.waiting.retain(|job| job.request.client() != *client);
         }
     }
 
@@ -219,14 +221,14 @@ impl Desk {
         let Some(mut open) = state.open.remove(client) else {
             return Next::End;
         };
-        if let Some(request) = open.ahead.pop_front() {
+        if let Some(job) = open.ahead.pop_front() {
             state.open.insert(client.clone(), open);
-            return Next::Request(request);
+            return Next::Job(job);
         }
-        if let Some((client, request)) = state.startable() {
+        if let Some((client, job)) = state.startable() {
             let worker = open.worker;
             state.open.insert(client, Open::new(worker));
-            return Next::Request(request);
+            return Next::Job(job);
         }
         state.busy = state.busy.saturating_sub(1);
         if !keeps || state.stopping {
@@ -289,34 +291,28 @@ impl Desk {
 
 impl State {
     /// Takes the first of those that wait whose client has nothing open.
-    fn startable(&mut self) -> Option<(Client, Request)> {
+    fn startable(&mut self) -> Option<(Client, Job)> {
         let at = self
             .waiting
             .iter()
-            .position(|request| !self.open.contains_key(&request.client()))?;
-        let request = self.waiting.remove(at)?;
-        Some((request.client(), request))
+            .position(|job| !self.open.contains_key(&job.request.client()))?;
+        let job = self.waiting.remove(at)?;
+        Some((job.request.client(), job))
     }
 
     /// Gives a request to an idle worker or to a new one.
-    fn start(
-        &mut self,
-        bridge: &Arc<Bridge>,
-        client: Client,
-        mut request: Request,
-        workers: &mut Workers,
-    ) {
+    fn start(&mut self, bridge: &Arc<Bridge>, client: Client, mut job: Job, workers: &mut Workers) {
         self.busy += 1;
         while let Some(idle) = self.idle.pop() {
-            match idle.turn.send(request) {
+            match idle.turn.send(job) {
                 Ok(()) => {
                     self.open.insert(client, Open::new(idle.worker));
                     return;
                 }
-                Err(back) => request = back,
+                Err(back) => job = back,
             }
         }
-        let worker = workers.spawn(exchange::work(Arc::clone(bridge), request));
+        let worker = workers.spawn(exchange::work(Arc::clone(bridge), job));
         self.open.insert(client, Open::new(worker));
     }
 }
