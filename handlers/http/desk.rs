@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use lurcher::handler::{Client, Frame, ReplyError, Request};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
 use super::body::Job;
 use super::{Bridge, exchange, websocket};
@@ -36,6 +36,9 @@ const FRAME_BYTES_MAX: usize = 16 << 20;
 /// The tasks that serve.
 pub(super) type Workers = JoinSet<Result<(), ReplyError>>;
 
+/// The end of one of them.
+pub(super) type Ended = Result<(Id, Result<(), ReplyError>), JoinError>;
+
 #[derive(Debug)]
 pub(super) struct Desk {
     state: Mutex<State>,
@@ -49,7 +52,7 @@ struct State {
     /// Oldest first.
     idle: Vec<Idle>,
     waiting: VecDeque<Job>,
-    /// Workers with a request; WebSockets do not count: as many come as the server has clients.
+    /// Workers with a request. Those of `WebSocket` do not count: as many come as the server has clients.
     busy: usize,
     stopping: bool,
 }
@@ -251,19 +254,16 @@ impl Desk {
         self.lock().open.remove(client);
     }
 
-    /// A worker was given up, or has failed.
-    pub(super) fn lost(&self, worker: Id) {
+    /// A worker was given up, or has failed: then this is the client that it leaves without an answer.
+    pub(super) fn lost(&self, worker: Id) -> Option<Client> {
         let mut state = self.lock();
-        let client = state
-            .open
-            .iter()
-            .find(|(_, open)| open.worker.id() == worker);
-        if let Some(client) = client.map(|(client, _)| client.clone())
-            && let Some(open) = state.open.remove(&client)
-            && open.tube.is_none()
-        {
+        let mut all = state.open.iter();
+        let client = all.find(|(_, open)| open.worker.id() == worker)?.0.clone();
+        let open = state.open.remove(&client)?;
+        if open.tube.is_none() {
             state.busy = state.busy.saturating_sub(1);
         }
+        Some(client)
     }
 
     /// Closes idle connections that have grown old.
@@ -274,7 +274,7 @@ impl Desk {
             .retain(|idle| idle.since.elapsed() < IDLE_TIME && !idle.turn.is_closed());
     }
 
-    /// No more requests come: idle connections are closed, and WebSockets, whose frames would not come here any more.
+    /// No more requests come: idle connections are closed, and every `WebSocket`, whose frames would not come here any more.
     pub(super) fn stop(&self) {
         let mut state = self.lock();
         state.stopping = true;

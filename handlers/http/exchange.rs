@@ -250,20 +250,16 @@ impl Exchange<'_> {
         let is_long = head.headers.contains_key(header::CONTENT_LENGTH);
         let mut out = answer.headers(&head.headers).stream()?;
         loop {
-            let frame = match soon(&mut body, link).await {
-                Some(frame) => frame,
-                None => {
-                    // What has come is passed on before anything is waited for; only where a length promises more, the head waits
-                    // for it.
-                    if !is_long {
-                        out.flush().await?;
-                    }
-                    let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
-                    match self.within(link.driver.during(next)).await {
-                        Ok(frame) => frame,
-                        Err(fault) => return Err(cut(&fault)),
-                    }
+            let frame = if let Some(frame) = soon(&mut body, link).await {
+                frame
+            } else {
+                // What has come is passed on before anything is waited for; only where a length promises more, the head waits for it.
+                if !is_long {
+                    out.flush().await?;
                 }
+                let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+                let next = self.within(link.driver.during(next)).await;
+                next.map_err(|fault| cut(&fault))?
             };
             match frame.map(|frame| frame.map(Frame::into_data)) {
                 None => return Ok(out.finish().await?),

@@ -27,7 +27,7 @@ use lurcher::launcher::{BuiltIn, Handler, Opt, Target, Values};
 
 use backend::{Address, Backend};
 use body::{Given, Job};
-use desk::{Desk, Workers};
+use desk::{Desk, Ended, Workers};
 
 pub(crate) const BUILT_IN: BuiltIn = BuiltIn {
     name: "http",
@@ -154,14 +154,14 @@ async fn serve(mut connection: Connection, settings: Settings) -> Result<(), Rep
                     take(&bridge, request, &mut bodies, &mut workers).await?;
                 }
             }
-            Some(ended) = workers.join_next_with_id() => note(&bridge, ended)?,
+            Some(ended) = workers.join_next_with_id() => note(&bridge, ended).await?,
             _ = sweeps.tick() => bridge.desk.sweep(),
         }
     }
     // What is open gets its response; what waits gets its turn.
     bridge.desk.stop();
     while let Some(ended) = workers.join_next_with_id().await {
-        note(&bridge, ended)?;
+        note(&bridge, ended).await?;
     }
     drop(bridge);
     connection.finish().await;
@@ -226,15 +226,15 @@ async fn give(bridge: &Arc<Bridge>, job: Job, workers: &mut Workers) -> Result<(
 }
 
 /// A worker has ended: at its own wish, given up since its client is gone, or by a mistake of ours, which costs one request.
-fn note(
-    bridge: &Bridge,
-    ended: Result<(tokio::task::Id, Result<(), ReplyError>), tokio::task::JoinError>,
-) -> Result<(), ReplyError> {
+async fn note(bridge: &Bridge, ended: Ended) -> Result<(), ReplyError> {
     match ended {
         Ok((_, result)) => result,
-        Err(error) => {
-            bridge.desk.lost(error.id());
-            Ok(())
-        }
+        Err(error) => match bridge.desk.lost(error.id()) {
+            Some(client) => {
+                tracing::error!(%error, "passing a request on");
+                client.cancel().await
+            }
+            None => Ok(()),
+        },
     }
 }
