@@ -42,16 +42,21 @@ mod publisher;
 mod replies;
 mod request;
 mod response;
+#[cfg(feature = "service")]
+mod serve;
+mod source;
 mod upload;
 mod websocket;
 
 pub use body::{BODY_WINDOW, Bodies, BodyError, BodyReader, Part};
-pub use connection::{ConnectError, Connection, Options, StopHandle};
+pub use connection::{ConnectError, Connection, Options, Server, StopHandle};
 pub use http::HttpError;
 pub use observer::{Counts, End, Exchange, Observer};
 pub use replies::{IDS_PER_MESSAGE, Replies, ReplyError};
 pub use request::{Client, Event, Request};
 pub use response::{BodyWriter, Respond};
+#[cfg(feature = "service")]
+pub use serve::{Body, CONCURRENCY, GRACEFUL_TIMEOUT, Origin, Serve, serve};
 pub use upload::{Upload, UploadError, UploadFault};
 pub use websocket::{CONTROL_BYTES_MAX, Frame};
 

@@ -31,6 +31,7 @@ mod responses;
 mod routing_golden;
 mod run_options;
 mod serve;
+mod services;
 mod support;
 mod tls;
 mod uploads;
