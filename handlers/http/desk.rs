@@ -107,6 +107,15 @@ impl Frames {
     }
 }
 
+/// A request that is not taken.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// Too many wait.
+    Waiting(Box<Job>),
+    /// Its client has sent too many ahead; what it had open was dropped.
+    Ahead(Client),
+}
+
 /// What a worker does next.
 #[derive(Debug)]
 pub(super) enum Next {
@@ -130,22 +139,49 @@ impl Desk {
         bridge: &Arc<Bridge>,
         job: Job,
         workers: &mut Workers,
-    ) -> Result<(), Box<Job>> {
+    ) -> Result<(), Refused> {
         let mut state = self.lock();
         let client = job.request.client();
         if let Some(open) = state.open.get_mut(&client) {
-            if open.ahead.len() >= AHEAD_MAX {
-                return Err(Box::new(job));
+            if open.ahead.len() < AHEAD_MAX {
+                open.ahead.push_back(job);
+                return Ok(());
             }
-            open.ahead.push_back(job);
-        } else if state.busy < self.concurrency {
+            // An answer now would stand within another one.
+            self.give_up(&mut state, &client, bridge, workers);
+            return Err(Refused::Ahead(client));
+        }
+        if state.busy < self.concurrency {
             state.start(bridge, client, job, workers);
         } else if state.waiting.len() < WAITING_MAX {
             state.waiting.push_back(job);
         } else {
-            return Err(Box::new(job));
+            return Err(Refused::Waiting(Box::new(job)));
         }
         Ok(())
+    }
+
+    /// Drops what a client has open, and lets others have its place.
+    fn give_up(
+        &self,
+        state: &mut State,
+        client: &Client,
+        bridge: &Arc<Bridge>,
+        workers: &mut Workers,
+    ) -> bool {
+        let Some(open) = state.open.remove(client) else {
+            return false;
+        };
+        open.worker.abort();
+        if open.tube.is_none() {
+            state.busy = state.busy.saturating_sub(1);
+        }
+        while state.busy < self.concurrency
+            && let Some((client, job)) = state.startable()
+        {
+            state.start(bridge, client, job, workers);
+        }
+        true
     }
 
     /// Begins a WebSocket.
@@ -204,15 +240,7 @@ impl Desk {
     /// The client is gone: its request at the backend is dropped, and what waits of it.
     pub(super) fn cancel(&self, client: &Client, bridge: &Arc<Bridge>, workers: &mut Workers) {
         let mut state = self.lock();
-        if let Some(open) = state.open.remove(client) {
-            open.worker.abort();
-            if open.tube.is_none() {
-                state.busy = state.busy.saturating_sub(1);
-                if let Some((client, job)) = state.startable() {
-                    state.start(bridge, client, job, workers);
-                }
-            }
-        } else if !state.waiting.is_empty() {
+        if !self.give_up(&mut state, client, bridge, workers) {
             state.waiting.retain(|job| job.request.client() != *client);
         }
     }

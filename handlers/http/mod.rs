@@ -27,7 +27,7 @@ use lurcher::launcher::{BuiltIn, Handler, Opt, Target, Values};
 
 use backend::{Address, Backend};
 use body::{Given, Job};
-use desk::{Desk, Ended, Workers};
+use desk::{Desk, Ended, Refused, Workers};
 
 pub(crate) const BUILT_IN: BuiltIn = BuiltIn {
     name: "http",
@@ -212,17 +212,15 @@ async fn take(
 
 /// Gives a request to a worker, or refuses it when too many wait.
 async fn give(bridge: &Arc<Bridge>, job: Job, workers: &mut Workers) -> Result<(), ReplyError> {
-    let Err(job) = bridge.desk.give(bridge, job, workers) else {
-        return Ok(());
-    };
-    let answer = job
-        .request
-        .respond(503)
-        .header("Content-Type", "text/plain");
-    answer
-        .close()
-        .send("Too many requests wait for the backend")
-        .await
+    match bridge.desk.give(bridge, job, workers) {
+        Ok(()) => Ok(()),
+        Err(Refused::Ahead(client)) => client.cancel().await,
+        Err(Refused::Waiting(job)) => {
+            let answer = job.request.respond(503).close();
+            let answer = answer.header("Content-Type", "text/plain");
+            answer.send("Too many requests wait for the backend").await
+        }
+    }
 }
 
 /// A worker has ended: at its own wish, given up since its client is gone, or by a mistake of ours, which costs one request.

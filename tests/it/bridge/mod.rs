@@ -383,6 +383,25 @@ fn requests_that_a_client_sends_ahead_are_answered_in_order() {
 }
 
 #[test]
+fn a_client_that_sends_too_many_ahead_is_cut_off() {
+    with_backend("", &[], |server, backend, _| {
+        if server.kind == Kind::Lurcher {
+            // It hands over one at a time.
+            return;
+        }
+        let mut client = asks(server, &GET.repeat(40));
+        let mut connection = backend.accept();
+        assert!(client.rest().is_empty());
+        let asked = connection.rest();
+        assert!(
+            asked.ends_with(b"\r\n\r\n"),
+            "one request: {}",
+            asked.escape_ascii()
+        );
+    });
+}
+
+#[test]
 fn stopping_waits_for_what_is_open() {
     with_backend("", &[], |server, backend, program| {
         let mut client = asks(server, GET);
