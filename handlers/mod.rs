@@ -2,6 +2,9 @@
 
 mod demo_page;
 mod echo;
+mod exchanges;
+mod fastcgi;
+mod files;
 mod respond;
 mod ticker;
 
@@ -11,6 +14,8 @@ use lurcher::launcher::BuiltIn;
 pub(crate) const BUILT_IN: &[BuiltIn] = &[
     echo::BUILT_IN,
     respond::BUILT_IN,
+    files::BUILT_IN,
+    fastcgi::BUILT_IN,
     ticker::BUILT_IN,
     demo_page::BUILT_IN,
 ];
