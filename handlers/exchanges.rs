@@ -119,11 +119,6 @@ where
             }
             // Nobody has accepted any, and a client that waits for an answer should not wait for ever.
             Event::Message(message) => connection.close(&message).await?,
-            Event::Drained => {
-                ending = signal
-                    .take()
-                    .map(|signal| Box::pin(signal.finish(END_MAX)) as _);
-            }
             _ => {}
         }
     }
@@ -220,7 +215,6 @@ where
                 drop(turn.take());
                 match answer(request, body).await {
                     Ok(()) => {}
-                    Err(ReplyError::ClientGone) => tracing::debug!(?client, "left"),
                     Err(error) => tracing::warn!(?client, "answering: {error}"),
                 }
                 drop(slot);

@@ -17,7 +17,7 @@ use crate::handlers::exchanges::Body;
 /// Bytes of complaints that are logged for one request; a script may have more of them than anybody wants to read.
 const STDERR_MAX: usize = 16 * 1024;
 
-/// A piece of a body that was received whole is written at once up to this: the records around it are a copy.
+/// Bytes of a body that are passed on at once: more is a copy that waits, less costs more than the bytes.
 const PIECE: usize = 64 * 1024;
 
 /// Why there is no response, or no end of it.
@@ -189,13 +189,6 @@ async fn send(open: &Open<'_>, begin: &[u8], body: &mut Body) -> Result<Sent, Fa
     }
 }
 
-/// What there is of the response.
-enum Response {
-    /// The beginning of its head, and how much of that was looked at.
-    Head(BytesMut, usize),
-    Body(BodyWriter),
-}
-
 async fn receive(
     open: &Open<'_>,
     request: &Request,
@@ -203,11 +196,13 @@ async fn receive(
     clean: &Cell<bool>,
 ) -> Result<(), Fault> {
     let mut bytes = BytesMut::new();
-    let mut response = Response::Head(BytesMut::new(), 0);
+    let mut response = Response::new(request, begun);
     let mut complaints = Complaints::default();
     let mut any = false;
     let end = loop {
         let Some(record) = codec::next(&mut bytes)? else {
+            // All that is here goes on before there is more.
+            response.flush().await?;
             match open.stream.read(&mut bytes).await {
                 Ok(count) if count > 0 => {}
                 _ if any => return Err(Fault::Gone),
@@ -218,9 +213,8 @@ async fn receive(
             continue;
         };
         match record {
-            Record::Stdout(piece) if piece.is_empty() => {}
             Record::Stdout(piece) => {
-                take(&mut response, request, piece, begun).await?;
+                response.add(&piece).await?;
                 // The client has taken its time, not the application.
                 open.touch();
             }
@@ -231,48 +225,88 @@ async fn receive(
     };
     open.ended.set(true);
     clean.set(bytes.is_empty());
-    match (end, response) {
-        (End::Complete(status), Response::Body(writer)) => {
-            if status != 0 {
-                tracing::debug!("{}: exit status {status}", request.path.escape_ascii());
-            }
-            Ok(writer.finish().await?)
-        }
-        (End::Complete(status), Response::Head(head, _)) if head.is_empty() => {
-            Err(Fault::Nothing(status))
-        }
-        (End::Complete(_), Response::Head(..)) => Err(head::Malformed::Unended.into()),
-        (End::Refused, Response::Head(..)) => Err(Fault::Overloaded),
-        (End::Unable, Response::Head(..)) => Err(Fault::Unable),
-        (End::Refused | End::Unable, Response::Body(_)) => Err(Fault::Gone),
-    }
+    response.end(end).await
 }
 
-/// Takes a piece of the response.
-async fn take(
-    response: &mut Response,
-    request: &Request,
-    piece: Bytes,
-    begun: &Cell<bool>,
-) -> Result<(), Fault> {
-    match response {
-        Response::Body(writer) => writer.write(piece).await?,
-        Response::Head(bytes, seen) => {
-            bytes.extend_from_slice(&piece);
-            if let Some(head) = head::split(bytes, seen)? {
-                let rest = bytes.split().freeze();
-                let mut writer = begin(request, &head)?;
-                // The head waits for the first piece of the body, or for the end.
-                if !rest.is_empty() {
-                    begun.set(true);
-                    writer.write(rest).await?;
-                }
-                *response = Response::Body(writer);
-                begun.set(true);
-            }
+/// The response as far as it is known.
+struct Response<'a> {
+    request: &'a Request,
+    stage: Stage,
+    /// What was received and not sent: of the head until that is whole, then of the body.
+    pending: BytesMut,
+    /// Whether the client has something of it.
+    begun: &'a Cell<bool>,
+}
+
+enum Stage {
+    /// So much of the head was looked at.
+    Head(usize),
+    /// It is known, and not sent yet.
+    Headed(Head),
+    Body(BodyWriter),
+}
+
+impl<'a> Response<'a> {
+    fn new(request: &'a Request, begun: &'a Cell<bool>) -> Self {
+        Self {
+            request,
+            stage: Stage::Head(0),
+            pending: BytesMut::new(),
+            begun,
         }
     }
-    Ok(())
+
+    /// Takes a piece of it. Pieces are joined up to a size: php-fpm's have 8 KiB, and each message has its price.
+    async fn add(&mut self, piece: &Bytes) -> Result<(), Fault> {
+        self.pending.extend_from_slice(piece);
+        if let Stage::Head(seen) = &mut self.stage
+            && let Some(head) = head::split(&mut self.pending, seen)?
+        {
+            self.stage = Stage::Headed(head);
+        }
+        if self.pending.len() >= PIECE {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Sends what can be sent.
+    async fn flush(&mut self) -> Result<(), Fault> {
+        if let Stage::Headed(head) = &self.stage {
+            self.stage = Stage::Body(begin(self.request, head)?);
+        }
+        if let Stage::Body(writer) = &mut self.stage {
+            if self.pending.is_empty() && self.begun.replace(true) {
+                return Ok(());
+            }
+            self.begun.set(true);
+            let piece = self.pending.split().freeze();
+            if piece.is_empty() {
+                writer.flush().await?;
+            } else {
+                writer.write(piece).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn end(self, end: End) -> Result<(), Fault> {
+        match (end, self.stage) {
+            (End::Complete(status), Stage::Head(_)) if self.pending.is_empty() => {
+                Err(Fault::Nothing(status))
+            }
+            (End::Complete(_), Stage::Head(_)) => Err(head::Malformed::Unended.into()),
+            (End::Complete(_), Stage::Headed(ref head)) => {
+                let writer = begin(self.request, head)?;
+                self.begun.set(true);
+                Ok(writer.finish_with(self.pending).await?)
+            }
+            (End::Complete(_), Stage::Body(writer)) => Ok(writer.finish_with(self.pending).await?),
+            (_, Stage::Body(_)) => Err(Fault::Gone),
+            (End::Refused, _) => Err(Fault::Overloaded),
+            (End::Unable, _) => Err(Fault::Unable),
+        }
+    }
 }
 
 fn begin(request: &Request, head: &Head) -> Result<BodyWriter, ReplyError> {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::{Context as Waker, Poll};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::replies::Replies;
 use super::request::Request;
+use super::upload::Announced;
 use crate::bus::client::{self, Context, OpenError, Publisher, Receiver};
 use crate::endpoint::{Endpoint, EndpointError};
 use crate::wire;
@@ -52,6 +54,14 @@ pub struct Options {
     pub drain_timeout: Duration,
     /// How long unsent replies are kept trying at the end. Default: 5 s.
     pub linger: Duration,
+    /// The directory that the servers are locked into (`chroot` in their configuration): names of uploads are below it. Default:
+    /// none; then relative names are below this process's working directory.
+    pub chroot: Option<PathBuf>,
+    /// The servers' setting `upload.temp_store` (`/var/up/body.XXXXXX`): then no upload with a name of another form is believed, and
+    /// one of that form also when another handler has heard of its beginning, as happens where a Mongrel2 deals to several.
+    /// Default: none; then an upload is believed only where this connection was told of its beginning, since the name alone proves
+    /// nothing.
+    pub upload_store: Option<PathBuf>,
 }
 
 impl Options {
@@ -69,6 +79,8 @@ impl Options {
             quiet_time: Duration::from_millis(100),
             drain_timeout: Duration::from_secs(5),
             linger: bus.linger,
+            chroot: None,
+            upload_store: None,
         }
     }
 
@@ -170,6 +182,7 @@ pub struct Connection {
     stops_by: Option<Instant>,
     malformed: u64,
     last_sender: Bytes,
+    uploads: Announced,
     options: Options,
     /// Dropped after the sockets.
     context: Context,
@@ -249,6 +262,7 @@ impl Connection {
             stops_by: None,
             malformed: 0,
             last_sender: Bytes::new(),
+            uploads: Announced::new(options.chroot.as_deref(), options.upload_store.as_deref()),
             options,
             context,
         })
@@ -350,7 +364,8 @@ impl Connection {
                 if message.sender != self.last_sender || self.sources.len() > 1 {
                     self.learn(&message.sender, &server);
                 }
-                Some(Request::new(message, server))
+                let upload = self.uploads.look(&message, Arc::as_ptr(&server) as usize);
+                Some(Request::new(message, server, upload))
             }
             Err(error) => {
                 self.malformed += 1;

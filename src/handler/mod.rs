@@ -32,19 +32,23 @@
 //!
 //! This part has whole replies, streams, raw pieces and WebSocket. Uploads and tower services come on top.
 
+mod body;
 mod connection;
 mod control;
 mod http;
 mod replies;
 mod request;
 mod response;
+mod upload;
 mod websocket;
 
+pub use body::{BODY_WINDOW, Bodies, BodyError, BodyReader, Part};
 pub use connection::{ConnectError, Connection, Options, StopHandle};
 pub use http::HttpError;
 pub use replies::{IDS_PER_MESSAGE, Replies, ReplyError};
 pub use request::{Client, Event, Request};
 pub use response::{BodyWriter, Respond};
+pub use upload::{Upload, UploadError, UploadFault};
 pub use websocket::{CONTROL_BYTES_MAX, Frame};
 
 pub use crate::websocket::Opcode;

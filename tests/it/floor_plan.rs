@@ -68,6 +68,9 @@ const EDGES: &[(&str, &[&str])] = &[
             "tnetstring",
             "endpoint",
             "metrics",
+            "sys",
+            "config",
+            "routing",
         ],
     ),
     (
@@ -103,6 +106,9 @@ const HANDLERS_SEE: &[&str] = &[
     "tnetstring",
     "endpoint",
     "drain",
+    // `files` serves what a Dir does, by the same rules and with the same types.
+    "files",
+    "config",
     "launcher",
 ];
 
