@@ -3,14 +3,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::future::pending;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lurcher::drain::{self, Outcome, Watch};
+use lurcher::drain::{self, Watch};
 use lurcher::handler::{
     Bodies, BodyReader, Client, Connection, Event, ReplyError, Request, UploadError,
 };
@@ -70,23 +68,7 @@ where
     R: Future<Output = Result<(), ReplyError>> + 'static,
 {
     let mut bodies = Bodies::new();
-    let mut signal = Some(signal);
-    let mut ending: Option<Pin<Box<dyn Future<Output = Outcome>>>> = None;
-    loop {
-        let ended = async {
-            match &mut ending {
-                Some(ending) => drop(ending.await),
-                None => pending().await,
-            }
-        };
-        let request = tokio::select! {
-            request = connection.recv() => request,
-            // What was open has gone on to receive what belongs to it.
-            () = ended => break,
-        };
-        let Some(request) = request else {
-            break;
-        };
+    while let Some(request) = connection.recv().await {
         match request.into_event() {
             Event::Request(request) => {
                 let body = Body::Whole(request.body.clone());
@@ -122,9 +104,7 @@ where
             _ => {}
         }
     }
-    if let Some(signal) = signal {
-        signal.finish(END_MAX).await;
-    }
+    signal.finish(END_MAX).await;
     connection.finish().await;
     Ok(())
 }
@@ -234,8 +214,7 @@ where
         if let Some(line) = self.lines.borrow_mut().remove(client) {
             line.task.abort();
             let fewer = line.waiting.len();
-            self.waiting
-                .update(|waiting| waiting.saturating_sub(fewer));
+            self.waiting.update(|waiting| waiting.saturating_sub(fewer));
         }
     }
 }

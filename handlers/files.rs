@@ -166,12 +166,24 @@ async fn answer(site: Rc<Site>, request: Request) -> Result<(), ReplyError> {
     let place = Place {
         path: &request.path,
         query: request.headers.first("QUERY"),
-        prefix: pattern.split(|&byte| byte == b'(').next().unwrap_or_default(),
+        prefix: pattern
+            .split(|&byte| byte == b'(')
+            .next()
+            .unwrap_or_default(),
     };
     let mut reply = site.look(place, wish.clone()).await;
     if let (404, Some(path)) = (reply.status, &site.fallback) {
         let prefix = b"/";
-        reply = site.look(Place { path, query: None, prefix }, wish).await;
+        reply = site
+            .look(
+                Place {
+                    path,
+                    query: None,
+                    prefix,
+                },
+                wish,
+            )
+            .await;
     }
     let mut respond = request.respond(reply.status);
     for (name, value) in reply.fields() {

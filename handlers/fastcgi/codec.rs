@@ -76,7 +76,16 @@ pub(super) fn begin<'a>(
     out: &mut Vec<u8>,
 ) {
     header(BEGIN_REQUEST, 8, out);
-    out.extend_from_slice(&[0, RESPONDER, if keep { KEEP_CONN } else { 0 }, 0, 0, 0, 0, 0]);
+    out.extend_from_slice(&[
+        0,
+        RESPONDER,
+        if keep { KEEP_CONN } else { 0 },
+        0,
+        0,
+        0,
+        0,
+        0,
+    ]);
     let mut pairs = Vec::with_capacity(1024);
     for (name, value) in params {
         length(name.len(), &mut pairs);
@@ -135,8 +144,7 @@ fn length(length: usize, out: &mut Vec<u8>) {
 ///
 /// When the bytes are no answer to our request: nothing behind them can be understood.
 pub(super) fn next(bytes: &mut BytesMut) -> Result<Option<Record>, Malformed> {
-    let Some(&[version, kind, id, id_low, long, short, padding, _]) =
-        bytes.first_chunk::<HEADER>()
+    let Some(&[version, kind, id, id_low, long, short, padding, _]) = bytes.first_chunk::<HEADER>()
     else {
         return match bytes.first() {
             Some(&version) if version != VERSION => Err(Malformed::Version(version)),
@@ -267,14 +275,7 @@ mod tests {
         begin(true, [(&b"A"[..], &b"bc"[..]), (b"LONG", &long)], &mut out);
         stdin(b"body", &mut out);
         stdin_end(&mut out);
-        let pairs = [
-            &[1, 2][..],
-            b"Abc",
-            &[4, 0x80, 0, 0, 200],
-            b"LONG",
-            &long,
-        ]
-        .concat();
+        let pairs = [&[1, 2][..], b"Abc", &[4, 0x80, 0, 0, 200], b"LONG", &long].concat();
         let expect = [
             record(BEGIN_REQUEST, 1, &[0, 1, 1, 0, 0, 0, 0, 0], 0),
             record(PARAMS, 1, &pairs, 0),

@@ -20,7 +20,7 @@ use lurcher::launcher::{BuiltIn, Handler, Opt, Target, Values};
 
 use self::backend::{Address, Backend};
 use self::exchange::{Done, Fault};
-use self::params::{Found, Params, Script, Scripts};
+use self::params::{Found, Params, Scripts};
 use super::exchanges::{self, Body};
 
 pub(crate) const BUILT_IN: BuiltIn = BuiltIn {
@@ -89,8 +89,13 @@ impl Settings {
         let number = |name: &str, default: u64, least: u64| match values.get(name) {
             None => Ok(default),
             Some(text) => {
-                let number = text.parse().ok().filter(|number| (least..=SECONDS_MAX).contains(number));
-                number.ok_or_else(|| format!("--{name} is not a number from {least} to {SECONDS_MAX}"))
+                let number = text
+                    .parse()
+                    .ok()
+                    .filter(|number| (least..=SECONDS_MAX).contains(number));
+                number.ok_or_else(|| {
+                    format!("--{name} is not a number from {least} to {SECONDS_MAX}")
+                })
             }
         };
         let root = values.get("root").map(PathBuf::from);
@@ -113,13 +118,25 @@ impl Settings {
         if !scripts.prefix.is_empty() && !scripts.prefix.starts_with('/') {
             return Err("--prefix does not begin with a slash".to_owned());
         }
-        let own = [Some(&scripts.index), scripts.script.as_ref(), scripts.fallback.as_ref()];
-        if let Some(name) = own.into_iter().flatten().find(|name| !name.ends_with(&scripts.extension)) {
-            return Err(format!("`{name}` does not end in {}, as scripts do", scripts.extension));
+        let own = [
+            Some(&scripts.index),
+            scripts.script.as_ref(),
+            scripts.fallback.as_ref(),
+        ];
+        if let Some(name) = own
+            .into_iter()
+            .flatten()
+            .find(|name| !name.ends_with(&scripts.extension))
+        {
+            return Err(format!(
+                "`{name}` does not end in {}, as scripts do",
+                scripts.extension
+            ));
         }
         let extra = values.all("param").map(|param| {
             let pair = param.split_once('=').filter(|(name, _)| !name.is_empty());
-            let (name, value) = pair.ok_or_else(|| format!("--param `{param}` is not NAME=VALUE"))?;
+            let (name, value) =
+                pair.ok_or_else(|| format!("--param `{param}` is not NAME=VALUE"))?;
             Ok((name.to_owned(), value.to_owned()))
         });
         Ok(Self {
@@ -129,7 +146,9 @@ impl Settings {
             timeout: Duration::from_secs(number("timeout", 60, 1)?),
             connect_timeout: Duration::from_secs(number("connect-timeout", 5, 1)?),
             keep: usize::try_from(number("keep", 0, 0)?).unwrap_or(usize::MAX),
-            open_max: values.concurrency().map_or(OPEN_MAX, |number| number as usize),
+            open_max: values
+                .concurrency()
+                .map_or(OPEN_MAX, |number| number as usize),
         })
     }
 }
@@ -141,7 +160,11 @@ fn address(target: &str) -> Result<Address, String> {
     if let Some(address) = rest.strip_prefix("//") {
         let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
         let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
-        return if host.is_empty() || !is_port { Err(wrong()) } else { Ok(Address::Tcp(address.to_owned())) };
+        return if host.is_empty() || !is_port {
+            Err(wrong())
+        } else {
+            Ok(Address::Tcp(address.to_owned()))
+        };
     }
     if rest.len() > 1 && rest.starts_with('/') {
         return Ok(Address::Unix(rest.into()));
@@ -160,7 +183,15 @@ struct Site {
 }
 
 async fn serve(connection: Connection, settings: Settings) -> Result<(), ReplyError> {
-    let Settings { address, scripts, extra, timeout, connect_timeout, keep, open_max } = settings;
+    let Settings {
+        address,
+        scripts,
+        extra,
+        timeout,
+        connect_timeout,
+        keep,
+        open_max,
+    } = settings;
     if let Some(root) = &scripts.root
         && !root.is_dir()
     {
@@ -168,7 +199,13 @@ async fn serve(connection: Connection, settings: Settings) -> Result<(), ReplyEr
         tracing::warn!("will answer 404: {} is no directory", root.display());
     }
     let backend = Backend::new(address, connect_timeout, keep);
-    let site = Rc::new(Site { scripts, backend, extra, timeout, complained: Cell::new(false) });
+    let site = Rc::new(Site {
+        scripts,
+        backend,
+        extra,
+        timeout,
+        complained: Cell::new(false),
+    });
     let requests = Rc::clone(&site);
     let answers = exchanges::each(connection, open_max, move |request, body| {
         answer(Rc::clone(&requests), request, body)
@@ -181,11 +218,20 @@ async fn serve(connection: Connection, settings: Settings) -> Result<(), ReplyEr
 
 async fn answer(site: Rc<Site>, request: Request, mut body: Body) -> Result<(), ReplyError> {
     let length = match &body {
-        Body::Whole(bytes) if bytes.is_empty() && !request.headers.contains("content-length") => None,
+        Body::Whole(bytes) if bytes.is_empty() && !request.headers.contains("content-length") => {
+            None
+        }
         Body::Whole(bytes) => Some(bytes.len() as u64),
         Body::Pieces(reader) => match reader.remaining() {
             Some(length) => Some(length),
-            None => return words(&request, 411, "Length Required: a script is told the length of a body before it comes").await,
+            None => {
+                return words(
+                    &request,
+                    411,
+                    "Length Required: a script is told the length of a body before it comes",
+                )
+                .await;
+            }
         },
     };
     let script = match site.find(&request).await {
@@ -193,7 +239,10 @@ async fn answer(site: Rc<Site>, request: Request, mut body: Body) -> Result<(), 
         Ok(Found::Directory) => return redirect(&request).await,
         Ok(Found::Nothing) => return words(&request, 404, "Not Found").await,
         Err(error) => {
-            tracing::error!("{}: looking for the script: {error}", request.path.escape_ascii());
+            tracing::error!(
+                "{}: looking for the script: {error}",
+                request.path.escape_ascii()
+            );
             return words(&request, 500, "Internal Server Error").await;
         }
     };
@@ -212,11 +261,17 @@ async fn answer(site: Rc<Site>, request: Request, mut body: Body) -> Result<(), 
         _ if done.begun => return Ok(()),
         Fault::Body(_) => return request.client().cancel().await,
         Fault::Overloaded => (503, "Service Unavailable: the FastCGI server has no room"),
-        Fault::Connect(error) if error.kind() == io::ErrorKind::WouldBlock => (503, "Service Unavailable: the FastCGI server has no room"),
-        Fault::Connect(error) if error.kind() == io::ErrorKind::TimedOut => (504, "Gateway Timeout: the FastCGI server cannot be reached"),
+        Fault::Connect(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            (503, "Service Unavailable: the FastCGI server has no room")
+        }
+        Fault::Connect(error) if error.kind() == io::ErrorKind::TimedOut => {
+            (504, "Gateway Timeout: the FastCGI server cannot be reached")
+        }
         Fault::Connect(_) => (502, "Bad Gateway: the FastCGI server cannot be reached"),
         Fault::Silent(_) => (504, "Gateway Timeout: the script did not answer in time"),
-        Fault::Head(_) | Fault::Nothing(_) => (502, "Bad Gateway: the script's answer is no response"),
+        Fault::Head(_) | Fault::Nothing(_) => {
+            (502, "Bad Gateway: the script's answer is no response")
+        }
         Fault::Unanswered | Fault::Gone | Fault::Unable | Fault::Protocol(_) => {
             (502, "Bad Gateway: the FastCGI server broke off")
         }
@@ -237,8 +292,10 @@ impl Site {
 
     /// On a kept connection, and once more on a new one when that has just ended and nothing can have been done twice.
     async fn exchange(&self, request: &Request, begin: &[u8], body: &mut Body) -> Done {
-        let safe = matches!(request.method(), Some(b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE"))
-            && matches!(body, Body::Whole(_));
+        let safe = matches!(
+            request.method(),
+            Some(b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE")
+        ) && matches!(body, Body::Whole(_));
         let mut kept = if safe { self.backend.kept() } else { None };
         loop {
             let again = kept.is_some();
@@ -248,7 +305,13 @@ impl Site {
             };
             let stream = match connected {
                 Ok(stream) => stream,
-                Err(error) => return Done { reusable: false, begun: false, result: Err(Fault::Connect(error)) },
+                Err(error) => {
+                    return Done {
+                        reusable: false,
+                        begun: false,
+                        result: Err(Fault::Connect(error)),
+                    };
+                }
             };
             let done = exchange::run(&stream, begin, body, request, self.timeout).await;
             if done.reusable {
@@ -267,7 +330,9 @@ impl Site {
         match fault {
             Fault::Reply(_) | Fault::Body(_) => tracing::debug!("{path}: {fault}"),
             Fault::Head(_) | Fault::Nothing(_) => tracing::warn!("{path}: {fault}"),
-            _ if self.complained.replace(true) => tracing::debug!("{path}: FastCGI server: {fault}"),
+            _ if self.complained.replace(true) => {
+                tracing::debug!("{path}: FastCGI server: {fault}")
+            }
             _ => tracing::error!("{path}: FastCGI server: {fault}"),
         }
     }
@@ -284,5 +349,9 @@ async fn words(request: &Request, code: u16, text: &str) -> Result<(), ReplyErro
 /// A directory without its slash is asked for again with it.
 async fn redirect(request: &Request) -> Result<(), ReplyError> {
     let location = lurcher::files::path::location(&request.path, request.headers.first("QUERY"));
-    request.respond(301).header("Location", location).send("").await
+    request
+        .respond(301)
+        .header("Location", location)
+        .send("")
+        .await
 }

@@ -116,7 +116,11 @@ impl Scripts {
     fn own(&self, script: &str) -> io::Result<Found> {
         let name = [b"/", script.trim_start_matches('/').as_bytes()].concat();
         self.check(&name, Vec::new()).or_else(|error| {
-            if is_absence(&error) { Ok(Found::Nothing) } else { Err(error) }
+            if is_absence(&error) {
+                Ok(Found::Nothing)
+            } else {
+                Err(error)
+            }
         })
     }
 
@@ -126,11 +130,14 @@ impl Scripts {
         if let Some(base) = &self.root {
             let base = fs::canonicalize(base)?;
             root = base.as_os_str().as_bytes().to_vec();
-            let Ok(real) = fs::canonicalize(Path::new(OsStr::from_bytes(&[&root, name].concat()))) else {
+            let Ok(real) = fs::canonicalize(Path::new(OsStr::from_bytes(&[&root, name].concat())))
+            else {
                 return Ok(Found::Nothing);
             };
             // By whole names, not by bytes. What it is called in the end must be a script as well.
-            let is_script = real.file_name().is_some_and(|word| self.is_script(word.as_bytes()));
+            let is_script = real
+                .file_name()
+                .is_some_and(|word| self.is_script(word.as_bytes()));
             if !is_script || !real.starts_with(&base) || !fs::metadata(&real)?.is_file() {
                 return Ok(Found::Nothing);
             }
@@ -147,13 +154,18 @@ impl Scripts {
     }
 
     fn directory(&self, name: &[u8]) -> Found {
-        let base = self.root.as_ref().and_then(|base| fs::canonicalize(base).ok());
+        let base = self
+            .root
+            .as_ref()
+            .and_then(|base| fs::canonicalize(base).ok());
         let real = base.as_ref().and_then(|base| {
             let path = [base.as_os_str().as_bytes(), name].concat();
             fs::canonicalize(Path::new(OsStr::from_bytes(&path))).ok()
         });
         match (base, real) {
-            (Some(base), Some(real)) if real.starts_with(&base) && real.is_dir() => Found::Directory,
+            (Some(base), Some(real)) if real.starts_with(&base) && real.is_dir() => {
+                Found::Directory
+            }
             _ => Found::Nothing,
         }
     }
@@ -168,12 +180,23 @@ enum Asked {
 
 fn is_absence(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidFilename, InvalidInput, NotADirectory, NotFound, PermissionDenied};
-    [InvalidFilename, InvalidInput, NotADirectory, NotFound, PermissionDenied].contains(&error.kind())
+    [
+        InvalidFilename,
+        InvalidInput,
+        NotADirectory,
+        NotFound,
+        PermissionDenied,
+    ]
+    .contains(&error.kind())
 }
 
 /// Resolves percent-escapes; a `%` without two digits is itself. `None` when a NUL comes out, which is in no name.
 fn decode(text: &[u8]) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let digit = |byte: u8| {
+        char::from(byte)
+            .to_digit(16)
+            .and_then(|digit| u8::try_from(digit).ok())
+    };
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((&byte, after)) = rest.split_first() {
@@ -211,7 +234,12 @@ const NOT_PASSED: &[&[u8]] = &[
 
 impl Params {
     /// Says all that CGI says; `length` is that of the body, where there is one.
-    pub(super) fn new(request: &Request, script: &Script, length: Option<u64>, extra: &[(String, String)]) -> Self {
+    pub(super) fn new(
+        request: &Request,
+        script: &Script,
+        length: Option<u64>,
+        extra: &[(String, String)],
+    ) -> Self {
         let own = |name: &str| request.headers.first(name).unwrap_or_default();
         let host = request.headers.first("host").unwrap_or_default();
         let scheme = own("URL_SCHEME");
@@ -220,8 +248,14 @@ impl Params {
         let default_port: &[u8] = if https { b"443" } else { b"80" };
         let mut params = Self(Vec::with_capacity(32));
         params.set("GATEWAY_INTERFACE", b"CGI/1.1");
-        params.set("SERVER_SOFTWARE", concat!("lurcher/", env!("CARGO_PKG_VERSION")).as_bytes());
-        params.set("SERVER_NAME", if name.is_empty() { b"localhost" } else { name });
+        params.set(
+            "SERVER_SOFTWARE",
+            concat!("lurcher/", env!("CARGO_PKG_VERSION")).as_bytes(),
+        );
+        params.set(
+            "SERVER_NAME",
+            if name.is_empty() { b"localhost" } else { name },
+        );
         params.set("SERVER_PORT", port.unwrap_or(default_port));
         params.set("SERVER_PROTOCOL", own("VERSION"));
         params.set("REQUEST_METHOD", request.method().unwrap_or_default());
@@ -230,9 +264,15 @@ impl Params {
         params.set("QUERY_STRING", own("QUERY"));
         params.set("REMOTE_ADDR", own("REMOTE_ADDR"));
         params.set("DOCUMENT_ROOT", &script.root);
-        params.set("SCRIPT_FILENAME", &[&script.root[..], &script.name].concat());
+        params.set(
+            "SCRIPT_FILENAME",
+            &[&script.root[..], &script.name].concat(),
+        );
         params.set("SCRIPT_NAME", &script.url);
-        params.set("DOCUMENT_URI", &[&script.url[..], &script.path_info].concat());
+        params.set(
+            "DOCUMENT_URI",
+            &[&script.url[..], &script.path_info].concat(),
+        );
         if !script.path_info.is_empty() {
             params.set("PATH_INFO", &script.path_info);
         }
@@ -321,7 +361,12 @@ mod tests {
         match scripts.find(path.as_bytes()).unwrap() {
             Found::Script(script) => {
                 let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                format!("{}|{}|{}", text(&script.root), text(&script.name), text(&script.path_info))
+                format!(
+                    "{}|{}|{}",
+                    text(&script.root),
+                    text(&script.name),
+                    text(&script.path_info)
+                )
             }
             Found::Directory => "directory".to_owned(),
             Found::Nothing => "nothing".to_owned(),
@@ -359,10 +404,18 @@ mod tests {
         let root = folder.path().join("www");
         fs::create_dir_all(root.join("dir.php")).unwrap();
         fs::create_dir_all(root.join("sub")).unwrap();
-        for name in ["www/a.php", "www/sub/index.php", "www/x.jpg", "www/t.inc", "secret.php"] {
+        for name in [
+            "www/a.php",
+            "www/sub/index.php",
+            "www/x.jpg",
+            "www/t.inc",
+            "secret.php",
+        ] {
             fs::write(folder.path().join(name), "<?php").unwrap();
         }
-        let link = |to: &str, name: &str| std::os::unix::fs::symlink(folder.path().join(to), root.join(name)).unwrap();
+        let link = |to: &str, name: &str| {
+            std::os::unix::fs::symlink(folder.path().join(to), root.join(name)).unwrap()
+        };
         link("secret.php", "out.php");
         link("www/a.php", "in.php");
         link("www/x.jpg", "picture.php");
@@ -392,7 +445,10 @@ mod tests {
         assert_eq!(find(&scripts, "/a.php"), "/app|/sub/index.php|");
         scripts.remote_root = None;
         let real = fs::canonicalize(&root).unwrap();
-        assert_eq!(find(&scripts, "/a.php"), format!("{}|/sub/index.php|", real.display()));
+        assert_eq!(
+            find(&scripts, "/a.php"),
+            format!("{}|/sub/index.php|", real.display())
+        );
         scripts.root = Some(folder.path().join("gone"));
         assert_eq!(find(&scripts, "/a.php"), "nothing");
     }
@@ -418,7 +474,10 @@ mod tests {
         };
         let params = Params::new(&request, &script, Some(5), extra);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        params.iter().map(|(name, value)| format!("{}={}", text(name), text(value))).collect()
+        params
+            .iter()
+            .map(|(name, value)| format!("{}={}", text(name), text(value)))
+            .collect()
     }
 
     const HEADERS: &str = r#"{"METHOD":"POST","VERSION":"HTTP/1.1","URI":"/a.php/x?q=1","QUERY":"q=1","URL_SCHEME":"https","REMOTE_ADDR":"10.0.0.1",
@@ -451,18 +510,36 @@ mod tests {
             "HTTP_COOKIE=a=1; b=2",
             "HTTP_AUTHORIZATION=Basic x",
         ] {
-            assert!(seen.iter().any(|one| one == expect), "{expect} in {seen:#?}");
+            assert!(
+                seen.iter().any(|one| one == expect),
+                "{expect} in {seen:#?}"
+            );
         }
-        for refused in ["HTTP_PROXY", "HTTP_METHOD", "HTTP_CONTENT", "HTTP_TRANSFER", "evil"] {
-            assert!(!seen.iter().any(|one| one.contains(refused)), "{refused} in {seen:#?}");
+        for refused in [
+            "HTTP_PROXY",
+            "HTTP_METHOD",
+            "HTTP_CONTENT",
+            "HTTP_TRANSFER",
+            "evil",
+        ] {
+            assert!(
+                !seen.iter().any(|one| one.contains(refused)),
+                "{refused} in {seen:#?}"
+            );
         }
     }
 
     #[test]
     fn an_operator_has_the_last_word() {
-        let extra = [("APP_ENV".to_owned(), "test".to_owned()), ("SERVER_NAME".to_owned(), "mine".to_owned())];
+        let extra = [
+            ("APP_ENV".to_owned(), "test".to_owned()),
+            ("SERVER_NAME".to_owned(), "mine".to_owned()),
+        ];
         let seen = params(HEADERS, &extra);
-        let names: Vec<&String> = seen.iter().filter(|one| one.starts_with("SERVER_NAME=")).collect();
+        let names: Vec<&String> = seen
+            .iter()
+            .filter(|one| one.starts_with("SERVER_NAME="))
+            .collect();
         assert_eq!(names, ["SERVER_NAME=mine"]);
         assert!(seen.contains(&"APP_ENV=test".to_owned()));
     }
@@ -479,7 +556,11 @@ mod tests {
             ("", "", None),
         ] {
             let (seen, seen_port) = split_host(host.as_bytes());
-            assert_eq!((seen, seen_port), (name.as_bytes(), port.map(str::as_bytes)), "{host}");
+            assert_eq!(
+                (seen, seen_port),
+                (name.as_bytes(), port.map(str::as_bytes)),
+                "{host}"
+            );
         }
     }
 }

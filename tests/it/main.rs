@@ -16,6 +16,8 @@ mod delivery;
 mod demo;
 mod directories;
 mod exchanges;
+mod fastcgi;
+mod files_handler;
 mod floor_plan;
 mod flow_control;
 mod handler_library;
