@@ -89,6 +89,7 @@ impl Shard {
                 Some(Ok(Extended::Ctl {
                     keep_alive,
                     credits,
+                    flow,
                     ..
                 })) => {
                     if *keep_alive {
@@ -96,6 +97,9 @@ impl Shard {
                     }
                     if let Some(credits) = credits {
                         client.grant(*credits);
+                    }
+                    if let Some(flow) = flow {
+                        client.ask_flow(*flow);
                     }
                 }
                 // A slip in the lengths of a cancel must not leave a client waiting for credits that will not come.

@@ -13,10 +13,13 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::flow::Receiving;
+use super::observer::Observer;
+use super::publisher::Publisher;
 use super::replies::Replies;
 use super::request::Request;
 use super::upload::Announced;
-use crate::bus::client::{self, Context, OpenError, Publisher, Receiver};
+use crate::bus::client::{self, Context, OpenError, Receiver};
 use crate::endpoint::{Endpoint, EndpointError};
 use crate::wire;
 
@@ -54,6 +57,8 @@ pub struct Options {
     pub drain_timeout: Duration,
     /// How long unsent replies are kept trying at the end. Default: 5 s.
     pub linger: Duration,
+    /// Who is told of each request that begins and ends. Default: nobody.
+    pub observer: Option<Arc<dyn Observer>>,
     /// The directory that the servers are locked into (`chroot` in their configuration): names of uploads are below it. Default:
     /// none; then relative names are below this process's working directory.
     pub chroot: Option<PathBuf>,
@@ -79,6 +84,7 @@ impl Options {
             quiet_time: Duration::from_millis(100),
             drain_timeout: Duration::from_secs(5),
             linger: bus.linger,
+            observer: None,
             chroot: None,
             upload_store: None,
         }
@@ -178,6 +184,8 @@ pub struct Connection {
     /// The last batch did not empty its socket: others get a turn before the next.
     hasty: bool,
     stop: StopHandle,
+    /// Whether anybody calls [`Connection::recv`].
+    receiving: Arc<Receiving>,
     /// Stopping since; the latest moment to receive anything.
     stops_by: Option<Instant>,
     malformed: u64,
@@ -228,11 +236,15 @@ impl Connection {
         let context = Context::new();
         let patience = options.subscription_timeout;
         let deadline = Instant::now() + patience;
+        let receiving = Arc::new(Receiving::default());
         let mut servers = Vec::with_capacity(pairs.len());
         for (_, recv_spec) in &pairs {
-            servers.push(Arc::new(Publisher::connect(
-                &context, recv_spec, &bus, patience,
-            )?));
+            let socket = client::Publisher::connect(&context, recv_spec, &bus, patience)?;
+            servers.push(Arc::new(Publisher::new(
+                socket,
+                options.observer.clone(),
+                Arc::clone(&receiving),
+            )));
         }
         for server in &servers {
             let subscribed = server.subscribed(deadline).await;
@@ -259,6 +271,7 @@ impl Connection {
             received: VecDeque::new(),
             hasty: false,
             stop: StopHandle::default(),
+            receiving,
             stops_by: None,
             malformed: 0,
             last_sender: Bytes::new(),
@@ -281,7 +294,10 @@ impl Connection {
                     return Some(request);
                 }
             }
+            let receiving = Arc::clone(&self.receiving);
+            let _receives = receiving.begin();
             if !self.refill().await {
+                receiving.end();
                 return None;
             }
         }
@@ -364,6 +380,7 @@ impl Connection {
                 if message.sender != self.last_sender || self.sources.len() > 1 {
                     self.learn(&message.sender, &server);
                 }
+                server.received(&message);
                 let upload = self.uploads.look(&message, Arc::as_ptr(&server) as usize);
                 Some(Request::new(message, server, upload))
             }
@@ -471,6 +488,13 @@ impl Connection {
             return Poll::Ready(());
         }
         Poll::Pending
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Writers that are left wait for nothing that can come.
+        self.receiving.end();
     }
 }
 

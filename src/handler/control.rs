@@ -11,6 +11,7 @@ fn ctl(keep_alive: bool, credits: Option<i64>, cancel: bool) -> Extended<'static
         keep_alive,
         credits,
         cancel,
+        flow: None,
     }
 }
 

@@ -30,12 +30,15 @@
 //!
 //! [`Request::respond`] writes responses that need more: one with repeated headers, or a body that comes piece by piece ([`BodyWriter`]).
 //!
-//! This part has whole replies, streams, raw pieces and WebSocket. Uploads and tower services come on top.
+//! `serve` (feature `service`) answers by a tower service: an axum router, for one.
 
 mod body;
 mod connection;
 mod control;
+mod flow;
 mod http;
+mod observer;
+mod publisher;
 mod replies;
 mod request;
 mod response;
@@ -45,6 +48,7 @@ mod websocket;
 pub use body::{BODY_WINDOW, Bodies, BodyError, BodyReader, Part};
 pub use connection::{ConnectError, Connection, Options, StopHandle};
 pub use http::HttpError;
+pub use observer::{Counts, End, Exchange, Observer};
 pub use replies::{IDS_PER_MESSAGE, Replies, ReplyError};
 pub use request::{Client, Event, Request};
 pub use response::{BodyWriter, Respond};

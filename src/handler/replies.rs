@@ -8,8 +8,9 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::http::{self, Form, HttpError};
+use super::publisher::Publisher;
 use super::request::Request;
-use crate::bus::client::{Publisher, Sent};
+use crate::bus::client::Sent;
 use crate::wire::request::Kind;
 use crate::wire::{ConnId, reply};
 
@@ -47,6 +48,13 @@ pub enum ReplyError {
         /// How many it would have.
         bytes: usize,
     },
+    /// The client of a response that is written piece by piece has gone away, or its server has.
+    #[error("the client is gone")]
+    ClientGone,
+    /// Nothing was received for seconds while a response waited to be told that its client takes more: [`super::Connection::recv`] has
+    /// to be called meanwhile, so write large responses in a task of their own.
+    #[error("a response waits for news of its client, and nothing is received meanwhile")]
+    NotReceiving,
     /// The socket is broken.
     #[error("sending a reply")]
     Io(#[from] io::Error),

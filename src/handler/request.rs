@@ -8,10 +8,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::body::Part;
+use super::publisher::Publisher;
 use super::replies::{self, ReplyError};
 use super::upload::{Place, Upload, UploadFault};
 use super::websocket::Frame;
-use crate::bus::client::Publisher;
 use crate::websocket::Opcode;
 use crate::wire::{self, ConnId, request::Kind};
 
@@ -146,7 +146,7 @@ pub struct Client {
 }
 
 impl Client {
-    pub(super) fn server(&self) -> &Publisher {
+    pub(super) fn server(&self) -> &Arc<Publisher> {
         &self.server
     }
 

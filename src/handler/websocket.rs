@@ -8,9 +8,9 @@ use std::ops::Deref;
 use bytes::Bytes;
 
 use super::http::{self, Form};
+use super::publisher::Publisher;
 use super::replies::{IDS_PER_MESSAGE, Replies, ReplyError, begin, note};
 use super::request::{Client, Request};
-use crate::bus::client::Publisher;
 use crate::websocket::{self, Opcode};
 use crate::wire::{ConnId, request::Kind};
 

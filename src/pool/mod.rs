@@ -438,7 +438,7 @@ impl Pool {
         let mut body = Vec::with_capacity(64);
         let tag = match notice {
             Notice::Disconnect => NOTICE_TAG | u64::from(id.0),
-            Notice::Credits(_) => NO_TAG,
+            Notice::Credits(_) | Notice::Flow { .. } => NO_TAG,
         };
         notice.encode(self.settings.borrow().protocol, &mut body);
         let sent = peer.is_some_and(|peer| {

@@ -164,6 +164,8 @@ pub enum Extended<'a> {
         credits: Option<i64>,
         /// `cancel` with any value: drop the connection at once, unflushed and without a notice.
         cancel: bool,
+        /// `flow` and `sent`: tell how much of the response is written. Lurcher only; Mongrel2 takes no notice.
+        flow: Option<Flow>,
     },
     /// Any other key, and a `ctl` whose value is no dict. Mongrel2 drops the connection if no plug-in knows the key.
     Other {
@@ -172,6 +174,15 @@ pub enum Extended<'a> {
         /// The value.
         value: Value<'a>,
     },
+}
+
+/// What is said of a response under flow control, in both directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow {
+    /// How many bytes the handler wants to have outstanding, or may have.
+    pub window: u64,
+    /// Asking: so many bytes the handler has sent to the connection, by its own count. In a notice: of those, so many were written.
+    pub sent: u64,
 }
 
 /// Decodes the payload of an extended reply: a tnetstring list of a string and a value, and nothing behind it.
@@ -196,10 +207,19 @@ pub fn decode_extended(payload: &[u8]) -> Result<Extended<'_>, DecodeError> {
             keep_alive: value.get("keep-alive").is_some(),
             credits: value.get("credits").and_then(Value::as_integer),
             cancel: value.get("cancel").is_some(),
+            flow: number(&value, "flow").map(|window| Flow {
+                window,
+                sent: number(&value, "sent").unwrap_or_default(),
+            }),
         }),
         Some([Value::Bytes(key), value]) => Ok(Extended::Other { key, value }),
         _ => Err(DecodeErrorKind::Shape("a list of a key and a value").field("control")),
     }
+}
+
+fn number(dict: &Value<'_>, name: &str) -> Option<u64> {
+    let number = dict.get(name).and_then(Value::as_integer)?;
+    u64::try_from(number).ok()
 }
 
 /// Appends a reply to `out`: `payload` for each of `targets`; an empty payload closes them.
@@ -229,6 +249,7 @@ pub fn encode_extended(
             keep_alive,
             credits,
             cancel,
+            flow,
         } => {
             tnetstring::write_bytes(out, b"ctl");
             tnetstring::write_dict(out, |out| {
@@ -243,6 +264,13 @@ pub fn encode_extended(
                 if *cancel {
                     tnetstring::write_bytes(out, b"cancel");
                     tnetstring::write_integer(out, 1);
+                }
+                if let Some(Flow { window, sent }) = flow {
+                    for (name, number) in [("flow", window), ("sent", sent)] {
+                        let number = i64::try_from(*number).unwrap_or(i64::MAX);
+                        tnetstring::write_bytes(out, name.as_bytes());
+                        tnetstring::write_integer(out, number);
+                    }
                 }
             });
         }
@@ -372,6 +400,7 @@ mod tests {
                 keep_alive,
                 credits,
                 cancel,
+                flow: None,
             })
         };
         assert_eq!(
@@ -391,6 +420,22 @@ mod tests {
             ctl(false, None, false)
         );
         assert_eq!(decode_extended(b"9:3:ctl,0:}]"), ctl(false, None, false));
+        assert_eq!(
+            decode_extended(b"24:3:ctl,14:4:flow,4:4096#}]"),
+            Ok(Extended::Ctl {
+                keep_alive: false,
+                credits: None,
+                cancel: false,
+                flow: Some(Flow {
+                    window: 4096,
+                    sent: 0
+                }),
+            })
+        );
+        assert_eq!(
+            decode_extended(b"22:3:ctl,12:4:flow,2:-1#}]"),
+            ctl(false, None, false)
+        );
     }
 
     #[test]
@@ -452,8 +497,9 @@ mod tests {
         }
 
         #[test]
-        fn decoding_undoes_encoding_of_commands(keep_alive: bool, credits: Option<i64>, cancel: bool, id: u32) {
-            let control = Extended::Ctl { keep_alive, credits, cancel };
+        fn decoding_undoes_encoding_of_commands(keep_alive: bool, credits: Option<i64>, cancel: bool, flow: Option<(u32, u32)>, id: u32) {
+            let flow = flow.map(|(window, sent)| Flow { window: window.into(), sent: sent.into() });
+            let control = Extended::Ctl { keep_alive, credits, cancel, flow };
             let mut message = Vec::new();
             encode_extended(b"u", &[ConnId(id)], &control, &mut message);
             let reply = decode(&message, 1).unwrap();

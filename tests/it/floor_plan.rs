@@ -62,6 +62,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "handler",
         &[
             "wire",
+            "http1",
             "websocket",
             "bus",
             "drain",

@@ -157,6 +157,7 @@ impl Connection {
             if self.write(cx).is_err() {
                 return Poll::Ready(Gone);
             }
+            self.client.tell_flow();
             if more && self.output.is_empty() {
                 continue;
             }
@@ -324,6 +325,7 @@ impl Connection {
         };
         self.finish_upload(&mut exchange);
         self.client.response_began.set(NEVER);
+        self.client.end_flow();
         // One that was never handed over is known to nobody; then the handler before it is still the last.
         if !exchange.started
             && let Some(peer) = exchange.ticket.peer()

@@ -38,6 +38,9 @@ impl Connection {
             if !gathers && self.flush(cx)?.is_pending() {
                 return Ok(());
             }
+            if !gathers {
+                self.client.unwritten.set(0);
+            }
             if !gathers && self.credits > 0 {
                 self.client.credit(std::mem::take(&mut self.credits));
             }
@@ -84,6 +87,8 @@ impl Connection {
                     if self.shard.limits().flow_control {
                         self.credits += bytes.len();
                     }
+                    let unwritten = self.client.unwritten.get();
+                    self.client.unwritten.set(unwritten + bytes.len());
                     self.pay(cx, bytes, voice)?;
                 }
                 Mail::File { name, voice } => self.begin_file(&name, voice)?,

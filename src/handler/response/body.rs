@@ -1,33 +1,28 @@
-//! The body of a response, piece by piece.
-//!
-//! It cuts nothing and joins nothing: a piece that is written is a message.
+//! The body of a response, piece by piece: its framing. How much of it leaves when is for [`super::super::flow`] to say.
 
 use std::fmt;
 
+use bytes::BytesMut;
 use http::HeaderMap;
 use http::header;
 
-use super::{Framing, HOP_BY_HOP, Respond, send_last};
+use super::{Framing, HOP_BY_HOP, Respond};
+use crate::handler::flow::Outflow;
 use crate::handler::http::{self as fields, HttpError};
-use crate::handler::replies::{ReplyError, begin, note};
+use crate::handler::replies::ReplyError;
 use crate::handler::request::Client;
 use crate::wire::reply::{self, Extended};
-
-/// What has become of the head.
-enum Head {
-    /// It may still be one with a length.
-    Open(Box<Respond>),
-    /// Written, with the address before it; not sent.
-    Written(Vec<u8>),
-    Sent,
-}
 
 /// The body of a response, written piece by piece. [`BodyWriter::finish`] has to be called: a writer that is dropped before cuts the
 /// client's connection, so that what it has got does not look like the whole.
 #[must_use = "dropping it cuts the client off"]
 pub struct BodyWriter {
     client: Client,
-    head: Head,
+    /// The head, as long as it may still be one with a length.
+    head: Option<Box<Respond>>,
+    /// What is to be sent and was not yet.
+    pending: BytesMut,
+    flow: Outflow,
     framing: Framing,
     /// Bytes of the body.
     written: u64,
@@ -47,12 +42,16 @@ impl fmt::Debug for BodyWriter {
 
 impl BodyWriter {
     pub(super) fn new(respond: Respond) -> Self {
+        let client = respond.client.clone();
+        let server = std::sync::Arc::clone(client.server());
         Self {
-            client: respond.client.clone(),
+            flow: Outflow::new(server, client.sender(), client.conn_id()),
+            client,
+            pending: BytesMut::new(),
             framing: Framing::Bodiless,
             written: 0,
             close: false,
-            head: Head::Open(Box::new(respond)),
+            head: Some(Box::new(respond)),
             done: false,
         }
     }
@@ -62,42 +61,57 @@ impl BodyWriter {
         &self.client
     }
 
-    /// Sends a piece of the body, as one message, with the head before it if it is the first. An empty piece sends nothing; see
-    /// [`BodyWriter::flush`]. Waits while the server is behind.
+    /// Whether the server has told that the client is gone.
+    pub fn is_gone(&self) -> bool {
+        self.flow.is_gone()
+    }
+
+    /// Sends a piece of the body, with the head before it if it is the first. An empty piece sends nothing; see
+    /// [`BodyWriter::flush`]. Waits while the server is behind, and while its client is: [`super::Connection::recv`] has to be called
+    /// meanwhile, in another task, since it is what tells.
+    ///
+    /// A server that does not tell what its client has taken (Mongrel2 without `download.flow_control`) keeps 16 messages for a client
+    /// at most. Of what goes there, pieces are gathered into messages that double in size while much is written in little time, so
+    /// [flush](BodyWriter::flush) where a client should see what there is.
     ///
     /// # Errors
     ///
-    /// [`ReplyError::Http`] when the body becomes longer than was said, [`ReplyError::Io`].
+    /// [`ReplyError::Http`] when the body becomes longer than was said (nothing of the piece is sent then);
+    /// [`ReplyError::ClientGone`], [`ReplyError::NotReceiving`] and [`ReplyError::Io`], after which the writer is of no more use.
     ///
     /// # Cancel safety
     ///
-    /// Safe: the piece is sent if and only if the future completes.
+    /// Dropped early, the piece has been taken all the same: what of it was not sent goes before what is written next. Do not write
+    /// it again.
     pub async fn write(&mut self, data: impl AsRef<[u8]>) -> Result<(), ReplyError> {
         let data = data.as_ref();
         if data.is_empty() {
             return Ok(());
         }
         self.end_head(None);
-        let written = self.count(data)?;
-        let message = self.message(data, b"");
-        if let Some(message) = message {
-            self.send(message).await?;
+        self.append(data)?;
+        if self.flow.is_due(self.pending.len()) {
+            self.flow.send(&mut self.pending).await?;
         }
-        self.written = written;
         Ok(())
     }
 
-    /// Sends the head now if it has not left yet. Pieces that were written have left already.
+    /// Sends what was written and gathered, or the head if nothing was. Where messages are precious (see [`BodyWriter::write`]) it
+    /// may wait for a tenth of a second: write on meanwhile, if there is something, rather than flush piece by piece.
+    ///
+    /// # Errors
+    ///
+    /// As [`BodyWriter::write`].
     ///
     /// # Cancel safety
     ///
-    /// Safe, as [`BodyWriter::write`].
+    /// Safe: what was not sent goes before what is written next.
     pub async fn flush(&mut self) -> Result<(), ReplyError> {
         self.end_head(None);
-        match self.message(b"", b"") {
-            Some(message) => self.send(message).await,
-            None => Ok(()),
+        if !self.pending.is_empty() {
+            self.flow.flush_is_due().await;
         }
+        self.flow.send(&mut self.pending).await
     }
 
     /// Ends the body, and closes the connection where the request or the response says so.
@@ -142,16 +156,17 @@ impl BodyWriter {
     }
 
     async fn end(mut self, data: &[u8], trailers: Option<&HeaderMap>) -> Result<(), ReplyError> {
-        let whole = trailers.is_none() && matches!(self.head, Head::Open(_));
+        let whole = trailers.is_none() && self.head.is_some();
         self.end_head(whole.then(|| u64::try_from(data.len()).unwrap_or(u64::MAX)));
-        let written = self.count(data)?;
+        self.append(data)?;
         if let Framing::Length(declared) = self.framing
-            && written != declared
+            && self.written != declared
         {
+            let written = self.written;
             return Err(HttpError::Length { declared, written }.into());
         }
-        let mut last = Vec::new();
         if self.framing == Framing::Chunked {
+            let mut last = Vec::new();
             last.extend_from_slice(b"0\r\n");
             for (name, value) in trailers.into_iter().flatten() {
                 if !HOP_BY_HOP.contains(name)
@@ -161,16 +176,16 @@ impl BodyWriter {
                 }
             }
             last.extend_from_slice(b"\r\n");
+            self.pending.extend_from_slice(&last);
         }
-        let message = self.message(data, &last).unwrap_or_default();
-        send_last(&self.client, message, self.close).await?;
+        self.flow.finish(&mut self.pending, self.close).await?;
         self.done = true;
         Ok(())
     }
 
     /// Decides the framing, once: by the length that was said, or the `whole` body, if that is known now.
     fn end_head(&mut self, whole: Option<u64>) {
-        let Head::Open(respond) = &mut self.head else {
+        let Some(mut respond) = self.head.take() else {
             return;
         };
         // What was said before is a promise that the body is held to.
@@ -182,7 +197,7 @@ impl BodyWriter {
         self.framing = respond.framing(known);
         respond.end_head(self.framing);
         self.close = respond.closes();
-        self.head = Head::Written(std::mem::take(&mut respond.message));
+        self.pending.extend_from_slice(respond.payload());
     }
 
     /// Bytes of the body with these; an error when they are too many.
@@ -197,39 +212,21 @@ impl BodyWriter {
         }
     }
 
-    /// The next message: the head if it has not left, the piece, the `last` bytes of the body. Nothing when it would be empty.
-    fn message(&self, data: &[u8], last: &[u8]) -> Option<Vec<u8>> {
-        let data = match self.framing {
-            Framing::Bodiless => b"",
-            _ => data,
-        };
-        let room = data.len() + last.len() + 32;
-        let mut out = match &self.head {
-            Head::Written(head) => {
-                let mut out = Vec::with_capacity(head.len() + room);
-                out.extend_from_slice(head);
-                out
+    /// Puts a piece of the body where it waits to be sent.
+    fn append(&mut self, data: &[u8]) -> Result<(), HttpError> {
+        self.written = self.count(data)?;
+        match self.framing {
+            Framing::Bodiless => {}
+            Framing::Chunked if data.is_empty() => {}
+            Framing::Chunked => {
+                self.pending.reserve(data.len() + 32);
+                write_hex(&mut self.pending, data.len());
+                self.pending.extend_from_slice(b"\r\n");
+                self.pending.extend_from_slice(data);
+                self.pending.extend_from_slice(b"\r\n");
             }
-            // An empty payload would close the connection.
-            _ if data.is_empty() && last.is_empty() => return None,
-            _ => begin(self.client.sender(), &[self.client.conn_id()], room),
-        };
-        if self.framing == Framing::Chunked && !data.is_empty() {
-            write_hex(&mut out, data.len());
-            out.extend_from_slice(b"\r\n");
-            out.extend_from_slice(data);
-            out.extend_from_slice(b"\r\n");
-        } else {
-            out.extend_from_slice(data);
+            Framing::Length(_) | Framing::UntilClose => self.pending.extend_from_slice(data),
         }
-        out.extend_from_slice(last);
-        Some(out)
-    }
-
-    async fn send(&mut self, message: Vec<u8>) -> Result<(), ReplyError> {
-        let server = self.client.server();
-        note(server, server.send(message).await?);
-        self.head = Head::Sent;
         Ok(())
     }
 }
@@ -244,6 +241,7 @@ impl Drop for BodyWriter {
             keep_alive: false,
             credits: None,
             cancel: true,
+            flow: None,
         };
         reply::encode_extended(client.sender(), &[client.conn_id()], &cancel, &mut message);
         if let Err(error) = client.server().send_when_possible(message) {
@@ -252,11 +250,11 @@ impl Drop for BodyWriter {
     }
 }
 
-fn write_hex(out: &mut Vec<u8>, number: usize) {
+fn write_hex(out: &mut BytesMut, number: usize) {
     let digits = (usize::BITS - number.leading_zeros()).div_ceil(4).max(1);
     for digit in (0..digits).rev() {
         let value = (number >> (digit * 4)) & 0xf;
-        out.push(b"0123456789abcdef".get(value).copied().unwrap_or(b'0'));
+        out.extend(b"0123456789abcdef".get(value));
     }
 }
 
@@ -267,9 +265,9 @@ mod tests {
     #[test]
     fn chunk_sizes_are_hexadecimal() {
         for number in [0, 1, 9, 15, 16, 255, 256, 4095, 65_536, usize::MAX] {
-            let mut out = Vec::new();
+            let mut out = BytesMut::new();
             write_hex(&mut out, number);
-            assert_eq!(String::from_utf8(out).unwrap(), format!("{number:x}"));
+            assert_eq!(out, format!("{number:x}"));
         }
     }
 }

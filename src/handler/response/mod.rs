@@ -7,6 +7,7 @@ mod body;
 
 use std::cell::RefCell;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::HeaderMap;
@@ -14,7 +15,8 @@ use http::header::{self, HeaderName};
 
 pub use body::BodyWriter;
 
-use super::http::{self as fields, HttpError};
+use super::flow::Outflow;
+use super::http::{self as fields, Form, HttpError};
 use super::replies::{ReplyError, begin, note};
 use super::request::{Client, Request};
 
@@ -43,6 +45,7 @@ impl Request {
     /// ```
     pub fn respond(&self, code: u16) -> Respond {
         let mut message = begin(&self.sender, &[self.conn_id], HEAD_BYTES);
+        let address = message.len();
         message.extend_from_slice(b"HTTP/1.1 ");
         fields::number(&mut message, u64::from(code));
         message.push(b' ');
@@ -55,10 +58,13 @@ impl Request {
         Respond {
             client: self.client(),
             code,
-            head_only: self.method() == Some(b"HEAD"),
-            old: self.version() == Some(b"HTTP/1.0"),
-            close: self.should_close(),
+            form: Form {
+                head_only: self.method() == Some(b"HEAD"),
+                close: self.should_close(),
+                old: self.version() == Some(b"HTTP/1.0"),
+            },
             message,
+            address,
             reason: (reason_start, reason_end),
             length: None,
             connection: Vec::new(),
@@ -75,13 +81,11 @@ impl Request {
 pub struct Respond {
     client: Client,
     code: u16,
-    /// The answer to HEAD: what is said of the body is true, and the body is not sent.
-    head_only: bool,
-    /// An HTTP/1.0 client: no chunks, and it must be told when the connection stays open.
-    old: bool,
-    close: bool,
+    form: Form,
     /// The message as far as it is written: address, status line, fields.
     message: Vec<u8>,
+    /// How much of it is the address.
+    address: usize,
     /// Where in it the reason phrase is.
     reason: (usize, usize),
     /// What was said of the body's length.
@@ -159,7 +163,7 @@ impl Respond {
 
     /// Closes the connection behind the response, also when the client would keep it.
     pub fn close(mut self) -> Self {
-        self.close = true;
+        self.form.close = true;
         self
     }
 
@@ -185,7 +189,22 @@ impl Respond {
             self.message.extend_from_slice(body);
         }
         let close = self.closes();
-        send_last(&self.client, self.message, close).await
+        // Where only so much may be outstanding, what is larger goes in pieces. Elsewhere it is here already, and one message is best.
+        if self
+            .client
+            .server()
+            .flows()
+            .takes_whole(self.payload().len())
+        {
+            return send_last(&self.client, self.message, close).await;
+        }
+        let server = Arc::clone(self.client.server());
+        let mut flow = Outflow::new(server, self.client.sender(), self.client.conn_id());
+        let sent = flow.finish(&mut self.payload().into(), close).await;
+        match sent {
+            Err(ReplyError::ClientGone) => Ok(()),
+            sent => sent,
+        }
     }
 
     /// Sends the body piece by piece: with a `Content-Length` where [`Respond::length`] was said, else in chunks, and to an HTTP/1.0
@@ -236,7 +255,7 @@ impl Respond {
     fn add_connection(&mut self, value: &[u8]) {
         for word in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             if word.eq_ignore_ascii_case(b"close") {
-                self.close = true;
+                self.form.close = true;
             } else if !word.is_empty() && !word.eq_ignore_ascii_case(b"keep-alive") {
                 if !self.connection.is_empty() {
                     self.connection.extend_from_slice(b", ");
@@ -246,13 +265,18 @@ impl Respond {
         }
     }
 
+    /// What is written, without the address.
+    fn payload(&self) -> &[u8] {
+        self.message.get(self.address..).unwrap_or_default()
+    }
+
     fn is_interim(&self) -> bool {
         self.code < 200
     }
 
     /// Whether the connection ends behind this response.
     fn closes(&self) -> bool {
-        self.close && !self.is_interim()
+        self.form.close && !self.is_interim()
     }
 
     /// How the body is delimited, if it is `known` to have that length.
@@ -266,15 +290,15 @@ impl Respond {
         if self.code == 304 {
             return Framing::Bodiless;
         }
-        if self.head_only {
+        if self.form.head_only {
             self.length = self.length.or(known.filter(|bytes| *bytes > 0));
             return Framing::Bodiless;
         }
         self.length = known.or(self.length);
         match self.length {
             Some(bytes) => Framing::Length(bytes),
-            None if self.old => {
-                self.close = true;
+            None if self.form.old => {
+                self.form.close = true;
                 Framing::UntilClose
             }
             None => Framing::Chunked,
@@ -297,7 +321,7 @@ impl Respond {
         if framing == Framing::Chunked {
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
         }
-        let word: &[u8] = match (self.code < 200, self.close, self.old) {
+        let word: &[u8] = match (self.code < 200, self.form.close, self.form.old) {
             (false, true, _) => b"close",
             (false, false, true) => b"keep-alive",
             _ => b"",

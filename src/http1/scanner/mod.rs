@@ -175,6 +175,15 @@ impl Scanner {
         matches!(self.state, State::UntilClose)
     }
 
+    /// What is left of a body of known length is written by somebody else: counts it, and says where the response stands then.
+    pub fn skip_rest(&mut self) -> ScanState {
+        if let State::Length(left) = self.state {
+            self.body = self.body.saturating_add(left);
+            self.state = State::Ended;
+        }
+        self.state()
+    }
+
     /// Goes one part on and returns what is left, `None` when all was used and more is needed.
     fn step<'p>(&mut self, rest: &'p [u8]) -> Option<&'p [u8]> {
         match &mut self.state {

@@ -8,6 +8,7 @@ use std::collections::hash_map::Entry;
 use std::hash::{Hash, Hasher};
 
 use crate::tnetstring::{self, Open};
+use crate::wire::reply::Flow;
 use crate::wire::{ConnId, Protocol, json};
 
 /// Up to so many fields, and so many lower-case keys of the server, names are compared pair by pair: at most some 500
@@ -408,6 +409,14 @@ pub enum Notice {
     Disconnect,
     /// So many bytes have been written to the client (setting `download.flow_control`).
     Credits(u64),
+    /// The same to a handler that has asked for it (`flow`), with what is written of all that it has sent, and what it may have
+    /// outstanding.
+    Flow {
+        /// Bytes since the notice before.
+        credits: u64,
+        /// See [`Flow`].
+        flow: Flow,
+    },
 }
 
 impl Notice {
@@ -415,7 +424,7 @@ impl Notice {
     pub fn encode(self, protocol: Protocol, out: &mut Vec<u8>) {
         let credits = match self {
             Notice::Disconnect => None,
-            Notice::Credits(credits) => Some(credits),
+            Notice::Credits(credits) | Notice::Flow { credits, .. } => Some(credits),
         };
         out.extend_from_slice(b"@* ");
         let mut text = itoa::Buffer::new();
@@ -439,10 +448,14 @@ impl Notice {
                 open.close(out, b'}');
             }
         }
-        let body: &[u8] = if credits.is_some() {
-            br#"{"type":"credits"}"#
-        } else {
-            br#"{"type":"disconnect"}"#
+        let body: &[u8] = match self {
+            Notice::Credits(_) => br#"{"type":"credits"}"#,
+            Notice::Disconnect => br#"{"type":"disconnect"}"#,
+            Notice::Flow { flow, .. } => {
+                let Flow { window, sent } = flow;
+                let body = format!(r#"{{"type":"credits","flow":{window},"sent":{sent}}}"#);
+                return tnetstring::write_bytes(out, body.as_bytes());
+            }
         };
         tnetstring::write_bytes(out, body);
     }

@@ -5,6 +5,7 @@
 
 use super::decode::{Request, is_token};
 use super::headers::Headers;
+use crate::wire::reply::Flow;
 
 /// What a message is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +101,18 @@ impl Request {
                 .map_or(Kind::Notice, Kind::Credits),
             _ => Kind::Notice,
         }
+    }
+
+    /// What a notice of credits says beside the number, when the handler has asked for flow control.
+    pub fn flow(&self) -> Option<Flow> {
+        let Kind::Credits(_) = self.kind() else {
+            return None;
+        };
+        let body = Headers::from_json(&self.body).ok()?;
+        Some(Flow {
+            window: body.first("flow").and_then(decimal)?,
+            sent: body.first("sent").and_then(decimal)?,
+        })
     }
 
     fn upload(&self) -> Kind<'_> {

@@ -1,0 +1,487 @@
+//! Who watches a handler: every request that begins and ends, with its status, size and time. What is told is read off the
+//! messages that pass; nothing is kept for handlers that nobody watches, and what is done with the news is the observer's business.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+use super::publisher::Key;
+use crate::http1::{Asked, ScanState, Scanner, Version};
+use crate::wire::ConnId;
+use crate::wire::reply::{self, Extended};
+use crate::wire::request::{Kind, Request};
+
+/// Requests that are followed at once, for each server. Mongrel2 does not tell of every client that leaves, so some would be kept
+/// for ever: above this the oldest is given up. At some 500 bytes each this is 32 MB at most.
+const OPEN_MAX: usize = 65_536;
+
+/// Is told of every request of a [`super::Connection`]: see [`super::Options::observer`].
+///
+/// The methods are called where messages are received and sent, from any thread, and must not block.
+pub trait Observer: fmt::Debug + Send + Sync {
+    /// A request has come: an HTTP request, a WebSocket handshake, or the first message of an upload.
+    fn begun(&self, request: &Request) {
+        let _ = request;
+    }
+
+    /// It is over: its response was handed over to be sent, or there will be none. Exactly once for each that has begun.
+    fn ended(&self, exchange: &Exchange);
+}
+
+/// A request and what became of it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Exchange {
+    /// The server's ident for the handler.
+    pub sender: Bytes,
+    /// The client's connection.
+    pub conn_id: ConnId,
+    /// The method: `GET`, …; of a WebSocket handshake `GET`, whatever the server calls it.
+    pub method: Bytes,
+    /// Path and query as the client sent them.
+    pub uri: Bytes,
+    /// `HTTP/1.0` or `HTTP/1.1`.
+    pub version: Bytes,
+    /// The client's address; empty where the server told none.
+    pub remote_addr: Bytes,
+    /// The header `referer`, or nothing.
+    pub referer: Bytes,
+    /// The header `user-agent`, or nothing.
+    pub user_agent: Bytes,
+    /// When the request was received.
+    pub started: SystemTime,
+    /// From then until the last of the response was handed over, or it was clear that there will be none.
+    pub duration: Duration,
+    /// The status of the response; `None` where none has begun, or what was sent is no HTTP.
+    pub status: Option<u16>,
+    /// Bytes of the response's body, without chunk framing; with a file that the server sends (`sendfile`) as the head announced it.
+    pub bytes: u64,
+    /// How it ended.
+    pub end: End,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// With a whole response.
+    Answered,
+    /// The client, or its server, went away before that.
+    ClientGone,
+    /// The handler closed or cancelled the connection before that.
+    GivenUp,
+}
+
+impl Exchange {
+    /// The line of an access log, in the combined format of Apache and nginx, without a line end. Times are UTC; control characters,
+    /// quotes and backslashes of what clients have sent are escaped; 499 stands for the status of a client that left before a response
+    /// began, 500 where the handler gave up.
+    pub fn combined(&self) -> impl fmt::Display {
+        Combined(self)
+    }
+}
+
+struct Combined<'a>(&'a Exchange);
+
+impl fmt::Display for Combined<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Exchange {
+            method,
+            uri,
+            version,
+            remote_addr,
+            referer,
+            user_agent,
+            started,
+            bytes,
+            ..
+        } = self.0;
+        let status = self.0.status.unwrap_or(match self.0.end {
+            End::Answered => 200,
+            End::ClientGone => 499,
+            End::GivenUp => 500,
+        });
+        write!(
+            f,
+            "{} - - [{}] \"{} {} {}\" {status} {bytes} \"{}\" \"{}\"",
+            Or(remote_addr),
+            Time(*started),
+            Quoted(method),
+            Quoted(uri),
+            Quoted(version),
+            Or(referer),
+            Or(user_agent),
+        )
+    }
+}
+
+/// A text, or `-` where there is none.
+struct Or<'a>(&'a [u8]);
+
+impl fmt::Display for Or<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            b"" => f.write_str("-"),
+            text => Quoted(text).fmt(f),
+        }
+    }
+}
+
+/// A client's words, which must not end the line or the quotes around them.
+struct Quoted<'a>(&'a [u8]);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for &byte in self.0 {
+            match byte {
+                b'"' | b'\\' => write!(f, "\\{}", char::from(byte))?,
+                b' '..=b'~' => write!(f, "{}", char::from(byte))?,
+                _ => write!(f, "\\x{byte:02X}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `21/Nov/2026:16:00:00 +0000`.
+struct Time(SystemTime);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // `Sat, 21 Nov 2026 16:00:00 GMT`, which has all that is needed. It knows no year above 9999, and panics there.
+        let year_10000 = UNIX_EPOCH + Duration::from_hours(70_389_528);
+        let time = if self.0 < year_10000 {
+            self.0.max(UNIX_EPOCH)
+        } else {
+            UNIX_EPOCH
+        };
+        let text = httpdate::fmt_http_date(time);
+        let mut words = text.split(' ').skip(1);
+        let mut word = || words.next().unwrap_or_default();
+        let (day, month, year, clock) = (word(), word(), word(), word());
+        write!(f, "{day}/{month}/{year}:{clock} +0000")
+    }
+}
+
+/// An observer that counts.
+#[derive(Debug, Default)]
+pub struct Counts {
+    begun: AtomicU64,
+    ended: AtomicU64,
+    answered: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Counts {
+    /// Requests that have begun and not ended.
+    pub fn open(&self) -> u64 {
+        let ended = self.ended.load(Ordering::Acquire);
+        self.begun.load(Ordering::Acquire).saturating_sub(ended)
+    }
+
+    /// Requests that have come.
+    pub fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// Requests that have ended, however they did.
+    pub fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Requests that have ended with a whole response.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of all bodies of responses.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Observer for Counts {
+    fn begun(&self, _: &Request) {
+        self.begun.fetch_add(1, Ordering::Release);
+    }
+
+    fn ended(&self, exchange: &Exchange) {
+        if exchange.end == End::Answered {
+            self.answered.fetch_add(1, Ordering::Relaxed);
+        }
+        self.bytes.fetch_add(exchange.bytes, Ordering::Relaxed);
+        self.ended.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// Follows the requests of one server.
+#[derive(Debug)]
+pub(super) struct Watch {
+    observer: Arc<dyn Observer>,
+    open: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// The open requests of each connection, oldest first: answers are taken to come in that order.
+    clients: HashMap<Key, VecDeque<Open>>,
+    count: usize,
+    /// All requests in the order in which they came, those that have ended too until they are at the front.
+    order: VecDeque<(Key, u64)>,
+    serial: u64,
+}
+
+/// A request that has begun.
+#[derive(Debug)]
+struct Open {
+    serial: u64,
+    since: Instant,
+    scanner: Scanner,
+    exchange: Exchange,
+}
+
+impl Watch {
+    pub(super) fn new(observer: Arc<dyn Observer>) -> Self {
+        Self {
+            observer,
+            open: Mutex::default(),
+        }
+    }
+
+    /// Takes note of a message from the server.
+    pub(super) fn received(&self, key: Key, message: &Request) {
+        match message.kind() {
+            Kind::Disconnect => self.ended(key, End::ClientGone).tell(true),
+            Kind::Http
+            | Kind::WebSocketHandshake
+            | Kind::UploadStart { .. }
+            | Kind::StreamStart => self.begun(key, message),
+            // Of an upload that another handler process was told of first.
+            Kind::UploadDone { .. } if !self.lock().clients.contains_key(&key) => {
+                self.begun(key, message);
+            }
+            _ => {}
+        }
+    }
+
+    fn begun(&self, key: Key, message: &Request) {
+        self.observer.begun(message);
+        let oldest = self.lock().add(key, message);
+        self.endings(oldest.into_iter().collect()).tell(true);
+    }
+
+    /// Follows what is sent to a client, and says which of its requests that ends.
+    pub(super) fn sending(&self, key: Key, payload: &[u8], extended: bool) -> Endings {
+        if extended {
+            return match reply::decode_extended(payload) {
+                Ok(Extended::Ctl { cancel: true, .. }) => self.ended(key, End::GivenUp),
+                Ok(Extended::Other {
+                    key: b"sendfile", ..
+                }) => {
+                    let ended = self.lock().file(key);
+                    self.endings(ended)
+                }
+                _ => self.endings(Vec::new()),
+            };
+        }
+        if payload.is_empty() {
+            return self.ended(key, End::GivenUp);
+        }
+        let ended = self.lock().scan(key, payload);
+        self.endings(ended)
+    }
+
+    /// All requests of a connection are over.
+    fn ended(&self, key: Key, end: End) -> Endings {
+        let ended = self.lock().close(key, end);
+        self.endings(ended)
+    }
+
+    fn endings(&self, ended: Vec<Exchange>) -> Endings {
+        Endings {
+            observer: Arc::clone(&self.observer),
+            ended,
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// Adds a request; gives the oldest one where there are too many.
+    fn add(&mut self, key: Key, message: &Request) -> Option<Exchange> {
+        self.serial += 1;
+        let serial = self.serial;
+        self.clients
+            .entry(key)
+            .or_default()
+            .push_back(open(message, serial));
+        self.count += 1;
+        self.order.push_back((key, serial));
+        while let Some(&(key, serial)) = self.order.front() {
+            let here = self.clients.get(&key).and_then(VecDeque::front);
+            if here.is_some_and(|open| open.serial <= serial) && self.count <= OPEN_MAX {
+                break;
+            }
+            self.order.pop_front();
+            if here.is_some_and(|open| open.serial == serial) {
+                return self.take(key, End::GivenUp);
+            }
+        }
+        if self.order.len() > 2 * OPEN_MAX {
+            let clients = &self.clients;
+            self.order.retain(|(key, serial)| {
+                clients
+                    .get(key)
+                    .is_some_and(|open| open.iter().any(|open| open.serial == *serial))
+            });
+        }
+        None
+    }
+
+    /// Takes the oldest request of a connection.
+    fn take(&mut self, key: Key, end: End) -> Option<Exchange> {
+        let opens = self.clients.get_mut(&key)?;
+        let open = opens.pop_front()?;
+        if opens.is_empty() {
+            self.clients.remove(&key);
+        }
+        self.count = self.count.saturating_sub(1);
+        Some(open.over(end))
+    }
+
+    fn scan(&mut self, key: Key, mut payload: &[u8]) -> Vec<Exchange> {
+        let mut ended = Vec::new();
+        while !payload.is_empty()
+            && let Some(open) = self.clients.get_mut(&key).and_then(VecDeque::front_mut)
+        {
+            let scan = open.scanner.scan(payload);
+            if !matches!(scan.state, ScanState::Ended { .. }) {
+                break;
+            }
+            payload = payload.get(scan.consumed..).unwrap_or_default();
+            ended.extend(self.take(key, End::Answered));
+        }
+        ended
+    }
+
+    /// The server writes the rest of a response, or some of it, from a file.
+    fn file(&mut self, key: Key) -> Vec<Exchange> {
+        if let Some(open) = self.clients.get_mut(&key).and_then(VecDeque::front_mut)
+            && let ScanState::Ended { .. } = open.scanner.skip_rest()
+        {
+            return self.take(key, End::Answered).into_iter().collect();
+        }
+        Vec::new()
+    }
+
+    /// Ends all requests of a connection.
+    fn close(&mut self, key: Key, end: End) -> Vec<Exchange> {
+        let opens = self.clients.remove(&key).unwrap_or_default();
+        self.count = self.count.saturating_sub(opens.len());
+        let over = opens.into_iter().map(|open| {
+            // The end of such a response is that of its connection, when the handler is who ends it.
+            let whole = match open.scanner.state() {
+                ScanState::Opaque | ScanState::Switched => true,
+                _ => open.scanner.is_until_close(),
+            };
+            let answered = end == End::GivenUp && whole;
+            // A WebSocket ends well whoever ends it.
+            let switched = open.scanner.state() == ScanState::Switched;
+            let end = if answered || switched {
+                End::Answered
+            } else {
+                end
+            };
+            open.over(end)
+        });
+        over.collect()
+    }
+}
+
+fn open(message: &Request, serial: u64) -> Open {
+    // Copies, so that a message of any size is not kept.
+    let copy = |name: &str| Bytes::copy_from_slice(message.headers.first(name).unwrap_or_default());
+    let method = match message.method() {
+        Some(b"WEBSOCKET_HANDSHAKE") => Bytes::from_static(b"GET"),
+        method => Bytes::copy_from_slice(method.unwrap_or_default()),
+    };
+    let version = match message.version() {
+        Some(b"HTTP/1.0") => Version::Http10,
+        _ => Version::Http11,
+    };
+    let asked = match &method[..] {
+        b"HEAD" => Asked::Head,
+        b"CONNECT" => Asked::Connect,
+        _ => Asked::Other,
+    };
+    Open {
+        serial,
+        since: Instant::now(),
+        scanner: Scanner::new(asked, version, !message.should_close()),
+        exchange: Exchange {
+            sender: Bytes::copy_from_slice(&message.sender),
+            conn_id: message.conn_id,
+            method,
+            uri: copy("URI"),
+            version: copy("VERSION"),
+            remote_addr: copy("REMOTE_ADDR"),
+            referer: copy("referer"),
+            user_agent: copy("user-agent"),
+            started: SystemTime::now(),
+            duration: Duration::ZERO,
+            status: None,
+            bytes: 0,
+            end: End::GivenUp,
+        },
+    }
+}
+
+impl Open {
+    fn over(self, end: End) -> Exchange {
+        Exchange {
+            duration: self.since.elapsed(),
+            status: self.scanner.status(),
+            bytes: self.scanner.bytes(),
+            end,
+            ..self.exchange
+        }
+    }
+}
+
+/// Requests that a message ends. Dropped untold, the message was not sent.
+#[derive(Debug)]
+pub(super) struct Endings {
+    observer: Arc<dyn Observer>,
+    ended: Vec<Exchange>,
+}
+
+impl Endings {
+    pub(super) fn extend(&mut self, mut other: Self) {
+        self.ended.append(&mut other.ended);
+    }
+
+    /// The message is on its way, or the server is gone.
+    pub(super) fn tell(mut self, sent: bool) {
+        for mut exchange in std::mem::take(&mut self.ended) {
+            if !sent {
+                exchange.end = End::ClientGone;
+            }
+            self.observer.ended(&exchange);
+        }
+    }
+}
+
+impl Drop for Endings {
+    fn drop(&mut self) {
+        for exchange in &mut self.ended {
+            exchange.end = End::GivenUp;
+            self.observer.ended(exchange);
+        }
+    }
+}
