@@ -195,6 +195,7 @@ where
                 drop(turn.take());
                 match answer(request, body).await {
                     Ok(()) => {}
+                    Err(ReplyError::ClientGone) => tracing::debug!(?client, "left"),
                     Err(error) => tracing::warn!(?client, "answering: {error}"),
                 }
                 drop(slot);

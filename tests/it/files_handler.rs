@@ -2,7 +2,7 @@
 //! what the way through a handler adds.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
@@ -322,6 +322,66 @@ fn a_file_larger_than_everything_between_arrives_whole_and_is_not_held() {
     let answer = ask(&mut client, "HEAD /large", "");
     assert_eq!(header(&answer, "content-length"), size.to_string());
     assert!(program.terminate().success());
+}
+
+/// The most memory that the process has had, in MiB.
+fn memory(program: &Program) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", program.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib: u64 = line
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    kib / 1024
+}
+
+#[test]
+fn a_client_that_takes_its_time_does_not_fill_the_memory() {
+    const SIZE: u64 = 160 * 1024 * 1024;
+    let site = site();
+    let mut file = fs::File::create(site.path().join("www/large")).unwrap();
+    file.set_len(SIZE - 3).unwrap();
+    file.seek(SeekFrom::End(0)).unwrap();
+    file.write_all(b"end").unwrap();
+    servers::each("", |server| {
+        let specs = [server.send.as_str(), server.recv.as_str()];
+        let mut program = start(site.path(), specs, &[], server.directory());
+        let mut client = Client::connect(server.address);
+        client
+            .send(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
+        client.upto(b"\r\n\r\n");
+        // Meanwhile others are served.
+        let mut other = Client::connect(server.address);
+        for _ in 0..20 {
+            assert_eq!(ask(&mut other, "GET /hello.txt", "").status, 200);
+        }
+        let mut seen = 0;
+        let mut last = Vec::new();
+        while seen < SIZE {
+            assert!(
+                client.read_some(PATIENCE) && !client.ended(),
+                "{seen} bytes"
+            );
+            let length = client.bytes().len();
+            seen += u64::try_from(length).unwrap();
+            last = client.take(length);
+        }
+        assert_eq!(seen, SIZE);
+        assert!(last.ends_with(b"end"));
+        // A Mongrel2 tells nothing of what a client has taken: there messages grow.
+        let limit = if server.kind == servers::Kind::Lurcher {
+            48
+        } else {
+            128
+        };
+        let used = memory(&program);
+        assert!(used < limit, "{used} MiB");
+        assert!(program.terminate().success());
+    });
 }
 
 #[test]
