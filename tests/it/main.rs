@@ -30,6 +30,7 @@ mod proxy;
 mod reload;
 mod responses;
 mod routing_golden;
+mod run_options;
 mod serve;
 mod support;
 mod tls;
