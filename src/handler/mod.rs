@@ -42,11 +42,12 @@ mod publisher;
 mod replies;
 mod request;
 mod response;
+mod source;
 mod upload;
 mod websocket;
 
 pub use body::{BODY_WINDOW, Bodies, BodyError, BodyReader, Part};
-pub use connection::{ConnectError, Connection, Options, StopHandle};
+pub use connection::{ConnectError, Connection, Options, Server, StopHandle};
 pub use http::HttpError;
 pub use observer::{Counts, End, Exchange, Observer};
 pub use replies::{IDS_PER_MESSAGE, Replies, ReplyError};

@@ -63,12 +63,6 @@ impl Publisher {
         (number, id.0)
     }
 
-    /// Whether it may answer what only a Lurcher knows: one that does not answer is none.
-    #[expect(clippy::unused_self, reason = "servers will tell themselves apart")]
-    pub(super) fn is_lurcher(&self) -> bool {
-        true
-    }
-
     /// Takes note of a message that the server has sent.
     pub(super) fn received(&self, message: &wire::request::Request) {
         self.flows

@@ -417,13 +417,15 @@ pub enum Notice {
         /// See [`Flow`].
         flow: Flow,
     },
+    /// The handler asked for no more requests, and has had its last one. Only for those that asked: Mongrel2 has no such thing.
+    Drained,
 }
 
 impl Notice {
     /// Appends all that follows the prefix: path `@*`, headers and body, byte for byte as Mongrel2 writes them.
     pub fn encode(self, protocol: Protocol, out: &mut Vec<u8>) {
         let credits = match self {
-            Notice::Disconnect => None,
+            Notice::Disconnect | Notice::Drained => None,
             Notice::Credits(credits) | Notice::Flow { credits, .. } => Some(credits),
         };
         out.extend_from_slice(b"@* ");
@@ -456,6 +458,7 @@ impl Notice {
                 let body = format!(r#"{{"type":"credits","flow":{window},"sent":{sent}}}"#);
                 return tnetstring::write_bytes(out, body.as_bytes());
             }
+            Notice::Drained => br#"{"type":"drained"}"#,
         };
         tnetstring::write_bytes(out, body);
     }
