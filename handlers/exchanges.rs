@@ -3,12 +3,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::future::pending;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lurcher::drain::{self, Watch};
+use lurcher::drain::{self, Outcome, Watch};
 use lurcher::handler::{
     Bodies, BodyReader, Client, Connection, Event, ReplyError, Request, UploadError,
 };
@@ -68,7 +70,22 @@ where
     R: Future<Output = Result<(), ReplyError>> + 'static,
 {
     let mut bodies = Bodies::new();
-    while let Some(request) = connection.recv().await {
+    let mut signal = Some(signal);
+    let mut ending: Option<Pin<Box<dyn Future<Output = Outcome>>>> = None;
+    loop {
+        let ended = async {
+            match &mut ending {
+                Some(ending) => drop(ending.await),
+                None => pending().await,
+            }
+        };
+        let request = tokio::select! {
+            request = connection.recv() => request,
+            () = ended => break,
+        };
+        let Some(request) = request else {
+            break;
+        };
         match request.into_event() {
             Event::Request(request) => {
                 let body = Body::Whole(request.body.clone());
@@ -101,10 +118,18 @@ where
             }
             // Nobody has accepted any, and a client that waits for an answer should not wait for ever.
             Event::Message(message) => connection.close(&message).await?,
+            // No more requests; what is open still gets its parts and credits while it is waited for.
+            Event::Drained => {
+                ending = signal
+                    .take()
+                    .map(|signal| Box::pin(signal.finish(END_MAX)) as _);
+            }
             _ => {}
         }
     }
-    signal.finish(END_MAX).await;
+    if let Some(signal) = signal {
+        signal.finish(END_MAX).await;
+    }
     connection.finish().await;
     Ok(())
 }

@@ -34,7 +34,7 @@ of DIR. Large files are read as the client takes them.
     ],
     run: |values| {
         let settings = Settings::new(values)?;
-        Ok(Handler::new(|connection| serve(connection, settings)))
+        Ok(Handler::draining(|connection| serve(connection, settings)))
     },
 };
 

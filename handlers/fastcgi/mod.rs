@@ -60,7 +60,7 @@ WordPress, whose paths without a script are its own; Symfony and Laravel, which 
     ],
     run: |values| {
         let settings = Settings::new(values)?;
-        Ok(Handler::new(|connection| serve(connection, settings)))
+        Ok(Handler::draining(|connection| serve(connection, settings)))
     },
 };
 
@@ -331,7 +331,7 @@ impl Site {
             Fault::Reply(_) | Fault::Body(_) => tracing::debug!("{path}: {fault}"),
             Fault::Head(_) | Fault::Nothing(_) => tracing::warn!("{path}: {fault}"),
             _ if self.complained.replace(true) => {
-                tracing::debug!("{path}: FastCGI server: {fault}")
+                tracing::debug!("{path}: FastCGI server: {fault}");
             }
             _ => tracing::error!("{path}: FastCGI server: {fault}"),
         }

@@ -414,7 +414,7 @@ mod tests {
             fs::write(folder.path().join(name), "<?php").unwrap();
         }
         let link = |to: &str, name: &str| {
-            std::os::unix::fs::symlink(folder.path().join(to), root.join(name)).unwrap()
+            std::os::unix::fs::symlink(folder.path().join(to), root.join(name)).unwrap();
         };
         link("secret.php", "out.php");
         link("www/a.php", "in.php");

@@ -134,8 +134,8 @@ fn a_server_that_breaks_off_before_it_answers_is_a_502() {
         ),
         (
             [
-                record(STDOUT, &[b'x'; 60_000]),
-                record(STDOUT, &[b'x'; 60_000]),
+                record(STDOUT, &vec![b'x'; 60_000]),
+                record(STDOUT, &vec![b'x'; 60_000]),
             ]
             .concat(),
             502,
@@ -421,7 +421,7 @@ fn mistakes_on_the_command_line_are_told() {
         (
             "fastcgi",
             &["--root", "/"][..],
-            "name the FastCGI server: fastcgi://HOST:PORT or fastcgi:/PATH",
+            "it needs to know what it works on: fastcgi://HOST:PORT or fastcgi:/PATH",
         ),
         (
             "fastcgi:relative",
