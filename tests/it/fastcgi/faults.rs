@@ -463,6 +463,6 @@ fn mistakes_on_the_command_line_are_told() {
         let arguments = [&["run", app, "tcp://127.0.0.1:9999"], options].concat();
         let mut program = Program::lurcher(&arguments, folder.path());
         assert_eq!(program.ended().code(), Some(2));
-        program.said(&format!("lurcher: running `fastcgi`: {expect}"), 1);
+        program.said(&format!("lurcher: running `{app}`: {expect}"), 1);
     }
 }
