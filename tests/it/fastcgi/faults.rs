@@ -385,7 +385,30 @@ fn what_is_open_is_answered_before_the_end() {
 }
 
 #[test]
-fn requests_above_the_limit_wait_and_pipelined_ones_stay_in_order() {
+fn requests_above_the_limit_wait_for_their_turn() {
+    let (front, fake) = (Front::start(""), Fake::start());
+    let mut program = fake.handler(&front, &["--concurrency", "2"]);
+    let mut clients: Vec<Client> = (0..5)
+        .map(|_| begin(&front, "GET /a.php", "", b""))
+        .collect();
+    let mut open = vec![fake.peer(), fake.peer()];
+    for left in (0..5).rev() {
+        let mut peer = open.remove(0);
+        peer.request();
+        assert!(fake.peers.try_recv().is_err(), "two at a time");
+        peer.say(&[record(STDOUT, b"X: y\n\nfine"), end(0)].concat());
+        if left >= 2 {
+            open.push(fake.peer());
+        }
+    }
+    for client in &mut clients {
+        assert_eq!(text(&client.answer()), "fine");
+    }
+    assert!(program.terminate().success());
+}
+
+#[test]
+fn pipelined_requests_stay_in_order() {
     let fake = Fake::start();
     servers::each("", |server| {
         let specs = [server.send.as_str(), server.recv.as_str()];
