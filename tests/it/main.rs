@@ -21,6 +21,7 @@ mod flow_control;
 mod handler_library;
 mod http1_suite;
 mod interop;
+mod large_answers;
 mod m2sh;
 mod message_sockets;
 mod process;
