@@ -24,6 +24,7 @@ mod interop;
 mod large_answers;
 mod m2sh;
 mod message_sockets;
+mod observer;
 mod process;
 mod proxy;
 mod reload;
