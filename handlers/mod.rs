@@ -4,6 +4,9 @@ mod chat;
 mod demo_page;
 mod echo;
 mod http;
+mod exchanges;
+mod fastcgi;
+mod files;
 mod respond;
 mod ticker;
 
@@ -15,6 +18,8 @@ pub(crate) const BUILT_IN: &[BuiltIn] = &[
     http::BUILT_IN,
     respond::BUILT_IN,
     chat::BUILT_IN,
+    files::BUILT_IN,
+    fastcgi::BUILT_IN,
     ticker::BUILT_IN,
     demo_page::BUILT_IN,
 ];

@@ -54,11 +54,12 @@ impl Publisher {
         let mut senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
         let known = senders.iter().position(|known| known == sender);
         let number = known.unwrap_or_else(|| {
-            if senders.len() < SENDERS_MAX {
+            let number = senders.len();
+            if number < SENDERS_MAX {
                 // A copy, so that the message is not kept.
                 senders.push(Bytes::copy_from_slice(sender));
             }
-            senders.len()
+            number
         });
         (number, id.0)
     }
@@ -97,6 +98,16 @@ impl Publisher {
             passing.done(sent);
         }
         Ok(sent)
+    }
+
+    /// As [`client::Publisher::send_when_possible`].
+    pub(super) fn send_when_possible(&self, message: Vec<u8>) -> io::Result<()> {
+        let passing = self.passing(&message);
+        self.socket.send_when_possible(message)?;
+        if let Some(passing) = passing {
+            passing.done(Sent::Queued);
+        }
+        Ok(())
     }
 
     /// Looks at a message that is about to be handed over; `None` where nobody wants to know.

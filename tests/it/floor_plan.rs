@@ -114,6 +114,9 @@ const HANDLERS_SEE: &[&str] = &[
     "tnetstring",
     "endpoint",
     "drain",
+    // `files` serves what a Dir does, by the same rules and with the same types.
+    "files",
+    "config",
     "launcher",
 ];
 

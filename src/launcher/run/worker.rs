@@ -152,6 +152,7 @@ async fn serve(
         list(connection.recv_specs())
     );
     let handle = connection.stop_handle();
+    let leaving = handler.1;
     let mut serving = handler.0(connection);
     tell(above.as_ref(), Message::Ready);
     tokio::select! {
@@ -162,7 +163,7 @@ async fn serve(
         () = stop.next() => {}
     }
     tracing::info!("handler {name}: stopping");
-    handle.stop();
+    Handler::ask_to_stop(leaving, &handle);
     let why = tokio::select! {
         result = &mut serving => {
             result.with_context(|| format!("stopping `{name}`"))?;
