@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::{Context as Waker, Poll};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use super::publisher::Publisher;
 use super::replies::Replies;
 use super::request::Request;
 use super::source::{Received, Source, tell_broken};
+use super::upload::Announced;
 use crate::bus::client::{self, Context, OpenError};
 use crate::endpoint::{Endpoint, EndpointError};
 use crate::wire::request::{Kind, Notice};
@@ -59,6 +61,14 @@ pub struct Options {
     pub linger: Duration,
     /// Who is told of each request that begins and ends. Default: nobody.
     pub observer: Option<Arc<dyn Observer>>,
+    /// The directory that the servers are locked into (`chroot` in their configuration): names of uploads are below it. Default:
+    /// none; then relative names are below this process's working directory.
+    pub chroot: Option<PathBuf>,
+    /// The servers' setting `upload.temp_store` (`/var/up/body.XXXXXX`): then no upload with a name of another form is believed, and
+    /// one of that form also when another handler has heard of its beginning, as happens where a Mongrel2 deals to several.
+    /// Default: none; then an upload is believed only where this connection was told of its beginning, since the name alone proves
+    /// nothing.
+    pub upload_store: Option<PathBuf>,
 }
 
 impl Options {
@@ -77,6 +87,8 @@ impl Options {
             drain_timeout: Duration::from_secs(5),
             linger: bus.linger,
             observer: None,
+            chroot: None,
+            upload_store: None,
         }
     }
 
@@ -181,6 +193,7 @@ pub struct Connection {
     told_drained: bool,
     malformed: u64,
     last_sender: Bytes,
+    uploads: Announced,
     options: Options,
     /// Dropped after the sockets.
     context: Context,
@@ -258,13 +271,11 @@ impl Connection {
         let mut opening = Vec::with_capacity(pairs.len());
         for (send_spec, recv_spec) in &pairs {
             let specs = (send_spec, recv_spec);
-            opening.push(Source::connect(
-                &context,
-                specs,
-                &bus,
-                patience,
-                |socket| Publisher::new(socket, options.observer.clone(), Arc::clone(&receiving)),
-            )?);
+            let publisher = |socket| {
+                let receiving = Arc::clone(&receiving);
+                Publisher::new(socket, options.observer.clone(), receiving)
+            };
+            opening.push(Source::connect(&context, specs, &bus, patience, publisher)?);
         }
         for (Source { server, .. }, _) in &opening {
             let subscribed = server.subscribed(deadline).await;
@@ -290,6 +301,7 @@ impl Connection {
             hasty: false,
             stop: StopHandle::default(),
             receiving,
+            uploads: Announced::new(options.chroot.as_deref(), options.upload_store.as_deref()),
             announced: None,
             told_drained: false,
             malformed: 0,
@@ -426,7 +438,8 @@ impl Connection {
                     self.learn(&message.sender, &server);
                 }
                 server.received(&message);
-                Some(Request::new(message, server))
+                let upload = self.uploads.look(&message, Arc::as_ptr(&server) as usize);
+                Some(Request::new(message, server, upload))
             }
             Err(error) => {
                 self.malformed += 1;
@@ -524,7 +537,7 @@ impl Connection {
             let message = wire::request::Request::decode(message.into());
             self.announced = message
                 .ok()
-                .map(|message| Request::new(message, Arc::clone(server)));
+                .map(|message| Request::new(message, Arc::clone(server), None));
         }
         self.announced.is_some()
     }

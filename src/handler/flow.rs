@@ -62,7 +62,7 @@ const ASK_AGAIN_MAX: Duration = Duration::from_secs(30);
 
 /// A Lurcher that has not answered within this time has somebody behind it who gives no credits; then it is not asked for so long.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-const UNANSWERED_PAUSE: Duration = Duration::from_secs(60);
+const UNANSWERED_PAUSE: Duration = Duration::from_mins(1);
 
 /// A writer that nobody receives for meanwhile is given up after so long.
 const UNHEARD_TIMEOUT: Duration = Duration::from_secs(5);

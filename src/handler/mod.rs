@@ -30,8 +30,9 @@
 //!
 //! [`Request::respond`] writes responses that need more: one with repeated headers, or a body that comes piece by piece ([`BodyWriter`]).
 //!
-//! This part has whole replies, streams, raw pieces and WebSocket. Uploads and tower services come on top.
+//! `serve` (feature `service`) answers by a tower service: an axum router, for one.
 
+mod body;
 mod connection;
 mod control;
 mod flow;
@@ -42,14 +43,17 @@ mod replies;
 mod request;
 mod response;
 mod source;
+mod upload;
 mod websocket;
 
+pub use body::{BODY_WINDOW, Bodies, BodyError, BodyReader, Part};
 pub use connection::{ConnectError, Connection, Options, Server, StopHandle};
 pub use http::HttpError;
 pub use observer::{Counts, End, Exchange, Observer};
 pub use replies::{IDS_PER_MESSAGE, Replies, ReplyError};
 pub use request::{Client, Event, Request};
 pub use response::{BodyWriter, Respond};
+pub use upload::{Upload, UploadError, UploadFault};
 pub use websocket::{CONTROL_BYTES_MAX, Frame};
 
 pub use crate::websocket::Opcode;

@@ -152,7 +152,7 @@ struct Time(SystemTime);
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // `Sat, 21 Nov 2026 16:00:00 GMT`, which has all that is needed. It knows no year above 9999, and panics there.
-        let year_10000 = UNIX_EPOCH + Duration::from_secs(253_402_300_800);
+        let year_10000 = UNIX_EPOCH + Duration::from_hours(70_389_528);
         let time = if self.0 < year_10000 {
             self.0.max(UNIX_EPOCH)
         } else {

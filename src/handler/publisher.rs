@@ -54,11 +54,12 @@ impl Publisher {
         let mut senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
         let known = senders.iter().position(|known| known == sender);
         let number = known.unwrap_or_else(|| {
-            if senders.len() < SENDERS_MAX {
+            let number = senders.len();
+            if number < SENDERS_MAX {
                 // A copy, so that the message is not kept.
                 senders.push(Bytes::copy_from_slice(sender));
             }
-            senders.len()
+            number
         });
         (number, id.0)
     }
@@ -93,7 +94,9 @@ impl Publisher {
             .filter_map(|message| self.passing(message))
             .collect();
         let sent = self.socket.send_all(messages).await?;
-        passing.into_iter().for_each(|passing| passing.done(sent));
+        for passing in passing {
+            passing.done(sent);
+        }
         Ok(sent)
     }
 

@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::body::Part;
 use super::publisher::Publisher;
 use super::replies::{self, ReplyError};
+use super::upload::{Place, Upload, UploadFault};
 use super::websocket::Frame;
 use crate::websocket::Opcode;
 use crate::wire::{self, ConnId, request::Kind};
@@ -21,11 +23,21 @@ use crate::wire::{self, ConnId, request::Kind};
 pub struct Request {
     message: wire::request::Request,
     server: Arc<Publisher>,
+    /// Where its upload is, or why that is not believed. In a box, since few have one.
+    upload: Option<Box<Result<Place, UploadFault>>>,
 }
 
 impl Request {
-    pub(super) fn new(message: wire::request::Request, server: Arc<Publisher>) -> Self {
-        Self { message, server }
+    pub(super) fn new(
+        message: wire::request::Request,
+        server: Arc<Publisher>,
+        upload: Option<Result<Place, UploadFault>>,
+    ) -> Self {
+        Self {
+            message,
+            server,
+            upload: upload.map(Box::new),
+        }
     }
 
     /// A handle on the client that asked.
@@ -38,7 +50,22 @@ impl Request {
     }
 
     /// The message as one of the things that it can be.
-    pub fn into_event(self) -> Event {
+    ///
+    /// The file of an upload that is complete is removed with the event: see [`Upload::keep`].
+    pub fn into_event(mut self) -> Event {
+        match self.upload.take().map(|upload| *upload) {
+            Some(Ok(place)) => {
+                let done = place.is_done();
+                let upload = Upload::new(self, place);
+                return if done {
+                    Event::UploadDone(upload)
+                } else {
+                    Event::UploadStarted(upload)
+                };
+            }
+            Some(Err(fault)) => return Event::UploadRefused(self, fault),
+            None => {}
+        }
         match self.message.kind() {
             Kind::Http => Event::Request(self),
             Kind::Disconnect => Event::Disconnect(self.client()),
@@ -51,6 +78,8 @@ impl Request {
                 // Mongrel2 passes on what is not defined.
                 None => Event::Other(self),
             },
+            Kind::StreamStart => Event::UploadPart(Part::first(self)),
+            Kind::StreamPart { offset, done } => Event::UploadPart(Part::next(self, offset, done)),
             _ => Event::Other(self),
         }
     }
@@ -79,6 +108,17 @@ pub enum Event {
     Disconnect(Client),
     /// So many bytes were written to the client: with `download.flow_control` only.
     Credits(Client, u64),
+    /// A server has begun to store a large body in a file (setting `upload.temp_store`). Nothing need be done yet; answer and close
+    /// to refuse it.
+    UploadStarted(Upload),
+    /// The body is complete in the file: the request to be answered. The file is removed with the last clone of this, unless it is
+    /// kept.
+    UploadDone(Upload),
+    /// A request that says to be an upload, and is not to be believed: answer 400 and close. No file was touched.
+    UploadRefused(Request, UploadFault),
+    /// A part of a large body that comes as a stream (setting `upload.stream`). The first is the request to be answered; see
+    /// [`super::Bodies`].
+    UploadPart(Part),
     /// A message from a JSON or XML socket; `kind()` says which.
     Message(Request),
     /// A client wants to speak WebSocket: accept it with [`super::Replies::reply_handshake`], or refuse it with an ordinary response. Its

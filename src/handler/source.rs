@@ -52,14 +52,14 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Connects the way back; requests come after [`Source::open`]. `bus` is what all have in common, `watched` adds what is to be
-    /// known of replies.
+    /// Connects the way back, of which `publisher` makes what replies pass through; requests come after [`Source::open`]. `bus` is
+    /// what all have in common.
     pub(super) fn connect(
         context: &Context,
         (send_spec, recv_spec): (&Endpoint, &Endpoint),
         bus: &client::Options,
         patience: Duration,
-        watched: impl FnOnce(client::Publisher) -> Publisher,
+        publisher: impl FnOnce(client::Publisher) -> Publisher,
     ) -> Result<(Self, client::Options), OpenError> {
         let mut bus = bus.clone();
         // Without randomness there is none, and the server pairs the sockets as it does those of others.
@@ -70,7 +70,7 @@ impl Source {
         );
         bus.token.clone_from(&token);
         let socket = client::Publisher::connect(context, recv_spec, &bus, patience)?;
-        let server = Arc::new(watched(socket));
+        let server = Arc::new(publisher(socket));
         let source = Self {
             send_spec: send_spec.clone(),
             server,

@@ -75,6 +75,9 @@ const EDGES: &[(&str, &[&str])] = &[
             "tnetstring",
             "endpoint",
             "metrics",
+            "sys",
+            "config",
+            "routing",
         ],
     ),
     (

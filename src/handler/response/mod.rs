@@ -16,7 +16,7 @@ use http::header::{self, HeaderName};
 pub use body::BodyWriter;
 
 use super::flow::Outflow;
-use super::http::{self as fields, HttpError};
+use super::http::{self as fields, Form, HttpError};
 use super::replies::{ReplyError, begin, note};
 use super::request::{Client, Request};
 
@@ -58,9 +58,11 @@ impl Request {
         Respond {
             client: self.client(),
             code,
-            head_only: self.method() == Some(b"HEAD"),
-            old: self.version() == Some(b"HTTP/1.0"),
-            close: self.should_close(),
+            form: Form {
+                head_only: self.method() == Some(b"HEAD"),
+                close: self.should_close(),
+                old: self.version() == Some(b"HTTP/1.0"),
+            },
             message,
             address,
             reason: (reason_start, reason_end),
@@ -79,11 +81,7 @@ impl Request {
 pub struct Respond {
     client: Client,
     code: u16,
-    /// The answer to HEAD: what is said of the body is true, and the body is not sent.
-    head_only: bool,
-    /// An HTTP/1.0 client: no chunks, and it must be told when the connection stays open.
-    old: bool,
-    close: bool,
+    form: Form,
     /// The message as far as it is written: address, status line, fields.
     message: Vec<u8>,
     /// How much of it is the address.
@@ -165,7 +163,7 @@ impl Respond {
 
     /// Closes the connection behind the response, also when the client would keep it.
     pub fn close(mut self) -> Self {
-        self.close = true;
+        self.form.close = true;
         self
     }
 
@@ -257,7 +255,7 @@ impl Respond {
     fn add_connection(&mut self, value: &[u8]) {
         for word in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             if word.eq_ignore_ascii_case(b"close") {
-                self.close = true;
+                self.form.close = true;
             } else if !word.is_empty() && !word.eq_ignore_ascii_case(b"keep-alive") {
                 if !self.connection.is_empty() {
                     self.connection.extend_from_slice(b", ");
@@ -278,7 +276,7 @@ impl Respond {
 
     /// Whether the connection ends behind this response.
     fn closes(&self) -> bool {
-        self.close && !self.is_interim()
+        self.form.close && !self.is_interim()
     }
 
     /// How the body is delimited, if it is `known` to have that length.
@@ -292,15 +290,15 @@ impl Respond {
         if self.code == 304 {
             return Framing::Bodiless;
         }
-        if self.head_only {
+        if self.form.head_only {
             self.length = self.length.or(known.filter(|bytes| *bytes > 0));
             return Framing::Bodiless;
         }
         self.length = known.or(self.length);
         match self.length {
             Some(bytes) => Framing::Length(bytes),
-            None if self.old => {
-                self.close = true;
+            None if self.form.old => {
+                self.form.close = true;
                 Framing::UntilClose
             }
             None => Framing::Chunked,
@@ -323,7 +321,7 @@ impl Respond {
         if framing == Framing::Chunked {
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
         }
-        let word: &[u8] = match (self.code < 200, self.close, self.old) {
+        let word: &[u8] = match (self.code < 200, self.form.close, self.form.old) {
             (false, true, _) => b"close",
             (false, false, true) => b"keep-alive",
             _ => b"",

@@ -4,6 +4,7 @@
 mod fake_front;
 mod programs;
 mod responses;
+mod uploads;
 mod websocket;
 
 use std::sync::Arc;

@@ -1,0 +1,675 @@
+//! Uploads that a server has stored in a file: which of them are to be believed, where the file is, and that it goes away.
+//!
+//! A server announces such an upload when it begins and tells when it is complete, by headers that a client of a Mongrel2 can
+//! send as well. Whoever believed those would read, and delete, what the client names. Bodies that come in parts are in
+//! [`super::body`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::ops::Deref;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+
+use super::body::BodyReader;
+use super::request::Request;
+use crate::sys;
+use crate::wire::request::{Headers, Kind};
+use crate::wire::{self, ConnId};
+
+/// Announced uploads that are remembered. The oldest is forgotten then: of a server that deals its notices to several handlers
+/// not every end of a connection is heard of.
+const STARTED_MAX: usize = 65_536;
+
+/// The longest body of a request, in bytes, that a Mongrel2 knows: it reads longer lengths as none at all, which lets a client
+/// send upload headers of its own along with one.
+const MONGREL2_LENGTH_MAX: u64 = i32::MAX as u64;
+
+/// What mkstemp(3) replaces at the end of `upload.temp_store`.
+const PLACES: &str = "XXXXXX";
+
+/// Why upload headers are not believed. Whoever asks so is no upload, whatever it is: answer 400 and close, or close at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UploadFault {
+    /// There are several of one, or they differ, or they come with a body.
+    #[error("upload headers that do not fit together")]
+    Headers,
+    /// The head announces no body that a server would have stored.
+    #[error("upload headers, and no body that the server has stored")]
+    NoBody,
+    /// This handler has not heard of the beginning of the upload. Where a Mongrel2 deals in turn to several handlers, another has:
+    /// see [`super::Options::upload_store`].
+    #[error("the end of an upload whose beginning this handler has not heard of")]
+    NotStarted,
+    /// The name is not of the form of [`super::Options::upload_store`].
+    #[error("a file that is not in the place for uploads")]
+    Place,
+    /// The name has `..` in it, or is none.
+    #[error("not a name that a server gives to an upload")]
+    Name,
+}
+
+/// An upload that could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UploadError {
+    /// It is not complete yet: this is its announcement.
+    #[error("upload {}: it is not complete yet", .path.display())]
+    Incomplete {
+        /// Where the file is.
+        path: PathBuf,
+    },
+    /// The file is gone: moved or deleted by somebody, or the server is on another machine or in another chroot.
+    #[error("upload {}: the file is not there", .path.display())]
+    Gone {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// There is something else: a directory, a device, or a symbolic link on the way.
+    #[error("upload {}: not a plain file", .path.display())]
+    NoFile {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The system says no.
+    #[error("upload {}: {source}", .path.display())]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// An upload in a file: announced ([`super::Event::UploadStarted`]) or complete ([`super::Event::UploadDone`]).
+///
+/// It dereferences to the [`Request`] that it came as, which has the headers, and is answered like any other. The file of a
+/// complete one is removed with the last clone, unless it was kept with [`Upload::keep`] or [`Upload::into_path`].
+///
+/// An announced one may be left alone: its end is another event. To refuse it, answer and close
+/// (`Connection: close` in [`super::Replies::reply_http`]); then the server removes the file.
+#[derive(Debug, Clone)]
+pub struct Upload {
+    request: Request,
+    stored: Arc<Stored>,
+}
+
+#[derive(Debug)]
+struct Stored {
+    place: Place,
+    /// It is complete, and so ours to remove; until it is kept.
+    ours: AtomicBool,
+}
+
+/// Where an upload is: a name that goes through no `..`, perhaps below a chroot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    chroot: Option<Arc<Path>>,
+    name: PathBuf,
+    done: bool,
+}
+
+impl Place {
+    /// The place that a server's name means.
+    fn new(chroot: Option<Arc<Path>>, name: &[u8], done: bool) -> Result<Self, UploadFault> {
+        let name = Path::new(OsStr::from_bytes(name));
+        let plain = |component| {
+            matches!(
+                component,
+                Component::Normal(_) | Component::RootDir | Component::CurDir
+            )
+        };
+        let sound = name.components().all(plain)
+            && name.file_name().is_some()
+            && !name.as_os_str().as_bytes().contains(&0);
+        if !sound {
+            return Err(UploadFault::Name);
+        }
+        let name = match chroot {
+            // Inside a chroot the server's working directory is its root.
+            Some(_) => name
+                .components()
+                .filter(|component| matches!(component, Component::Normal(_)))
+                .collect(),
+            None => name.to_owned(),
+        };
+        Ok(Self { chroot, name, done })
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.done
+    }
+
+    fn path(&self) -> PathBuf {
+        self.chroot
+            .as_ref()
+            .map_or_else(|| self.name.clone(), |chroot| chroot.join(&self.name))
+    }
+
+    /// Opens the file. Below a chroot no name on the way may be a symbolic link, since what one means there is something else
+    /// here; without one, the last may not.
+    fn open(&self) -> Result<(fs::File, u64), UploadError> {
+        let path = || self.path();
+        let opened = match &self.chroot {
+            Some(chroot) => sys::open_beneath(chroot, &self.name),
+            None => fs::File::options()
+                .read(true)
+                .custom_flags(sys::OPEN_AS_IT_IS)
+                .open(&self.name),
+        };
+        let with_facts = opened.and_then(|file| {
+            let facts = file.metadata()?;
+            Ok((file, facts))
+        });
+        match with_facts {
+            Ok((file, facts)) if facts.is_file() => Ok((file, facts.len())),
+            Ok(_) => Err(UploadError::NoFile { path: path() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(UploadError::Gone { path: path() })
+            }
+            // A symbolic link, or a file where a directory should be.
+            Err(error)
+                if sys::is_absence(&error) && error.kind() != io::ErrorKind::PermissionDenied =>
+            {
+                Err(UploadError::NoFile { path: path() })
+            }
+            Err(source) => Err(UploadError::Io {
+                path: path(),
+                source,
+            }),
+        }
+    }
+
+    /// Removes the file, if it is one that could be opened.
+    fn remove(&self) -> Result<(), UploadError> {
+        self.open()?;
+        let path = self.path();
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(UploadError::Io { path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        if !*self.ours.get_mut() {
+            return;
+        }
+        match self.place.remove() {
+            // Somebody was faster: it is gone all the same.
+            Ok(()) | Err(UploadError::Gone { .. }) => {}
+            Err(error) => tracing::warn!(%error, "could not remove an upload"),
+        }
+    }
+}
+
+impl Upload {
+    pub(super) fn new(request: Request, place: Place) -> Self {
+        let ours = AtomicBool::new(place.done);
+        Self {
+            request,
+            stored: Arc::new(Stored { place, ours }),
+        }
+    }
+
+    /// The request that it came as.
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// Whether the file is complete.
+    pub fn is_done(&self) -> bool {
+        self.stored.place.done
+    }
+
+    /// Where the file is, as this process has to call it: below [`super::Options::chroot`], where there is one.
+    pub fn path(&self) -> PathBuf {
+        self.stored.place.path()
+    }
+
+    /// How many bytes the client has said that it would send (`Content-Length`); `None` for a chunked body.
+    pub fn declared_length(&self) -> Option<u64> {
+        length(&self.request.headers)
+    }
+
+    /// Opens the file for reading, and tells its size in bytes. Only a plain file is opened, and below a chroot only one that no
+    /// symbolic link leads to.
+    ///
+    /// # Errors
+    ///
+    /// [`UploadError::Gone`] above all: nobody but the handler removes a complete upload, but another process may, and a server on
+    /// another machine has it there. [`UploadError::Incomplete`] for an announced one.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn open(&self) -> Result<(tokio::fs::File, u64), UploadError> {
+        if !self.is_done() {
+            return Err(UploadError::Incomplete { path: self.path() });
+        }
+        let place = self.stored.place.clone();
+        let (file, size) = self.blocking(move || place.open()).await?;
+        Ok((tokio::fs::File::from_std(file), size))
+    }
+
+    /// The content in pieces, as of any other body. The file is removed with the reader, unless it was kept.
+    ///
+    /// # Errors
+    ///
+    /// As [`Upload::open`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, the upload is dropped.
+    pub async fn into_body(self) -> Result<BodyReader, UploadError> {
+        let (file, size) = self.open().await?;
+        Ok(BodyReader::file(file, size, self))
+    }
+
+    /// Leaves the file where it is when this is dropped.
+    pub fn keep(&self) {
+        self.stored.ours.store(false, Ordering::Release);
+    }
+
+    /// Leaves the file where it is, to be moved or read later, and tells where.
+    #[must_use = "nobody else removes the file"]
+    pub fn into_path(self) -> PathBuf {
+        self.keep();
+        self.path()
+    }
+
+    /// Removes the file now. Nothing when it is gone already.
+    ///
+    /// # Errors
+    ///
+    /// As [`Upload::open`], but for [`UploadError::Gone`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped early, the file is removed all the same.
+    pub async fn remove(self) -> Result<(), UploadError> {
+        if !self.is_done() {
+            return Err(UploadError::Incomplete { path: self.path() });
+        }
+        let place = self.stored.place.clone();
+        match self.blocking(move || place.remove()).await {
+            Ok(()) | Err(UploadError::Gone { .. }) => {
+                self.keep();
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, UploadError> + Send + 'static,
+    ) -> Result<T, UploadError> {
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| UploadError::Io {
+            path: self.path(),
+            source: io::Error::other(error),
+        })?
+    }
+}
+
+impl Deref for Upload {
+    type Target = Request;
+
+    fn deref(&self) -> &Request {
+        &self.request
+    }
+}
+
+/// A connection of a server that replies go to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    server: usize,
+    sender: Bytes,
+    conn_id: ConnId,
+}
+
+/// The uploads that were announced and are not complete. It looks at every message; nothing is done with most.
+#[derive(Debug, Default)]
+pub(super) struct Announced {
+    chroot: Option<Arc<Path>>,
+    /// The beginning of every name, from `upload.temp_store`.
+    store: Option<Vec<u8>>,
+    names: HashMap<Key, (Bytes, u64)>,
+    /// By age.
+    order: BTreeMap<u64, Key>,
+    next: u64,
+}
+
+impl Announced {
+    pub(super) fn new(chroot: Option<&Path>, store: Option<&Path>) -> Self {
+        let store = store.map(|store| {
+            let store = store.as_os_str().as_bytes();
+            store
+                .strip_suffix(PLACES.as_bytes())
+                .unwrap_or(store)
+                .to_vec()
+        });
+        Self {
+            chroot: chroot.map(Arc::from),
+            store,
+            ..Self::default()
+        }
+    }
+
+    /// What a message says of an upload; `None` when nothing. `server` tells one server from another.
+    pub(super) fn look(
+        &mut self,
+        message: &wire::request::Request,
+        server: usize,
+    ) -> Option<Result<Place, UploadFault>> {
+        let marked = message.headers.contains("x-mongrel2-upload-start")
+            || message.headers.contains("x-mongrel2-upload-done");
+        if !marked && (self.names.is_empty() || message.path != "@*") {
+            return None;
+        }
+        let key = Key {
+            server,
+            // A copy, so that the message is not kept.
+            sender: Bytes::copy_from_slice(&message.sender),
+            conn_id: message.conn_id,
+        };
+        match message.kind() {
+            Kind::UploadStart { file } => Some(self.started(key, file, message)),
+            Kind::UploadDone { file } => Some(self.done(&key, file, message)),
+            Kind::UploadForged => Some(Err(UploadFault::Headers)),
+            Kind::Disconnect => {
+                self.forget(&key);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn started(
+        &mut self,
+        key: Key,
+        file: &[u8],
+        message: &wire::request::Request,
+    ) -> Result<Place, UploadFault> {
+        let place = self.place(file, message, false)?;
+        self.forget(&key);
+        if self.names.len() >= STARTED_MAX
+            && let Some((_, oldest)) = self.order.pop_first()
+        {
+            self.names.remove(&oldest);
+        }
+        self.next += 1;
+        self.order.insert(self.next, key.clone());
+        self.names
+            .insert(key, (Bytes::copy_from_slice(file), self.next));
+        Ok(place)
+    }
+
+    fn done(
+        &mut self,
+        key: &Key,
+        file: &[u8],
+        message: &wire::request::Request,
+    ) -> Result<Place, UploadFault> {
+        let place = self.place(file, message, true)?;
+        let started = self.forget(key).is_some_and(|name| name == file);
+        // With the place for uploads known, the name alone says that the server has made it up.
+        if started || self.store.is_some() {
+            Ok(place)
+        } else {
+            Err(UploadFault::NotStarted)
+        }
+    }
+
+    fn place(
+        &self,
+        file: &[u8],
+        message: &wire::request::Request,
+        done: bool,
+    ) -> Result<Place, UploadFault> {
+        if !has_large_body(&message.headers) {
+            return Err(UploadFault::NoBody);
+        }
+        if let Some(store) = &self.store {
+            let made = file.strip_prefix(store.as_slice()).is_some_and(|random| {
+                random.len() == PLACES.len() && random.iter().all(u8::is_ascii_alphanumeric)
+            });
+            if !made {
+                return Err(UploadFault::Place);
+            }
+        }
+        Place::new(self.chroot.clone(), file, done)
+    }
+
+    fn forget(&mut self, key: &Key) -> Option<Bytes> {
+        let (name, at) = self.names.remove(key)?;
+        self.order.remove(&at);
+        Some(name)
+    }
+}
+
+/// Whether the head announces a body so that every server has seen it. It did not come with the message, so the server has put it
+/// elsewhere, and then the upload headers are its own: a Mongrel2 passes a client's on only with a small body, or with none.
+fn has_large_body(headers: &Headers) -> bool {
+    if headers.contains("content-length") {
+        return length(headers).is_some_and(|length| (1..=MONGREL2_LENGTH_MAX).contains(&length));
+    }
+    headers
+        .get("transfer-encoding")
+        .and_then(|value| value.single())
+        == Some(b"chunked")
+}
+
+/// `Content-Length`, where it is there once and nothing but digits.
+pub(super) fn length(headers: &Headers) -> Option<u64> {
+    let text = headers.get("content-length")?.single()?;
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "/up/body.abc123";
+
+    fn message(id: u32, headers: &[(&str, &str)], body: &str) -> wire::request::Request {
+        let headers: serde_json::Map<_, _> = headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).into()))
+            .collect();
+        let headers = serde_json::to_string(&headers).unwrap();
+        let path = if headers.contains("VERSION") {
+            "/a"
+        } else {
+            "@*"
+        };
+        let text = format!(
+            "main {id} {path} {}:{headers},{}:{body},",
+            headers.len(),
+            body.len()
+        );
+        wire::request::Request::decode(text.into_bytes().into()).unwrap()
+    }
+
+    /// A request with a body of this length that went elsewhere, and with these upload headers.
+    fn upload(id: u32, length: &str, start: &str, done: Option<&str>) -> wire::request::Request {
+        let mut headers = vec![
+            ("METHOD", "POST"),
+            ("VERSION", "HTTP/1.1"),
+            ("content-length", length),
+            ("x-mongrel2-upload-start", start),
+        ];
+        headers.extend(done.map(|done| ("x-mongrel2-upload-done", done)));
+        message(id, &headers, "")
+    }
+
+    fn disconnect(id: u32) -> wire::request::Request {
+        message(id, &[("METHOD", "JSON")], r#"{"type":"disconnect"}"#)
+    }
+
+    fn done(announced: &mut Announced, id: u32) -> Result<PathBuf, UploadFault> {
+        let looked = announced.look(&upload(id, "500", FILE, Some(FILE)), 1);
+        looked.expect("an upload").map(|place| place.path())
+    }
+
+    #[test]
+    fn an_upload_is_believed_once_where_it_was_announced() {
+        let mut announced = Announced::new(None, None);
+        let start = upload(7, "500", FILE, None);
+        let place = announced.look(&start, 1).expect("an upload").unwrap();
+        assert!(!place.is_done());
+        assert_eq!(
+            done(&mut announced, 8),
+            Err(UploadFault::NotStarted),
+            "another connection"
+        );
+        assert_eq!(
+            announced.look(&upload(7, "500", FILE, Some(FILE)), 2),
+            Some(Err(UploadFault::NotStarted)),
+            "another server"
+        );
+        assert_eq!(done(&mut announced, 7), Ok(PathBuf::from(FILE)));
+        assert_eq!(
+            done(&mut announced, 7),
+            Err(UploadFault::NotStarted),
+            "a second time"
+        );
+    }
+
+    #[test]
+    fn another_name_than_the_announced_one_is_not_believed() {
+        let mut announced = Announced::new(None, None);
+        announced.look(&upload(7, "500", "/up/body.other1", None), 1);
+        assert_eq!(done(&mut announced, 7), Err(UploadFault::NotStarted));
+    }
+
+    #[test]
+    fn what_was_announced_is_forgotten_when_the_client_goes() {
+        let mut announced = Announced::new(None, None);
+        announced.look(&upload(7, "500", FILE, None), 1);
+        assert_eq!(announced.look(&disconnect(7), 1), None);
+        assert!(announced.names.is_empty() && announced.order.is_empty());
+        assert_eq!(done(&mut announced, 7), Err(UploadFault::NotStarted));
+    }
+
+    /// A client of a Mongrel2 can announce a file of its choice with one request and complete it with the next.
+    #[test]
+    fn headers_without_a_body_that_the_server_must_have_seen_prove_nothing() {
+        let mut announced = Announced::new(None, Some(Path::new("/up/body.XXXXXX")));
+        for length in ["0", "", "-1", "+5", "5x", "99999999999", "2147483648"] {
+            for done in [None, Some(FILE)] {
+                let looked = announced.look(&upload(7, length, FILE, done), 1);
+                assert_eq!(looked, Some(Err(UploadFault::NoBody)), "{length:?}");
+            }
+        }
+        for encoding in ["Chunked", "gzip, chunked", "identity"] {
+            let headers = [
+                ("METHOD", "POST"),
+                ("VERSION", "HTTP/1.1"),
+                ("transfer-encoding", encoding),
+                ("x-mongrel2-upload-start", FILE),
+            ];
+            let looked = announced.look(&message(7, &headers, ""), 1);
+            assert_eq!(looked, Some(Err(UploadFault::NoBody)), "{encoding}");
+        }
+        let small = [
+            ("METHOD", "POST"),
+            ("VERSION", "HTTP/1.1"),
+            ("content-length", "3"),
+            ("x-mongrel2-upload-start", FILE),
+        ];
+        let looked = announced.look(&message(7, &small, "abc"), 1);
+        assert_eq!(looked, Some(Err(UploadFault::Headers)));
+    }
+
+    #[test]
+    fn the_place_for_uploads_stands_in_for_the_announcement_and_bounds_every_name() {
+        let mut announced = Announced::new(None, Some(Path::new("/up/body.XXXXXX")));
+        assert_eq!(done(&mut announced, 7), Ok(PathBuf::from(FILE)));
+        for name in [
+            "/etc/passwd",
+            "/up/body.abc12",
+            "/up/body.abc1234",
+            "/up/body.abc/12",
+            "/up/body.../.x",
+        ] {
+            for end in [None, Some(name)] {
+                let looked = announced.look(&upload(7, "500", name, end), 1);
+                assert_eq!(looked, Some(Err(UploadFault::Place)), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_is_below_the_chroot_and_never_leaves_it() {
+        let chroot: Arc<Path> = Path::new("/jail").into();
+        let path = |name: &str| {
+            Place::new(Some(Arc::clone(&chroot)), name.as_bytes(), true).map(|place| place.path())
+        };
+        assert_eq!(path("/up/x"), Ok(PathBuf::from("/jail/up/x")));
+        assert_eq!(path("./up/x"), Ok(PathBuf::from("/jail/up/x")));
+        for name in [
+            "", "/", ".", "..", "/..", "/up/../x", "../x", "/up/..", "/up\0/x",
+        ] {
+            assert_eq!(path(name), Err(UploadFault::Name), "{name:?}");
+            let bare = Place::new(None, name.as_bytes(), true);
+            assert_eq!(bare, Err(UploadFault::Name), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn the_oldest_announcement_goes_first() {
+        let mut announced = Announced::new(None, None);
+        for id in 0..=u32::try_from(STARTED_MAX).unwrap() {
+            announced.look(&upload(id, "500", FILE, None), 1);
+        }
+        assert_eq!(announced.names.len(), STARTED_MAX);
+        assert_eq!(announced.order.len(), STARTED_MAX);
+        assert_eq!(done(&mut announced, 0), Err(UploadFault::NotStarted));
+        assert!(done(&mut announced, 1).is_ok());
+    }
+
+    #[test]
+    fn links_lead_nowhere_and_only_plain_files_are_opened_and_removed() {
+        let jail = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        let secret = outside.path().join("secret");
+        fs::write(&secret, "secret").unwrap();
+        fs::write(jail.path().join("x"), "abc").unwrap();
+        fs::create_dir(jail.path().join("folder")).unwrap();
+        std::os::unix::fs::symlink(&secret, jail.path().join("link")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), jail.path().join("way")).unwrap();
+        let place =
+            |name: &str| Place::new(Some(jail.path().into()), name.as_bytes(), true).unwrap();
+        assert_eq!(place("/x").open().unwrap().1, 3);
+        for name in ["/link", "/way/secret", "/folder"] {
+            let opened = place(name).open();
+            assert!(
+                matches!(opened, Err(UploadError::NoFile { .. })),
+                "{name}: {opened:?}"
+            );
+            assert!(place(name).remove().is_err(), "{name}");
+        }
+        let bare = Place::new(None, jail.path().join("link").as_os_str().as_bytes(), true).unwrap();
+        assert!(matches!(bare.open(), Err(UploadError::NoFile { .. })));
+        let gone = place("/y").open();
+        assert!(matches!(gone, Err(UploadError::Gone { .. })), "{gone:?}");
+        assert!(secret.exists());
+        place("/x").remove().unwrap();
+        assert!(!jail.path().join("x").exists());
+    }
+}

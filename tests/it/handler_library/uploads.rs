@@ -1,0 +1,319 @@
+//! Large bodies as the library hands them out: stored in files and streamed, on both servers in both protocols.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+
+use lurcher::handler::{
+    Bodies, BodyError, BodyReader, Connection, Event, Options, UploadError, UploadFault,
+};
+
+use super::{PATIENCE, end, run};
+use crate::support::client::Client;
+use crate::support::scratch;
+use crate::support::servers::{self, Kind, Server};
+
+/// Above `limits.content_length`, and no multiple of anything.
+const SIZE: usize = 100_003;
+
+fn options(server: &Server) -> Options {
+    let mut options = Options::to(&server.send).unwrap();
+    options.recv_specs = vec![server.recv.parse().unwrap()];
+    options.subscription_timeout = PATIENCE;
+    options
+}
+
+fn content(size: usize) -> Vec<u8> {
+    (0..size)
+        .map(|at| b'a' + u8::try_from(at % 23).unwrap())
+        .collect()
+}
+
+/// A whole POST, of known length.
+fn post(size: usize) -> Vec<u8> {
+    let head = format!("POST /up HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n");
+    [head.as_bytes(), &content(size)].concat()
+}
+
+/// The same in chunks.
+fn chunked(size: usize) -> Vec<u8> {
+    let mut all =
+        b"POST /up HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    for chunk in content(size).chunks(7000) {
+        all.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        all.extend_from_slice(chunk);
+        all.extend_from_slice(b"\r\n");
+    }
+    all.extend_from_slice(b"0\r\n\r\n");
+    all
+}
+
+/// Sends it and returns the answer's status and body.
+fn ask(address: SocketAddr, request: &[u8]) -> (u16, String) {
+    let mut client = Client::connect(address);
+    client.send(request).unwrap();
+    let answer = client.answer();
+    (
+        answer.status,
+        String::from_utf8_lossy(&answer.body).into_owned(),
+    )
+}
+
+/// The next event that is not the end of an earlier client's connection.
+async fn next(connection: &mut Connection) -> Event {
+    loop {
+        match connection.recv().await.expect("an event").into_event() {
+            Event::Disconnect(_) => {}
+            event => return event,
+        }
+    }
+}
+
+/// Settings by which bodies are stored there.
+fn stored_in(store: &Path) -> String {
+    format!(", 'upload.temp_store': '{}/body.XXXXXX'", store.display())
+}
+
+fn files(store: &Path) -> Vec<PathBuf> {
+    fs::read_dir(store)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect()
+}
+
+#[test]
+fn a_stored_upload_is_announced_complete_readable_and_removed() {
+    let store = scratch();
+    servers::each(&stored_in(store.path()), |server| {
+        let handler = run(options(&server), async |mut connection| {
+            for _ in 0..2 {
+                let Event::UploadStarted(started) = next(&mut connection).await else {
+                    panic!("no announcement");
+                };
+                let early = started.open().await;
+                assert!(
+                    matches!(early, Err(UploadError::Incomplete { .. })),
+                    "{early:?}"
+                );
+                let Event::UploadDone(upload) = next(&mut connection).await else {
+                    panic!("no upload");
+                };
+                assert_eq!(upload.path(), started.path());
+                drop(started);
+                assert!(
+                    upload.path().exists(),
+                    "the announcement's end removes nothing"
+                );
+                assert_eq!(upload.open().await.unwrap().1, SIZE as u64);
+                let (path, request) = (upload.path(), upload.request().clone());
+                let body = upload.into_body().await.unwrap();
+                assert_eq!(body.remaining(), Some(SIZE as u64));
+                let body = body.collect(SIZE).await.unwrap();
+                assert!(body == content(SIZE));
+                assert!(!path.exists());
+                connection
+                    .reply_http(&request, "thanks", 200, "", &[])
+                    .await
+                    .unwrap();
+            }
+            connection.finish().await;
+        });
+        assert_eq!(ask(server.address, &post(SIZE)), (200, "thanks".to_owned()));
+        assert_eq!(
+            ask(server.address, &chunked(SIZE)),
+            (200, "thanks".to_owned())
+        );
+        end(handler);
+        assert!(files(store.path()).is_empty());
+    });
+}
+
+#[test]
+fn a_stored_upload_can_be_kept_or_lost() {
+    let store = scratch();
+    servers::each(&stored_in(store.path()), |server| {
+        let handler = run(options(&server), async |mut connection| {
+            let mut kept = None;
+            while let Some(request) = connection.recv().await {
+                let Event::UploadDone(upload) = request.into_event() else {
+                    continue;
+                };
+                let request = upload.request().clone();
+                if kept.is_none() {
+                    kept = Some(upload.into_path());
+                    connection
+                        .reply_http(&request, "kept", 200, "", &[])
+                        .await
+                        .unwrap();
+                } else {
+                    fs::remove_file(upload.path()).unwrap();
+                    let gone = upload.open().await;
+                    assert!(matches!(gone, Err(UploadError::Gone { .. })), "{gone:?}");
+                    upload.remove().await.unwrap();
+                    connection
+                        .reply_http(&request, "lost", 200, "", &[])
+                        .await
+                        .unwrap();
+                    break;
+                }
+            }
+            connection.finish().await;
+            kept.unwrap()
+        });
+        assert_eq!(ask(server.address, &post(SIZE)).1, "kept");
+        assert_eq!(ask(server.address, &post(SIZE)).1, "lost");
+        let kept = end(handler);
+        assert!(fs::read(&kept).unwrap() == content(SIZE));
+        fs::remove_file(kept).unwrap();
+        assert!(files(store.path()).is_empty());
+    });
+}
+
+/// A Mongrel2 passes on what a Lurcher drops.
+#[test]
+fn a_client_that_names_a_file_gets_no_upload() {
+    let store = scratch();
+    let victim = store.path().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    servers::each(&stored_in(store.path()), |server| {
+        let kind = server.kind;
+        let handler = run(options(&server), async move |mut connection| {
+            for _ in 0..2 {
+                let event = connection.recv().await.map(Event::from);
+                let (request, said) = match event {
+                    Some(Event::Request(request)) if kind == Kind::Lurcher => (request, "plain"),
+                    Some(Event::UploadRefused(request, UploadFault::NoBody))
+                        if kind == Kind::Mongrel2 =>
+                    {
+                        (request, "refused")
+                    }
+                    other => panic!("{other:?}"),
+                };
+                connection
+                    .reply_http(&request, said, 200, "", &[])
+                    .await
+                    .unwrap();
+            }
+            connection.finish().await;
+        });
+        let mut client = Client::connect(server.address);
+        let start = format!("x-mongrel2-upload-start: {}\r\n", victim.display());
+        let done = format!("x-mongrel2-upload-done: {}\r\n", victim.display());
+        for lines in [start.clone(), format!("{start}{done}")] {
+            client
+                .send(format!("GET /up HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n").as_bytes())
+                .unwrap();
+            assert_eq!(client.answer().status, 200);
+        }
+        end(handler);
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+    });
+}
+
+#[test]
+fn an_announced_upload_can_be_refused_or_given_up() {
+    let store = scratch();
+    servers::each(&stored_in(store.path()), |server| {
+        let handler = run(options(&server), async |mut connection| {
+            let close = [("Connection", "close")];
+            let mut refused = false;
+            while let Some(request) = connection.recv().await {
+                match request.into_event() {
+                    Event::UploadStarted(_) if refused => {}
+                    Event::UploadStarted(upload) => {
+                        connection
+                            .reply_http(&upload, "no", 413, "", &close)
+                            .await
+                            .unwrap();
+                        refused = true;
+                    }
+                    Event::Disconnect(_) if refused => break,
+                    other => panic!("{other:?}"),
+                }
+            }
+            connection.finish().await;
+        });
+        let head =
+            format!("POST /up HTTP/1.1\r\nHost: localhost\r\nContent-Length: {SIZE}\r\n\r\n");
+        assert_eq!(ask(server.address, head.as_bytes()), (413, "no".to_owned()));
+        let mut leaves = Client::connect(server.address);
+        leaves.send(head.as_bytes()).unwrap();
+        leaves.send(&content(1000)).unwrap();
+        drop(leaves);
+        end(handler);
+    });
+}
+
+/// Reads bodies through a small window and answers with what they were; ends when the client that sends half a body is gone.
+async fn read_streams(mut connection: Connection, tell: mpsc::Sender<Result<usize, BodyError>>) {
+    let mut bodies = Bodies::with_window(5000);
+    let mut readers = Vec::new();
+    while let Some(request) = connection.recv().await {
+        match request.into_event() {
+            Event::UploadPart(part) => {
+                let Some(body) = bodies.part(&part) else {
+                    continue;
+                };
+                let (replies, tell) = (connection.replies(), tell.clone());
+                let half = part.path == "/half";
+                readers.push(tokio::spawn(async move {
+                    let read = check(body).await;
+                    let said = read.as_ref().map_or(0, |size| *size);
+                    if !half {
+                        replies
+                            .reply_http(&part, said.to_string(), 200, "", &[])
+                            .await
+                            .unwrap();
+                    }
+                    tell.send(read).unwrap();
+                }));
+            }
+            Event::Disconnect(client) => {
+                bodies.gone(&client);
+                if readers.len() == 3 {
+                    break;
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    connection.finish().await;
+}
+
+async fn check(mut body: BodyReader) -> Result<usize, BodyError> {
+    let mut all = Vec::new();
+    while let Some(piece) = body.next().await {
+        all.extend(piece?);
+        assert!(all == content(all.len()), "in order");
+    }
+    assert!(body.is_ended());
+    assert_eq!(body.remaining(), Some(0));
+    Ok(all.len())
+}
+
+#[test]
+fn a_streamed_upload_is_read_as_it_comes_and_ends_with_its_client() {
+    servers::each(", 'upload.stream': 1", |server| {
+        let (tell, told) = mpsc::channel();
+        let handler = run(options(&server), |connection| {
+            read_streams(connection, tell)
+        });
+        assert_eq!(ask(server.address, &post(SIZE)).1, SIZE.to_string());
+        assert!(matches!(told.recv_timeout(PATIENCE), Ok(Ok(SIZE))));
+        assert_eq!(ask(server.address, &chunked(SIZE)).1, SIZE.to_string());
+        assert!(matches!(told.recv_timeout(PATIENCE), Ok(Ok(SIZE))));
+        let mut leaves = Client::connect(server.address);
+        let head =
+            format!("POST /half HTTP/1.1\r\nHost: localhost\r\nContent-Length: {SIZE}\r\n\r\n");
+        leaves.send(head.as_bytes()).unwrap();
+        leaves.send(&content(50_000)).unwrap();
+        drop(leaves);
+        let left = told.recv_timeout(PATIENCE).unwrap();
+        assert!(matches!(left, Err(BodyError::Gone)), "{left:?}");
+        end(handler);
+    });
+}
