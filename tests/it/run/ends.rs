@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
+use std::process::Command;
 use std::time::Instant;
 
 use super::{Run, signal};
+use crate::support::program::Program;
 use crate::support::{PATIENCE, scratch};
 
 /// Whether a process has ended: nothing of it is left, or nothing but its status.
@@ -70,6 +72,66 @@ fn a_signal_that_ends_a_worker_is_named() {
 }
 
 #[test]
+fn a_reload_whose_workers_do_not_start_leaves_the_old_ones() {
+    let directory = scratch();
+    let script = "test -e broken && exit 4; exec sleep 1000";
+    let options = ["--feed=direct", "--workers=2", "--", "-c", script];
+    let mut run = Run::alone(directory.path(), "exec:/bin/sh", &options);
+    let before = run.ready(2);
+    fs::write(directory.path().join("broken"), "").expect("write");
+    run.program.signal("HUP");
+    run.program
+        .said("5 in a row did not: the old workers stay", 1);
+    assert_eq!(run.ready(2), before);
+    fs::remove_file(directory.path().join("broken")).expect("remove");
+    run.program.signal("HUP");
+    run.program.said("all workers are replaced", 1);
+    let after = run.ready(2);
+    assert!(
+        after
+            .iter()
+            .all(|new| before.iter().all(|old| old.pid != new.pid))
+    );
+    assert!(run.program.terminate().success());
+}
+
+#[test]
+fn an_update_of_the_program_is_what_the_next_workers_are() {
+    let directory = scratch();
+    let [path, newer] = ["lurcher", "newer"].map(|name| directory.path().join(name));
+    for copy in [&path, &newer] {
+        fs::copy(env!("CARGO_BIN_EXE_lurcher"), copy).expect("copy");
+    }
+    let control = format!("ipc://{}/run.control", directory.path().display());
+    let mut command = Command::new("./lurcher");
+    command
+        .args([
+            "run",
+            "echo",
+            "ipc://send",
+            "ipc://recv",
+            "--control",
+            &control,
+        ])
+        .current_dir(directory.path());
+    let mut run = Run {
+        program: Program::start(&mut command),
+        control,
+    };
+    let exe = |pid: u32| fs::read_link(format!("/proc/{pid}/exe")).expect("its program");
+    let old = run.ready(1)[0].pid;
+    fs::rename(&newer, &path).expect("rename");
+    assert_eq!(exe(old).file_name(), Some("lurcher (deleted)".as_ref()));
+    run.program.signal("HUP");
+    run.program.said("all workers are replaced", 1);
+    assert_eq!(
+        exe(run.ready(1)[0].pid).file_name(),
+        Some("lurcher".as_ref())
+    );
+    assert!(run.program.terminate().success());
+}
+
+#[test]
 fn who_does_not_stop_in_time_is_killed() {
     let directory = scratch();
     let mut run = Run::alone(directory.path(), "echo", &["--graceful-timeout=1"]);
@@ -107,7 +169,6 @@ fn no_worker_outlives_a_killed_supervisor() {
     let directory = scratch();
     let mut run = Run::alone(directory.path(), "echo", &["--workers=2"]);
     let workers = run.ready(2);
-    // One of them is stuck, as a handler that blocks is.
     run.program.kill();
     workers.iter().for_each(|worker| goes(worker.pid));
     let script = "trap '' TERM HUP; exec sleep 1000";
@@ -141,7 +202,7 @@ fn beside_the_pid_file_is_the_control_port_that_was_not_named() {
     let directory = scratch();
     let specs = ["send", "recv"].map(|name| format!("ipc://{}/{name}", directory.path().display()));
     let arguments = ["run", "echo", &specs[0], &specs[1], "--pid-file=run.pid"];
-    let mut program = crate::support::program::Program::lurcher(&arguments, directory.path());
+    let mut program = Program::lurcher(&arguments, directory.path());
     program.said("is ready", 1);
     let control = format!("ipc://{}/run.pid.control", directory.path().display());
     let mut run = Run { program, control };
@@ -187,7 +248,7 @@ fn the_end_of_standard_input_is_that_of_all_where_it_is_asked_for() {
     let specs = ["send", "recv"].map(|name| format!("ipc://{}/{name}", directory.path().display()));
     // Its input is empty.
     let arguments = ["run", "echo", &specs[0], &specs[1], "--stop-on-eof"];
-    let mut program = crate::support::program::Program::lurcher(&arguments, directory.path());
+    let mut program = Program::lurcher(&arguments, directory.path());
     assert!(program.ended().success(), "{program}");
     program.said("handler echo: stopped", 1);
 }

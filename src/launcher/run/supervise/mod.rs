@@ -55,6 +55,9 @@ const MEMORY_LOOK: Duration = Duration::from_secs(2);
 const LOOK_BUSY: Duration = Duration::from_millis(50);
 const LOOK_IDLE: Duration = Duration::from_secs(1);
 
+/// A graceful timeout above this is the same as none, and clocks can still count with it.
+const PATIENCE_MAX: Duration = Duration::from_hours(24 * 365);
+
 /// What workers have at least for their end, whatever else has taken the time.
 const LEAST_TIME: Duration = Duration::from_secs(1);
 
@@ -161,13 +164,11 @@ async fn supervise(plan: Plan, replan: Replan<'_>, log: Option<&str>) -> anyhow:
     signal.finish(FINISH_TIMEOUT).await;
     port_signal.finish(FINISH_TIMEOUT).await;
     let name = &supervisor.plan.name;
-    match supervisor.failure {
-        Some(why) => Err(anyhow!(why)),
-        None => {
-            info!("handler {name}: stopped");
-            Ok(ExitCode::SUCCESS)
-        }
+    if let Some(why) = supervisor.failure {
+        return Err(anyhow!(why));
     }
+    info!("handler {name}: stopped");
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The signals that mean something. The terminal sends the last two only to programs in the background that read from it, and this
@@ -250,23 +251,16 @@ async fn open_port(
 }
 
 fn usual_port(plan: &Plan) -> Option<Endpoint> {
-    let path = match &plan.pid_file {
-        Some(file) => {
-            let mut path = std::path::absolute(file).ok()?.into_os_string();
-            path.push(".control");
-            path
-        }
-        None => {
-            let folder = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty())?;
-            let name: String = plan
-                .name
-                .chars()
-                .map(|c| if c.is_alphanumeric() { c } else { '-' })
-                .collect();
-            Path::new(&folder)
-                .join(format!("lurcher-{name}.control"))
-                .into_os_string()
-        }
+    let path = if let Some(file) = &plan.pid_file {
+        let mut path = std::path::absolute(file).ok()?.into_os_string();
+        path.push(".control");
+        path
+    } else {
+        let folder = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty())?;
+        let letter = |c: char| if c.is_alphanumeric() { c } else { '-' };
+        let name: String = plan.name.chars().map(letter).collect();
+        let path = Path::new(&folder).join(format!("lurcher-{name}.control"));
+        path.into_os_string()
     };
     let endpoint = format!("ipc://{}", path.to_str()?)
         .parse::<Endpoint>()
@@ -394,7 +388,7 @@ impl Supervisor<'_> {
                     },
                 );
             }
-            Err(error) => self.ended(id, &format!("{error:#}"), &[]),
+            Err(error) => self.gone(id, &format!("worker {number}"), &format!("{error:#}"), &[]),
         }
     }
 
@@ -406,7 +400,7 @@ impl Supervisor<'_> {
             (Some(Feeding { feed, .. }), Some(worker)) => {
                 feed.drain_worker(worker.member.pid);
                 // A stream need not end: it is told in time to end it by itself.
-                let until = Instant::now() + self.plan.graceful_timeout / 2;
+                let until = Instant::now() + self.patience() / 2;
                 self.leaving.insert(id, until);
                 self.next_look = Instant::now();
             }
@@ -520,30 +514,35 @@ impl Supervisor<'_> {
     }
 
     fn ended(&mut self, id: Id, how: &str, last_words: &[String]) {
-        let (number, pid) = self
-            .shown(id)
-            .map_or((0, 0), |shown| (shown.number, shown.pid));
+        if let Some(Shown { number, pid, .. }) = self.shown(id) {
+            let who = format!("worker {number} (process {pid})");
+            self.gone(id, &who, how, last_words);
+        }
+    }
+
+    /// A worker has ended, or could not be started.
+    fn gone(&mut self, id: Id, who: &str, how: &str, last_words: &[String]) {
         self.members.remove(&id);
         self.leaving.remove(&id);
         self.board.borrow_mut().workers.remove(&id);
         let pause = |pause: Duration| pause.as_millis();
         match self.crew.ended(id, Instant::now()) {
-            Meaning::Asked => debug!("worker {number} (process {pid}) has ended: {how}"),
+            Meaning::Asked => debug!("{who} has ended: {how}"),
             Meaning::Died(time) => {
                 error!(
-                    "worker {number} (process {pid}) died: {how}; another takes its place in {} ms",
+                    "{who} died: {how}; another takes its place in {} ms",
                     pause(time)
                 );
             }
             Meaning::Failed(time) => {
                 error!(
-                    "worker {number} (process {pid}) does not start: {how}; tried again in {} ms",
+                    "{who} does not start: {how}; tried again in {} ms",
                     pause(time)
                 );
             }
             Meaning::RollGivenUp => {
                 error!(
-                    "worker {number} (process {pid}) does not start: {how}; {FAILURES_MAX} in a row did not: the old workers stay"
+                    "{who} does not start: {how}; {FAILURES_MAX} in a row did not: the old workers stay"
                 );
                 if let Some((plan, rights)) = self.previous.take() {
                     (self.plan, self.rights) = (plan, rights);
@@ -640,7 +639,7 @@ impl Supervisor<'_> {
         // Workers answer what servers have sent until now; the end of this task says that they have.
         let (sender, closed) = oneshot::channel::<()>();
         let feed = Rc::clone(feed);
-        let patience = self.plan.graceful_timeout;
+        let patience = self.patience();
         let until = tokio::time::Instant::now() + patience;
         self.stop_by = Instant::now().checked_add(patience);
         self.watch.spawn_local(async move {
@@ -660,6 +659,11 @@ impl Supervisor<'_> {
         self.crew
             .set_graceful_timeout(left.unwrap_or_default().max(LEAST_TIME));
         self.crew.stop();
+    }
+
+    /// How long what is open may take.
+    fn patience(&self) -> Duration {
+        self.plan.graceful_timeout.min(PATIENCE_MAX)
     }
 
     fn is_ending(&self) -> bool {
