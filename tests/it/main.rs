@@ -34,6 +34,7 @@ mod proxy;
 mod reload;
 mod responses;
 mod routing_golden;
+mod run;
 mod run_options;
 mod serve;
 mod services;

@@ -4,6 +4,7 @@
 //! `given` what is said there, in the environment and in files, `source` makes a [`plan::Plan`] of it, `supervise` is the process that was
 //! started, `worker` the one that serves, `rights` who that one is.
 
+mod access_log;
 mod args;
 mod env_file;
 mod given;

@@ -217,7 +217,7 @@ pub(super) const COMMON: &[Common] = &[
         "control",
         "ADDRESS",
         WATCHING,
-        "Where it is asked for its status, stopped and reloaded, as ipc:///run/app.control [default: nowhere]",
+        "Where it is asked for its status, stopped and reloaded, as ipc:///run/app.control [default: beside the pid file, else in $XDG_RUNTIME_DIR]",
     ),
     one(
         "options",

@@ -33,18 +33,15 @@ impl Rights {
                 Ok(uid) => User::from_uid(Uid::from_raw(uid)).with_context(why)?,
                 Err(_) => User::from_name(text).with_context(why)?,
             };
-            match found {
-                Some(found) => {
-                    rights.uid = Some(found.uid.as_raw());
-                    rights.gid = Some(found.gid.as_raw());
-                    rights.name = Some(found.name);
-                }
-                None => {
-                    let uid = text
-                        .parse()
-                        .map_err(|_| anyhow!("there is no user {text:?}"))?;
-                    (rights.uid, rights.gid) = (Some(uid), Some(uid));
-                }
+            if let Some(found) = found {
+                rights.uid = Some(found.uid.as_raw());
+                rights.gid = Some(found.gid.as_raw());
+                rights.name = Some(found.name);
+            } else {
+                let uid = text
+                    .parse()
+                    .map_err(|_| anyhow!("there is no user {text:?}"))?;
+                (rights.uid, rights.gid) = (Some(uid), Some(uid));
             }
         }
         if let Some(text) = group {

@@ -2,11 +2,15 @@
 //! a worker: this program started anew, with its order on a socket in place of standard input. A worker whose order is a program of
 //! the user's own becomes that program.
 
+use std::convert::Infallible;
 use std::io::{Read as _, stdin};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt as _, parent_id};
+use std::path::Path;
+use std::pin::pin;
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -14,12 +18,14 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, raise};
 use nix::sys::socket::{MsgFlags, send};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
 
+use super::access_log::{AccessLog, Tally};
 use super::plan::{App, Plan};
 use super::supervise::order::{Message, ORDER_MAX, Order, Word};
 use super::{BuiltIn, Handler, rights};
 use crate::endpoint::Endpoint;
-use crate::handler::{Connection, Options};
+use crate::handler::{Connection, Counts, Options};
 use crate::launcher::process::{PART, link, no_input};
 use crate::launcher::signals::{STOP, Signals};
 
@@ -28,6 +34,9 @@ pub(super) const WORKER: &str = "worker";
 
 /// How long a worker goes on whose supervisor has gone: that one was killed, and somebody wants to start anew.
 const ORPHAN_TIME: Duration = Duration::from_secs(2);
+
+/// How often the supervisor is told how it goes, where there is something new.
+const REPORTS: Duration = Duration::from_millis(250);
 
 /// Words of the supervisor that are not obeyed yet.
 const WORDS_MAX: usize = 8;
@@ -50,10 +59,15 @@ pub(in crate::launcher) fn obey(built_in: &'static [BuiltIn]) -> anyhow::Result<
     let (order, _) = link::receive(&socket, ORDER_MAX).context("take the order")?;
     let order = Order::decode(&order, built_in).map_err(|why| anyhow!("read the order: {why}"))?;
     let plan = &order.plan;
+    // Opened with the rights of the supervisor, and where that one is.
+    let log = match (&plan.app, &plan.access_log) {
+        (App::BuiltIn { .. }, Some(path)) => Some(open_log(path)?),
+        _ => None,
+    };
     rights::settle(plan.chdir.as_deref(), plan.umask)?;
     order.rights.take().context("give up root's rights")?;
     match &plan.app {
-        App::BuiltIn { .. } => serve_here(plan, Some(socket)),
+        App::BuiltIn { .. } => serve_here(plan, log, Some(socket)),
         App::Exec { .. } => become_program(&order),
     }
 }
@@ -91,10 +105,19 @@ fn become_program(order: &Order) -> anyhow::Result<ExitCode> {
 
 /// Serves in the process that was typed.
 pub(super) fn main(plan: &Plan) -> anyhow::Result<ExitCode> {
-    serve_here(plan, None)
+    let log = plan.access_log.as_deref().map(open_log).transpose()?;
+    serve_here(plan, log, None)
 }
 
-fn serve_here(plan: &Plan, supervisor: Option<UnixStream>) -> anyhow::Result<ExitCode> {
+fn open_log(path: &Path) -> anyhow::Result<AccessLog> {
+    AccessLog::open(path).with_context(|| format!("open the access log {}", path.display()))
+}
+
+fn serve_here(
+    plan: &Plan,
+    log: Option<AccessLog>,
+    supervisor: Option<UnixStream>,
+) -> anyhow::Result<ExitCode> {
     let App::BuiltIn { handler, values } = &plan.app else {
         bail!(
             "running {}: a program of its own needs a supervisor",
@@ -108,6 +131,13 @@ fn serve_here(plan: &Plan, supervisor: Option<UnixStream>) -> anyhow::Result<Exi
     options.ident.clone_from(&plan.ident);
     options.chroot.clone_from(&plan.chroot);
     options.upload_store.clone_from(&plan.upload_store);
+    let tally = Arc::new(Tally {
+        log,
+        ..Tally::default()
+    });
+    if tally.log.is_some() || supervisor.is_some() {
+        options.observer = Some(Arc::<Tally>::clone(&tally));
+    }
     let mut runtime = if plan.threads > 1 {
         tokio::runtime::Builder::new_multi_thread()
     } else {
@@ -118,7 +148,10 @@ fn serve_here(plan: &Plan, supervisor: Option<UnixStream>) -> anyhow::Result<Exi
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let result = runtime.block_on(serve(plan, options, serving, supervisor));
+    let result = runtime.block_on(serve(plan, options, serving, &tally, supervisor));
+    if let Some(log) = &tally.log {
+        log.flush();
+    }
     // What is left when a handler was given up must not hold the end up.
     runtime.shutdown_background();
     result
@@ -129,11 +162,12 @@ async fn serve(
     plan: &Plan,
     options: Options,
     handler: Handler,
+    tally: &Arc<Tally>,
     supervisor: Option<UnixStream>,
 ) -> anyhow::Result<ExitCode> {
     let name = &plan.name;
     let above = supervisor
-        .map(Above::new)
+        .map(|socket| Above::new(socket, Arc::clone(tally)))
         .transpose()
         .context("listen to the supervisor")?;
     // A worker has the time that its supervisor gives it.
@@ -155,16 +189,19 @@ async fn serve(
     let leaving = handler.1;
     let mut serving = handler.0(connection);
     tell(above.as_ref(), Message::Ready);
+    let mut reports = pin!(report(above.as_ref(), &tally.counts));
     tokio::select! {
         result = &mut serving => {
             result.with_context(|| format!("running `{name}`"))?;
             return Ok(ExitCode::SUCCESS);
         }
         () = stop.next() => {}
+        never = &mut reports => match never {},
     }
     tracing::info!("handler {name}: stopping");
     Handler::ask_to_stop(leaving, &handle);
     let why = tokio::select! {
+        never = &mut reports => match never {},
         result = &mut serving => {
             result.with_context(|| format!("stopping `{name}`"))?;
             tracing::info!("handler {name}: stopped");
@@ -180,13 +217,13 @@ async fn serve(
 
 /// A worker's supervisor: what it says, and the way to tell it something.
 struct Above {
-    words: mpsc::Receiver<Word>,
+    words: mpsc::Receiver<()>,
     socket: UnixStream,
 }
 
 impl Above {
     /// Listens in a thread of its own: even a handler that blocks the runtime ends when its supervisor has gone.
-    fn new(socket: UnixStream) -> std::io::Result<Self> {
+    fn new(socket: UnixStream, tally: Arc<Tally>) -> std::io::Result<Self> {
         let (sender, words) = mpsc::channel(WORDS_MAX);
         let mut listened = socket.try_clone()?;
         std::thread::Builder::new()
@@ -194,9 +231,17 @@ impl Above {
             .spawn(move || {
                 let mut byte = [0];
                 while listened.read_exact(&mut byte).is_ok() {
-                    if let Some(word) = byte.first().copied().and_then(Word::of) {
-                        // Nobody listens when all is over.
-                        let _ok = sender.blocking_send(word);
+                    match byte.first().copied().and_then(Word::of) {
+                        Some(Word::Reopen) => {
+                            if let Some(log) = &tally.log {
+                                log.reopen();
+                            }
+                        }
+                        Some(Word::Drain) => {
+                            // Nobody listens when all is over.
+                            let _ok = sender.blocking_send(());
+                        }
+                        None => {}
                     }
                 }
                 // Nobody is left to be served for.
@@ -206,6 +251,24 @@ impl Above {
                 let _ok = raise(Signal::SIGKILL);
             })?;
         Ok(Self { words, socket })
+    }
+}
+
+/// Tells the supervisor how it goes, now and then, for ever.
+async fn report(supervisor: Option<&UnixStream>, counts: &Counts) -> Infallible {
+    if supervisor.is_none() {
+        return std::future::pending().await;
+    }
+    let mut told = (0, 0);
+    let mut look = tokio::time::interval(REPORTS);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        let (in_flight, served) = (counts.open(), counts.ended());
+        if told != (in_flight, served) {
+            told = (in_flight, served);
+            tell(supervisor, Message::Counts { in_flight, served });
+        }
     }
 }
 
@@ -222,7 +285,7 @@ fn tell(supervisor: Option<&UnixStream>, message: Message) {
 struct Stop {
     signals: Signals,
     stdin: Option<oneshot::Receiver<()>>,
-    words: Option<mpsc::Receiver<Word>>,
+    words: Option<mpsc::Receiver<()>>,
 }
 
 impl Stop {
@@ -246,14 +309,9 @@ impl Stop {
             }
         };
         let words = async {
-            let Some(words) = &mut self.words else {
-                return std::future::pending().await;
-            };
-            loop {
-                match words.recv().await {
-                    Some(Word::Reopen) => {}
-                    word => return word,
-                }
+            match &mut self.words {
+                Some(words) => words.recv().await,
+                None => std::future::pending().await,
             }
         };
         tokio::select! {

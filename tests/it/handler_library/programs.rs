@@ -20,7 +20,14 @@ impl Program {
     /// Starts `lurcher run` and waits until it says to be connected.
     pub(super) fn run(app: &str, front: &Front, options: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_lurcher"))
-            .args(["run", app, &front.send_spec, &front.recv_spec])
+            // Alone: what is tested is the handler.
+            .args([
+                "run",
+                "--workers=0",
+                app,
+                &front.send_spec,
+                &front.recv_spec,
+            ])
             .args(options)
             .stderr(Stdio::piped())
             .spawn()

@@ -16,7 +16,7 @@ const LIVED: Duration = Duration::from_secs(10);
 pub(super) const FAILURES_MAX: u32 = 5;
 
 /// A worker that is not ready after so long never will be. An application may load for a while.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// More workers than this are a typing mistake.
 pub(super) const WORKERS_MAX: u32 = 1024;

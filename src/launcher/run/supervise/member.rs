@@ -193,19 +193,18 @@ impl Attendant {
             };
             tokio::select! {
                 status = self.child.wait() => break status,
-                message = message => match message {
-                    Ok(Some(bytes)) => match Message::decode(&bytes) {
+                message = message => if let Ok(Some(bytes)) = message {
+                    match Message::decode(&bytes) {
                         Some(Message::Ready) => self.tell(News::Ready).await,
                         Some(Message::Counts { in_flight, served }) => {
                             self.tell(News::Counts { in_flight, served }).await;
                         }
                         None => {}
-                    },
-                    // Its end; a program that has begun has closed it, and one that could not begin ends now.
-                    Ok(None) | Err(_) => {
-                        self.link = None;
-                        ran = self.is_program.then(|| Instant::now() + RAN);
                     }
+                } else {
+                    // Its end; a program that has begun has closed it, and one that could not begin ends now.
+                    self.link = None;
+                    ran = self.is_program.then(|| Instant::now() + RAN);
                 },
                 () = has_run => {
                     ran = None;

@@ -2,12 +2,14 @@
 //! serves nobody itself.
 //!
 //! * `crew` decides which workers there should be, `member` is one of their processes, `order` what the two say to each other;
+//! * `feed` takes the requests from the servers where workers do not do so themselves;
 //! * `desk` is what an operator sees; `memory` and `watch` are reasons to replace workers.
 //!
 //! How requests are served is the worker's; what was typed is `args`'s.
 
 mod crew;
 mod desk;
+mod feed;
 mod member;
 mod memory;
 pub(super) mod order;
@@ -30,10 +32,11 @@ use tracing::{debug, error, info, warn};
 
 use self::crew::{Action, Crew, FAILURES_MAX, Id, Meaning, State, WORKERS_MAX};
 use self::desk::{Board, Desk, Errand, Shown};
+use self::feed::Feeding;
 use self::member::{Member, News, Wish};
 use self::order::Order;
 use self::watch::Watcher;
-use super::plan::Plan;
+use super::plan::{App, Plan};
 use super::rights::Rights;
 use super::worker::end_of_stdin;
 use crate::control;
@@ -47,6 +50,16 @@ const NEWS_MAX: usize = 256;
 
 /// How often the memory of workers is looked at.
 const MEMORY_LOOK: Duration = Duration::from_secs(2);
+
+/// How often it is looked how programs do in the feed: while one starts or ends, and otherwise.
+const LOOK_BUSY: Duration = Duration::from_millis(50);
+const LOOK_IDLE: Duration = Duration::from_secs(1);
+
+/// A graceful timeout above this is the same as none, and clocks can still count with it.
+const PATIENCE_MAX: Duration = Duration::from_hours(24 * 365);
+
+/// What workers have at least for their end, whatever else has taken the time.
+const LEAST_TIME: Duration = Duration::from_secs(1);
 
 /// How long tasks may take at the end, when all workers have ended.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -78,7 +91,15 @@ async fn supervise(plan: Plan, replan: Replan<'_>, log: Option<&str>) -> anyhow:
     let mut errands = open_port(&plan, &board, &port_watch).await?;
     let (signal, watch) = drain::channel();
     let (news, mut heard) = mpsc::channel(NEWS_MAX);
+    // A signal to stop that comes meanwhile is taken when this is done.
+    let feeding = feed::begin(&plan, &rights, &watch).await?;
     let mut supervisor = Supervisor {
+        is_program: matches!(plan.app, App::Exec { .. }),
+        feeding,
+        next_look: Instant::now(),
+        leaving: BTreeMap::new(),
+        closing: None,
+        stop_by: None,
         crew: Crew::new(plan.workers, plan.graceful_timeout),
         previous: None,
         plan,
@@ -102,8 +123,9 @@ async fn supervise(plan: Plan, replan: Replan<'_>, log: Option<&str>) -> anyhow:
         if supervisor.crew.is_stopping() && supervisor.crew.is_empty() {
             break;
         }
+        let wake = supervisor.wake();
         let wake = async {
-            match supervisor.crew.wake() {
+            match wake {
                 Some(when) => sleep_until(when.into()).await,
                 None => std::future::pending().await,
             }
@@ -117,19 +139,36 @@ async fn supervise(plan: Plan, replan: Replan<'_>, log: Option<&str>) -> anyhow:
                 supervisor.reload(&format!("{} has changed", path.display()));
             }
             _ = look.tick() => supervisor.look(),
+            () = closed(&mut supervisor.closing) => supervisor.end(),
             () = wake => {}
         }
     }
+    // What it has said last is written, and its directory goes behind it.
+    let _directory = match supervisor.feeding.take() {
+        Some(Feeding {
+            feed,
+            log,
+            directory,
+        }) => {
+            // Somebody in a hurry has not let it finish otherwise.
+            if let Some(feed) = Rc::into_inner(feed) {
+                feed.stop(Duration::ZERO).await;
+            }
+            if let Some(log) = log {
+                log.flush();
+            }
+            Some(directory)
+        }
+        None => None,
+    };
     signal.finish(FINISH_TIMEOUT).await;
     port_signal.finish(FINISH_TIMEOUT).await;
     let name = &supervisor.plan.name;
-    match supervisor.failure {
-        Some(why) => Err(anyhow!(why)),
-        None => {
-            info!("handler {name}: stopped");
-            Ok(ExitCode::SUCCESS)
-        }
+    if let Some(why) = supervisor.failure {
+        return Err(anyhow!(why));
     }
+    info!("handler {name}: stopped");
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The signals that mean something. The terminal sends the last two only to programs in the background that read from it, and this
@@ -143,6 +182,15 @@ fn kinds() -> impl Iterator<Item = SignalKind> {
     ];
     STOP.into_iter()
         .chain(others.map(|signal| SignalKind::from_raw(signal as i32)))
+}
+
+/// Waits until nothing is open any more that came before the end was wished for.
+async fn closed(closing: &mut Option<oneshot::Receiver<()>>) {
+    match closing {
+        // It is the end of the sender that tells.
+        Some(closed) => drop(closed.await),
+        None => std::future::pending().await,
+    }
 }
 
 fn watcher(paths: &[PathBuf]) -> anyhow::Result<Option<Watcher>> {
@@ -203,23 +251,16 @@ async fn open_port(
 }
 
 fn usual_port(plan: &Plan) -> Option<Endpoint> {
-    let path = match &plan.pid_file {
-        Some(file) => {
-            let mut path = std::path::absolute(file).ok()?.into_os_string();
-            path.push(".control");
-            path
-        }
-        None => {
-            let folder = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty())?;
-            let name: String = plan
-                .name
-                .chars()
-                .map(|c| if c.is_alphanumeric() { c } else { '-' })
-                .collect();
-            Path::new(&folder)
-                .join(format!("lurcher-{name}.control"))
-                .into_os_string()
-        }
+    let path = if let Some(file) = &plan.pid_file {
+        let mut path = std::path::absolute(file).ok()?.into_os_string();
+        path.push(".control");
+        path
+    } else {
+        let folder = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty())?;
+        let letter = |c: char| if c.is_alphanumeric() { c } else { '-' };
+        let name: String = plan.name.chars().map(letter).collect();
+        let path = Path::new(&folder).join(format!("lurcher-{name}.control"));
+        path.into_os_string()
     };
     let endpoint = format!("ipc://{}", path.to_str()?)
         .parse::<Endpoint>()
@@ -247,6 +288,18 @@ struct Supervisor<'a> {
     members: BTreeMap<Id, Worker>,
     board: Rc<RefCell<Board>>,
     manager: Manager,
+    /// What workers do is a program of the user's own.
+    is_program: bool,
+    /// Where this process takes the requests.
+    feeding: Option<Feeding>,
+    /// When it is looked again how programs do in the feed.
+    next_look: Instant,
+    /// Programs that get no new requests, and are told to end when they have nothing open, or at this time.
+    leaving: BTreeMap<Id, Instant>,
+    /// The feed takes no more requests, and this process ends when those that it has are answered.
+    closing: Option<oneshot::Receiver<()>>,
+    /// When that is to be over.
+    stop_by: Option<Instant>,
     /// Whether somebody knows that all workers run.
     told: bool,
     is_rolling: bool,
@@ -259,6 +312,7 @@ struct Supervisor<'a> {
 impl Supervisor<'_> {
     /// Does what is to be done, and shows how things are.
     fn step(&mut self) {
+        self.look_at_programs();
         loop {
             let actions = self.crew.step(Instant::now());
             if actions.is_empty() {
@@ -267,7 +321,7 @@ impl Supervisor<'_> {
             for action in actions {
                 match action {
                     Action::Start(id, number) => self.start(id, number),
-                    Action::Drain(id) => self.wish(id, Wish::Drain),
+                    Action::Drain(id) => self.drain(id),
                     Action::Kill(id) => self.kill(id),
                 }
             }
@@ -285,7 +339,11 @@ impl Supervisor<'_> {
         }
         let mut board = self.board.borrow_mut();
         board.wanted = self.crew.wanted();
-        board.feed = "direct";
+        board.feed = if self.feeding.is_some() {
+            "supervisor"
+        } else {
+            "direct"
+        };
         board.workers.retain(|id, _| self.crew.state(*id).is_some());
         for (id, shown) in &mut board.workers {
             shown.state = self.crew.state(*id).map_or("", State::name);
@@ -293,8 +351,12 @@ impl Supervisor<'_> {
     }
 
     fn start(&mut self, id: Id, number: u32) {
+        let mut plan = self.plan.clone();
+        if let Some(Feeding { feed, .. }) = &self.feeding {
+            plan.servers = feed.specs();
+        }
         let order = Order {
-            plan: self.plan.clone(),
+            plan,
             number,
             rights: self.rights.clone(),
             supervisor: std::process::id(),
@@ -326,8 +388,68 @@ impl Supervisor<'_> {
                     },
                 );
             }
-            Err(error) => self.ended(id, &format!("{error:#}"), &[]),
+            Err(error) => self.gone(id, &format!("worker {number}"), &format!("{error:#}"), &[]),
         }
+    }
+
+    /// Has a worker finish what it has. A program that the feed has given something to gets nothing new first, and is told to end
+    /// when it has answered.
+    fn drain(&mut self, id: Id) {
+        let worker = self.members.get(&id).filter(|_| self.is_program);
+        match (&self.feeding, worker) {
+            (Some(Feeding { feed, .. }), Some(worker)) => {
+                feed.drain_worker(worker.member.pid);
+                // A stream need not end: it is told in time to end it by itself.
+                let until = Instant::now() + self.patience() / 2;
+                self.leaving.insert(id, until);
+                self.next_look = Instant::now();
+            }
+            _ => self.wish(id, Wish::Drain),
+        }
+    }
+
+    /// Looks how programs do, which do not tell it themselves.
+    fn look_at_programs(&mut self) {
+        let now = Instant::now();
+        let Some(Feeding { feed, .. }) = self.feeding.as_ref().filter(|_| self.is_program) else {
+            return;
+        };
+        if now < self.next_look {
+            return;
+        }
+        let feed = Rc::clone(feed);
+        let mut is_busy = !self.leaving.is_empty();
+        let workers: Vec<_> = self
+            .members
+            .iter()
+            .map(|(id, worker)| (*id, worker.member.pid))
+            .collect();
+        for (id, pid) in workers {
+            let counts = feed.counts(pid);
+            let in_flight = u64::from(counts.open) + u64::from(counts.attached);
+            let served = counts.served;
+            self.hear(id, News::Counts { in_flight, served });
+            match self.crew.state(id) {
+                Some(State::Starting) if counts.connected > 0 => self.is_ready(id),
+                Some(State::Starting) => is_busy = true,
+                _ => {}
+            }
+            if self
+                .leaving
+                .get(&id)
+                .is_some_and(|until| in_flight == 0 || now >= *until)
+            {
+                self.leaving.remove(&id);
+                self.wish(id, Wish::Drain);
+            }
+        }
+        self.next_look = now + if is_busy { LOOK_BUSY } else { LOOK_IDLE };
+    }
+
+    /// When there is something to do though nothing has happened.
+    fn wake(&self) -> Option<Instant> {
+        let look = (self.feeding.is_some() && self.is_program).then_some(self.next_look);
+        self.crew.wake().into_iter().chain(look).min()
     }
 
     fn wish(&self, id: Id, wish: Wish) {
@@ -361,13 +483,9 @@ impl Supervisor<'_> {
 
     fn hear(&mut self, id: Id, news: News) {
         match news {
-            News::Ready => {
-                if self.crew.ready(id, Instant::now())
-                    && let Some(Shown { number, pid, .. }) = self.shown(id)
-                {
-                    info!("worker {number} (process {pid}) is ready");
-                }
-            }
+            // The feed knows better of programs.
+            News::Ready if self.is_program && self.feeding.is_some() => {}
+            News::Ready => self.is_ready(id),
             News::Counts { in_flight, served } => {
                 if let Some(shown) = self.board.borrow_mut().workers.get_mut(&id) {
                     (shown.in_flight, shown.served) = (in_flight, served);
@@ -387,30 +505,44 @@ impl Supervisor<'_> {
         }
     }
 
+    fn is_ready(&mut self, id: Id) {
+        if self.crew.ready(id, Instant::now())
+            && let Some(Shown { number, pid, .. }) = self.shown(id)
+        {
+            info!("worker {number} (process {pid}) is ready");
+        }
+    }
+
     fn ended(&mut self, id: Id, how: &str, last_words: &[String]) {
-        let (number, pid) = self
-            .shown(id)
-            .map_or((0, 0), |shown| (shown.number, shown.pid));
+        if let Some(Shown { number, pid, .. }) = self.shown(id) {
+            let who = format!("worker {number} (process {pid})");
+            self.gone(id, &who, how, last_words);
+        }
+    }
+
+    /// A worker has ended, or could not be started.
+    fn gone(&mut self, id: Id, who: &str, how: &str, last_words: &[String]) {
         self.members.remove(&id);
+        self.leaving.remove(&id);
         self.board.borrow_mut().workers.remove(&id);
         let pause = |pause: Duration| pause.as_millis();
         match self.crew.ended(id, Instant::now()) {
-            Meaning::Asked => debug!("worker {number} (process {pid}) has ended: {how}"),
+            Meaning::Asked => debug!("{who} has ended: {how}"),
             Meaning::Died(time) => {
                 error!(
-                    "worker {number} (process {pid}) died: {how}; another takes its place in {} ms",
+                    "{who} died: {how}; another takes its place in {} ms",
                     pause(time)
                 );
             }
             Meaning::Failed(time) => {
                 error!(
-                    "worker {number} (process {pid}) does not start: {how}; tried again in {} ms",
+                    "{who} does not start: {how}; tried again in {} ms",
                     pause(time)
                 );
             }
             Meaning::RollGivenUp => {
                 error!(
-                    "worker {number} (process {pid}) does not start: {how}; {FAILURES_MAX} in a row did not: the old workers stay"
+                    "{who} does not start: {how}; {FAILURES_MAX} in a row did not: the old workers stay"
                 );
                 if let Some((plan, rights)) = self.previous.take() {
                     (self.plan, self.rights) = (plan, rights);
@@ -494,18 +626,53 @@ impl Supervisor<'_> {
 
     /// Ends: politely the first time, at once the second.
     fn stop(&mut self) {
-        if self.crew.is_stopping() {
+        if self.is_ending() {
             self.crew.stop_at_once();
             return;
         }
         info!("handler {}: stopping", self.plan.name);
         self.manager.stopping();
+        let Some(Feeding { feed, .. }) = &self.feeding else {
+            self.crew.stop();
+            return;
+        };
+        // Workers answer what servers have sent until now; the end of this task says that they have.
+        let (sender, closed) = oneshot::channel::<()>();
+        let feed = Rc::clone(feed);
+        let patience = self.patience();
+        let until = tokio::time::Instant::now() + patience;
+        self.stop_by = Instant::now().checked_add(patience);
+        self.watch.spawn_local(async move {
+            feed.quiesce().await;
+            feed.idle(until).await;
+            drop(sender);
+        });
+        self.closing = Some(closed);
+    }
+
+    /// The feed has nothing more for workers: they end too, in the time that is left.
+    fn end(&mut self) {
+        self.closing = None;
+        let left = self
+            .stop_by
+            .map(|by| by.saturating_duration_since(Instant::now()));
+        self.crew
+            .set_graceful_timeout(left.unwrap_or_default().max(LEAST_TIME));
         self.crew.stop();
+    }
+
+    /// How long what is open may take.
+    fn patience(&self) -> Duration {
+        self.plan.graceful_timeout.min(PATIENCE_MAX)
+    }
+
+    fn is_ending(&self) -> bool {
+        self.closing.is_some() || self.crew.is_stopping()
     }
 
     /// Replaces all workers by ones that are started as things are now.
     fn reload(&mut self, why: &str) {
-        if self.crew.is_stopping() {
+        if self.is_ending() {
             return;
         }
         let name = &self.plan.name;

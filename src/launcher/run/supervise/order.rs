@@ -175,25 +175,10 @@ impl Order {
                 dict.texts("program", words.map(|word| word.as_bytes()));
             }
         }
-        let specs = |specs: Vec<String>| specs;
-        dict.texts(
-            "send",
-            specs(
-                plan.servers
-                    .iter()
-                    .map(|(send, _)| send.to_string())
-                    .collect(),
-            ),
-        );
-        dict.texts(
-            "recv",
-            specs(
-                plan.servers
-                    .iter()
-                    .map(|(_, recv)| recv.to_string())
-                    .collect(),
-            ),
-        );
+        let send = plan.servers.iter().map(|(send, _)| send.to_string());
+        dict.texts("send", send);
+        let recv = plan.servers.iter().map(|(_, recv)| recv.to_string());
+        dict.texts("recv", recv);
         if let Some(ident) = &plan.ident {
             dict.bytes("ident", ident);
         }
@@ -256,31 +241,25 @@ impl Order {
             });
             specs.collect()
         };
-        let app = match text("handler") {
-            Some(name) => {
-                let handler = built_in.iter().find(|handler| handler.name == name);
-                let handler = handler.ok_or_else(|| format!("{name} is no handler here"))?;
-                let words = list("options");
-                let options = words.as_chunks::<2>().0.iter().filter_map(|[name, value]| {
-                    let option = handler
-                        .options
-                        .iter()
-                        .find(|option| option.name.as_bytes() == *name)?;
-                    Some((option.name, String::from_utf8_lossy(value).into_owned()))
-                });
-                let mut values: Values = options.collect();
-                values.target = text("target").unwrap_or_default();
-                values.concurrency = number("concurrency");
-                App::BuiltIn { handler, values }
-            }
-            None => {
-                let mut words = list("program")
-                    .into_iter()
-                    .map(|word| OsString::from_vec(word.to_vec()));
-                App::Exec {
-                    program: words.next().ok_or("neither a handler nor a program")?,
-                    arguments: words.collect(),
-                }
+        let app = if let Some(name) = text("handler") {
+            let handler = built_in.iter().find(|handler| handler.name == name);
+            let handler = handler.ok_or_else(|| format!("{name} is no handler here"))?;
+            let words = list("options");
+            let options = words.as_chunks::<2>().0.iter().filter_map(|[name, value]| {
+                let mut known = handler.options.iter();
+                let option = known.find(|option| option.name.as_bytes() == *name)?;
+                Some((option.name, String::from_utf8_lossy(value).into_owned()))
+            });
+            let mut values: Values = options.collect();
+            values.target = text("target").unwrap_or_default();
+            values.concurrency = number("concurrency");
+            App::BuiltIn { handler, values }
+        } else {
+            let words = list("program").into_iter();
+            let mut words = words.map(|word| OsString::from_vec(word.to_vec()));
+            App::Exec {
+                program: words.next().ok_or("neither a handler nor a program")?,
+                arguments: words.collect(),
             }
         };
         let patience = value.get("graceful_timeout_ms").and_then(Value::as_integer);
