@@ -3,6 +3,7 @@
 
 mod fake_front;
 mod programs;
+mod stopping;
 mod websocket;
 
 use std::sync::Arc;
