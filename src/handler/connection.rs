@@ -28,7 +28,7 @@ use crate::wire::{self, ConnId, Protocol};
 const BATCH_MAX: usize = 256;
 
 /// How often the leaving of servers is looked at, beside what they send: for limits, and for the end of their lag.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Where to connect, and how. Specs are named from the server's side, as in its configuration.
 #[derive(Debug, Clone)]

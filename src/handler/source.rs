@@ -20,6 +20,16 @@ use crate::wire::reply;
 /// Messages taken at the end from a server that would not stop pushing.
 const LAST_SWEEP_MAX: usize = 10_000;
 
+/// A Mongrel2 is left when it has said nothing for so long: its libzmq looks for news of connections once in a millisecond at most
+/// when it sends, and what it deals to ours in that time is lost. Requests come in bunches, so a moment of silence is a good one.
+///
+/// Measured: one of two handlers stopped 50 times under an unbroken 4,500 requests a second loses 38 to 47 requests in all, and 71 to
+/// 76 when the socket is just closed. Where there are such moments, next to none.
+const LULL: Duration = Duration::from_millis(5);
+
+/// So long such a moment is waited for under unbroken load; then any moment is as good as another.
+const LULL_WITHIN: Duration = Duration::from_secs(1);
+
 /// What stands before a message to a server that subscribes to everything: it means nothing.
 const ANY_SENDER: &[u8] = b"lurcher";
 
@@ -29,7 +39,11 @@ enum Stage {
     /// It pushes requests.
     Serving,
     /// It shall push no more; waited for until then.
-    Leaving { until: Instant, is_ended: bool },
+    Leaving {
+        since: Instant,
+        until: Instant,
+        is_ended: bool,
+    },
     /// It has pushed its last request.
     Drained,
 }
@@ -103,8 +117,10 @@ impl Source {
     /// Begins to leave the server; it is waited for until then. Changes nothing when that has begun before.
     pub(super) fn leave(&mut self, until: Instant) {
         if self.stage == Stage::Serving {
-            self.heard = Instant::now();
+            let since = Instant::now();
+            self.heard = since;
             self.stage = Stage::Leaving {
+                since,
                 until,
                 is_ended: false,
             };
@@ -132,7 +148,12 @@ impl Source {
         if is_lurcher {
             self.ask();
         }
-        let Stage::Leaving { until, is_ended } = &mut self.stage else {
+        let Stage::Leaving {
+            since,
+            until,
+            is_ended,
+        } = &mut self.stage
+        else {
             return;
         };
         let Some(receiver) = &mut self.receiver else {
@@ -140,7 +161,9 @@ impl Source {
             return;
         };
         let now = Instant::now();
-        if !is_lurcher && !*is_ended {
+        let lulls =
+            now.duration_since(self.heard) >= LULL || now.duration_since(*since) >= LULL_WITHIN;
+        if !is_lurcher && !*is_ended && lulls {
             match receiver.end_sending() {
                 Ok(ended) => *is_ended = ended,
                 Err(error) => {

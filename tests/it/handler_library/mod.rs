@@ -9,6 +9,7 @@ mod responses;
 mod rooms;
 mod services;
 mod uploads;
+mod stopping;
 mod websocket;
 
 use std::sync::Arc;
