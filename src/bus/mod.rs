@@ -1,5 +1,12 @@
 //! ZeroMQ on tokio: the side that binds and sees its peers ([`server`], over our own ZMTP), and the side that connects
 //! ([`client`], by libzmq). It moves messages and knows nothing of what is in them.
 
+/// The property by which a server's PUSH and SUB say in their READY that they are a Lurcher's. Its value is the version of what
+/// Lurchers agree on beyond Mongrel2's protocol: `1`.
+pub const SERVER_PROPERTY: &str = "X-Lurcher";
+
+/// The property by which the PULL and the XPUB of one handler say that they belong together: 32 hexadecimal digits.
+pub const HANDLER_PROPERTY: &str = "X-Lurcher-Handler";
+
 pub mod client;
 pub mod server;

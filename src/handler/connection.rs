@@ -1,6 +1,5 @@
 //! Connecting, receiving and stopping. What is sent back is in [`super::replies`].
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::ops::Deref;
@@ -15,16 +14,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::replies::Replies;
 use super::request::Request;
+use super::source::{Received, Source, tell_broken};
 use super::upload::Announced;
-use crate::bus::client::{self, Context, OpenError, Publisher, Receiver};
+use crate::bus::client::{self, Context, OpenError, Publisher};
 use crate::endpoint::{Endpoint, EndpointError};
-use crate::wire;
+use crate::wire::request::{Kind, Notice};
+use crate::wire::{self, ConnId, Protocol};
 
 /// Requests taken out of a socket at once.
 const BATCH_MAX: usize = 256;
 
-/// Messages taken at the end from a server that would not stop pushing.
-const LAST_SWEEP_MAX: usize = 10_000;
+/// How often the leaving of servers is looked at, beside what they send: for limits, and for the end of their lag.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Where to connect, and how. Specs are named from the server's side, as in its configuration.
 #[derive(Debug, Clone)]
@@ -47,10 +48,11 @@ pub struct Options {
     /// How long a server's subscription is waited for, before the first request and after a restart of the server; then
     /// replies are dropped until it subscribes. Default: 1 s.
     pub subscription_timeout: Duration,
-    /// When stopping: a server that has pushed nothing for so long has nothing more in flight. Default: 100 ms.
+    /// When stopping: a server that can neither be asked for no more requests nor be left by ending the connection (we are bound,
+    /// and it connects) has nothing more in flight when it has pushed nothing for so long. Default: 100 ms.
     pub quiet_time: Duration,
-    /// When stopping: the longest time to go on receiving from servers that do not become quiet. What they push after that
-    /// is lost, since nothing can to ask a PUSH socket to stop. Default: 5 s.
+    /// When stopping: the longest time to wait for the last request of each server. What they push after that is lost.
+    /// Default: 5 s.
     pub drain_timeout: Duration,
     /// How long unsent replies are kept trying at the end. Default: 5 s.
     pub linger: Duration,
@@ -177,12 +179,13 @@ pub struct Connection {
     /// The source whose turn is next.
     next: usize,
     /// Taken out of the sockets, not yet asked for.
-    received: VecDeque<(Arc<Publisher>, Bytes)>,
+    received: Received,
     /// The last batch did not empty its socket: others get a turn before the next.
     hasty: bool,
     stop: StopHandle,
-    /// Stopping since; the latest moment to receive anything.
-    stops_by: Option<Instant>,
+    /// What says that all have pushed their last request, made once.
+    announced: Option<Request>,
+    told_drained: bool,
     malformed: u64,
     last_sender: Bytes,
     uploads: Announced,
@@ -191,20 +194,48 @@ pub struct Connection {
     context: Context,
 }
 
-#[derive(Debug)]
-struct Source {
-    receiver: Receiver,
-    server: Arc<Publisher>,
-}
-
 /// Stops a [`Connection`] from elsewhere. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct StopHandle(CancellationToken);
+pub struct StopHandle {
+    drain: CancellationToken,
+    stop: CancellationToken,
+}
 
 impl StopHandle {
+    /// As [`Connection::drain`]. Calling it again changes nothing.
+    pub fn drain(&self) {
+        self.drain.cancel();
+    }
+
     /// As [`Connection::shutdown`]. Calling it again changes nothing.
     pub fn stop(&self) {
-        self.0.cancel();
+        self.stop.cancel();
+    }
+}
+
+/// A server of a [`Connection`].
+#[derive(Debug, Clone)]
+pub struct Server {
+    send_spec: Endpoint,
+    recv_spec: Endpoint,
+    is_lurcher: bool,
+}
+
+impl Server {
+    /// Where its requests come from.
+    pub fn send_spec(&self) -> &Endpoint {
+        &self.send_spec
+    }
+
+    /// Where its replies go to.
+    pub fn recv_spec(&self) -> &Endpoint {
+        &self.recv_spec
+    }
+
+    /// Whether it has said, with its subscription, that it is a Lurcher; false before it has subscribed. One may come in place of
+    /// another while the connection lives.
+    pub fn is_lurcher(&self) -> bool {
+        self.is_lurcher
     }
 }
 
@@ -231,13 +262,12 @@ impl Connection {
         let context = Context::new();
         let patience = options.subscription_timeout;
         let deadline = Instant::now() + patience;
-        let mut servers = Vec::with_capacity(pairs.len());
-        for (_, recv_spec) in &pairs {
-            servers.push(Arc::new(Publisher::connect(
-                &context, recv_spec, &bus, patience,
-            )?));
+        let mut opening = Vec::with_capacity(pairs.len());
+        for (send_spec, recv_spec) in &pairs {
+            let specs = (send_spec, recv_spec);
+            opening.push(Source::connect(&context, specs, &bus, patience)?);
         }
-        for server in &servers {
+        for (Source { server, .. }, _) in &opening {
             let subscribed = server.subscribed(deadline).await;
             let fail = |source| ConnectError::Subscription {
                 endpoint: server.endpoint().clone(),
@@ -248,23 +278,23 @@ impl Connection {
             }
         }
         let mut sources = Vec::with_capacity(pairs.len());
-        for ((send_spec, _), server) in pairs.iter().zip(&servers) {
-            let receiver = Receiver::connect(&context, send_spec, &bus)?;
-            sources.push(Source {
-                receiver,
-                server: Arc::clone(server),
-            });
+        for (mut source, bus) in opening {
+            source.open(&context, &bus)?;
+            sources.push(source);
         }
+        let servers = sources.iter().map(|source| Arc::clone(&source.server));
         Ok(Self {
-            replies: Replies::new(servers),
+            replies: Replies::new(servers.collect()),
             sources,
             next: 0,
-            received: VecDeque::new(),
+            received: Received::new(),
             hasty: false,
             stop: StopHandle::default(),
-            stops_by: None,
+            announced: None,
+            told_drained: false,
             malformed: 0,
-            last_sender: Bytes::new(),
+            // No sender yet: what stands here must be one, and means nothing.
+            last_sender: Bytes::from_static(b"-"),
             uploads: Announced::new(options.chroot.as_deref(), options.upload_store.as_deref()),
             options,
             context,
@@ -283,6 +313,9 @@ impl Connection {
                 if let Some(request) = self.decode(server, message) {
                     return Some(request);
                 }
+            }
+            if let Some(drained) = self.announced.take() {
+                return Some(drained);
             }
             if !self.refill().await {
                 return None;
@@ -321,12 +354,22 @@ impl Connection {
         self.options.subscription_timeout = timeout;
     }
 
-    /// Begins to stop: [`Connection::recv`] goes on returning what servers have pushed until they have been quiet for
-    /// [`Options::quiet_time`] (at the latest after [`Options::drain_timeout`]), then closes the sockets for requests and
-    /// returns `None`. Replies work until the connection is dropped.
+    /// Asks for no more requests. [`Connection::recv`] goes on, and yields [`super::Event::Drained`] once, when every server has
+    /// pushed its last request (at the latest after [`Options::drain_timeout`]). What comes later belongs to earlier requests:
+    /// disconnects, credits, parts of uploads, WebSocket frames for which the server has no other handler.
     ///
-    /// A server with no other handler holds new requests back until one comes. One with others goes on dealing to all until
-    /// the sockets are closed, and Mongrel2 discards what it dealt to a closed one: let it be quiet if you can.
+    /// A Lurcher says exactly when it has pushed its last request, and gives what it has to others. A Mongrel2 cannot be asked:
+    /// the connection to it is ended, so that it writes nothing more, and what it had written is received. Then all else that it
+    /// has to say goes to other handlers, as much of it does anyway, since it deals out everything in turn.
+    ///
+    /// A server that comes back meanwhile is asked again, and may push something before that: requests after
+    /// [`super::Event::Drained`] are rare, and still to be answered.
+    pub fn drain(&self) {
+        self.stop.drain();
+    }
+
+    /// Begins to stop: as [`Connection::drain`], and when every server has pushed its last request, the sockets for requests are
+    /// closed and [`Connection::recv`] returns `None`. Replies work until the connection is dropped.
     pub fn shutdown(&self) {
         self.stop.stop();
     }
@@ -334,6 +377,15 @@ impl Connection {
     /// A handle that does [`Connection::shutdown`] from any task or thread.
     pub fn stop_handle(&self) -> StopHandle {
         self.stop.clone()
+    }
+
+    /// The servers, as they are known now.
+    pub fn servers(&self) -> impl Iterator<Item = Server> {
+        self.sources.iter().map(|source| Server {
+            send_spec: source.send_spec.clone(),
+            recv_spec: source.server.endpoint().clone(),
+            is_lurcher: source.server.is_lurcher(),
+        })
     }
 
     /// The way back by itself, to reply from other tasks.
@@ -363,11 +415,15 @@ impl Connection {
 
     fn decode(&mut self, server: Arc<Publisher>, message: Bytes) -> Option<Request> {
         match wire::request::Request::decode(message) {
+            Ok(message) if message.path == "@*" && message.kind() == Kind::Drained => {
+                self.drained(&server);
+                None
+            }
             Ok(message) => {
                 if message.sender != self.last_sender || self.sources.len() > 1 {
                     self.learn(&message.sender, &server);
                 }
-                let upload = self.uploads.look(&message, Arc::as_ptr(&server) as usize);
+                let upload = self.uploads.look(&message, &server);
                 Some(Request::new(message, server, upload))
             }
             Err(error) => {
@@ -379,6 +435,17 @@ impl Connection {
                 }
                 None
             }
+        }
+    }
+
+    /// A server has pushed its last request.
+    fn drained(&mut self, server: &Arc<Publisher>) {
+        let source = self
+            .sources
+            .iter_mut()
+            .find(|source| Arc::ptr_eq(&source.server, server));
+        if let Some(source) = source {
+            source.note_drained();
         }
     }
 
@@ -396,47 +463,68 @@ impl Connection {
 
     /// Waits for messages; false when there will be none any more. Takes nothing unless it completes.
     async fn refill(&mut self) -> bool {
-        if self.sources.is_empty() {
-            return false;
-        }
         if self.hasty {
             self.hasty = false;
             tokio::task::yield_now().await;
         }
-        if self.stops_by.is_none() {
-            let stop = self.stop.0.clone();
+        let StopHandle { drain, stop } = self.stop.clone();
+        loop {
+            let stops = stop.is_cancelled();
+            let leaves = stops || drain.is_cancelled();
+            if leaves {
+                if self.has_ended(stops) {
+                    return self.announced.is_some() || !self.received.is_empty();
+                }
+                if !self.received.is_empty() {
+                    return true;
+                }
+            } else if self.sources.is_empty() {
+                return false;
+            }
+            let look_again = tokio::time::sleep(LOOK_AGAIN);
             tokio::select! {
-                // First the cheap look at the flag: a flood must not hide it.
+                // First the cheap look at the flags: a flood must not hide them.
                 biased;
-                () = stop.cancelled() => {}
-                () = poll_fn(|cx| self.poll_refill(cx)) => return true,
+                () = drain.cancelled(), if !leaves => {}
+                () = stop.cancelled(), if !stops => {}
+                () = poll_fn(|cx| self.poll_refill(cx)) => {
+                    if !self.received.is_empty() {
+                        return true;
+                    }
+                }
+                () = look_again, if leaves => {}
             }
         }
-        let now = Instant::now();
-        let stops_by = *self
-            .stops_by
-            .get_or_insert(now + self.options.drain_timeout);
-        if now < stops_by {
-            let quiet_by = stops_by.min(now + self.options.quiet_time);
-            if tokio::time::timeout_at(quiet_by, poll_fn(|cx| self.poll_refill(cx)))
-                .await
-                .is_ok()
-            {
-                return true;
-            }
-        } else {
-            tracing::warn!("servers go on pushing requests: closing all the same");
+    }
+
+    /// Sees to the leaving of all servers; true when that is done and there is nothing to wait for any more.
+    fn has_ended(&mut self, stops: bool) -> bool {
+        let until = Instant::now() + self.options.drain_timeout;
+        for source in &mut self.sources {
+            source.leave(until);
+            source.advance(self.options.quiet_time, &mut self.received);
         }
-        for mut source in std::mem::take(&mut self.sources) {
-            for _ in 0..LAST_SWEEP_MAX {
-                let Ok(Some(message)) = source.receiver.try_recv() else {
-                    break;
-                };
-                self.received
-                    .push_back((Arc::clone(&source.server), message));
-            }
+        if !self.received.is_empty() || !self.sources.iter().all(Source::is_drained) {
+            return false;
         }
-        !self.received.is_empty()
+        if stops {
+            for mut source in std::mem::take(&mut self.sources) {
+                source.close(&mut self.received);
+            }
+            return true;
+        }
+        if !std::mem::replace(&mut self.told_drained, true)
+            && let Some(server) = self.replies.servers().first()
+        {
+            let mut message = Vec::new();
+            wire::request::encode_prefix(&self.last_sender, ConnId(0), &mut message);
+            Notice::Drained.encode(Protocol::Json, &mut message);
+            let message = wire::request::Request::decode(message.into());
+            self.announced = message
+                .ok()
+                .map(|message| Request::new(message, Arc::clone(server), None));
+        }
+        self.announced.is_some()
     }
 
     fn poll_refill(&mut self, cx: &mut Waker<'_>) -> Poll<()> {
@@ -448,28 +536,35 @@ impl Connection {
         } = self;
         let count = sources.len();
         for at in (0..count).map(|offset| (*next + offset) % count) {
-            let Some(Source { receiver, server }) = sources.get_mut(at) else {
+            let Some(source) = sources.get_mut(at) else {
                 continue;
             };
+            let Some(receiver) = &mut source.receiver else {
+                continue;
+            };
+            let server = &source.server;
             let polled = receiver.poll_recv_many(cx, BATCH_MAX, &mut |message| {
                 received.push_back((Arc::clone(server), message));
             });
             match polled {
                 Poll::Pending => continue,
-                Poll::Ready(Ok(_)) => {
-                    if let Err(error) = server.expect(self.options.subscription_timeout) {
-                        tracing::error!(%error, replies = %server.endpoint(), "socket for replies is broken");
+                Poll::Ready(Ok(count)) => {
+                    if count > 0
+                        && let Err(error) = server.expect(self.options.subscription_timeout)
+                    {
+                        tell_broken(&error, server.endpoint());
+                    }
+                    self.hasty = !receiver.is_drained();
+                    if count > 0 {
+                        source.note_heard();
                     }
                 }
                 Poll::Ready(Err(error)) => {
-                    // libzmq has no such errors for a socket that is used as it should be.
-                    tracing::error!(%error, requests = %receiver.endpoint(), "socket for requests is broken, closing it");
+                    tell_broken(&error, receiver.endpoint());
                     sources.remove(at);
                     self.hasty = true;
-                    return Poll::Ready(());
                 }
             }
-            self.hasty = !receiver.is_drained();
             *next = at + 1;
             return Poll::Ready(());
         }

@@ -71,6 +71,7 @@ impl Request {
             Kind::Disconnect => Event::Disconnect(self.client()),
             Kind::Credits(bytes) => Event::Credits(self.client(), bytes),
             Kind::Message(_) => Event::Message(self),
+            Kind::Drained => Event::Drained,
             Kind::WebSocketHandshake => Event::WebSocketHandshake(self),
             Kind::WebSocketFrame { flags } => match Opcode::from_flags(flags) {
                 Some(opcode) => Event::WebSocketFrame(Frame::new(self, opcode, flags)),
@@ -125,6 +126,8 @@ pub enum Event {
     WebSocketHandshake(Request),
     /// A WebSocket message, or a control frame: see [`super::Replies::answer_control`].
     WebSocketFrame(Frame),
+    /// No request will come any more, because [`super::Connection::drain`] was called: only what belongs to those before.
+    Drained,
     /// Anything else as it came; `kind()` says what.
     Other(Request),
 }

@@ -142,6 +142,7 @@ impl Drop for Attachment {
         if let Some(worker) = attached.worker {
             state.workers.detach(worker);
         }
+        self.pool.tell_ended();
     }
 }
 
@@ -196,7 +197,9 @@ impl Pool {
         let stays = attached
             .worker
             .filter(|worker| state.workers.is_connected(*worker));
-        let worker = match stays {
+        // One that is being drained keeps what nobody else can take.
+        let leaving = stays.filter(|worker| state.workers.is_leaving(*worker));
+        let worker = match stays.filter(|_| leaving.is_none()) {
             Some(worker) => worker,
             None => match state.workers.pick_attached() {
                 Some(worker) => {
@@ -208,7 +211,10 @@ impl Pool {
                     }
                     worker
                 }
-                None => return false,
+                None => match leaving {
+                    Some(worker) => worker,
+                    None => return false,
+                },
             },
         };
         if !state.workers.takes(worker) {
@@ -231,6 +237,30 @@ impl Pool {
             state.workers.hold_back(worker);
         }
         sent
+    }
+
+    /// Moves what is attached to a worker that is being drained to others, as far as there are any.
+    pub(super) fn move_attached(self: &Rc<Self>, state: &mut State, from: workers::Id) {
+        let places: Vec<usize> = state
+            .attached
+            .iter()
+            .filter(|(_, attached)| attached.worker == Some(from))
+            .map(|(place, _)| place)
+            .collect();
+        for place in places {
+            let Some(to) = state.workers.pick_attached() else {
+                return;
+            };
+            let Some(attached) = state.attached.get_mut(place) else {
+                continue;
+            };
+            attached.worker = Some(to);
+            let speaker = Rc::clone(&attached.speaker);
+            state.workers.detach(from);
+            if let Some(peer) = state.workers.peer(to) {
+                speaker.moved(self, peer.id());
+            }
+        }
     }
 
     /// Lets out what is held, for as long as somebody takes it.

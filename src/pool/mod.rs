@@ -13,6 +13,7 @@
 //! on one shard: `Rc` and `RefCell`, no lock, no channel, and no task woken for a message.
 
 mod attached;
+mod draining;
 mod follow;
 mod requests;
 mod sides;
@@ -254,6 +255,10 @@ pub struct Pool {
     unserved: Cell<(Option<Instant>, usize)>,
     /// Where the heads of messages are put together.
     scratch: RefCell<Vec<u8>>,
+    /// Told when a peer may have nothing open any more that gets no new requests.
+    ended: Notify,
+    /// Somebody has ever waited for that.
+    is_watched: Cell<bool>,
 }
 
 impl fmt::Debug for Pool {
@@ -289,6 +294,8 @@ impl Pool {
             deaf: Cell::new(false),
             unserved: Cell::new((None, 0)),
             scratch: RefCell::new(Vec::new()),
+            ended: Notify::new(),
+            is_watched: Cell::new(false),
         })
     }
 
@@ -435,25 +442,23 @@ impl Pool {
     }
 
     fn send_notice(&self, peer: Option<Rc<Peer>>, id: ConnId, notice: Notice) {
+        if !peer.is_some_and(|peer| self.try_notice(&peer, id, notice)) {
+            Name::NoticesDropped.increment();
+        }
+    }
+
+    fn try_notice(&self, peer: &Peer, id: ConnId, notice: Notice) -> bool {
         let mut body = Vec::with_capacity(64);
         let tag = match notice {
             Notice::Disconnect => NOTICE_TAG | u64::from(id.0),
-            Notice::Credits(_) => NO_TAG,
+            Notice::Credits(_) | Notice::Drained => NO_TAG,
         };
         notice.encode(self.settings.borrow().protocol, &mut body);
-        let sent = peer.is_some_and(|peer| {
-            peer.send(
-                Outgoing {
-                    head: self.head(id),
-                    body: Bytes::from(body),
-                },
-                tag,
-            )
-            .is_ok()
-        });
-        if !sent {
-            Name::NoticesDropped.increment();
-        }
+        let message = Outgoing {
+            head: self.head(id),
+            body: Bytes::from(body),
+        };
+        peer.send(message, tag).is_ok()
     }
 
     /// Stops accepting peers and ends the connected ones in order, when what is queued for them is written. Their tasks end by
@@ -551,6 +556,7 @@ impl Pool {
         }
         self.resume_follow_ups(state);
         self.resume(state);
+        self.tell_drained(state);
         let expired = state.expire(now, self.settings.borrow().wait_max);
         if expired > 0 {
             self.tell_unserved(now, expired, !state.workers.is_anyone_connected());
@@ -653,6 +659,7 @@ impl Pool {
         if state.waiting > 0 {
             self.pull(state);
         }
+        self.tell_ended();
     }
 
     fn with_open<R>(

@@ -8,6 +8,7 @@ use super::Pool;
 use super::requests::{is_part, is_request};
 use crate::bus::server::{Message, Peer, Sink, Unsent};
 use crate::metrics::Name;
+use crate::wire::reply;
 
 /// The PUSH side of a pool as the bus sees it.
 pub(super) struct PushSide(pub(super) Rc<Pool>);
@@ -17,6 +18,7 @@ impl Sink for PushSide {
         Name::HandlersJoined.increment();
         let state = &mut *self.0.state.borrow_mut();
         state.workers.join(peer, Instant::now());
+        self.0.tell_drained(state);
         self.0.resume(state);
         self.0.unsettled.notify_one();
     }
@@ -39,6 +41,7 @@ impl Sink for PushSide {
         state.workers.drained(peer.id());
         self.0.resume_follow_ups(state);
         self.0.resume(state);
+        self.0.tell_drained(state);
     }
 
     fn lost(&self, peer: &Rc<Peer>, unsent: Vec<Unsent>) {
@@ -53,6 +56,7 @@ impl Sink for PushSide {
             self.0.give_up(state, dead);
         }
         self.0.resume(state);
+        self.0.tell_ended();
         self.0.unsettled.notify_one();
     }
 }
@@ -74,7 +78,10 @@ impl Sink for SubSide {
     fn message(&self, peer: &Rc<Peer>, message: Message) {
         Name::Replies.increment();
         match message.into_single() {
-            Ok(frame) => self.0.replies.reply(&self.0, peer.id(), frame),
+            Ok(frame) => match reply::decode_drain(&frame) {
+                Some(token) => self.0.drain_voice(peer.id(), token),
+                None => self.0.replies.reply(&self.0, peer.id(), frame),
+            },
             Err(_) => Name::RepliesMalformed.increment(),
         }
     }

@@ -1,14 +1,18 @@
 //! The peers of a pool: workers (PULL sockets, which take requests) and voices (PUB sockets, which bring replies), and
 //! which of them belong together.
 //!
-//! ZeroMQ does not say which PUB belongs to which PULL. Over ipc the process id ties them; over tcp all there is to
-//! go by is the address, who answered whose request, and what was lost at the same moment. Two decisions hang on it:
+//! A handler that says so itself, by a token in the READY of both, is believed ([`Kin::Token`]). Otherwise ZeroMQ does not say which
+//! PUB belongs to which PULL. Over ipc the process id ties them; over tcp all there is to go by is the address, who answered whose
+//! request, and what was lost at the same moment. Two decisions hang on it:
 //!
 //! * **when a worker may be given its first request**: a reply that is sent before our subscription has reached the
 //!   handler's PUB is lost, so a new worker waits until its process has a subscribed voice. Behind one address there
 //!   must be as many subscribed voices as workers; a handler that connects none is served after a grace.
 //! * **what the loss of a worker means**: a handler that closes its PULL and keeps its PUB is draining and will answer
 //!   what it has; one that loses both is dead, and so is what it had.
+//!
+//! A worker may also be drained while its PULL is open, because it has asked for that or somebody else has: it gets no new request,
+//! and what belongs to those that it has.
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -19,6 +23,7 @@ use tracing::{debug, info, warn};
 
 use super::{LOSS_WINDOW, PAIRING_GRACE, STALL_AFTER};
 use crate::balancer::{Balancer, Key, Standing};
+use crate::bus::HANDLER_PROPERTY;
 use crate::bus::server::{Origin, Peer, PeerId, Unsent};
 use crate::metrics::Name;
 
@@ -29,6 +34,46 @@ const VOTES_MAX: u8 = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Id(usize);
 
+/// What tells which PULL and which PUB belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Kin {
+    /// Their own word, exact.
+    Token(u128),
+    /// Where they come from.
+    Origin(Origin),
+}
+
+impl Kin {
+    fn of(peer: &Peer) -> Self {
+        let token = peer.property(HANDLER_PROPERTY).and_then(token);
+        token.map_or_else(|| Self::Origin(peer.origin()), Self::Token)
+    }
+
+    /// Whether it names one handler, so that nothing has to be counted.
+    fn is_one(self) -> bool {
+        matches!(self, Self::Token(_) | Self::Origin(Origin::Process(_)))
+    }
+}
+
+/// Reads a handler's token: 32 hexadecimal digits.
+fn token(text: &[u8]) -> Option<u128> {
+    if text.len() != 32 || !text.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    u128::from_str_radix(std::str::from_utf8(text).ok()?, 16).ok()
+}
+
+/// Whether a worker whose PULL is open gets new requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    /// It does.
+    No,
+    /// It does not, and is yet to be told that it had its last one.
+    Untold,
+    /// It does not.
+    Told,
+}
+
 pub(super) struct Workers {
     balancer: Balancer,
     all: Slab<Worker>,
@@ -36,13 +81,17 @@ pub(super) struct Workers {
     by_key: Vec<Option<Id>>,
     voices: HashMap<PeerId, Voice>,
     /// Voices lost within [`LOSS_WINDOW`] whose worker was not known.
-    lost_voices: VecDeque<(Instant, Origin)>,
+    lost_voices: VecDeque<(Instant, Kin)>,
     /// How many voices of an origin belong to workers that have left: they vouch for nobody who comes.
-    departed: HashMap<Origin, usize>,
+    departed: HashMap<Kin, usize>,
+    /// How many workers with an open PULL get no new requests.
+    leaving: usize,
 }
 
 struct Worker {
     peer: Rc<Peer>,
+    kin: Kin,
+    leave: Leave,
     /// `None` once its PULL is gone.
     key: Option<Key>,
     /// Requests that refer to it, open or attached.
@@ -75,8 +124,10 @@ enum Phase {
 }
 
 struct Voice {
-    origin: Origin,
+    kin: Kin,
     subscribed: bool,
+    /// It has asked for no more requests.
+    drains: bool,
 }
 
 impl Workers {
@@ -88,6 +139,7 @@ impl Workers {
             voices: HashMap::new(),
             lost_voices: VecDeque::new(),
             departed: HashMap::new(),
+            leaving: 0,
         }
     }
 
@@ -171,7 +223,7 @@ impl Workers {
             .filter(|id| self.takes(*id));
         let id = best.or_else(|| {
             let mut all = self.all.iter().map(|(index, _)| Id(index));
-            all.find(|id| self.takes(*id))
+            all.find(|id| self.takes(*id) && !self.is_leaving(*id))
         })?;
         self.attach_more(id);
         Some(id)
@@ -252,7 +304,7 @@ impl Workers {
         let Some(worker) = self.all.get_mut(id.0) else {
             return;
         };
-        if self.voices.get(&voice).map(|voice| voice.origin) != Some(worker.peer.origin()) {
+        if self.voices.get(&voice).map(|voice| voice.kin) != Some(worker.kin) {
             return;
         }
         let gone = worker
@@ -275,6 +327,7 @@ impl Workers {
         {
             self.balancer.remove(key);
             self.by_key[key.index()] = None;
+            self.leaving -= usize::from(worker.leave != Leave::No);
         }
     }
 
@@ -298,12 +351,12 @@ impl Workers {
 
     /// Whether this voice may be that of this peer, which may have left.
     pub(super) fn speaks_for(&self, voice: PeerId, peer: PeerId) -> bool {
-        let Some(Voice { origin, .. }) = self.voices.get(&voice) else {
+        let Some(Voice { kin, .. }) = self.voices.get(&voice) else {
             return false;
         };
         let tied = |worker: &Worker| match worker.voice {
             Some(tied) => tied == voice,
-            None => worker.peer.origin() == *origin,
+            None => worker.kin == *kin,
         };
         self.all
             .iter()
@@ -321,8 +374,8 @@ impl Workers {
         };
         let tied = connected().find(|worker| worker.voice == Some(voice));
         let near = || {
-            let origin = self.voices.get(&voice)?.origin;
-            connected().find(|worker| worker.peer.origin() == origin)
+            let kin = self.voices.get(&voice)?.kin;
+            connected().find(|worker| worker.kin == kin)
         };
         tied.or_else(near)
             .map(|worker| Rc::clone(&worker.peer))
@@ -333,8 +386,15 @@ impl Workers {
     pub(super) fn join(&mut self, peer: &Rc<Peer>, now: Instant) {
         let key = self.balancer.add(Standing::Held);
         let phase = Phase::Pairing { since: now };
+        let kin = Kin::of(peer);
+        let drains = self
+            .voices
+            .values()
+            .any(|voice| voice.kin == kin && voice.drains);
         let id = Id(self.all.insert(Worker {
             peer: Rc::clone(peer),
+            kin,
+            leave: if drains { Leave::Untold } else { Leave::No },
             key: Some(key),
             held: 0,
             voice: None,
@@ -345,8 +405,9 @@ impl Workers {
             self.by_key.resize(key.index() + 1, None);
         }
         self.by_key[key.index()] = Some(id);
+        self.leaving += usize::from(drains);
         debug!(peer = %peer.id(), origin = ?peer.origin(), "handler joined");
-        self.pair(peer.origin());
+        self.pair(kin);
     }
 
     /// A PUB peer has joined; it is not subscribed yet.
@@ -354,8 +415,9 @@ impl Workers {
         self.voices.insert(
             peer.id(),
             Voice {
-                origin: peer.origin(),
+                kin: Kin::of(peer),
                 subscribed: false,
+                drains: false,
             },
         );
     }
@@ -364,26 +426,25 @@ impl Workers {
     pub(super) fn voice_subscribed(&mut self, peer: PeerId) {
         if let Some(voice) = self.voices.get_mut(&peer) {
             voice.subscribed = true;
-            let origin = voice.origin;
-            self.pair(origin);
+            let kin = voice.kin;
+            self.pair(kin);
         }
     }
 
-    /// Makes the held workers of an origin ready when its voices are.
-    fn pair(&mut self, origin: Origin) {
-        let voices = || self.voices.values().filter(|voice| voice.origin == origin);
+    /// Makes the held workers of a kin ready when its voices are.
+    fn pair(&mut self, kin: Kin) {
+        let voices = || self.voices.values().filter(|voice| voice.kin == kin);
         let subscribed = voices().filter(|voice| voice.subscribed).count();
         let workers = || {
             self.all
                 .iter()
-                .filter(|(_, worker)| worker.key.is_some() && worker.peer.origin() == origin)
+                .filter(|(_, worker)| worker.key.is_some() && worker.kin == kin)
         };
-        let enough = match origin {
-            Origin::Process(_) => subscribed > 0,
-            Origin::Address(_) | Origin::Unknown => {
-                let departed = self.departed.get(&origin).copied().unwrap_or(0);
-                subscribed >= workers().count().saturating_add(departed)
-            }
+        let enough = if kin.is_one() {
+            subscribed > 0
+        } else {
+            let departed = self.departed.get(&kin).copied().unwrap_or(0);
+            subscribed >= workers().count().saturating_add(departed)
         };
         if !enough || voices().any(|voice| !voice.subscribed) {
             return;
@@ -410,8 +471,94 @@ impl Workers {
             && let Some(key) = worker.key
         {
             worker.phase = Phase::Ready;
-            self.balancer.set(key, Standing::Ready);
+            if worker.leave == Leave::No {
+                self.balancer.set(key, Standing::Ready);
+            }
         }
+    }
+
+    /// The handler behind a voice asks for no more requests, and proves by its token that it speaks for itself. Gives its workers
+    /// that got some until now; there are none while its PULL is not connected, and then it is told when that comes.
+    pub(super) fn drain_voice(&mut self, voice: PeerId, text: &[u8]) -> Vec<Id> {
+        let Some(voice) = self.voices.get_mut(&voice) else {
+            return Vec::new();
+        };
+        let kin = voice.kin;
+        if token(text).map(Kin::Token) != Some(kin) {
+            return Vec::new();
+        }
+        voice.drains = true;
+        self.drain_where(|worker| worker.kin == kin)
+    }
+
+    /// Gives no more requests to the workers of a process.
+    pub(super) fn drain_process(&mut self, process: u32) -> Vec<Id> {
+        self.drain_where(|worker| worker.peer.origin() == Origin::Process(process))
+    }
+
+    fn drain_where(&mut self, which: impl Fn(&Worker) -> bool) -> Vec<Id> {
+        let mut begun = Vec::new();
+        for (index, worker) in &mut self.all {
+            if let Some(key) = worker.key
+                && worker.leave == Leave::No
+                && which(worker)
+            {
+                debug!(peer = %worker.peer.id(), held = worker.held, "handler gets no more requests");
+                worker.leave = Leave::Untold;
+                self.balancer.set(key, Standing::Held);
+                self.leaving += 1;
+                begun.push(Id(index));
+            }
+        }
+        begun
+    }
+
+    /// Workers that get no more requests and are to be told so: those that understand it.
+    pub(super) fn untold(&mut self) -> Vec<(Id, Rc<Peer>)> {
+        if self.leaving == 0 {
+            return Vec::new();
+        }
+        let mut untold = Vec::new();
+        for (index, worker) in &mut self.all {
+            if worker.leave == Leave::Untold && worker.key.is_some() {
+                if matches!(worker.kin, Kin::Token(_)) {
+                    untold.push((Id(index), Rc::clone(&worker.peer)));
+                } else {
+                    worker.leave = Leave::Told;
+                }
+            }
+        }
+        untold
+    }
+
+    /// A worker was told that it had its last request.
+    pub(super) fn told(&mut self, id: Id) {
+        if let Some(worker) = self.all.get_mut(id.0) {
+            worker.leave = Leave::Told;
+        }
+    }
+
+    /// Whether a worker with an open PULL gets no new requests.
+    pub(super) fn is_leaving(&self, id: Id) -> bool {
+        self.leaving > 0
+            && self
+                .all
+                .get(id.0)
+                .is_some_and(|worker| worker.key.is_some() && worker.leave != Leave::No)
+    }
+
+    /// Whether a request can be handed to somebody now.
+    pub(super) fn is_anyone_ready(&self) -> bool {
+        self.balancer.first().is_some()
+    }
+
+    /// What the handlers of a process have open, attached connections included.
+    pub(super) fn held_by_process(&self, process: u32) -> usize {
+        let workers = self.all.iter().map(|(_, worker)| worker);
+        workers
+            .filter(|worker| worker.peer.origin() == Origin::Process(process))
+            .map(|worker| worker.held as usize)
+            .sum()
     }
 
     /// A PULL peer is lost. Gives the worker when it is certain that the handler is dead with what it had.
@@ -421,15 +568,16 @@ impl Workers {
         if let Some(key) = worker.key.take() {
             self.balancer.remove(key);
             self.by_key[key.index()] = None;
+            self.leaving -= usize::from(worker.leave != Leave::No);
         }
         debug!(%peer, held = worker.held, "handler left");
-        let origin = worker.peer.origin();
-        self.depart(origin);
+        let kin = worker.kin;
+        self.depart(kin);
         let worker = &mut self.all[id.0];
         if worker.held == 0 {
             if worker.voice.is_none() {
                 // A voice that was lost just now was this one's, and speaks for no other worker's death.
-                self.take_lost_voice(origin, now);
+                self.take_lost_voice(kin, now);
             }
             self.forget(id);
             return None;
@@ -438,47 +586,51 @@ impl Workers {
         let alive = match worker.voice {
             Some(voice) => self.voices.contains_key(&voice),
             None => {
-                !self.take_lost_voice(origin, now)
-                    && self.voices.values().any(|voice| voice.origin == origin)
+                // One that names itself has voices of its own: none of them is another's.
+                let lost = !matches!(kin, Kin::Token(_)) && self.take_lost_voice(kin, now);
+                !lost && self.voices.values().any(|voice| voice.kin == kin)
             }
         };
         (!alive).then_some(id)
     }
 
-    /// A worker of this origin has left: one of the voices there, if they are more than the workers that stay, was its own.
-    fn depart(&mut self, origin: Origin) {
+    /// A worker of this kin has left: one of the voices there, if they are more than the workers that stay, was its own.
+    fn depart(&mut self, kin: Kin) {
+        if matches!(kin, Kin::Token(_)) {
+            return;
+        }
         let staying = self
             .all
             .iter()
-            .filter(|(_, worker)| worker.key.is_some() && worker.peer.origin() == origin)
+            .filter(|(_, worker)| worker.key.is_some() && worker.kin == kin)
             .count();
-        let voices = self.voices.values().filter(|voice| voice.origin == origin);
+        let voices = self.voices.values().filter(|voice| voice.kin == kin);
         let spare = voices.count().saturating_sub(staying);
         if spare > 0 {
-            let departed = self.departed.entry(origin).or_default();
+            let departed = self.departed.entry(kin).or_default();
             *departed = spare.min(*departed + 1);
         } else {
-            self.departed.remove(&origin);
+            self.departed.remove(&kin);
         }
     }
 
     /// A PUB peer is lost. Gives the workers that are dead with it.
     pub(super) fn voice_lost(&mut self, peer: PeerId, now: Instant) -> Vec<Id> {
-        let Some(Voice { origin, .. }) = self.voices.remove(&peer) else {
+        let Some(Voice { kin, .. }) = self.voices.remove(&peer) else {
             return Vec::new();
         };
-        debug!(voice = %peer, %origin, "reply socket left");
-        let last_of_origin = !self.voices.values().any(|voice| voice.origin == origin);
+        debug!(voice = %peer, ?kin, "reply socket left");
+        let last_of_kin = !self.voices.values().any(|voice| voice.kin == kin);
         let of_the_living = self
             .all
             .iter()
             .any(|(_, worker)| worker.key.is_some() && worker.voice == Some(peer));
         let mut of_the_departed = false;
-        if !of_the_living && let Some(departed) = self.departed.get_mut(&origin) {
+        if !of_the_living && let Some(departed) = self.departed.get_mut(&kin) {
             of_the_departed = true;
             *departed -= 1;
             if *departed == 0 {
-                self.departed.remove(&origin);
+                self.departed.remove(&kin);
             }
         }
         let mut dead = Vec::new();
@@ -490,16 +642,16 @@ impl Workers {
         let mut unpaired = Vec::new();
         for (index, worker) in &mut self.all {
             let tied = worker.voice == Some(peer);
-            let near = worker.voice.is_none() && worker.peer.origin() == origin;
+            let near = worker.voice.is_none() && worker.kin == kin;
             match worker.phase {
                 Phase::Doubtful { .. } | Phase::Draining
-                    if tied || (near && (!claimed || last_of_origin)) =>
+                    if tied || (near && (!claimed || last_of_kin)) =>
                 {
                     claimed = true;
                     dead.push(Id(index));
                 }
                 // It still takes requests and could not answer them: held until it has a voice again.
-                Phase::Ready if tied || (near && last_of_origin) => {
+                Phase::Ready if tied || (near && last_of_kin) => {
                     worker.phase = Phase::Pairing { since: now };
                     unpaired.extend(worker.key);
                 }
@@ -509,20 +661,17 @@ impl Workers {
         for key in unpaired {
             self.balancer.set(key, Standing::Held);
         }
-        if !claimed && !of_the_departed {
+        if !claimed && !of_the_departed && !matches!(kin, Kin::Token(_)) {
             self.forget_old_losses(now);
-            self.lost_voices.push_back((now, origin));
+            self.lost_voices.push_back((now, kin));
         }
         dead
     }
 
-    /// Whether a voice of this origin, whose worker was not known, was lost just now; it is then used up.
-    fn take_lost_voice(&mut self, origin: Origin, now: Instant) -> bool {
+    /// Whether a voice of this kin, whose worker was not known, was lost just now; it is then used up.
+    fn take_lost_voice(&mut self, kin: Kin, now: Instant) -> bool {
         self.forget_old_losses(now);
-        let found = self
-            .lost_voices
-            .iter()
-            .position(|(_, lost)| *lost == origin);
+        let found = self.lost_voices.iter().position(|(_, lost)| *lost == kin);
         found.is_some_and(|index| self.lost_voices.remove(index).is_some())
     }
 
@@ -587,7 +736,7 @@ impl Workers {
         self.all.iter().any(|(_, worker)| match worker.phase {
             Phase::Pairing { .. } | Phase::Doubtful { .. } => true,
             Phase::Blocked { stalled, .. } => !stalled || !worker.peer.is_blocked(),
-            Phase::Ready | Phase::Draining => false,
+            Phase::Ready | Phase::Draining => worker.key.is_some() && worker.leave == Leave::Untold,
         })
     }
 
@@ -601,6 +750,7 @@ impl Workers {
             super::Worker {
                 origin: worker.peer.origin(),
                 state: match worker.phase {
+                    _ if worker.key.is_some() && worker.leave != Leave::No => "draining",
                     Phase::Pairing { .. } => "pairing",
                     Phase::Ready => "ready",
                     Phase::Blocked { stalled: false, .. } => "blocked",

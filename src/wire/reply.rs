@@ -202,6 +202,38 @@ pub fn decode_extended(payload: &[u8]) -> Result<Extended<'_>, DecodeError> {
     }
 }
 
+/// What stands between the sender and the command of a message that is for the front itself: an extended reply without ids,
+/// which Mongrel2 drops.
+const TO_FRONT: &[u8] = b" 2:X , ";
+
+/// The token of a handler that asks for no more requests, if the message is one that says so: `SENDER 2:X , 44:5:drain,32:TOKEN,]`.
+/// Any other message is for [`decode`].
+pub fn decode_drain(message: &[u8]) -> Option<&[u8]> {
+    let end = message.iter().position(|byte| *byte == b' ')?;
+    let payload = message.get(end..)?.strip_prefix(TO_FRONT)?;
+    match decode_extended(payload) {
+        Ok(Extended::Other {
+            key: b"drain",
+            value: Value::Bytes(token),
+        }) => Some(token),
+        _ => None,
+    }
+}
+
+/// Appends that message. `sender` must begin with what the front subscribes to; it means nothing else.
+pub fn encode_drain(sender: &[u8], token: &str, out: &mut Vec<u8>) {
+    let value = Value::from(token);
+    encode_extended(
+        sender,
+        &[],
+        &Extended::Other {
+            key: b"drain",
+            value,
+        },
+        out,
+    );
+}
+
 /// Appends a reply to `out`: `payload` for each of `targets`; an empty payload closes them.
 ///
 /// The receiver takes a limited number of ids ([`TARGETS_MAX`] by default): who has more sends several messages.
@@ -391,6 +423,31 @@ mod tests {
             ctl(false, None, false)
         );
         assert_eq!(decode_extended(b"9:3:ctl,0:}]"), ctl(false, None, false));
+    }
+
+    #[test]
+    fn a_handler_that_asks_for_no_more_is_told_from_one_that_replies() {
+        let mut message = Vec::new();
+        encode_drain(b"me-1", "0123456789abcdef0123456789abcdef", &mut message);
+        let expect = "me-1 2:X , 44:5:drain,32:0123456789abcdef0123456789abcdef,]";
+        assert_eq!(String::from_utf8_lossy(&message), expect);
+        assert_eq!(
+            decode_drain(&message),
+            Some(&b"0123456789abcdef0123456789abcdef"[..])
+        );
+        // For a front that does not know it, it is no reply.
+        check_error(&message, "malformed targets: empty");
+        for other in [
+            "",
+            "me",
+            "me 2:X , ",
+            "me 2:X , 13:5:other,3:abc,]",
+            "me 3:X 1, 13:5:drain,3:abc,]",
+            "me 1:1, 2:X , 13:5:drain,3:abc,]",
+            "me 2:X , 13:5:drain,3:abc#]",
+        ] {
+            assert_eq!(decode_drain(other.as_bytes()), None, "{other}");
+        }
     }
 
     #[test]

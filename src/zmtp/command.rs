@@ -114,16 +114,21 @@ pub(super) fn decode_ready(role: SocketType, data: &[u8]) -> Result<Ready, Ready
     Ok(ready)
 }
 
-/// Appends our READY. It has the socket type only, as libzmq's has for these types; the name is written just so, because
-/// libzmq compares it exactly.
-pub(super) fn encode_ready(role: SocketType, out: &mut Vec<u8>) {
-    const NAME: &str = "Socket-Type";
-    let value = role.name();
-    let mut data = Vec::with_capacity(32);
-    data.push(u8::try_from(NAME.len()).unwrap_or(u8::MAX));
-    data.extend_from_slice(NAME.as_bytes());
-    data.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_be_bytes());
-    data.extend_from_slice(value.as_bytes());
+/// Appends our READY. It has the socket type, as libzmq's has for these types (the name is written just so, because libzmq
+/// compares it exactly), and the properties given, which every libzmq takes and shows to its program.
+pub(super) fn encode_ready(
+    role: SocketType,
+    properties: &[(&'static str, &'static str)],
+    out: &mut Vec<u8>,
+) {
+    let mut data = Vec::with_capacity(64);
+    let all = [("Socket-Type", role.name())];
+    for (name, value) in all.iter().chain(properties) {
+        data.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+        data.extend_from_slice(name.as_bytes());
+        data.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_be_bytes());
+        data.extend_from_slice(value.as_bytes());
+    }
     encode_command("READY", &data, out);
 }
 

@@ -48,11 +48,15 @@ pub(super) fn is_text(input: &[u8]) -> bool {
 }
 
 /// Appends bytes 11 to 63 of our greeting, and our READY.
-pub(super) fn complete(role: SocketType, out: &mut Vec<u8>) {
+pub(super) fn complete(
+    role: SocketType,
+    properties: &[(&'static str, &'static str)],
+    out: &mut Vec<u8>,
+) {
     out.push(MINOR);
     out.extend_from_slice(b"NULL");
     out.resize(out.len().saturating_add(48), 0);
-    command::encode_ready(role, out);
+    command::encode_ready(role, properties, out);
 }
 
 /// Reads a whole greeting of 3.x: the version that the peer declares, and its mechanism.

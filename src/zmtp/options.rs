@@ -27,6 +27,9 @@ pub struct Options {
     pub old_versions: bool,
     /// Whether a READY without Socket-Type is refused. Default: yes; every known peer sends it.
     pub socket_type_required: bool,
+    /// What our READY says beside the socket type: `X-` names of at most 255 bytes. Default: nothing. Peers below 3.0 are not
+    /// told.
+    pub properties: Vec<(&'static str, &'static str)>,
     /// SUB and XSUB: what to subscribe to. Default: everything.
     pub topics: Vec<Vec<u8>>,
     /// How long after its PONG a 3.1 publisher's next send is sure to see a subscription. Default: 2 ms; libzmq looks for new
@@ -51,6 +54,7 @@ impl Default for Options {
             unasked_bytes_max: 1 << 20,
             old_versions: true,
             socket_type_required: true,
+            properties: Vec::new(),
             topics: vec![Vec::new()],
             subscription_delay: Duration::from_millis(2),
             subscription_delay_unasked: Duration::from_millis(10),

@@ -256,7 +256,7 @@ impl Session {
                 self.state = State::AwaitTypeAndIdentity;
             }
             Some(_) => {
-                greeting::complete(self.role, &mut self.output);
+                greeting::complete(self.role, &self.options.properties, &mut self.output);
                 self.state = State::AwaitGreeting;
             }
         }

@@ -9,10 +9,12 @@
 //! This module moves messages and knows nothing of what is in them. It never binds for a server: [`crate::bus::server`]
 //! does (a spec that ends in `#bind` makes a socket here bind, as in `m2wsgi`).
 
+mod monitor;
 mod publisher;
 mod receiver;
 mod requester;
 
+use std::ffi::c_int;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -33,6 +35,9 @@ pub use requester::{RequestError, Requester};
 pub struct Options {
     /// The identity of the socket, where the endpoint names none. Default: none.
     pub identity: Option<String>,
+    /// What the sockets of one handler have in common, 32 hexadecimal digits, by which a Lurcher knows that they are one's: the
+    /// READY of PULL and XPUB has it as [`crate::bus::HANDLER_PROPERTY`]. Default: none.
+    pub token: Option<String>,
     /// Messages that libzmq keeps received and unread per server (`ZMQ_RCVHWM`); above it the server's socket fills, and
     /// then the server knows. 0 means no bound. Default: 1,000, as libzmq.
     pub received_max: u16,
@@ -50,6 +55,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             identity: None,
+            token: None,
             received_max: 1000,
             queued_max: 1000,
             message_bytes_max: 1 << 30,
@@ -143,7 +149,7 @@ fn open(
         .0
         .socket(kind)
         .map_err(|error| fail("opening a socket for")(error.into()))?;
-    configure(&socket, endpoint, options)
+    configure(&mut socket, endpoint, options)
         .and_then(|()| set(&mut socket))
         .map_err(|error| fail("setting socket options for")(error.into()))?;
     let events = watch(&socket).map_err(fail("watching the socket for"))?;
@@ -171,7 +177,7 @@ fn watch(socket: &zmq::Socket) -> io::Result<AsyncFd<Descriptor>> {
     Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
-fn configure(socket: &zmq::Socket, endpoint: &Endpoint, options: &Options) -> zmq::Result<()> {
+fn configure(socket: &mut zmq::Socket, endpoint: &Endpoint, options: &Options) -> zmq::Result<()> {
     socket.set_linger(i32::try_from(options.linger.as_millis()).unwrap_or(i32::MAX))?;
     socket.set_rcvhwm(i32::from(options.received_max))?;
     socket.set_sndhwm(i32::from(options.queued_max.max(1)))?;
@@ -179,11 +185,37 @@ fn configure(socket: &zmq::Socket, endpoint: &Endpoint, options: &Options) -> zm
     if let Some(identity) = endpoint.identity.as_ref().or(options.identity.as_ref()) {
         socket.set_identity(identity.as_bytes())?;
     }
+    if let Some(token) = &options.token {
+        let property = format!("{}:{token}", crate::bus::HANDLER_PROPERTY);
+        set_raw(socket, ZMQ_METADATA, property.as_bytes())?;
+    }
     // With IPv6 on, libzmq resolves a name to an IPv6 address first and never tries the next: only literals get it.
     if matches!(&endpoint.transport, Transport::Tcp { host, .. } if host.contains(':')) {
         socket.set_ipv6(true)?;
     }
     Ok(())
+}
+
+/// A property of our READY, as `NAME:VALUE`. The crates have no name for it, though libzmq has had the option since 4.2.
+const ZMQ_METADATA: c_int = 95;
+
+/// Sets an option that the zmq crate does not wrap.
+#[expect(unsafe_code, reason = "the zmq crate wraps neither option")]
+fn set_raw(socket: &mut zmq::Socket, option: c_int, value: &[u8]) -> zmq::Result<()> {
+    // SAFETY: the socket is open and borrowed; libzmq reads as many bytes as it is told from a pointer that is valid for them.
+    let code = unsafe {
+        zmq_sys::zmq_setsockopt(
+            socket.as_mut_ptr(),
+            option,
+            value.as_ptr().cast(),
+            value.len(),
+        )
+    };
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(zmq::Error::EINVAL)
+    }
 }
 
 /// Whether libzmq merely said "not now", after which the descriptor may be awaited.

@@ -12,7 +12,6 @@
 use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +20,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::{Context, Descriptor, OpenError, Opened, Options, is_again, open, watch};
+use super::monitor::{Change, Monitor};
+use super::{Context, Descriptor, OpenError, Opened, Options, is_again, open, set_raw, watch};
+use crate::bus::SERVER_PROPERTY;
 use crate::endpoint::{Endpoint, Mode};
 
 /// Milliseconds between attempts to reconnect. Below the 100 of a receiver, so that after a restart of the server the
@@ -59,12 +60,16 @@ pub struct Publisher {
 struct State {
     socket: zmq::Socket,
     /// Tells of connections; none where the socket is bound and may have several.
-    monitor: Option<zmq::Socket>,
+    monitor: Option<Monitor>,
     /// The monitor has told of a connection and not of its end.
     up: bool,
     message: zmq::Message,
     /// What the server subscribes to.
     topics: Vec<Vec<u8>>,
+    /// Whoever subscribed last has said that it is a Lurcher.
+    lurcher: bool,
+    /// How often somebody has subscribed: tells connections apart.
+    subscriptions: u64,
     ear: Ear,
     /// Somebody awaits the descriptor: nobody else may touch the socket, or the edge is lost.
     awaited: bool,
@@ -118,13 +123,23 @@ impl Publisher {
             socket.set_immediate(true)?;
             socket.set_xpub_verbose(true)?;
             socket.set_reconnect_ivl(RECONNECT_MS)?;
-            set_nodrop(socket)?;
+            // It wants an int.
+            #[expect(clippy::cast_possible_wrap, reason = "option numbers are small")]
+            set_raw(
+                socket,
+                zmq_sys::ZMQ_XPUB_NODROP as c_int,
+                &(1 as c_int).to_ne_bytes(),
+            )?;
             if !is_bound {
-                monitor = Some(watch_connection(context, socket)?);
+                monitor = Some(Monitor::of(context, socket)?);
             }
             Ok(())
         })?;
-        let changes = match monitor.as_ref().map(watch).transpose() {
+        let changes = match monitor
+            .as_ref()
+            .map(|monitor| watch(monitor.socket()))
+            .transpose()
+        {
             Ok(changes) => changes,
             Err(source) => {
                 drop(events);
@@ -142,6 +157,8 @@ impl Publisher {
             up: is_bound,
             message: zmq::Message::new(),
             topics: Vec::new(),
+            lurcher: false,
+            subscriptions: 0,
             ear: Ear::Expected {
                 until: Instant::now() + patience,
             },
@@ -171,6 +188,42 @@ impl Publisher {
             .iter()
             .any(|topic| beginning.starts_with(topic));
         (!state.topics.is_empty()).then_some(passes)
+    }
+
+    /// Whether the server has said with its subscription that it is a Lurcher; false before there is one. While the connection is
+    /// down, it is what it was.
+    pub fn is_lurcher(&self) -> bool {
+        self.glance().lurcher
+    }
+
+    /// Counts subscriptions, so that a new connection can be told from the one before; `None` while there is none.
+    pub fn subscription(&self) -> Option<u64> {
+        let state = self.glance();
+        (state.ear == Ear::Listens).then_some(state.subscriptions)
+    }
+
+    /// What is said upstream may wait for nobody to look: looks, unless somebody does who awaits the descriptor.
+    fn glance(&self) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        if !state.awaited {
+            // A broken socket is told to whoever sends.
+            drop(state.look());
+        }
+        state
+    }
+
+    /// Sends one message if that can be done without waiting; false when not.
+    pub fn send_now(&self, message: &[u8]) -> io::Result<bool> {
+        let mut state = self.glance();
+        if state.awaited || state.ear != Ear::Listens || !state.settle()? {
+            return Ok(false);
+        }
+        state.hand_over(message)
+    }
+
+    /// What the server subscribes to, the first topic of several: what is sent to it must begin so.
+    pub fn topic(&self) -> Option<Vec<u8>> {
+        self.lock().topics.first().cloned()
     }
 
     /// Waits until the server has subscribed; false when it has not done so by `deadline`.
@@ -387,7 +440,10 @@ impl State {
         let mut heard = Vec::new();
         loop {
             match self.socket.recv(&mut self.message, zmq::DONTWAIT) {
-                Ok(()) => heard.push(self.message.to_vec()),
+                Ok(()) => {
+                    let lurcher = self.message.gets(SERVER_PROPERTY).is_some();
+                    heard.push((self.message.to_vec(), lurcher));
+                }
                 Err(zmq::Error::EINTR) => {}
                 Err(error) if is_again(error) => break,
                 Err(error) => return Err(error.into()),
@@ -398,13 +454,15 @@ impl State {
         }
         // It may have been said on a newer connection than the one that was seen above.
         self.look_at_connection()?;
-        for message in heard {
+        for (message, lurcher) in heard {
             match message.split_first() {
                 // The last words of a connection that has gone count for nothing.
                 Some((1, topic)) if self.up => {
                     if !self.topics.iter().any(|known| known == topic) {
                         self.topics.push(topic.to_vec());
                     }
+                    self.lurcher = lurcher;
+                    self.subscriptions += 1;
                     self.ear = Ear::Listens;
                 }
                 Some((0, topic)) => {
@@ -421,17 +479,10 @@ impl State {
     }
 
     fn look_at_connection(&mut self) -> io::Result<()> {
-        while let Some(monitor) = &self.monitor {
-            let frames = match monitor.recv_multipart(zmq::DONTWAIT) {
-                Ok(frames) => frames,
-                Err(zmq::Error::EINTR) => continue,
-                Err(error) if is_again(error) => break,
-                Err(error) => return Err(error.into()),
-            };
-            let event = frames.first().and_then(|frame| frame.first_chunk());
-            self.up = event.is_some_and(|event| {
-                u16::from_ne_bytes(*event) == zmq::SocketEvent::CONNECTED as u16
-            });
+        while let Some(monitor) = &self.monitor
+            && let Some(change) = monitor.next()?
+        {
+            self.up = matches!(change, Change::Up(_));
             if !self.up {
                 self.topics.clear();
                 self.silence();
@@ -486,42 +537,5 @@ impl<'a> Awaited<'a> {
 impl Drop for Awaited<'_> {
     fn drop(&mut self) {
         self.0.lock().awaited = false;
-    }
-}
-
-/// Makes libzmq tell of connections made and lost, and returns the socket that it tells through.
-fn watch_connection(context: &Context, socket: &zmq::Socket) -> zmq::Result<zmq::Socket> {
-    static MONITORS: AtomicU64 = AtomicU64::new(0);
-    let name = format!(
-        "inproc://monitor-{}",
-        MONITORS.fetch_add(1, Ordering::Relaxed)
-    );
-    let events = zmq::SocketEvent::CONNECTED as i32 | zmq::SocketEvent::DISCONNECTED as i32;
-    socket.monitor(&name, events)?;
-    let monitor = context.0.socket(zmq::PAIR)?;
-    monitor.set_linger(0)?;
-    monitor.connect(&name)?;
-    Ok(monitor)
-}
-
-/// Sets `ZMQ_XPUB_NODROP`, which the zmq crate has no name for.
-#[expect(unsafe_code, reason = "the zmq crate does not wrap this option")]
-fn set_nodrop(socket: &mut zmq::Socket) -> zmq::Result<()> {
-    let on: c_int = 1;
-    #[expect(clippy::cast_possible_wrap, reason = "option numbers are small")]
-    let option = zmq_sys::ZMQ_XPUB_NODROP as c_int;
-    // SAFETY: the socket is open and borrowed; libzmq reads `size_of::<c_int>()` bytes from a pointer that is valid for it.
-    let code = unsafe {
-        zmq_sys::zmq_setsockopt(
-            socket.as_mut_ptr(),
-            option,
-            (&raw const on).cast(),
-            size_of_val(&on),
-        )
-    };
-    if code == 0 {
-        Ok(())
-    } else {
-        Err(zmq::Error::EINVAL)
     }
 }

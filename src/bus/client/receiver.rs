@@ -1,14 +1,17 @@
 //! PULL: takes what one server pushes. Fair use between servers and the meaning of messages are the owner's business.
 
 use std::io;
+use std::os::fd::{AsFd as _, RawFd};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context as Waker, Poll, ready};
 
 use bytes::Bytes;
 use tokio::io::unix::AsyncFd;
 
-use super::{Context, Descriptor, OpenError, Opened, Options, is_again, open};
-use crate::endpoint::Endpoint;
+use super::monitor::{Change, Monitor};
+use super::{Context, Descriptor, OpenError, Opened, Options, is_again, open, watch};
+use crate::endpoint::{Endpoint, Mode, Transport};
+use crate::sys;
 
 /// Bytes after which a batch is full: what was taken out of libzmq is no longer bounded by its high-water mark.
 const BATCH_BYTES: usize = 1 << 20;
@@ -21,6 +24,8 @@ const COPY_BYTES_MAX: usize = 2048;
 #[derive(Debug)]
 pub struct Receiver {
     events: AsyncFd<Descriptor>,
+    /// Ready when the connection has come or gone and nobody has looked yet.
+    changes: Option<AsyncFd<Descriptor>>,
     /// Never contended: the lock only makes the type `Sync`.
     socket: Mutex<Socket>,
     endpoint: Endpoint,
@@ -32,6 +37,12 @@ pub struct Receiver {
 
 struct Socket {
     zmq: zmq::Socket,
+    /// Tells of connections; none where the socket is bound and may have several.
+    monitor: Option<Monitor>,
+    /// The descriptor of the connection, while there is one.
+    link: Option<RawFd>,
+    /// Connections lost so far.
+    losses: u64,
     message: zmq::Message,
 }
 
@@ -61,11 +72,38 @@ impl Receiver {
         endpoint: &Endpoint,
         options: &Options,
     ) -> Result<Self, OpenError> {
-        let Opened { events, socket } = open(context, zmq::PULL, endpoint, options, |_| Ok(()))?;
+        let is_bound = endpoint.mode == Some(Mode::Bind);
+        let mut monitor = None;
+        let Opened { events, socket } = open(context, zmq::PULL, endpoint, options, |socket| {
+            if !is_bound {
+                monitor = Some(Monitor::of(context, socket)?);
+            }
+            Ok(())
+        })?;
+        let changes = monitor
+            .as_ref()
+            .map(|monitor: &Monitor| watch(monitor.socket()))
+            .transpose();
+        let changes = match changes {
+            Ok(changes) => changes,
+            Err(source) => {
+                drop(events);
+                let (doing, endpoint) = ("watching the connection to", endpoint.clone());
+                return Err(OpenError {
+                    doing,
+                    endpoint,
+                    source,
+                });
+            }
+        };
         Ok(Self {
             events,
+            changes,
             socket: Mutex::new(Socket {
                 zmq: socket,
+                monitor,
+                link: None,
+                losses: 0,
                 message: zmq::Message::new(),
             }),
             endpoint: endpoint.clone(),
@@ -91,22 +129,34 @@ impl Receiver {
     /// Safe: a message is taken only by a future that returns it.
     pub async fn recv(&mut self) -> io::Result<Bytes> {
         let mut taken = None;
-        std::future::poll_fn(|cx| self.poll_recv_many(cx, 1, &mut |message| taken = Some(message)))
+        loop {
+            std::future::poll_fn(|cx| {
+                self.poll_recv_many(cx, 1, &mut |message| taken = Some(message))
+            })
             .await?;
-        taken.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+            if let Some(message) = taken.take() {
+                return Ok(message);
+            }
+        }
     }
 
     /// Receives what is there, at least one message and at most `max` (or about a mebibyte), in order.
     ///
-    /// When `Pending`, nothing was taken, and the task is woken when there may be something.
+    /// When `Pending`, nothing was taken, and the task is woken when there may be something. No message at all means that the
+    /// connection has come or gone.
     pub fn poll_recv_many(
         &mut self,
         cx: &mut Waker<'_>,
         max: usize,
         sink: &mut dyn FnMut(Bytes),
     ) -> Poll<io::Result<usize>> {
+        let changed = self.poll_changes(cx)?;
         loop {
             if self.drained {
+                if changed {
+                    // Without having awaited the descriptor: it is looked at in the next call.
+                    return Poll::Ready(Ok(0));
+                }
                 ready!(self.events.poll_read_ready(cx))?.clear_ready();
                 self.drained = false;
             }
@@ -128,6 +178,95 @@ impl Receiver {
                 return Poll::Ready(Ok(count));
             }
         }
+    }
+
+    /// Takes note of connections that have come or gone; says whether any has.
+    fn poll_changes(&mut self, cx: &mut Waker<'_>) -> io::Result<bool> {
+        let mut changed = false;
+        while let Some(changes) = &self.changes
+            && let Poll::Ready(ready) = changes.poll_read_ready(cx)
+        {
+            ready?.clear_ready();
+            changed |= self.look()?;
+        }
+        Ok(changed)
+    }
+
+    fn look(&mut self) -> io::Result<bool> {
+        let socket = self
+            .socket
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut changed = false;
+        while let Some(monitor) = &socket.monitor
+            && let Some(change) = monitor.next()?
+        {
+            changed = true;
+            match change {
+                Change::Up(link) => socket.link = Some(link),
+                Change::Down => {
+                    socket.link = None;
+                    socket.losses += 1;
+                }
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Whether there is a connection, as far as was seen; `None` where that cannot be told, because the socket is bound.
+    pub fn is_connected(&mut self) -> Option<bool> {
+        self.changes.as_ref()?;
+        // A broken monitor tells nothing new; the socket itself will say so.
+        drop(self.look());
+        let socket = self
+            .socket
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        Some(socket.link.is_some())
+    }
+
+    /// Connections lost so far.
+    pub fn losses(&mut self) -> u64 {
+        self.socket
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .losses
+    }
+
+    /// Ends our direction of the connection, on which nothing is ever said, so that a libzmq at the other end gives it up: it writes
+    /// nothing more, what it had written arrives, and then the connection is lost. To be closed then, before it connects again.
+    ///
+    /// What the other end had queued and not written is lost, so this is done only when everything that has arrived was received:
+    /// then it has no reason to queue. False when there is more, no connection, or none that can be told.
+    pub fn end_sending(&mut self) -> io::Result<bool> {
+        self.look()?;
+        let drained = self.drained;
+        let socket = self
+            .socket
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(link) = socket.link.filter(|_| drained) else {
+            return Ok(false);
+        };
+        // libzmq may have closed it just now, and the number may be another's.
+        let endpoint = &self.endpoint.transport;
+        let shared = sys::share_socket(link, |peer| match endpoint {
+            Transport::Tcp { port, .. } => peer
+                .as_socket()
+                .is_some_and(|peer| Some(peer.port()) == *port),
+            Transport::Ipc { path } => peer
+                .as_pathname()
+                .is_none_or(|peer| peer.as_os_str() == path.as_str()),
+            Transport::Inproc { .. } => false,
+        })?;
+        let Some(shared) = shared else {
+            return Ok(false);
+        };
+        if sys::unread_bytes(shared.as_fd())? > 0 {
+            return Ok(false);
+        }
+        sys::end_sending(shared.as_fd())?;
+        Ok(true)
     }
 
     /// Takes a message if one is there.

@@ -46,7 +46,7 @@ pub enum Kind {
 /// The numbers of a bound socket.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What the protocol allows, and its patience. Its `topics` are taken from [`Kind::Sub`].
+    /// What the protocol allows, and its patience. Its `topics` are taken from [`Kind::Sub`], its `properties` say who we are.
     pub protocol: zmtp::Options,
     /// Connections at once; further ones are closed without a word. Default: 16,384.
     pub peers_max: usize,
@@ -178,6 +178,9 @@ impl Bound {
                 (SocketType::Rep, Vec::new())
             }
         };
+        if role != SocketType::Rep {
+            options.protocol.properties = vec![(super::SERVER_PROPERTY, "1")];
+        }
         let server = listener::Server::new(role, self.endpoint.to_string(), options, topics, sink);
         Rc::new(server).start(self.socket, watch)
     }

@@ -88,7 +88,7 @@ impl Request {
     pub fn is_notice(&self) -> bool {
         matches!(
             self.kind(),
-            Kind::Disconnect | Kind::Credits(_) | Kind::Notice
+            Kind::Disconnect | Kind::Credits(_) | Kind::Drained | Kind::Notice
         )
     }
 

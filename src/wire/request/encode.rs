@@ -408,13 +408,15 @@ pub enum Notice {
     Disconnect,
     /// So many bytes have been written to the client (setting `download.flow_control`).
     Credits(u64),
+    /// The handler asked for no more requests, and has had its last one. Only for those that asked: Mongrel2 has no such thing.
+    Drained,
 }
 
 impl Notice {
     /// Appends all that follows the prefix: path `@*`, headers and body, byte for byte as Mongrel2 writes them.
     pub fn encode(self, protocol: Protocol, out: &mut Vec<u8>) {
         let credits = match self {
-            Notice::Disconnect => None,
+            Notice::Disconnect | Notice::Drained => None,
             Notice::Credits(credits) => Some(credits),
         };
         out.extend_from_slice(b"@* ");
@@ -439,10 +441,10 @@ impl Notice {
                 open.close(out, b'}');
             }
         }
-        let body: &[u8] = if credits.is_some() {
-            br#"{"type":"credits"}"#
-        } else {
-            br#"{"type":"disconnect"}"#
+        let body: &[u8] = match self {
+            Notice::Credits(_) => br#"{"type":"credits"}"#,
+            Notice::Disconnect => br#"{"type":"disconnect"}"#,
+            Notice::Drained => br#"{"type":"drained"}"#,
         };
         tnetstring::write_bytes(out, body);
     }

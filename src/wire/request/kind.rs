@@ -15,6 +15,8 @@ pub enum Kind<'a> {
     Disconnect,
     /// So many bytes of replies have been written to the client (setting `download.flow_control`).
     Credits(u64),
+    /// The front has pushed its last new request: the answer to a handler that asked for no more.
+    Drained,
     /// A notice of a type that is not known here.
     Notice,
     /// The front has begun to store the body of this request in a file; another message follows when it is complete.
@@ -93,6 +95,7 @@ impl Request {
         let body = Headers::from_json(&self.body).unwrap_or_default();
         match body.first("type") {
             Some(b"disconnect") => Kind::Disconnect,
+            Some(b"drained") => Kind::Drained,
             Some(b"credits") => self
                 .headers
                 .first("DOWNLOAD_CREDITS")

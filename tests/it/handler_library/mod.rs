@@ -7,6 +7,7 @@ mod fake_front;
 mod programs;
 mod responses;
 mod rooms;
+mod stopping;
 mod uploads;
 mod websocket;
 
