@@ -23,6 +23,11 @@
 //!
 //! What has no blocking form of its own is waited for with [`Connection::block_on`].
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "threads take turns at waiting for the next request: the lock is held while one of them waits"
+)]
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -173,6 +178,10 @@ impl Connection {
     /// connection.block_on(request.respond(404).header("X-Why", "gone").send("nothing here\n"))
     /// # }
     /// ```
+    ///
+    /// # Panics
+    ///
+    /// In async code.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         let runtime = self.0.runtime.as_ref();
         runtime.expect("it is taken in drop only").block_on(future)

@@ -441,7 +441,7 @@ impl Connection {
                     self.learn(&message.sender, &server);
                 }
                 server.received(&message);
-                let upload = self.uploads.look(&message, Arc::as_ptr(&server) as usize);
+                let upload = self.uploads.look(&message, &server);
                 Some(Request::new(message, server, upload))
             }
             Err(error) => {

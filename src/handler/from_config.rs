@@ -106,7 +106,7 @@ pub enum ConfigError {
         /// The configuration.
         path: PathBuf,
         /// What was looked for.
-        selector: Selector,
+        selector: Box<Selector>,
         /// What is there.
         found: String,
     },
@@ -116,7 +116,7 @@ pub enum ConfigError {
         /// The configuration.
         path: PathBuf,
         /// What was looked for.
-        selector: Selector,
+        selector: Box<Selector>,
         /// Which they are.
         found: String,
     },
@@ -172,14 +172,14 @@ impl Options {
             let all = find(&config, &Selector::new());
             return Err(ConfigError::None {
                 path: path.to_owned(),
-                selector: selector.clone(),
+                selector: Box::new(selector.clone()),
                 found: unclear(&all),
             });
         };
         if found.iter().any(|other| !first.is_as_good_as(other)) {
             return Err(ConfigError::Several {
                 path: path.to_owned(),
-                selector: selector.clone(),
+                selector: Box::new(selector.clone()),
                 found: unclear(&found),
             });
         }

@@ -8,8 +8,8 @@ mod programs;
 mod responses;
 mod rooms;
 mod services;
-mod uploads;
 mod stopping;
+mod uploads;
 mod websocket;
 
 use std::sync::Arc;

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use crate::support::client::{Client, fetch};
 use crate::support::program::Program;
-use crate::support::scratch;
 use crate::support::servers::{self, Server};
+use crate::support::{PATIENCE, scratch};
 
 /// Starts a built-in handler for a server.
 fn start(app: &str, server: &Server) -> Program {
@@ -42,10 +42,17 @@ impl Socket {
             .unwrap();
     }
 
+    fn take(&mut self, length: usize) -> Vec<u8> {
+        while self.0.bytes().len() < length {
+            assert!(self.0.read_some(PATIENCE), "{length} bytes do not come");
+        }
+        self.0.take(length)
+    }
+
     fn got(&mut self) -> (u8, String) {
-        let head = self.0.take(2);
+        let head = self.take(2);
         assert!(head[1] < 126);
-        let payload = self.0.take(usize::from(head[1]));
+        let payload = self.take(usize::from(head[1]));
         (head[0], String::from_utf8_lossy(&payload).into_owned())
     }
 }
@@ -100,7 +107,7 @@ fn what_one_says_in_a_chat_reaches_all_by_websocket_and_long_poll() {
         assert_eq!(one.got().0, 0x88);
         assert!(one.0.rest().is_empty());
         chat.terminate();
-        assert_eq!(other.0.take(4), [0x88, 2, 0x03, 0xe9], "going away");
+        assert_eq!(other.take(4), [0x88, 2, 0x03, 0xe9], "going away");
         assert!(other.0.rest().is_empty());
     });
 }
@@ -114,7 +121,7 @@ fn echo_sends_back_what_was_stored_and_what_was_streamed() {
     );
     for settings in [stored.as_str(), ", 'upload.stream': 1"] {
         servers::each(settings, |server| {
-            let _echo = start("echo", &server);
+            let mut echo = start("echo", &server);
             let body: Vec<u8> = (0..150_001_u32)
                 .map(|at| b'a' + u8::try_from(at % 23).unwrap())
                 .collect();
@@ -143,12 +150,9 @@ fn echo_sends_back_what_was_stored_and_what_was_streamed() {
                     body.len()
                 );
             }
+            assert!(echo.terminate().success(), "{echo}");
+            let left = std::fs::read_dir(store.path()).unwrap().count();
+            assert_eq!(left, 0, "files");
         });
-    }
-    // The last is removed when its answer has left, or soon after.
-    let end = std::time::Instant::now() + crate::support::PATIENCE;
-    while std::fs::read_dir(store.path()).unwrap().next().is_some() {
-        assert!(std::time::Instant::now() < end, "files are left");
-        std::thread::yield_now();
     }
 }
