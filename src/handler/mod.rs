@@ -33,6 +33,7 @@
 mod connection;
 mod control;
 mod http;
+mod names;
 mod replies;
 mod request;
 mod source;
@@ -40,6 +41,7 @@ mod websocket;
 
 pub use connection::{ConnectError, Connection, Options, Server, StopHandle};
 pub use http::HttpError;
+pub use names::Lookup;
 pub use replies::{IDS_PER_MESSAGE, Replies, ReplyError};
 pub use request::{Client, Event, Request};
 pub use websocket::{CONTROL_BYTES_MAX, Frame};

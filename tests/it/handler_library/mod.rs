@@ -1,6 +1,7 @@
 //! The handler library, `lurcher run` and the built-in handlers, against a front made of plain libzmq sockets and
 //! against the real Mongrel2.
 
+mod changing;
 mod fake_front;
 mod programs;
 mod stopping;
