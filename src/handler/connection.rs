@@ -568,15 +568,14 @@ impl Connection {
             };
             let mut missing = addresses.clone();
             for source in &mut self.sources {
-                match source.place {
-                    Some((name, address)) if name == index && !source.is_gone => {
-                        if !missing.remove(&address) {
-                            tracing::info!(requests = %source.send_spec, "address of a server is gone: leaving it");
-                            source.is_gone = true;
-                            source.leave(until);
-                        }
-                    }
-                    _ => {}
+                if let Some((name, address)) = source.place
+                    && name == index
+                    && !source.is_gone
+                    && !missing.remove(&address)
+                {
+                    tracing::info!(requests = %source.send_spec, "address of a server is gone: leaving it");
+                    source.is_gone = true;
+                    source.leave(until);
                 }
             }
             for address in missing {

@@ -67,7 +67,7 @@ impl Names {
     /// Takes the specs that name a host out of `pairs`: those of which both name the same.
     pub(super) fn of(pairs: &mut Vec<Specs>, lookup: Arc<dyn Lookup>, interval: Duration) -> Self {
         let mut list = Vec::new();
-        pairs.retain(|(send, recv)| match (name(send), name(recv)) {
+        pairs.retain(|(send, recv)| match (host_name(send), host_name(recv)) {
             (Some(name), Some(other)) if name == other => {
                 list.push(((send.clone(), recv.clone()), name.to_owned()));
                 false
@@ -154,7 +154,7 @@ fn find(lookup: &dyn Lookup, name: &str) -> Option<BTreeSet<IpAddr>> {
 }
 
 /// The host name that a spec connects to, if it has one.
-fn name(spec: &Endpoint) -> Option<&str> {
+fn host_name(spec: &Endpoint) -> Option<&str> {
     match &spec.transport {
         Transport::Tcp { host, .. }
             if spec.mode != Some(Mode::Bind)
@@ -197,7 +197,7 @@ mod tests {
     fn only_host_names_are_looked_up() {
         let spec = |text: &str| text.parse::<Endpoint>().unwrap();
         for name in ["tcp://a.example:1", "tcp://me@localhost:1#connect"] {
-            assert!(super::name(&spec(name)).is_some(), "{name}");
+            assert!(host_name(&spec(name)).is_some(), "{name}");
         }
         for other in [
             "tcp://127.0.0.1:1",
@@ -206,7 +206,7 @@ mod tests {
             "tcp://eth0:1#bind",
             "ipc:///tmp/a",
         ] {
-            assert_eq!(super::name(&spec(other)), None, "{other}");
+            assert_eq!(host_name(&spec(other)), None, "{other}");
         }
     }
 

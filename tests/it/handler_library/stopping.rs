@@ -105,16 +105,13 @@ fn ask(
         client
             .send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
             .unwrap();
-        match client.try_answer(Asked::Other, lost_after) {
-            Some(answer) => {
-                assert_eq!(answer.status, 200, "{path}");
-                assert_eq!(answer.body, path.as_bytes(), "somebody else's answer");
-                answered += 1;
-            }
-            None => {
-                lost.push(number);
-                client = Client::connect(address);
-            }
+        if let Some(answer) = client.try_answer(Asked::Other, lost_after) {
+            assert_eq!(answer.status, 200, "{path}");
+            assert_eq!(answer.body, path.as_bytes(), "somebody else's answer");
+            answered += 1;
+        } else {
+            lost.push(number);
+            client = Client::connect(address);
         }
     }
     (answered, lost)
