@@ -38,6 +38,10 @@ pub fn main(built_in: &'static [BuiltIn]) -> ExitCode {
             serve::as_mongrel2(arguments)
         }
         Some("m2sh") => return m2sh::main(&program, arguments),
+        Some(name @ ("m2wsgi" | "m2wsgi.device.response" | "m2wsgi.device.dispatcher")) => {
+            log::install(std::env::var("LURCHER_LOG").ok().as_deref());
+            run::as_m2wsgi(name, arguments, built_in)
+        }
         _ => by_its_own_name(built_in),
     };
     match result {
@@ -51,8 +55,9 @@ pub fn main(built_in: &'static [BuiltIn]) -> ExitCode {
 }
 
 fn by_its_own_name(built_in: &'static [BuiltIn]) -> anyhow::Result<ExitCode> {
-    let command = args::Cli::command().mut_subcommand("run", |run| run::describe(run, built_in));
-    let arguments = run::name_targets(std::env::args_os().collect(), built_in);
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let command =
+        args::Cli::command().mut_subcommand("run", |run| run::describe(run, built_in, &arguments));
     let cli = args::Cli::from_arg_matches(&command.get_matches_from(arguments))
         .unwrap_or_else(|error| error.exit());
     log::install(cli.log.as_deref());

@@ -113,6 +113,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("rusqlite", &["config/sqlite.rs", "config/sqlite/"]),
     ("clap", &["launcher/"]),
     ("anyhow", &["launcher/"]),
+    ("toml", &["launcher/run/"]),
     ("tracing_subscriber", &["launcher/"]),
     ("http_body_util", &["front/proxy/"]),
     ("hyper", &["front/proxy/"]),

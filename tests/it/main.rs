@@ -27,6 +27,7 @@ mod process;
 mod proxy;
 mod reload;
 mod routing_golden;
+mod run_options;
 mod serve;
 mod support;
 mod tls;

@@ -1,66 +1,36 @@
-//! `lurcher run` as it was typed, and the [`Plan`] that is meant by it. clap is named here only.
+//! `lurcher run` as it is typed: the options in common, and those of the one handler that is named. clap is named here only.
 
 use std::ffi::OsString;
-use std::time::Duration;
 
-use clap::builder::NonEmptyStringValueParser;
+use clap::builder::StringValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::plan::{App, Feed, Plan};
-use super::{BuiltIn, STOP_ON_EOF, Values};
-use crate::endpoint::Endpoint;
-use crate::handler::Options;
+use super::given::variable;
+use super::options::{COMMON, common};
+use super::source::{Source, Typed, named};
+use super::{BuiltIn, Opt};
 
-/// How long a handler may take to answer what it has, when asked to stop.
-const GRACEFUL_TIMEOUT: Duration = Duration::from_secs(30);
+/// What stands without dashes, in its order.
+const WORDS: [(&str, &str); 3] = [
+    ("APP", "The handler"),
+    (
+        "SEND",
+        "Where servers send requests from: their send_spec, several with commas",
+    ),
+    (
+        "RECV",
+        "Where they receive replies: their recv_spec, for each SEND [default: one port down]",
+    ),
+];
+const ARGUMENTS: &str = "arguments";
 
-/// The hidden option that carries the whole APP when it is more than a name.
-const TARGET: &str = "target";
-
-/// Replaces `run files:DIR` by `run files --target files:DIR`: clap knows handlers by their names.
-pub(in crate::launcher) fn name_targets(
-    arguments: Vec<OsString>,
-    built_in: &[BuiltIn],
-) -> Vec<OsString> {
-    let mut named = Vec::with_capacity(arguments.len() + 2);
-    let mut at_app = false;
-    for argument in arguments {
-        let handler = at_app.then(|| argument.to_str()?.split_once(':')).flatten();
-        let handler = handler.and_then(|(scheme, _)| {
-            let has =
-                |handler: &&BuiltIn| handler.targets.iter().any(|target| target.scheme == scheme);
-            built_in.iter().find(has)
-        });
-        at_app = argument == "run" && named.len() == 1;
-        match handler {
-            Some(handler) => {
-                named.extend([handler.name.into(), format!("--{TARGET}").into(), argument]);
-            }
-            None => named.push(argument),
-        }
-    }
-    named
-}
-
-/// Arguments of `lurcher run`: a subcommand for each built-in handler, which [`describe`] adds.
+/// Arguments of `lurcher run`; [`describe`] adds what they are.
 #[derive(Debug)]
-pub(in crate::launcher) struct Args {
-    app: String,
-    matches: ArgMatches,
-}
+pub(in crate::launcher) struct Args(ArgMatches);
 
 impl clap::FromArgMatches for Args {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let Some((app, matches)) = matches.subcommand() else {
-            return Err(clap::Error::raw(
-                clap::error::ErrorKind::MissingSubcommand,
-                "no handler named\n",
-            ));
-        };
-        Ok(Self {
-            app: app.to_owned(),
-            matches: matches.clone(),
-        })
+        Ok(Self(matches.clone()))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -72,118 +42,230 @@ impl clap::FromArgMatches for Args {
 impl clap::Args for Args {
     fn augment_args(command: Command) -> Command {
         command
-            .subcommand_required(true)
-            .arg_required_else_help(true)
-            .disable_help_subcommand(true)
-            .subcommand_value_name("APP")
-            .subcommand_help_heading("Built-in handlers")
-            .allow_external_subcommands(true)
-            .external_subcommand_value_parser(clap::value_parser!(OsString))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
-        Self::augment_args(command)
+        command
     }
 }
 
-/// Adds a subcommand for each built-in handler.
-pub(in crate::launcher) fn describe(run: Command, built_in: &'static [BuiltIn]) -> Command {
-    run.subcommands(built_in.iter().map(|handler| {
-        let specs = |name: &'static str, help: &'static str| {
+impl Args {
+    /// What was typed, and where else to look.
+    pub(super) fn source(&self, built_in: &'static [BuiltIn]) -> Source {
+        let Self(matches) = self;
+        let mut typed = Typed::default();
+        for (name, _) in WORDS {
+            typed.words.extend(matches.get_one::<String>(name).cloned());
+        }
+        typed.arguments.extend(
+            matches
+                .get_many::<OsString>(ARGUMENTS)
+                .into_iter()
+                .flatten()
+                .cloned(),
+        );
+        for id in matches.ids().map(clap::Id::as_str) {
+            let is_option = id != ARGUMENTS && WORDS.iter().all(|(name, _)| *name != id);
+            let is_typed = matches.value_source(id) == Some(clap::parser::ValueSource::CommandLine);
+            if !is_option || !is_typed {
+                continue;
+            }
+            if common(id).is_some_and(|option| option.value.is_none()) {
+                typed
+                    .options
+                    .push((id.to_owned(), matches.get_flag(id).to_string()));
+            } else if let Ok(Some(values)) = matches.try_get_many::<String>(id) {
+                typed
+                    .options
+                    .extend(values.map(|value| (id.to_owned(), value.clone())));
+            }
+        }
+        Source::new(typed, built_in, |name| std::env::var(name).ok())
+    }
+}
+
+/// The handler that the command line names, by its place: clap has to know its options before it reads them.
+fn app_of(arguments: &[OsString]) -> Option<&str> {
+    let mut words = arguments
+        .iter()
+        .map(|argument| argument.to_str().unwrap_or_default());
+    // The program's own options may stand before the command.
+    words.next();
+    while words.next()? != "run" {}
+    while let Some(word) = words.next() {
+        match word.strip_prefix("--") {
+            Some("") => return None,
+            Some(option) => {
+                let is_flag = common(option).is_some_and(|option| option.value.is_none());
+                if !is_flag && option != "help" && !option.contains('=') {
+                    words.next();
+                }
+            }
+            None if word.starts_with('-') && word.len() > 1 => {}
+            None => return Some(word),
+        }
+    }
+    None
+}
+
+/// The command with all its options: those of the handler that `arguments` name among them.
+pub(in crate::launcher) fn describe(
+    run: Command,
+    built_in: &'static [BuiltIn],
+    arguments: &[OsString],
+) -> Command {
+    let handler = app_of(arguments).and_then(|app| named(built_in, app));
+    // Which handler a file names is not known here: all may be meant.
+    let own: Vec<&Opt> = built_in
+        .iter()
+        .filter(|one| handler.is_none_or(|handler| handler.name == one.name))
+        .flat_map(|one| one.options)
+        .collect();
+    let run = run
+        .about("Run a handler and connect it to a server")
+        .disable_help_flag(false)
+        .args(WORDS.map(|(name, help)| {
             Arg::new(name)
                 .value_name(name)
+                .value_parser(StringValueParser::new())
                 .help(help)
-                .value_delimiter(',')
-                .value_parser(|text: &str| text.parse::<Endpoint>())
-        };
-        let options = handler.options.iter().map(|option| {
+        }))
+        .arg(
+            Arg::new(ARGUMENTS)
+                .value_name("ARGUMENT")
+                .num_args(0..)
+                .last(true)
+                .value_parser(clap::value_parser!(OsString))
+                .help("Arguments of exec's program"),
+        )
+        .arg_required_else_help(
+            handler.is_none()
+                && std::env::var_os(variable("options")).is_none()
+                && std::env::var_os(variable("app")).is_none(),
+        );
+    let mut run = match handler {
+        Some(handler) => manual(run, handler),
+        None => overview(run, built_in),
+    };
+    let mut known: Vec<&str> = Vec::new();
+    for option in own {
+        // Two handlers may have an option of one name; the one that runs reads it.
+        if known.contains(&option.name) {
+            continue;
+        }
+        known.push(option.name);
+        run = run.arg(
             Arg::new(option.name)
                 .long(option.name)
                 .value_name(option.value)
                 .help(option.help)
-                .action(if option.repeat { ArgAction::Append } else { ArgAction::Set })
-                .value_parser(clap::builder::StringValueParser::new())
-                .allow_hyphen_values(true)
-        });
-        Command::new(handler.name)
-            .about(handler.about.lines().next().unwrap_or_default())
-            .long_about(handler.about)
-            .arg(specs("SEND", "Where the server sends requests from (its send_spec); several with commas").required(true))
-            .arg(specs("RECV", "Where the server receives replies (its recv_spec), for each SEND [default: one port down]"))
-            .arg(Arg::new(TARGET).long(TARGET).hide(true))
-            .arg(
-                Arg::new("ident")
-                    .long("ident")
-                    .value_name("IDENT")
-                    .help("The ZeroMQ identity of the handler's sockets")
-                    .value_parser(NonEmptyStringValueParser::new()),
-            )
-            .arg(
-                Arg::new(STOP_ON_EOF)
-                    .long(STOP_ON_EOF)
-                    .help("Stop when standard input ends: a handler on a pipe does not outlive the program that started it")
-                    .action(ArgAction::SetTrue),
-            )
-            .args(options)
+                .help_heading("Options of this handler")
+                .hide(handler.is_none())
+                .action(if option.repeat {
+                    ArgAction::Append
+                } else {
+                    ArgAction::Set
+                })
+                .value_parser(StringValueParser::new())
+                .allow_hyphen_values(true),
+        );
+    }
+    run.args(COMMON.iter().map(|option| {
+        let arg = Arg::new(option.name)
+            .long(option.name)
+            .help(option.help)
+            .help_heading(option.heading);
+        match option.value {
+            None => arg.action(ArgAction::SetTrue),
+            Some(value) => arg
+                .value_name(value)
+                .action(if option.repeat {
+                    ArgAction::Append
+                } else {
+                    ArgAction::Set
+                })
+                .value_parser(StringValueParser::new()),
+        }
     }))
 }
 
-impl Args {
-    /// What is meant; the error says what is wrong with it.
-    pub(super) fn plan(&self, built_in: &'static [BuiltIn]) -> Result<Plan, String> {
-        let Self { app, matches } = self;
-        let Some(handler) = built_in.iter().find(|handler| handler.name == app) else {
-            let known: Vec<_> = built_in.iter().map(|handler| handler.name).collect();
-            let (app, known) = (app.escape_debug(), known.join(", "));
-            return Err(format!(
-                "running `{app}`: no such handler: built in are {known}"
-            ));
-        };
-        let why = |why: String| format!("running `{app}`: {why}");
-        let endpoints = |name| {
-            matches
-                .get_many::<Endpoint>(name)
-                .into_iter()
-                .flatten()
-                .cloned()
-        };
-        let mut options = Options::new(endpoints("SEND"));
-        options.recv_specs = endpoints("RECV").collect();
-        let servers = options.pairs().map_err(|error| why(error.to_string()))?;
-        let typed = handler.options.iter().flat_map(|option| {
-            let values = matches
-                .get_many::<String>(option.name)
-                .into_iter()
-                .flatten();
-            values.map(|value| (option.name, value.clone()))
-        });
-        let mut values: Values = typed.collect();
-        let target = matches.get_one::<String>(TARGET);
-        values.target.clone_from(target.unwrap_or(app));
-        // Its mistakes are told before anything is started.
-        (handler.run)(&values).map_err(why)?;
-        Ok(Plan {
-            name: app.clone(),
-            app: App::BuiltIn { handler, values },
-            servers,
-            ident: matches.get_one::<String>("ident").cloned(),
-            feed: Feed::Auto,
-            workers: 0,
-            threads: 1,
-            concurrency: None,
-            max_requests: None,
-            max_memory: None,
-            graceful_timeout: GRACEFUL_TIMEOUT,
-            watch: Vec::new(),
-            pid_file: None,
-            control: None,
-            user: None,
-            group: None,
-            umask: None,
-            env: Vec::new(),
-            chdir: None,
-            access_log: None,
-            stop_on_eof: matches.get_flag(STOP_ON_EOF),
-        })
+/// `lurcher run --help`.
+fn overview(run: Command, built_in: &'static [BuiltIn]) -> Command {
+    let mut handlers = String::from("Handlers, each with a --help of its own:\n");
+    let about = |handler: &BuiltIn| handler.about.lines().next().unwrap_or_default();
+    let lines = built_in
+        .iter()
+        .map(|handler| (called(handler).join(", "), about(handler)));
+    let exec = (
+        "exec:PROGRAM [-- ARGUMENT...]".to_owned(),
+        "Start a program of your own, with LURCHER_SEND_SPEC and LURCHER_RECV_SPEC in its environment",
+    );
+    for (form, about) in lines.chain([exec]) {
+        handlers.extend(["  ", &form, "\n          ", about, "\n"]);
+    }
+    run.override_usage("lurcher run [OPTIONS] APP SEND[,SEND...] [RECV[,RECV...]] [-- ARGUMENT...]")
+        .help_template(
+            "{about-with-newline}\n{usage-heading} {usage}\n\n{before-help}{all-args}{after-help}",
+        )
+        .before_help(handlers)
+        .after_help(COMMON_WORDS)
+}
+
+/// `lurcher run HANDLER --help`, in the manner of a manual page.
+fn manual(run: Command, handler: &'static BuiltIn) -> Command {
+    let usage: Vec<String> = called(handler)
+        .iter()
+        .map(|form| format!("lurcher run {form} SEND[,SEND...] [RECV[,RECV...]] [OPTIONS]"))
+        .collect();
+    run.about(handler.about.lines().next().unwrap_or_default())
+        .long_about(handler.about)
+        .override_usage(usage.join("\n       "))
+        .help_template("{usage-heading} {usage}\n\n{about-with-newline}\n{all-args}{after-help}")
+        .after_help(COMMON_WORDS)
+}
+
+/// The forms in which a handler is named.
+fn called(handler: &BuiltIn) -> Vec<&'static str> {
+    if handler.targets.is_empty() {
+        vec![handler.name]
+    } else {
+        handler.targets.iter().map(|target| target.form).collect()
+    }
+}
+
+const COMMON_WORDS: &str = "All options may stand in a TOML file (--options FILE) by their names, those of a handler in a table with its
+name, and in the environment: --max-memory is LURCHER_RUN_MAX_MEMORY. The command line goes before the
+environment, and that before the file.
+
+Signals:
+  TERM, INT    finish what is open, then end; a second time: end at once
+  HUP          read files again and replace the workers one by one
+  TTIN, TTOU   one worker more, one less
+
+Exit status: 0 after a stop, 1 on a failure, 2 when what was typed is wrong";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app(line: &str) -> Option<String> {
+        let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        app_of(&arguments).map(str::to_owned)
+    }
+
+    #[test]
+    fn the_handler_is_the_first_word_that_is_no_options() {
+        assert_eq!(app("lurcher run echo tcp://a:1").as_deref(), Some("echo"));
+        assert_eq!(
+            app("lurcher --log debug run --workers 4 --reload files:/a").as_deref(),
+            Some("files:/a")
+        );
+        assert_eq!(
+            app("lurcher run --workers=4 --unknown x echo").as_deref(),
+            Some("echo")
+        );
+        assert_eq!(app("lurcher run --help"), None);
+        assert_eq!(app("lurcher run -- echo"), None);
+        assert_eq!(app("lurcher serve"), None);
     }
 }

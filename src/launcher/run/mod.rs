@@ -1,12 +1,18 @@
 //! `lurcher run`: a handler, started and connected to one server or several.
 //!
-//! Handlers say what options they have as plain data ([`BuiltIn`]). `args` makes a [`plan::Plan`] of what was typed, `worker` is
-//! the process that serves.
+//! Handlers say what options they have as plain data ([`BuiltIn`]). `args` is what is typed (its `options` are one table),
+//! `given` what is said there, in the environment and in files, `source` makes a [`plan::Plan`] of it, `worker` is the process that serves.
 
 mod args;
+mod env_file;
+mod given;
+mod m2wsgi;
+mod options;
 mod plan;
+mod source;
 mod worker;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io::Write as _;
 use std::pin::Pin;
@@ -14,8 +20,9 @@ use std::process::ExitCode;
 
 use crate::handler::{Connection, ReplyError};
 
-pub(super) use args::{Args, describe, name_targets};
+pub(super) use args::{Args, describe};
 use plan::Plan;
+use source::Source;
 
 /// The option by which a handler watches its standard input.
 pub(super) const STOP_ON_EOF: &str = "stop-on-eof";
@@ -124,9 +131,35 @@ impl fmt::Debug for Handler {
 }
 
 pub(super) fn main(args: &Args, built_in: &'static [BuiltIn]) -> anyhow::Result<ExitCode> {
-    match args.plan(built_in) {
+    match args.source(built_in).plan() {
         Ok(plan) => run(&plan),
         Err(why) => Ok(usage(&why)),
+    }
+}
+
+/// By the name `m2wsgi`, or that of one of its devices, with that program's arguments.
+pub(super) fn as_m2wsgi(
+    name: &str,
+    arguments: impl Iterator<Item = OsString>,
+    built_in: &'static [BuiltIn],
+) -> anyhow::Result<ExitCode> {
+    let arguments: Vec<String> = arguments
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
+    match m2wsgi::read(name, &arguments) {
+        Ok(Some(typed)) => {
+            let source = Source::new(typed, built_in, |_| None);
+            match source.plan() {
+                Ok(plan) => run(&plan),
+                Err(why) => Ok(usage(&why)),
+            }
+        }
+        Ok(None) => {
+            // Nobody is left to tell when stdout is gone.
+            drop(writeln!(std::io::stdout(), "{}", m2wsgi::usage(name)));
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(why) => Ok(usage(&format!("{name}: {why}"))),
     }
 }
 

@@ -203,9 +203,9 @@ fn mistakes_on_the_command_line_are_told_in_a_line() {
     }
     check(
         &["nothing", "tcp://127.0.0.1:1"],
-        "lurcher: running `nothing`: no such handler: built in are echo, respond",
+        "lurcher: running `nothing`: no such handler: there are echo, respond",
     );
-    check(&["echo"], "<SEND>");
+    check(&["echo"], "no server named: give its send_spec");
     check(
         &["echo", "ipc://a"],
         "lurcher: running `echo`: ipc://a has no port that its recv spec could be one below",

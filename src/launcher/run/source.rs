@@ -1,0 +1,623 @@
+//! From what was said to a [`Plan`]: read again whenever workers are to be replaced, since files may have changed meanwhile.
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::given::Given;
+use super::options::{COMMON, common};
+use super::plan::{App, Feed, Plan};
+use super::{BuiltIn, Values, env_file};
+use crate::endpoint::Endpoint;
+use crate::handler::Options;
+
+/// How long a worker may take to answer what it has, when asked to stop.
+const GRACEFUL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Most worker processes, threads of one, and the like: beyond it somebody mistyped.
+const COUNT_MAX: u32 = 10_000;
+
+/// What stands before a program of the user's own.
+const EXEC: &str = "exec:";
+
+/// What was typed, told apart.
+#[derive(Debug, Clone, Default)]
+pub(in crate::launcher) struct Typed {
+    /// APP, SEND and RECV, as far as they were given.
+    pub(super) words: Vec<String>,
+    /// Options by name, in order; `true` for one without a value.
+    pub(super) options: Vec<(String, String)>,
+    /// What stands behind `--`.
+    pub(super) arguments: Vec<OsString>,
+}
+
+/// Where plans come from.
+#[derive(Debug, Clone)]
+pub(in crate::launcher) struct Source {
+    typed: Typed,
+    built_in: &'static [BuiltIn],
+    /// The environment's part, which does not change while the process lives.
+    variables: fn(&str) -> Option<String>,
+}
+
+impl Source {
+    /// `variables` looks into the environment.
+    pub(super) fn new(
+        typed: Typed,
+        built_in: &'static [BuiltIn],
+        variables: fn(&str) -> Option<String>,
+    ) -> Self {
+        Self {
+            typed,
+            built_in,
+            variables,
+        }
+    }
+
+    /// What is meant now; the error says what is wrong, in one line.
+    pub(in crate::launcher) fn plan(&self) -> Result<Plan, String> {
+        let Typed {
+            words,
+            options,
+            arguments,
+        } = &self.typed;
+        let mut given = Given::default();
+        for (name, value) in options {
+            given.type_in(name, value.clone());
+        }
+        // A spec in the first place means that the file says which handler it is.
+        let has_app = words
+            .first()
+            .is_some_and(|word| word.parse::<Endpoint>().is_err());
+        let names = ["app", "send", "recv"];
+        for (name, word) in names.iter().skip(usize::from(!has_app)).zip(words) {
+            given.type_in(name, word.clone());
+        }
+        let common_names = COMMON.iter().map(|option| (option.name, option.repeat));
+        let names = common_names.chain(names.map(|name| (name, false)));
+        given.read_environment(names, self.variables);
+        let file = given.last("options").map(|said| PathBuf::from(&said.value));
+        let text = file.as_deref().map(read).transpose()?;
+        let file = file.as_deref().zip(text.as_deref());
+        let tables: Vec<&str> = self.built_in.iter().map(|handler| handler.name).collect();
+        if let Some((path, text)) = file {
+            // First only to learn which handler it is.
+            let mut first = given.clone();
+            first.read_file(path, text, &tables, None)?;
+            if let Some(app) = first.last("app") {
+                let handler = self.handler(&app.value)?.map(|handler| handler.name);
+                given.read_file(path, text, &tables, handler)?;
+            }
+        }
+        let app = given
+            .last("app")
+            .ok_or("no handler named: say which, as `lurcher run echo SEND`")?;
+        let handler = self.handler(&app.value)?;
+        let app = app.value.clone();
+        let own = handler.map(|handler| handler.options).unwrap_or_default();
+        given.read_environment(
+            own.iter().map(|option| (option.name, option.repeat)),
+            self.variables,
+        );
+        let known = |name: &str| {
+            ["app", "send", "recv", "arguments"].contains(&name)
+                || common(name).is_some()
+                || own.iter().any(|option| option.name == name)
+        };
+        if let Some(said) = given.unknown(known) {
+            return Err(said.wrong(format_args!(
+                "no option of `lurcher run {app}` is called so"
+            )));
+        }
+        decide(&app, handler, &given, arguments)
+            .map_err(|why| format!("running `{}`: {why}", app.escape_debug()))
+    }
+
+    /// The handler that APP names; `None` for a program of the user's own.
+    fn handler(&self, app: &str) -> Result<Option<&'static BuiltIn>, String> {
+        if app.starts_with(EXEC) {
+            return Ok(None);
+        }
+        if let Some(handler) = named(self.built_in, app) {
+            return Ok(Some(handler));
+        }
+        let (app, known) = (app.escape_debug(), forms(self.built_in).join(", "));
+        Err(format!(
+            "running `{app}`: no such handler: there are {known}"
+        ))
+    }
+}
+
+/// The whole plan for one handler; `None` is a program of the user's own.
+fn decide(
+    app: &str,
+    handler: Option<&'static BuiltIn>,
+    given: &Given,
+    arguments: &[OsString],
+) -> Result<Plan, String> {
+    let concurrency = number(given, "concurrency", 1, COUNT_MAX)?;
+    let work = match handler {
+        Some(handler) => {
+            if !arguments.is_empty() {
+                return Err("arguments behind `--` are for exec:PROGRAM".to_owned());
+            }
+            if handler.name == app && !handler.targets.is_empty() {
+                let forms: Vec<_> = handler.targets.iter().map(|target| target.form).collect();
+                return Err(format!(
+                    "it needs to know what it works on: {}",
+                    forms.join(" or ")
+                ));
+            }
+            let typed = handler.options.iter().flat_map(|option| {
+                let values = given.all(option.name).into_iter();
+                values.map(|said| (option.name, said.value.clone()))
+            });
+            let mut values: Values = typed.collect();
+            app.clone_into(&mut values.target);
+            values.concurrency = concurrency;
+            // Its mistakes are told before anything is started.
+            (handler.run)(&values)?;
+            App::BuiltIn { handler, values }
+        }
+        None => exec(app, given, arguments)?,
+    };
+    let path = |name: &str| given.last(name).map(|said| PathBuf::from(&said.value));
+    let text = |name: &str| given.last(name).map(|said| said.value.clone());
+    let name = text("name").unwrap_or_else(|| app.to_owned());
+    if name.is_empty() || name.contains(char::is_control) {
+        return Err("--name is empty or has control characters".to_owned());
+    }
+    let watch = watched(given, &work)?;
+    Ok(Plan {
+        name,
+        app: work,
+        servers: servers(given)?,
+        ident: text("ident").filter(|ident| !ident.is_empty()),
+        feed: feed(given)?,
+        workers: number(given, "workers", 0, COUNT_MAX)?.unwrap_or(1),
+        threads: number(given, "threads", 1, COUNT_MAX)?.unwrap_or(1),
+        concurrency,
+        max_requests: max_requests(given)?,
+        max_memory: said(given, "max-memory", size)?,
+        graceful_timeout: said(given, "graceful-timeout", seconds)?.unwrap_or(GRACEFUL_TIMEOUT),
+        watch,
+        pid_file: path("pid-file"),
+        control: said(given, "control", |text| {
+            text.parse()
+                .map_err(|error: crate::endpoint::EndpointError| error.to_string())
+        })?,
+        user: text("user"),
+        group: text("group"),
+        umask: said(given, "umask", umask)?,
+        env: environment(given)?,
+        chdir: path("chdir"),
+        access_log: path("access-log"),
+        stop_on_eof: is_said(given, "stop-on-eof")?,
+    })
+}
+
+/// The built-in handler that APP names, alone or with what it works on.
+pub(super) fn named(built_in: &'static [BuiltIn], app: &str) -> Option<&'static BuiltIn> {
+    let scheme = app.split_once(':').map(|(scheme, _)| scheme);
+    built_in.iter().find(|handler| {
+        handler.name == app
+            || scheme
+                .is_some_and(|scheme| handler.targets.iter().any(|target| target.scheme == scheme))
+    })
+}
+
+/// How all handlers are named.
+pub(super) fn forms(built_in: &[BuiltIn]) -> Vec<&'static str> {
+    let mut forms = Vec::new();
+    for handler in built_in {
+        if handler.targets.is_empty() {
+            forms.push(handler.name);
+        }
+        forms.extend(handler.targets.iter().map(|target| target.form));
+    }
+    forms.push("exec:PROGRAM");
+    forms
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| format!("reading {}: {error}", path.display()))
+}
+
+fn exec(app: &str, given: &Given, arguments: &[OsString]) -> Result<App, String> {
+    let program = app.strip_prefix(EXEC).unwrap_or_default();
+    if program.is_empty() {
+        return Err("no program named: exec:PROGRAM".to_owned());
+    }
+    let mut arguments = arguments.to_vec();
+    if arguments.is_empty() {
+        arguments = given
+            .all("arguments")
+            .into_iter()
+            .map(|said| said.value.clone().into())
+            .collect();
+    }
+    Ok(App::Exec {
+        program: program.into(),
+        arguments,
+    })
+}
+
+/// The servers as they were typed, or as a configuration has them.
+fn servers(given: &Given) -> Result<Vec<(Endpoint, Endpoint)>, String> {
+    let specs = |name| -> Result<Vec<Endpoint>, String> {
+        let mut specs = Vec::new();
+        for said in given.all(name) {
+            for text in said.value.split(',') {
+                specs.push(text.trim().parse().map_err(|error| said.wrong(error))?);
+            }
+        }
+        Ok(specs)
+    };
+    let (send, recv) = (specs("send")?, specs("recv")?);
+    if send.is_empty() {
+        return Err("no server named: give its send_spec, or --config and --route".to_owned());
+    }
+    let mut options = Options::new(send);
+    options.recv_specs = recv;
+    options.pairs().map_err(|error| error.to_string())
+}
+
+/// The value of an option, read by `read`, whose error is told with its place.
+fn said<T, E: Display>(
+    given: &Given,
+    name: &str,
+    read: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<Option<T>, String> {
+    given
+        .last(name)
+        .map(|said| read(&said.value).map_err(|why| said.wrong(why)))
+        .transpose()
+}
+
+fn number(given: &Given, name: &str, min: u32, max: u32) -> Result<Option<u32>, String> {
+    said(given, name, |text| {
+        let number = text
+            .parse()
+            .ok()
+            .filter(|number| (min..=max).contains(number));
+        number.ok_or_else(|| format!("not a number from {min} to {max}"))
+    })
+}
+
+fn is_said(given: &Given, name: &str) -> Result<bool, String> {
+    let value = said(given, name, |text| match text {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" | "" => Ok(false),
+        _ => Err("neither true nor false"),
+    });
+    Ok(value?.unwrap_or(false))
+}
+
+fn feed(given: &Given) -> Result<Feed, String> {
+    let feed = said(given, "feed", |text| match text {
+        "auto" => Ok(Feed::Auto),
+        "direct" => Ok(Feed::Direct),
+        "supervisor" => Ok(Feed::Supervisor),
+        _ => Err("neither auto, direct nor supervisor"),
+    });
+    Ok(feed?.unwrap_or(Feed::Auto))
+}
+
+fn max_requests(given: &Given) -> Result<Option<(u64, u64)>, String> {
+    let count = |text: &str| text.parse::<u64>().map_err(|_| "not a number");
+    let jitter = said(given, "max-requests-jitter", count)?;
+    let most = said(given, "max-requests", |text| {
+        let most = count(text)?;
+        if most == 0 {
+            Err("not a number above 0")
+        } else {
+            Ok(most)
+        }
+    })?;
+    Ok(most.map(|most| (most, jitter.unwrap_or(most / 10))))
+}
+
+/// Bytes, with K, M or G behind them or not.
+fn size(text: &str) -> Result<u64, &'static str> {
+    const WHY: &str =
+        "not a size as 500M: digits, and K, M or G for 2 to the power of 10, 20 or 30";
+    let (digits, shift) = match text.trim_end_matches(['B', 'b', 'i']) {
+        rest if rest.ends_with(['K', 'k']) => (rest, 10),
+        rest if rest.ends_with(['M', 'm']) => (rest, 20),
+        rest if rest.ends_with(['G', 'g']) => (rest, 30),
+        rest => (rest, 0),
+    };
+    let digits = digits.trim_end_matches(|letter: char| letter.is_ascii_alphabetic() && shift > 0);
+    let number: u64 = digits.parse().map_err(|_| WHY)?;
+    number
+        .checked_mul(1 << shift)
+        .filter(|size| *size > 0)
+        .ok_or(WHY)
+}
+
+fn seconds(text: &str) -> Result<Duration, &'static str> {
+    const MAX: f64 = 86_400.0;
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
+    if !(0.0..=MAX).contains(&seconds) {
+        return Err("not a number of seconds from 0 to 86400");
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+fn umask(text: &str) -> Result<u32, &'static str> {
+    let mask = u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mask| *mask <= 0o777);
+    mask.ok_or("not an octal number from 0 to 777")
+}
+
+/// What workers find in their environment beside what is there.
+fn environment(given: &Given) -> Result<Vec<(OsString, OsString)>, String> {
+    let mut variables = Vec::new();
+    for said in given.all("env-file") {
+        let text = read(Path::new(&said.value))?;
+        let found = env_file::parse(&text)
+            .map_err(|(line, why)| format!("{}:{line}: {why}", said.value))?;
+        variables.extend(
+            found
+                .into_iter()
+                .map(|(name, value)| (name.into(), value.into())),
+        );
+    }
+    for said in given.all("env") {
+        let (name, value) = said
+            .value
+            .split_once('=')
+            .ok_or_else(|| said.wrong("no `=`"))?;
+        if !env_file::is_name(name) {
+            return Err(said.wrong("no name of a variable before the `=`"));
+        }
+        variables.push((name.into(), value.into()));
+    }
+    Ok(variables)
+}
+
+/// What is watched for changes.
+fn watched(given: &Given, app: &App) -> Result<Vec<PathBuf>, String> {
+    let named = given
+        .all("reload-path")
+        .into_iter()
+        .map(|said| PathBuf::from(&said.value));
+    let mut paths: Vec<PathBuf> = named.collect();
+    if !is_said(given, "reload")? {
+        return match paths.first() {
+            Some(_) => Err("--reload-path goes with --reload".to_owned()),
+            None => Ok(paths),
+        };
+    }
+    if let App::Exec { program, arguments } = app {
+        // An interpreter's script is an argument; a program without a slash is the system's.
+        let files = std::iter::once(program).chain(arguments).map(PathBuf::from);
+        paths.extend(
+            files
+                .filter(|path| path.components().count() > 1 || path.extension().is_some())
+                .filter(|path| path.exists()),
+        );
+    }
+    for name in ["options", "env-file"] {
+        paths.extend(
+            given
+                .all(name)
+                .into_iter()
+                .map(|said| PathBuf::from(&said.value)),
+        );
+    }
+    if paths.is_empty() {
+        return Err(
+            "--reload finds nothing to watch: name files or folders with --reload-path".to_owned(),
+        );
+    }
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::launcher::{Handler, Opt, Target};
+
+    const BUILT_IN: &[BuiltIn] = &[
+        BuiltIn {
+            name: "echo",
+            about: "Echo",
+            targets: &[],
+            options: &[],
+            run: |_| Ok(Handler::new(async |_| Ok(()))),
+        },
+        BuiltIn {
+            name: "files",
+            about: "Files",
+            targets: &[Target {
+                scheme: "files",
+                form: "files:DIR",
+            }],
+            options: &[Opt {
+                name: "index",
+                value: "NAME",
+                help: "The index",
+                repeat: true,
+            }],
+            run: |values| match values.get("index") {
+                Some("") => Err("--index is empty".to_owned()),
+                _ => Ok(Handler::new(async |_| Ok(()))),
+            },
+        },
+    ];
+    const SEND: &str = "tcp://127.0.0.1:9999";
+
+    fn plan(words: &[&str], options: &[(&str, &str)]) -> Result<Plan, String> {
+        let typed = Typed {
+            words: words.iter().map(ToString::to_string).collect(),
+            options: options
+                .iter()
+                .map(|(name, value)| (name.to_string(), value.to_string()))
+                .collect(),
+            arguments: Vec::new(),
+        };
+        Source::new(typed, BUILT_IN, |_| None).plan()
+    }
+
+    #[test]
+    fn what_is_not_said_has_a_default() {
+        let plan = plan(&["echo", SEND], &[]).unwrap();
+        assert_eq!(
+            (plan.name.as_str(), plan.workers, plan.threads),
+            ("echo", 1, 1)
+        );
+        assert_eq!(plan.servers[0].1.to_string(), "tcp://127.0.0.1:9998");
+        assert_eq!(
+            (plan.feed, plan.graceful_timeout),
+            (Feed::Auto, Duration::from_secs(30))
+        );
+        assert_eq!(
+            (plan.max_requests, plan.max_memory, plan.umask),
+            (None, None, None)
+        );
+    }
+
+    #[test]
+    fn values_are_read_with_their_units() {
+        let options = [
+            ("max-memory", "512M"),
+            ("umask", "027"),
+            ("graceful-timeout", "1.5"),
+            ("max-requests", "1000"),
+        ];
+        let plan = plan(&["files:/srv", SEND, "ipc:///r"], &options).unwrap();
+        assert_eq!(plan.max_memory, Some(512 << 20));
+        assert_eq!(plan.umask, Some(0o027));
+        assert_eq!(plan.graceful_timeout, Duration::from_millis(1500));
+        assert_eq!(plan.max_requests, Some((1000, 100)));
+        let App::BuiltIn { handler, values } = plan.app else {
+            panic!("{:?}", plan.app)
+        };
+        assert_eq!((handler.name, values.target()), ("files", "files:/srv"));
+        for (text, bytes) in [
+            ("1", 1),
+            ("2K", 2 << 10),
+            ("3MiB", 3 << 20),
+            ("1GB", 1 << 30),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "0", "M", "-1M", "1T", "99999999999G"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_told_in_one_line_with_what_was_meant() {
+        let wrong =
+            |words: &[&str], options: &[(&str, &str)]| plan(words, options).map(drop).unwrap_err();
+        assert_eq!(
+            wrong(&["nothing", SEND], &[]),
+            "running `nothing`: no such handler: there are echo, files:DIR, exec:PROGRAM"
+        );
+        assert_eq!(
+            wrong(&["files", SEND], &[]),
+            "running `files`: it needs to know what it works on: files:DIR"
+        );
+        assert_eq!(
+            wrong(&["files:/", SEND], &[("index", "")]),
+            "running `files:/`: --index is empty"
+        );
+        assert_eq!(
+            wrong(&["echo"], &[]),
+            "running `echo`: no server named: give its send_spec, or --config and --route"
+        );
+        assert_eq!(
+            wrong(&["echo", SEND], &[("workers", "many")]),
+            "running `echo`: --workers `many`: not a number from 0 to 10000"
+        );
+        assert_eq!(
+            wrong(&[], &[]),
+            "no handler named: say which, as `lurcher run echo SEND`"
+        );
+        assert_eq!(
+            wrong(&["echo", SEND], &[("reload", "true")]),
+            "running `echo`: --reload finds nothing to watch: name files or folders with --reload-path"
+        );
+    }
+
+    #[test]
+    fn a_file_may_say_everything_and_is_read_anew_for_each_plan() {
+        let directory = tempfile::tempdir().unwrap();
+        let [file, variables] = ["run.toml", "app.env"].map(|name| directory.path().join(name));
+        fs::write(&variables, "A=file\nB=2\n").unwrap();
+        let write = |workers: u32| {
+            let text = format!(
+                "app = 'files:/srv'\nworkers = {workers}\nsend = ['{SEND}']\nenv-file = '{}'\nenv = ['A=1']\n\
+                 [files]\nindex = ['a', 'b']\n[echo]\n",
+                variables.display()
+            );
+            fs::write(&file, text).unwrap();
+        };
+        write(2);
+        let typed = Typed {
+            options: vec![("options".to_owned(), file.display().to_string())],
+            ..Typed::default()
+        };
+        let source = Source::new(typed, BUILT_IN, |_| None);
+        let plan = source.plan().unwrap();
+        assert_eq!((plan.workers, plan.name.as_str()), (2, "files:/srv"));
+        let last = |name: &str| {
+            plan.env
+                .iter()
+                .rfind(|(known, _)| known == name)
+                .map(|(_, value)| value.clone())
+        };
+        assert_eq!((last("A"), last("B")), (Some("1".into()), Some("2".into())));
+        let App::BuiltIn { values, .. } = &plan.app else {
+            panic!("{:?}", plan.app)
+        };
+        assert_eq!(values.all("index").collect::<Vec<_>>(), ["a", "b"]);
+        write(5);
+        assert_eq!(source.plan().unwrap().workers, 5);
+        fs::write(&file, "app = 'echo'\nwrkers = 3\n").unwrap();
+        let why = source.plan().unwrap_err();
+        assert_eq!(
+            why,
+            format!(
+                "{}:2:1: wrkers `3`: no option of `lurcher run echo` is called so",
+                file.display()
+            )
+        );
+    }
+
+    #[test]
+    fn a_spec_in_the_first_place_leaves_the_handler_to_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("run.toml");
+        fs::write(&file, "app = 'echo'\n").unwrap();
+        let plan = plan(
+            &[SEND, "ipc:///r"],
+            &[("options", &file.display().to_string())],
+        )
+        .unwrap();
+        assert_eq!(plan.servers[0].1.to_string(), "ipc:///r");
+    }
+
+    #[test]
+    fn a_program_of_ones_own_is_watched_with_its_script() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = directory.path().join("handler.py");
+        fs::write(&script, "").unwrap();
+        let typed = Typed {
+            words: vec!["exec:python3".to_owned(), SEND.to_owned()],
+            options: vec![("reload".to_owned(), "true".to_owned())],
+            arguments: vec![script.clone().into(), "--verbose".into()],
+        };
+        let plan = Source::new(typed, BUILT_IN, |_| None).plan().unwrap();
+        assert_eq!(plan.watch, [script]);
+        let App::Exec { program, arguments } = plan.app else {
+            panic!("{:?}", plan.app)
+        };
+        assert_eq!((program, arguments.len()), ("python3".into(), 2));
+    }
+}
