@@ -112,6 +112,7 @@ mod flow;
 #[cfg(feature = "config")]
 mod from_config;
 mod http;
+mod names;
 mod observer;
 mod publisher;
 mod replies;
@@ -128,6 +129,7 @@ pub use connection::{ConnectError, Connection, Options, Server, StopHandle};
 #[cfg(feature = "config")]
 pub use from_config::{ConfigError, Selector};
 pub use http::HttpError;
+pub use names::Lookup;
 pub use observer::{Counts, End, Exchange, Observer};
 pub use replies::{IDS_PER_MESSAGE, Replies, ReplyError};
 pub use request::{Client, Event, Request};

@@ -561,13 +561,12 @@ impl Workers {
             return None;
         }
         worker.phase = Phase::Doubtful { since: now };
-        let alive = match worker.voice {
-            Some(voice) => self.voices.contains_key(&voice),
-            None => {
-                // One that names itself has voices of its own: none of them is another's.
-                let lost = !matches!(kin, Kin::Token(_)) && self.take_lost_voice(kin, now);
-                !lost && self.voices.values().any(|voice| voice.kin == kin)
-            }
+        let alive = if let Some(voice) = worker.voice {
+            self.voices.contains_key(&voice)
+        } else {
+            // One that names itself has voices of its own: none of them is another's.
+            let lost = !matches!(kin, Kin::Token(_)) && self.take_lost_voice(kin, now);
+            !lost && self.voices.values().any(|voice| voice.kin == kin)
         };
         (!alive).then_some(id)
     }

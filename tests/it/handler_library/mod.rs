@@ -3,6 +3,7 @@
 
 mod blocking;
 mod crowds;
+mod changing;
 mod fake_front;
 mod programs;
 mod responses;

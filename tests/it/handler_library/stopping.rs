@@ -10,9 +10,9 @@ use std::time::Duration;
 use lurcher::handler::{Connection, Event, Options, StopHandle};
 
 use super::{PATIENCE, end, run};
-use crate::support::client::{Asked, Client};
+use crate::support::client::{Asked, Client, fetch};
 use crate::support::front::Front;
-use crate::support::servers::{Kind, Server};
+use crate::support::servers::{self, Kind, Server};
 
 const STOPS: usize = 50;
 
@@ -105,16 +105,13 @@ fn ask(
         client
             .send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
             .unwrap();
-        match client.try_answer(Asked::Other, lost_after) {
-            Some(answer) => {
-                assert_eq!(answer.status, 200, "{path}");
-                assert_eq!(answer.body, path.as_bytes(), "somebody else's answer");
-                answered += 1;
-            }
-            None => {
-                lost.push(number);
-                client = Client::connect(address);
-            }
+        if let Some(answer) = client.try_answer(Asked::Other, lost_after) {
+            assert_eq!(answer.status, 200, "{path}");
+            assert_eq!(answer.body, path.as_bytes(), "somebody else's answer");
+            answered += 1;
+        } else {
+            lost.push(number);
+            client = Client::connect(address);
         }
     }
     (answered, lost)
@@ -231,4 +228,29 @@ fn a_server_says_whether_it_is_a_lurcher_and_when_it_has_pushed_its_last() {
     let successor = Handler::start(options, &seen);
     assert_eq!(next.answer().body, b"/next");
     successor.stop();
+}
+
+#[test]
+fn what_a_handler_has_when_it_asks_for_no_more_it_can_still_answer() {
+    servers::each("", |server| {
+        let (sender, stop) = mpsc::channel();
+        let handler = run(options(&server), async move |mut connection: Connection| {
+            sender.send(connection.stop_handle()).unwrap();
+            let request = connection.recv().await.unwrap();
+            connection.stop_handle().drain();
+            let event = connection.recv().await.unwrap().into_event();
+            assert!(matches!(event, Event::Drained), "{event:?}");
+            connection
+                .reply_http(&request, "late", 200, "OK", &[])
+                .await
+                .unwrap();
+            assert!(connection.recv().await.is_none(), "stopped from elsewhere");
+            connection.finish().await;
+        });
+        let stop = stop.recv_timeout(PATIENCE).unwrap();
+        let answer = fetch(server.address, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert_eq!(answer.body, b"late");
+        stop.stop();
+        end(handler);
+    });
 }
