@@ -576,8 +576,10 @@ impl Connection {
         let nowhere = Endpoint::from(Transport::Inproc {
             name: "nowhere".to_owned(),
         });
-        let server = Publisher::connect(&self.context, &nowhere, &self.bus, Duration::ZERO);
-        server.ok().map(Arc::new)
+        let socket =
+            client::Publisher::connect(&self.context, &nowhere, &self.bus, Duration::ZERO);
+        let publisher = passed(&self.options, &self.receiving);
+        socket.ok().map(|socket| Arc::new(publisher(socket)))
     }
 
     /// Looks host names up for the first time, and connects to their servers; goes on without after a while.

@@ -264,7 +264,7 @@ async fn report(supervisor: Option<&UnixStream>, counts: &Counts) -> Infallible 
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         look.tick().await;
-        let (in_flight, served) = (counts.open(), counts.ended());
+        let (in_flight, served) = (counts.open(), counts.served());
         if told != (in_flight, served) {
             told = (in_flight, served);
             tell(supervisor, Message::Counts { in_flight, served });
