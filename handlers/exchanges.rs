@@ -17,6 +17,8 @@ use lurcher::handler::{
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, LocalSet};
 
+use crate::handlers::departed::Departed;
+
 /// Requests that wait for their turn, all together, before more are refused with 503. They cannot be left in the server: what
 /// belongs to open ones (disconnects, credits, parts of bodies) comes behind them.
 const WAITING_MAX: usize = 4_096;
@@ -51,6 +53,7 @@ where
         answer: Rc::new(answer),
         lines: Rc::default(),
         waiting: Rc::default(),
+        departed: Rc::default(),
         slots: Arc::new(Semaphore::new(open_max)),
         watch,
     };
@@ -111,6 +114,7 @@ where
             Event::Disconnect(client) => {
                 bodies.gone(&client);
                 exchanges.gone(&client);
+                exchanges.departed.borrow_mut().forget(&client);
             }
             Event::WebSocketHandshake(request) => {
                 let text = "Bad Request: no WebSocket here\n";
@@ -147,6 +151,7 @@ struct Exchanges<F> {
     lines: Rc<RefCell<HashMap<Client, Line>>>,
     /// Requests in lines or waiting for a slot.
     waiting: Rc<Cell<usize>>,
+    departed: Rc<RefCell<Departed>>,
     slots: Arc<Semaphore>,
     watch: Watch,
 }
@@ -164,6 +169,9 @@ where
 {
     async fn begin(&self, request: Request, body: Body) -> Result<(), ReplyError> {
         let client = request.client();
+        if self.departed.borrow_mut().has(&client) {
+            return Ok(());
+        }
         let in_line = self
             .lines
             .borrow()
@@ -179,6 +187,7 @@ where
             // An answer now would be taken for that of the request before.
             Some(ahead) if full || ahead >= PIPELINED_MAX => {
                 self.gone(&client);
+                self.departed.borrow_mut().add(&client);
                 return client.cancel().await;
             }
             Some(_) => {

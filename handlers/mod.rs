@@ -2,6 +2,7 @@
 
 mod chat;
 mod demo_page;
+mod departed;
 mod echo;
 mod http;
 mod exchanges;

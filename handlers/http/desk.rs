@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lurcher::handler::{Client, Frame, ReplyError, Request};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
 use super::body::Job;
 use super::{Bridge, exchange, websocket};
+use crate::handlers::departed::Departed;
 
 /// Idle connections that are kept; above that the oldest is closed.
 const IDLE_MAX: usize = 256;
@@ -55,16 +56,24 @@ struct State {
     /// Workers with a request. Those of `WebSocket` do not count: as many come as the server has clients.
     busy: usize,
     stopping: bool,
+    departed: Departed,
 }
 
 /// A request at a worker.
 #[derive(Debug)]
 struct Open {
     worker: AbortHandle,
-    /// The way to a WebSocket.
-    tube: Option<Tube>,
+    kind: Kind,
     /// What the client has sent ahead.
     ahead: VecDeque<Job>,
+}
+
+/// What a client has open.
+#[derive(Debug)]
+enum Kind {
+    Request,
+    /// A `WebSocket` and the way to it, as long as frames are taken.
+    Socket(Option<Tube>),
 }
 
 /// A worker without a request.
@@ -79,30 +88,59 @@ struct Idle {
 #[derive(Debug)]
 struct Tube {
     frames: mpsc::Sender<Frame>,
-    bytes: Arc<AtomicUsize>,
+    level: Arc<Level>,
+}
+
+/// How full it is.
+#[derive(Debug, Default)]
+struct Level {
+    bytes: AtomicUsize,
+    /// It was fuller than it may be.
+    overrun: Notify,
 }
 
 /// The other end of a [`Tube`].
 #[derive(Debug)]
 pub(super) struct Frames {
     frames: mpsc::Receiver<Frame>,
-    bytes: Arc<AtomicUsize>,
+    level: Arc<Level>,
+}
+
+/// Tells that the backend takes too little.
+#[derive(Debug)]
+pub(super) struct Overrun(Arc<Level>);
+
+impl Overrun {
+    /// Waits for that.
+    pub(super) async fn happens(&self) {
+        self.0.overrun.notified().await;
+    }
+}
+
+impl Level {
+    fn take(&self, frame: &Frame) {
+        self.bytes
+            .fetch_sub(frame.payload().len(), Ordering::Relaxed);
+    }
 }
 
 impl Frames {
+    /// What tells when there are too many.
+    pub(super) fn overrun(&self) -> Overrun {
+        Overrun(Arc::clone(&self.level))
+    }
+
     /// The next frame; `None` when no more come.
     pub(super) async fn next(&mut self) -> Option<Frame> {
         let frame = self.frames.recv().await?;
-        self.bytes
-            .fetch_sub(frame.payload().len(), Ordering::Relaxed);
+        self.level.take(&frame);
         Some(frame)
     }
 
     /// The next frame, if one is there.
     pub(super) fn try_next(&mut self) -> Option<Frame> {
         let frame = self.frames.try_recv().ok()?;
-        self.bytes
-            .fetch_sub(frame.payload().len(), Ordering::Relaxed);
+        self.level.take(&frame);
         Some(frame)
     }
 }
@@ -142,6 +180,9 @@ impl Desk {
     ) -> Result<(), Refused> {
         let mut state = self.lock();
         let client = job.request.client();
+        if state.departed.has(&client) {
+            return Ok(());
+        }
         if let Some(open) = state.open.get_mut(&client) {
             if open.ahead.len() < AHEAD_MAX {
                 open.ahead.push_back(job);
@@ -149,6 +190,7 @@ impl Desk {
             }
             // An answer now would stand within another one.
             self.give_up(&mut state, &client, bridge, workers);
+            state.departed.add(&client);
             return Err(Refused::Ahead(client));
         }
         if state.busy < self.concurrency {
@@ -173,7 +215,7 @@ impl Desk {
             return false;
         };
         open.worker.abort();
-        if open.tube.is_none() {
+        if open.counts() {
             state.busy = state.busy.saturating_sub(1);
         }
         while state.busy < self.concurrency
@@ -187,21 +229,26 @@ impl Desk {
     /// Begins a WebSocket.
     pub(super) fn open(&self, bridge: &Arc<Bridge>, request: Request, workers: &mut Workers) {
         let (sender, frames) = mpsc::channel(FRAMES_MAX);
-        let bytes = Arc::new(AtomicUsize::new(0));
+        let level = Arc::<Level>::default();
         let tube = Tube {
             frames: sender,
-            bytes: Arc::clone(&bytes),
+            level: Arc::clone(&level),
         };
         let mut state = self.lock();
         let client = request.client();
+        if state.departed.has(&client) {
+            return;
+        }
         let worker = workers.spawn(websocket::run(
             Arc::clone(bridge),
             request,
-            Frames { frames, bytes },
+            Frames { frames, level },
         ));
+        // One that comes while the handler stops is told so at once.
+        let tube = (!state.stopping).then_some(tube);
         let open = Open {
             worker,
-            tube: Some(tube),
+            kind: Kind::Socket(tube),
             ahead: VecDeque::new(),
         };
         if let Some(before) = state.open.insert(client, open) {
@@ -210,36 +257,35 @@ impl Desk {
         }
     }
 
-    /// Passes a frame to its WebSocket. It comes back when there is none, or when the backend is too far behind.
+    /// Passes a frame to its WebSocket; it comes back when there is none. When the backend is too far behind, whoever serves the
+    /// WebSocket is told, and ends it.
     pub(super) fn pass(&self, frame: Frame) -> Result<(), Box<Frame>> {
         let mut state = self.lock();
-        let client = frame.client();
-        let Some(tube) = state.open.get(&client).and_then(|open| open.tube.as_ref()) else {
+        let Some(Open {
+            kind: Kind::Socket(way),
+            ..
+        }) = state.open.get_mut(&frame.client())
+        else {
             return Err(Box::new(frame));
         };
-        let length = frame.payload().len();
-        let before = tube.bytes.fetch_add(length, Ordering::Relaxed);
-        let fits = before == 0 || before.saturating_add(length) <= FRAME_BYTES_MAX;
-        let refused = if fits {
-            match tube.frames.try_send(frame) {
-                Ok(()) => return Ok(()),
-                Err(
-                    mpsc::error::TrySendError::Full(frame)
-                    | mpsc::error::TrySendError::Closed(frame),
-                ) => frame,
-            }
-        } else {
-            frame
+        // Without a way its end is being said.
+        let Some(tube) = way else {
+            return Ok(());
         };
-        if let Some(open) = state.open.remove(&client) {
-            open.worker.abort();
+        let length = frame.payload().len();
+        let before = tube.level.bytes.fetch_add(length, Ordering::Relaxed);
+        let fits = before == 0 || before.saturating_add(length) <= FRAME_BYTES_MAX;
+        if !fits || tube.frames.try_send(frame).is_err() {
+            tube.level.overrun.notify_one();
+            *way = None;
         }
-        Err(Box::new(refused))
+        Ok(())
     }
 
     /// The client is gone: its request at the backend is dropped, and what waits of it.
     pub(super) fn cancel(&self, client: &Client, bridge: &Arc<Bridge>, workers: &mut Workers) {
         let mut state = self.lock();
+        state.departed.forget(client);
         if !self.give_up(&mut state, client, bridge, workers) {
             state.waiting.retain(|job| job.request.client() != *client);
         }
@@ -288,7 +334,7 @@ impl Desk {
         let mut all = state.open.iter();
         let client = all.find(|(_, open)| open.worker.id() == worker)?.0.clone();
         let open = state.open.remove(&client)?;
-        if open.tube.is_none() {
+        if open.counts() {
             state.busy = state.busy.saturating_sub(1);
         }
         Some(client)
@@ -308,8 +354,15 @@ impl Desk {
         state.stopping = true;
         state.idle.clear();
         for open in state.open.values_mut() {
-            open.tube = None;
+            if let Kind::Socket(way) = &mut open.kind {
+                *way = None;
+            }
         }
+    }
+
+    /// Whether that was said.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.lock().stopping
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -349,8 +402,13 @@ impl Open {
     fn new(worker: AbortHandle) -> Self {
         Self {
             worker,
-            tube: None,
+            kind: Kind::Request,
             ahead: VecDeque::new(),
         }
+    }
+
+    /// Whether it counts for the concurrency.
+    fn counts(&self) -> bool {
+        matches!(self.kind, Kind::Request)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! When the client goes, the task is dropped, and with it the connection to the backend, so that the backend learns of it. What a
 //! response leaves unread of the request's body is not waited for: then that connection is closed, since nobody could tell where the
-//! next request begins.
+//! next request begins. What goes wrong with one response ends that response, never the handler: a backend must not be able to.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,10 +21,11 @@ use super::desk::Next;
 use super::fault::Fault;
 use super::forward::{self, Length};
 
-/// Interim responses that are kept for a client until it is told of them; what a backend says beyond is left out.
+/// Interim responses that come at once and are passed on; what a backend says beyond is left out.
 const INTERIM_MAX: usize = 16;
 
-/// Interim responses on their way to the client.
+/// Interim responses on their way to the client: put there while the connection's bytes are moved, which is the task's own doing, so
+/// that nobody need be woken for them.
 type Interim = Arc<Mutex<Vec<Response<()>>>>;
 
 /// Why there is no complete response.
@@ -111,7 +112,7 @@ impl Exchange<'_> {
         match result {
             Ok(()) if comes_in_parts && !given => self.request.client().close().await,
             Ok(()) | Err(End::Cut) => Ok(()),
-            Err(End::Reply(error)) => Err(error),
+            Err(End::Reply(error)) => usable(self.request, error),
             Err(End::Unanswered(_)) if self.progress.is_some_and(|body| body.has_failed()) => {
                 self.request.client().cancel().await
             }
@@ -128,7 +129,6 @@ impl Exchange<'_> {
 
     async fn exchange(&mut self, body: Given, link: &mut Option<Link>) -> Result<(), End> {
         let (response, mut used) = self.send(body, link).await?;
-        self.tell().await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Fault::Malformed.into());
         }
@@ -160,7 +160,7 @@ impl Exchange<'_> {
         let mut message = self.message(body).await?;
         if let Some(mut kept) = link.take() {
             let sent = kept.sender.try_send_request(message);
-            match self.within(kept.driver.during(sent)).await? {
+            match self.answer(kept.driver.during(sent)).await? {
                 Ok(response) => return Ok((response, kept)),
                 Err(mut failure) => {
                     let unsent = failure.take_message();
@@ -179,7 +179,7 @@ impl Exchange<'_> {
         }
         let mut link = self.bridge.backend.connect().await?;
         let sent = link.sender.try_send_request(message);
-        match self.within(link.driver.during(sent)).await? {
+        match self.answer(link.driver.during(sent)).await? {
             Ok(response) => Ok((response, link)),
             Err(failure) => Err(Fault::from(failure.error()).into()),
         }
@@ -223,17 +223,32 @@ impl Exchange<'_> {
         (length, Body::read(reader, progress))
     }
 
-    /// Tells the client of interim responses.
-    async fn tell(&mut self) -> Result<(), ReplyError> {
-        let said = {
-            let mut interim = self.interim.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *interim)
-        };
-        for response in said {
-            let told = self.request.respond(response.status().as_u16());
-            told.headers(response.headers()).send("").await?;
+    /// Waits for the response, and passes interim ones on as they come.
+    async fn answer<T>(&mut self, future: impl Future<Output = T>) -> Result<T, End> {
+        tokio::pin!(future);
+        loop {
+            let interim = Arc::clone(&self.interim);
+            let mut said = Vec::new();
+            let next = std::future::poll_fn(|cx| {
+                let polled = future.as_mut().poll(cx);
+                said.append(&mut interim.lock().unwrap_or_else(PoisonError::into_inner));
+                match polled {
+                    Poll::Ready(result) => Poll::Ready(Some(result)),
+                    Poll::Pending if !said.is_empty() => Poll::Ready(None),
+                    Poll::Pending => Poll::Pending,
+                }
+            });
+            let result = self.within(next).await?;
+            for response in said {
+                let told = self.request.respond(response.status().as_u16());
+                let sent = told.headers(response.headers()).send("").await;
+                // A hint that is no HTTP is worth no more.
+                sent.or_else(|error| usable(self.request, error))?;
+            }
+            if let Some(result) = result {
+                return Ok(result);
+            }
         }
-        Ok(())
     }
 
     /// Gives the response to the client as it comes.
@@ -248,9 +263,25 @@ impl Exchange<'_> {
             answer = answer.reason(reason);
         }
         let is_long = head.headers.contains_key(header::CONTENT_LENGTH);
-        let mut out = answer.headers(&head.headers).stream()?;
+        // Only a value that says how the body is framed can be wrong here: the rest was read as HTTP.
+        let answer = answer.headers(&head.headers);
+        // Most responses are here by now, head and body: one message, and nothing to keep count of.
+        let early = match soon(&mut body, link).await {
+            None => None,
+            Some(None) => return whole(answer.send("").await),
+            Some(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) if body.is_end_stream() => return whole(answer.send(data).await),
+                Ok(data) => Some(Ok(Frame::data(data))),
+                Err(frame) => Some(Ok(frame)),
+            },
+            Some(Some(Err(error))) => return Err(Fault::from(&error).into()),
+        };
+        let mut early = early.map(Some);
+        let mut out = answer.stream().map_err(malformed)?;
         loop {
-            let frame = if let Some(frame) = soon(&mut body, link).await {
+            let frame = if let Some(frame) = early.take() {
+                frame
+            } else if let Some(frame) = soon(&mut body, link).await {
                 frame
             } else {
                 // What has come is passed on before anything is waited for; only where a length promises more, the head waits for it.
@@ -318,6 +349,34 @@ async fn soon(
         })
     })
     .await
+}
+
+/// What has become of a response that was sent whole, or not at all.
+fn whole(sent: Result<(), ReplyError>) -> Result<(), End> {
+    sent.map_err(malformed)
+}
+
+/// A head that could be read and cannot be written is malformed all the same.
+fn malformed(error: ReplyError) -> End {
+    match error {
+        ReplyError::Http(error) => {
+            tracing::debug!(%error, "a response of the backend cannot be passed on");
+            Fault::Malformed.into()
+        }
+        error => error.into(),
+    }
+}
+
+/// An error that concerns one client is told to the log; with a broken socket there is nothing left to do.
+pub(super) fn usable(request: &Request, error: ReplyError) -> Result<(), ReplyError> {
+    match error {
+        ReplyError::Io(_) => Err(error),
+        ReplyError::ClientGone => Ok(()),
+        error => {
+            tracing::warn!(client = ?request.client(), "answering: {error}");
+            Ok(())
+        }
+    }
 }
 
 fn cut(fault: &Fault) -> End {

@@ -64,7 +64,7 @@ A Node app for example:
     ],
     run: |values| {
         let settings = Settings::new(values)?;
-        Ok(Handler::new(|connection| serve(connection, settings)))
+        Ok(Handler::draining(|connection| serve(connection, settings)))
     },
 };
 
@@ -157,8 +157,11 @@ async fn serve(mut connection: Connection, settings: Settings) -> Result<(), Rep
             Some(ended) = workers.join_next_with_id() => note(&bridge, ended).await?,
             _ = sweeps.tick() => bridge.desk.sweep(),
         }
+        // Drained: what is open gets its response, and what belongs to it still comes; what waits gets its turn.
+        if bridge.desk.is_stopping() && workers.is_empty() {
+            break;
+        }
     }
-    // What is open gets its response; what waits gets its turn.
     bridge.desk.stop();
     while let Some(ended) = workers.join_next_with_id().await {
         note(&bridge, ended).await?;
@@ -203,6 +206,7 @@ async fn take(
             bodies.gone(&client);
             bridge.desk.cancel(&client, bridge, workers);
         }
+        Event::Drained => bridge.desk.stop(),
         // Backends know nothing of message sockets.
         Event::Message(message) => message.client().close().await?,
         _ => {}

@@ -1,22 +1,25 @@
 //! A client's WebSocket, through to the backend and back: a handshake of the bridge's own, with the client's key, then the client's
 //! messages as masked frames, and the backend's bytes as they are.
 //!
-//! Messages are not looked at, pings and closes neither: they are the two ends' business. Compression is not offered to the backend;
+//! The slower side is waited for: a client by the credits of its server, so that the backend is read no faster than that; a backend for
+//! as many frames as are held for it. Messages are not looked at, pings and closes neither: they are the two ends' business. Compression is not offered to the backend;
 //! between client and server it is the server's own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use lurcher::handler::{Client, Frame, ReplyError, Request};
+use lurcher::handler::{BodyWriter, Frame, ReplyError, Request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::Bridge;
 use super::backend::Link;
 use super::body::Body;
 use super::desk::Frames;
+use super::exchange;
 use super::fault::Fault;
 use super::forward::{self, Length};
 
@@ -29,10 +32,16 @@ const BATCH_BYTES: usize = 64 * 1024;
 /// The longest body of a refusal that is passed on, in bytes.
 const REFUSAL_BYTES_MAX: usize = 64 * 1024;
 
+/// How long the last words to a client may take, in which a slow one has to take what it was sent before.
+const LAST_TIME: Duration = Duration::from_secs(2);
+
+/// A code for clients of a handler that stops (RFC 6455 7.4.1).
+const GOING_AWAY: u16 = 1001;
+
 /// A code for clients whose WebSocket has ended on this side alone: try again later (registered by IANA).
 const TRY_AGAIN: u16 = 1013;
 
-/// Ends a WebSocket that is not known here, or whose backend takes too little.
+/// Ends a WebSocket that is not known here.
 pub(super) async fn refuse(frame: &Frame) -> Result<(), ReplyError> {
     let client = frame.client();
     client.close_websocket(TRY_AGAIN, "").await?;
@@ -47,7 +56,7 @@ pub(super) async fn run(
 ) -> Result<(), ReplyError> {
     let result = carry(&bridge, &request, frames).await;
     bridge.desk.close(&request.client());
-    result
+    result.or_else(|error| exchange::usable(&request, error))
 }
 
 async fn carry(bridge: &Bridge, request: &Request, frames: Frames) -> Result<(), ReplyError> {
@@ -80,22 +89,41 @@ async fn carry(bridge: &Bridge, request: &Request, frames: Frames) -> Result<(),
         let (status, words) = Fault::Closed.answer();
         return request.respond(status).send(words).await;
     };
-    accept_client(bridge, request, &fields).await?;
-    let (mut from, mut to) = tokio::io::split(TokioIo::new(upgraded));
-    let client = request.client();
-    let said_all = tokio::select! {
-        result = down(&mut from, &client) => { result?; true }
-        sent = up(&mut to, frames) => !sent,
-    };
-    if !said_all {
-        // We are stopping: both sides are told.
-        client.close_websocket(1001, "").await?;
-        let mut last = Vec::new();
-        mask(0x88, &1001_u16.to_be_bytes(), &mut last);
-        // A backend that is gone need not know.
-        drop(to.write_all(&last).await);
+    match accept_client(bridge, request, &fields).await {
+        Err(ReplyError::Http(_)) => {
+            let (status, words) = Fault::Malformed.answer();
+            return request.respond(status).send(words).await;
+        }
+        accepted => accepted?,
     }
-    client.close().await
+    let (mut from, mut to) = tokio::io::split(TokioIo::new(upgraded));
+    let overrun = frames.overrun();
+    let mut out = request.client().stream();
+    let why = tokio::select! {
+        result = down(&mut from, &mut out) => {
+            result?;
+            None
+        }
+        sent = up(&mut to, frames) => sent.then_some(GOING_AWAY),
+        () = overrun.happens() => Some(TRY_AGAIN),
+    };
+    let Some(code) = why else {
+        return out.finish().await;
+    };
+    // Neither side has ended it, so both are told: as far as they listen.
+    let [high, low] = code.to_be_bytes();
+    let last = async {
+        out.write([0x88, 2, high, low]).await?;
+        out.finish().await
+    };
+    let mut masked = Vec::new();
+    mask(0x88, &[high, low], &mut masked);
+    let both = async { tokio::join!(last, to.write_all(&masked)) };
+    match tokio::time::timeout(LAST_TIME, both).await {
+        // A backend that is gone need not know.
+        Ok((told, _)) => told,
+        Err(_) => Ok(()),
+    }
 }
 
 /// Sends the handshake to the backend.
@@ -157,16 +185,25 @@ async fn accept_client(
     bridge.replies.reply_handshake(request, None, &passed).await
 }
 
-/// The backend's bytes, until it ends.
+/// The backend's bytes, until it ends, as fast as the client takes them.
 async fn down(
     from: &mut (impl tokio::io::AsyncRead + Unpin),
-    client: &Client,
+    out: &mut BodyWriter,
 ) -> Result<(), ReplyError> {
     let mut block = vec![0; BLOCK_BYTES];
     loop {
-        match from.read(&mut block).await {
+        let read = tokio::select! {
+            biased;
+            read = from.read(&mut block) => read,
+            // Where that may take a moment, what comes meanwhile goes along.
+            flushed = out.flush() => {
+                flushed?;
+                from.read(&mut block).await
+            }
+        };
+        match read {
             Ok(0) | Err(_) => return Ok(()),
-            Ok(length) => client.send(block.get(..length).unwrap_or_default()).await?,
+            Ok(length) => out.write(block.get(..length).unwrap_or_default()).await?,
         }
     }
 }

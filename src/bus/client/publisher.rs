@@ -202,6 +202,14 @@ impl Publisher {
     /// Whether the server has said with its subscription that it is a Lurcher; false before there is one. While the connection is
     /// down, it is what it was.
     pub fn is_lurcher(&self) -> bool {
+        {
+            // Asked for each response that is written piece by piece, and a look costs system calls: a subscription counts for one
+            // connection, and where those are watched, no news of them means that nobody else has come.
+            let state = self.lock();
+            if state.ear == Ear::Listens && self.changes.is_some() && !self.has_changed() {
+                return state.lurcher;
+            }
+        }
         self.glance().lurcher
     }
 

@@ -56,6 +56,21 @@ impl BodyWriter {
         }
     }
 
+    /// One for bytes as they are.
+    fn bare(client: &Client) -> Self {
+        let server = std::sync::Arc::clone(client.server());
+        Self {
+            flow: Outflow::new(server, client.sender(), client.conn_id()),
+            client: client.clone(),
+            pending: BytesMut::new(),
+            framing: Framing::UntilClose,
+            written: 0,
+            close: true,
+            head: None,
+            done: false,
+        }
+    }
+
     /// The client that it writes to.
     pub fn client(&self) -> &Client {
         &self.client
@@ -248,7 +263,8 @@ impl BodyWriter {
 
 impl Drop for BodyWriter {
     fn drop(&mut self) {
-        if self.done {
+        // One that has gone need not be cut off.
+        if self.done || self.flow.is_gone() {
             return;
         }
         self.client.cancel_when_possible();
@@ -256,6 +272,14 @@ impl Drop for BodyWriter {
 }
 
 impl Client {
+    /// Bytes as they are, as fast as the client takes them: frames of a WebSocket, or anything else that is framed already and may be
+    /// long. [`BodyWriter::finish`] closes the connection behind them; dropped before, the writer cuts the client off.
+    ///
+    /// What is sent to the client past the writer meanwhile comes between its pieces.
+    pub fn stream(&self) -> BodyWriter {
+        BodyWriter::bare(self)
+    }
+
     /// [`Client::cancel`] for those who cannot wait.
     pub(in crate::handler) fn cancel_when_possible(&self) {
         let cancel = Extended::Ctl {
