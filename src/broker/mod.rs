@@ -173,6 +173,18 @@ pub enum StartError {
     Bind(#[from] BindError),
 }
 
+/// How a server of a feed stands.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ServerState {
+    /// Where its replies go to.
+    pub replies: Endpoint,
+    /// It is there and takes replies: it has subscribed to them.
+    pub listens: bool,
+    /// It has said that it is a Lurcher.
+    pub is_lurcher: bool,
+}
+
 /// How a worker of a feed does: the sockets of one process at one server.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -293,6 +305,11 @@ impl Feed {
             .iter()
             .map(|server| server.specs.clone())
             .collect()
+    }
+
+    /// How the servers stand, in the order in which they were given.
+    pub fn servers(&self) -> Vec<ServerState> {
+        self.servers.iter().map(|server| server.state()).collect()
     }
 
     /// Every worker at every server.

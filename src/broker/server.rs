@@ -158,6 +158,15 @@ impl Server {
         self.pool.get().expect("set before anything runs")
     }
 
+    /// How its server stands.
+    pub(super) fn state(&self) -> super::ServerState {
+        super::ServerState {
+            replies: self.publisher.endpoint().clone(),
+            listens: self.publisher.subscription().is_some(),
+            is_lurcher: self.publisher.is_lurcher(),
+        }
+    }
+
     /// The processes that have sockets here.
     pub(super) fn processes(&self) -> Vec<u32> {
         let workers = self.pool().report().workers;
@@ -265,6 +274,9 @@ impl Server {
         let mut leaving = Leaving::new(token, Instant::now() + settings.drain_timeout, receiver);
         let stays = loop {
             // All of it, also more than waits otherwise: there is nobody else to have it.
+            if !batch.is_empty() {
+                leaving.note_heard();
+            }
             for message in batch.drain(..) {
                 self.received(message);
             }
@@ -274,7 +286,7 @@ impl Server {
             }
             tokio::select! {
                 () = self.signals.told.notified() => {}
-                () = tokio::time::sleep(super::LOOK) => {}
+                () = tokio::time::sleep(leaving::LULL) => {}
                 taken = next(receiver, batch) => {
                     if !self.look(taken) {
                         break false;
