@@ -254,7 +254,7 @@ impl Server {
                 () = until.cancelled() => break,
                 taken = next(receiver, batch) => taken,
             };
-            if !self.look(taken) {
+            if !self.look(&taken) {
                 break;
             }
             self.take_in(batch);
@@ -278,7 +278,7 @@ impl Server {
                 leaving.note_heard();
             }
             for message in batch.drain(..) {
-                self.received(message);
+                self.received(&message);
             }
             self.see_signals();
             if let Some(left) = leaving.advance(receiver, &self.publisher, self.drained.get()) {
@@ -288,14 +288,14 @@ impl Server {
                 () = self.signals.told.notified() => {}
                 () = tokio::time::sleep(leaving::LULL) => {}
                 taken = next(receiver, batch) => {
-                    if !self.look(taken) {
+                    if !self.look(&taken) {
                         break false;
                     }
                 }
             }
         };
         while let Ok(Some(message)) = receiver.try_recv() {
-            self.received(message);
+            self.received(&message);
             if Instant::now() >= leaving.until() {
                 break;
             }
@@ -304,7 +304,7 @@ impl Server {
     }
 
     /// Looks at the way back when something was received; false when the way here is broken.
-    fn look(&self, taken: std::io::Result<usize>) -> bool {
+    fn look(&self, taken: &std::io::Result<usize>) -> bool {
         let patience = self.shared.settings.subscription_timeout;
         let replies = self.publisher.endpoint();
         if let Err(error) = self.publisher.expect(patience) {
@@ -314,7 +314,7 @@ impl Server {
         if self.connections.replace(connections) != connections && connections > 1 {
             self.forget_all();
         }
-        if let Err(error) = &taken {
+        if let Err(error) = taken {
             // libzmq has no such errors for a socket that is used as it should be.
             error!(%error, %replies, "socket for requests is broken, closing it");
         }
@@ -327,7 +327,7 @@ impl Server {
         while self.has_room()
             && let Some(message) = batch.pop_front()
         {
-            self.received(message);
+            self.received(&message);
         }
     }
 
@@ -482,7 +482,7 @@ impl Server {
 async fn next(receiver: &mut Receiver, batch: &mut VecDeque<Bytes>) -> std::io::Result<usize> {
     poll_fn(|cx| {
         receiver.poll_recv_many(cx, RECEIVED_AT_ONCE, &mut |message| {
-            batch.push_back(message)
+            batch.push_back(message);
         })
     })
     .await
