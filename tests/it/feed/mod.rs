@@ -44,7 +44,16 @@ impl Plain {
     }
 
     fn feed(&self) -> Running {
-        Running::start(&[(&self.send, &self.recv)], Settings::default)
+        let feed = Running::start(&[(&self.send, &self.recv)], Settings::default);
+        self.listens(&feed, 0);
+        feed
+    }
+
+    /// Waits until the feed knows that this server, its so manieth, takes replies. libzmq subscribes when its owner looks at it.
+    fn listens(&self, feed: &Running, number: usize) {
+        while !feed.ask(move |feed| feed.servers()[number].listens) {
+            self.sub.poll(zmq::POLLIN, 1).unwrap();
+        }
     }
 
     fn push(&self, message: &[u8]) {
