@@ -119,9 +119,18 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("anyhow", &["launcher/"]),
     ("toml", &["launcher/run/"]),
     ("tracing_subscriber", &["launcher/"]),
-    ("http_body_util", &["front/proxy/", "handler/serve/"]),
-    ("hyper", &["front/proxy/", "handler/serve/"]),
-    ("hyper_util", &["front/proxy/", "handler/serve/"]),
+    (
+        "http_body_util",
+        &["front/proxy/", "handler/serve/", "handlers/http/"],
+    ),
+    (
+        "hyper",
+        &["front/proxy/", "handler/serve/", "handlers/http/"],
+    ),
+    (
+        "hyper_util",
+        &["front/proxy/", "handler/serve/", "handlers/http/"],
+    ),
     ("tower_service", &["handler/serve/"]),
     ("libc", &["sys.rs"]),
     ("nix", &["sys.rs", "launcher/process/"]),
