@@ -83,6 +83,7 @@ pub(crate) fn main() -> Result<(), String> {
     let runtime = runtime.map_err(|error| error.to_string())?;
     let served: std::io::Result<()> = runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let mut connections = tokio::task::JoinSet::new();
         println!("{}", listener.local_addr()?.port());
         loop {
             let (stream, _) = listener.accept().await?;
@@ -98,7 +99,8 @@ pub(crate) fn main() -> Result<(), String> {
             });
             let serving = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), hello);
-            tokio::spawn(async move { drop(serving.await) });
+            connections.spawn(async move { drop(serving.await) });
+            while connections.try_join_next().is_some() {}
         }
     });
     served.map_err(|error| error.to_string())

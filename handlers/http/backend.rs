@@ -361,7 +361,11 @@ impl AsyncWrite for Stream {
         if this.is_deaf {
             return Poll::Ready(Ok(bytes));
         }
-        let polled = this.writer().poll_write_vectored(cx, bufs);
+        // Most requests are one buffer, for which the kernel has a shorter way.
+        let polled = match bufs {
+            [only] => this.writer().poll_write(cx, only),
+            _ => this.writer().poll_write_vectored(cx, bufs),
+        };
         this.written(polled, bytes)
     }
 

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use lurcher::handler::{Client, Frame, ReplyError, Request};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
+use super::body::Job;
 use super::{Bridge, exchange, websocket};
 
 /// Idle connections that are kept; above that the oldest is closed.
@@ -32,7 +33,11 @@ const AHEAD_MAX: usize = 16;
 const FRAMES_MAX: usize = 1024;
 const FRAME_BYTES_MAX: usize = 16 << 20;
 
-type Workers = JoinSet<Result<(), ReplyError>>;
+/// The tasks that serve.
+pub(super) type Workers = JoinSet<Result<(), ReplyError>>;
+
+/// The end of one of them.
+pub(super) type Ended = Result<(Id, Result<(), ReplyError>), JoinError>;
 
 #[derive(Debug)]
 pub(super) struct Desk {
@@ -46,8 +51,8 @@ struct State {
     open: HashMap<Client, Open>,
     /// Oldest first.
     idle: Vec<Idle>,
-    waiting: VecDeque<Request>,
-    /// Workers with a request; WebSockets do not count: as many come as the server has clients.
+    waiting: VecDeque<Job>,
+    /// Workers with a request. Those of `WebSocket` do not count: as many come as the server has clients.
     busy: usize,
     stopping: bool,
 }
@@ -59,13 +64,13 @@ struct Open {
     /// The way to a WebSocket.
     tube: Option<Tube>,
     /// What the client has sent ahead.
-    ahead: VecDeque<Request>,
+    ahead: VecDeque<Job>,
 }
 
 /// A worker without a request.
 #[derive(Debug)]
 struct Idle {
-    turn: oneshot::Sender<Request>,
+    turn: oneshot::Sender<Job>,
     worker: AbortHandle,
     since: Instant,
 }
@@ -102,12 +107,21 @@ impl Frames {
     }
 }
 
+/// A request that is not taken.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// Too many wait.
+    Waiting(Box<Job>),
+    /// Its client has sent too many ahead; what it had open was dropped.
+    Ahead(Client),
+}
+
 /// What a worker does next.
 #[derive(Debug)]
 pub(super) enum Next {
-    Request(Request),
+    Job(Job),
     /// Wait for one here.
-    Wait(oneshot::Receiver<Request>),
+    Wait(oneshot::Receiver<Job>),
     End,
 }
 
@@ -123,24 +137,51 @@ impl Desk {
     pub(super) fn give(
         &self,
         bridge: &Arc<Bridge>,
-        request: Request,
+        job: Job,
         workers: &mut Workers,
-    ) -> Result<(), Box<Request>> {
+    ) -> Result<(), Refused> {
         let mut state = self.lock();
-        let client = request.client();
+        let client = job.request.client();
         if let Some(open) = state.open.get_mut(&client) {
-            if open.ahead.len() >= AHEAD_MAX {
-                return Err(Box::new(request));
+            if open.ahead.len() < AHEAD_MAX {
+                open.ahead.push_back(job);
+                return Ok(());
             }
-            open.ahead.push_back(request);
-        } else if state.busy < self.concurrency {
-            state.start(bridge, client, request, workers);
+            // An answer now would stand within another one.
+            self.give_up(&mut state, &client, bridge, workers);
+            return Err(Refused::Ahead(client));
+        }
+        if state.busy < self.concurrency {
+            state.start(bridge, client, job, workers);
         } else if state.waiting.len() < WAITING_MAX {
-            state.waiting.push_back(request);
+            state.waiting.push_back(job);
         } else {
-            return Err(Box::new(request));
+            return Err(Refused::Waiting(Box::new(job)));
         }
         Ok(())
+    }
+
+    /// Drops what a client has open, and lets others have its place.
+    fn give_up(
+        &self,
+        state: &mut State,
+        client: &Client,
+        bridge: &Arc<Bridge>,
+        workers: &mut Workers,
+    ) -> bool {
+        let Some(open) = state.open.remove(client) else {
+            return false;
+        };
+        open.worker.abort();
+        if open.tube.is_none() {
+            state.busy = state.busy.saturating_sub(1);
+        }
+        while state.busy < self.concurrency
+            && let Some((client, job)) = state.startable()
+        {
+            state.start(bridge, client, job, workers);
+        }
+        true
     }
 
     /// Begins a WebSocket.
@@ -199,16 +240,8 @@ impl Desk {
     /// The client is gone: its request at the backend is dropped, and what waits of it.
     pub(super) fn cancel(&self, client: &Client, bridge: &Arc<Bridge>, workers: &mut Workers) {
         let mut state = self.lock();
-        if let Some(open) = state.open.remove(client) {
-            open.worker.abort();
-            if open.tube.is_none() {
-                state.busy = state.busy.saturating_sub(1);
-                if let Some((client, request)) = state.startable() {
-                    state.start(bridge, client, request, workers);
-                }
-            }
-        } else if !state.waiting.is_empty() {
-            state.waiting.retain(|request| request.client() != *client);
+        if !self.give_up(&mut state, client, bridge, workers) {
+            state.waiting.retain(|job| job.request.client() != *client);
         }
     }
 
@@ -219,14 +252,14 @@ impl Desk {
         let Some(mut open) = state.open.remove(client) else {
             return Next::End;
         };
-        if let Some(request) = open.ahead.pop_front() {
+        if let Some(job) = open.ahead.pop_front() {
             state.open.insert(client.clone(), open);
-            return Next::Request(request);
+            return Next::Job(job);
         }
-        if let Some((client, request)) = state.startable() {
+        if let Some((client, job)) = state.startable() {
             let worker = open.worker;
             state.open.insert(client, Open::new(worker));
-            return Next::Request(request);
+            return Next::Job(job);
         }
         state.busy = state.busy.saturating_sub(1);
         if !keeps || state.stopping {
@@ -249,19 +282,16 @@ impl Desk {
         self.lock().open.remove(client);
     }
 
-    /// A worker was given up, or has failed.
-    pub(super) fn lost(&self, worker: Id) {
+    /// A worker was given up, or has failed: then this is the client that it leaves without an answer.
+    pub(super) fn lost(&self, worker: Id) -> Option<Client> {
         let mut state = self.lock();
-        let client = state
-            .open
-            .iter()
-            .find(|(_, open)| open.worker.id() == worker);
-        if let Some(client) = client.map(|(client, _)| client.clone())
-            && let Some(open) = state.open.remove(&client)
-            && open.tube.is_none()
-        {
+        let mut all = state.open.iter();
+        let client = all.find(|(_, open)| open.worker.id() == worker)?.0.clone();
+        let open = state.open.remove(&client)?;
+        if open.tube.is_none() {
             state.busy = state.busy.saturating_sub(1);
         }
+        Some(client)
     }
 
     /// Closes idle connections that have grown old.
@@ -272,7 +302,7 @@ impl Desk {
             .retain(|idle| idle.since.elapsed() < IDLE_TIME && !idle.turn.is_closed());
     }
 
-    /// No more requests come: idle connections are closed, and WebSockets, whose frames would not come here any more.
+    /// No more requests come: idle connections are closed, and every `WebSocket`, whose frames would not come here any more.
     pub(super) fn stop(&self) {
         let mut state = self.lock();
         state.stopping = true;
@@ -289,34 +319,28 @@ impl Desk {
 
 impl State {
     /// Takes the first of those that wait whose client has nothing open.
-    fn startable(&mut self) -> Option<(Client, Request)> {
+    fn startable(&mut self) -> Option<(Client, Job)> {
         let at = self
             .waiting
             .iter()
-            .position(|request| !self.open.contains_key(&request.client()))?;
-        let request = self.waiting.remove(at)?;
-        Some((request.client(), request))
+            .position(|job| !self.open.contains_key(&job.request.client()))?;
+        let job = self.waiting.remove(at)?;
+        Some((job.request.client(), job))
     }
 
     /// Gives a request to an idle worker or to a new one.
-    fn start(
-        &mut self,
-        bridge: &Arc<Bridge>,
-        client: Client,
-        mut request: Request,
-        workers: &mut Workers,
-    ) {
+    fn start(&mut self, bridge: &Arc<Bridge>, client: Client, mut job: Job, workers: &mut Workers) {
         self.busy += 1;
         while let Some(idle) = self.idle.pop() {
-            match idle.turn.send(request) {
+            match idle.turn.send(job) {
                 Ok(()) => {
                     self.open.insert(client, Open::new(idle.worker));
                     return;
                 }
-                Err(back) => request = back,
+                Err(back) => job = back,
             }
         }
-        let worker = workers.spawn(exchange::work(Arc::clone(bridge), request));
+        let worker = workers.spawn(exchange::work(Arc::clone(bridge), job));
         self.open.insert(client, Open::new(worker));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use lurcher::handler::UploadError;
+
 /// Why there is no complete response.
 #[derive(Debug)]
 pub(super) enum Fault {
@@ -17,6 +19,8 @@ pub(super) enum Fault {
     Malformed,
     /// The request is none that could be passed on.
     Refused,
+    /// What the server has stored of it cannot be read.
+    Upload(UploadError),
     /// It moved no byte for too long.
     Timeout,
 }
@@ -31,6 +35,7 @@ impl Fault {
             Self::Closed => (502, "The backend closed the connection without a response"),
             Self::Malformed => (502, "The backend's response is malformed"),
             Self::Refused => (400, "The request cannot be passed on"),
+            Self::Upload(_) => (500, "The request's body cannot be read"),
             Self::Timeout => (504, "The backend does not answer in time"),
         }
     }
@@ -39,6 +44,7 @@ impl Fault {
     pub(super) fn why(&self) -> String {
         match self {
             Self::Unknown(error) | Self::Unreachable(error) => error.to_string(),
+            Self::Upload(error) => error.to_string(),
             other => other.answer().1.to_owned(),
         }
     }

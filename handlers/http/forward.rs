@@ -189,10 +189,19 @@ fn target(message: &Request, prefix: &str) -> Result<Uri, Refused> {
 
 /// The client's address as the server has it.
 fn client(message: &Request) -> Option<HeaderValue> {
-    let told = message.headers.first("REMOTE_ADDR");
-    let text = std::str::from_utf8(told.or_else(|| message.headers.first("x-forwarded-for"))?);
-    let address: IpAddr = text.ok()?.trim().parse().ok()?;
-    HeaderValue::try_from(address.to_canonical().to_string()).ok()
+    let headers = &message.headers;
+    let mut told = headers
+        .all("REMOTE_ADDR")
+        .iter()
+        .chain(headers.all("x-forwarded-for"));
+    let told = told.next()?;
+    let address: IpAddr = std::str::from_utf8(told).ok()?.parse().ok()?;
+    let canonical = address.to_canonical();
+    if canonical == address {
+        HeaderValue::from_maybe_shared(told.clone()).ok()
+    } else {
+        HeaderValue::try_from(canonical.to_string()).ok()
+    }
 }
 
 /// Servers tell in upper case what no client can.

@@ -22,12 +22,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use lurcher::handler::{Connection, Event, Replies, ReplyError, Request};
+use lurcher::handler::{Bodies, Connection, Event, Replies, ReplyError, Request};
 use lurcher::launcher::{BuiltIn, Handler, Opt, Target, Values};
-use tokio::task::JoinSet;
 
 use backend::{Address, Backend};
-use desk::Desk;
+use body::{Given, Job};
+use desk::{Desk, Ended, Refused, Workers};
 
 pub(crate) const BUILT_IN: BuiltIn = BuiltIn {
     name: "http",
@@ -140,7 +140,8 @@ async fn serve(mut connection: Connection, settings: Settings) -> Result<(), Rep
         desk: Desk::new(settings.concurrency as usize),
         replies: connection.replies(),
     });
-    let mut workers = JoinSet::new();
+    let mut workers = Workers::new();
+    let mut bodies = Bodies::new();
     let mut sweeps = tokio::time::interval(SWEEP_TIME);
     let mut requests = Vec::with_capacity(BATCH_MAX);
     loop {
@@ -150,17 +151,17 @@ async fn serve(mut connection: Connection, settings: Settings) -> Result<(), Rep
                     break;
                 }
                 for request in requests.drain(..) {
-                    take(&bridge, request, &mut workers).await?;
+                    take(&bridge, request, &mut bodies, &mut workers).await?;
                 }
             }
-            Some(ended) = workers.join_next_with_id() => note(&bridge, ended)?,
+            Some(ended) = workers.join_next_with_id() => note(&bridge, ended).await?,
             _ = sweeps.tick() => bridge.desk.sweep(),
         }
     }
     // What is open gets its response; what waits gets its turn.
     bridge.desk.stop();
     while let Some(ended) = workers.join_next_with_id().await {
-        note(&bridge, ended)?;
+        note(&bridge, ended).await?;
     }
     drop(bridge);
     connection.finish().await;
@@ -171,16 +172,24 @@ async fn serve(mut connection: Connection, settings: Settings) -> Result<(), Rep
 async fn take(
     bridge: &Arc<Bridge>,
     request: Request,
-    workers: &mut JoinSet<Result<(), ReplyError>>,
+    bodies: &mut Bodies,
+    workers: &mut Workers,
 ) -> Result<(), ReplyError> {
     match request.into_event() {
-        Event::Request(request) => {
-            if let Err(request) = bridge.desk.give(bridge, request, workers) {
-                request
-                    .respond(503)
-                    .send("Too many requests wait for the backend")
-                    .await?;
+        Event::Request(request) => give(bridge, request.into(), workers).await?,
+        Event::UploadDone(upload) => give(bridge, upload.into(), workers).await?,
+        Event::UploadPart(part) => {
+            if let Some(reader) = bodies.part(&part) {
+                let job = Job {
+                    request: part.request().clone(),
+                    body: Given::Parts(Box::new(reader)),
+                };
+                give(bridge, job, workers).await?;
             }
+        }
+        Event::UploadRefused(request, fault) => {
+            let answer = request.respond(400).header("Content-Type", "text/plain");
+            answer.close().send(fault.to_string()).await?;
         }
         Event::WebSocketHandshake(request) => {
             bridge.desk.open(bridge, request, workers);
@@ -190,22 +199,40 @@ async fn take(
                 websocket::refuse(&frame).await?;
             }
         }
-        Event::Disconnect(client) => bridge.desk.cancel(&client, bridge, workers),
+        Event::Disconnect(client) => {
+            bodies.gone(&client);
+            bridge.desk.cancel(&client, bridge, workers);
+        }
+        // Backends know nothing of message sockets.
+        Event::Message(message) => message.client().close().await?,
         _ => {}
     }
     Ok(())
 }
 
+/// Gives a request to a worker, or refuses it when too many wait.
+async fn give(bridge: &Arc<Bridge>, job: Job, workers: &mut Workers) -> Result<(), ReplyError> {
+    match bridge.desk.give(bridge, job, workers) {
+        Ok(()) => Ok(()),
+        Err(Refused::Ahead(client)) => client.cancel().await,
+        Err(Refused::Waiting(job)) => {
+            let answer = job.request.respond(503).close();
+            let answer = answer.header("Content-Type", "text/plain");
+            answer.send("Too many requests wait for the backend").await
+        }
+    }
+}
+
 /// A worker has ended: at its own wish, given up since its client is gone, or by a mistake of ours, which costs one request.
-fn note(
-    bridge: &Bridge,
-    ended: Result<(tokio::task::Id, Result<(), ReplyError>), tokio::task::JoinError>,
-) -> Result<(), ReplyError> {
+async fn note(bridge: &Bridge, ended: Ended) -> Result<(), ReplyError> {
     match ended {
         Ok((_, result)) => result,
-        Err(error) => {
-            bridge.desk.lost(error.id());
-            Ok(())
-        }
+        Err(error) => match bridge.desk.lost(error.id()) {
+            Some(client) => {
+                tracing::error!(%error, "passing a request on");
+                client.cancel().await
+            }
+            None => Ok(()),
+        },
     }
 }

@@ -127,7 +127,7 @@ async fn decline(
     };
     let body = match whole {
         Some(Ok(body)) => body.to_bytes(),
-        _ => Default::default(),
+        _ => bytes::Bytes::new(),
     };
     forward::response(&mut head.headers, false);
     head.headers.remove(header::CONTENT_LENGTH);
@@ -194,13 +194,14 @@ fn mask(flags: u8, payload: &[u8], out: &mut Vec<u8>) {
     out.push(flags);
     let length = payload.len();
     match (u8::try_from(length), u16::try_from(length)) {
+        // 0x80: it is masked. Lengths above 125 follow in 16 or 64 bits.
         (Ok(short @ 0..126), _) => out.push(0x80 | short),
         (_, Ok(medium)) => {
-            out.push(0x80 | 126);
+            out.push(0xfe);
             out.extend_from_slice(&medium.to_be_bytes());
         }
         _ => {
-            out.push(0x80 | 127);
+            out.push(0xff);
             out.extend_from_slice(&(length as u64).to_be_bytes());
         }
     }

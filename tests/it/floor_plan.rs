@@ -110,7 +110,7 @@ const HANDLERS_SEE: &[&str] = &[
     "launcher",
 ];
 
-/// Crates that only these files (or folders) may name.
+/// Crates that only these files (or folders) may name; `handlers/` is the folder of the built-in ones.
 const OWNERS: &[(&str, &[&str])] = &[
     ("zmq", &["bus/client.rs", "bus/client/"]),
     ("zmq_sys", &["bus/client.rs", "bus/client/"]),
@@ -240,10 +240,13 @@ fn violations(tree: Tree, path: &str, text: &str) -> Vec<Violation> {
                 .iter()
                 .find(|(k, _)| *k == krate)
                 .map_or(&[][..], |(_, owners)| owners);
-            let owned = tree == Tree::Source
-                && owners.iter().any(|owner| {
-                    path == *owner || (owner.ends_with('/') && path.starts_with(owner))
-                });
+            let place = match tree {
+                Tree::Source => path.to_owned(),
+                Tree::Handlers => format!("handlers/{path}"),
+            };
+            let owned = owners
+                .iter()
+                .any(|owner| place == *owner || (owner.ends_with('/') && place.starts_with(owner)));
             if !owned && !tested {
                 report(
                     number,

@@ -6,6 +6,7 @@
     reason = "tests say what they skip, and may panic"
 )]
 
+mod bridge;
 mod bus_faults;
 mod bus_peers;
 mod bus_questions;
