@@ -1,7 +1,12 @@
 //! The built-in handlers, written against the public library only, as a stranger would.
 
+mod chat;
 mod demo_page;
 mod echo;
+mod http;
+mod exchanges;
+mod fastcgi;
+mod files;
 mod respond;
 mod ticker;
 
@@ -10,7 +15,11 @@ use lurcher::launcher::BuiltIn;
 /// The table that `lurcher run` looks names up in.
 pub(crate) const BUILT_IN: &[BuiltIn] = &[
     echo::BUILT_IN,
+    http::BUILT_IN,
     respond::BUILT_IN,
+    chat::BUILT_IN,
+    files::BUILT_IN,
+    fastcgi::BUILT_IN,
     ticker::BUILT_IN,
     demo_page::BUILT_IN,
 ];

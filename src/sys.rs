@@ -1,4 +1,4 @@
-//! The few system calls that need unsafe; nothing else in the program does, but one option in `bus::client`.
+//! The few system calls that need unsafe; nothing else in the program does, but options of libzmq in `bus::client`.
 //!
 //! Each function is a thin, safe wrapper around one call: no policy here.
 #![expect(

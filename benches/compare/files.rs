@@ -45,6 +45,11 @@ pub(crate) fn nginx(directory: &Path, port: u16) -> Result<Command, String> {
          \x20 server {{\n    listen 127.0.0.1:{port};\n    root {here};\n  }}\n}}\n"
     );
     fs::write(&config, text).map_err(|error| format!("write {}: {error}", config.display()))?;
+    Ok(nginx_with(&config, directory))
+}
+
+/// nginx on this configuration.
+pub(crate) fn nginx_with(config: &Path, directory: &Path) -> Command {
     // Debian puts it where not every PATH leads.
     let program = ["/usr/sbin/nginx", "/usr/bin/nginx"]
         .into_iter()
@@ -52,7 +57,7 @@ pub(crate) fn nginx(directory: &Path, port: u16) -> Result<Command, String> {
         .unwrap_or("nginx");
     let mut command = Command::new(program);
     command.arg("-c").arg(config).arg("-p").arg(directory);
-    Ok(command)
+    command
 }
 
 /// Measures every server on every file, in turns.

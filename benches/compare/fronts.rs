@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use crate::bridge::{self, App};
 use crate::{files, idle};
 
 const UUID: &str = "bench";
@@ -19,6 +20,8 @@ pub(crate) struct Front {
     pub(crate) address: SocketAddr,
     server: Child,
     handler: Option<Child>,
+    /// The app whose time is counted where there is no handler.
+    app: Option<u32>,
     directory: tempfile::TempDir,
 }
 
@@ -26,6 +29,22 @@ impl Front {
     /// Starts `mongrel2`, `lurcher` or `nginx` on a configuration of its own, and waits for the first answer, through a handler
     /// where there are any. All serve the same files below `/files/`.
     pub(crate) fn start(name: &str) -> Result<Self, String> {
+        Self::start_with(name, None)
+    }
+
+    /// Starts `nginx` or `lurcher` before an app, to which everything goes.
+    pub(crate) fn before(name: &str, app: &App) -> Result<Self, String> {
+        Self::start_with(name, Some(app))
+    }
+
+    /// Starts `nginx` or Lurcher as a `proxy` before an app, or Lurcher with an app of `serve`.
+    pub(crate) fn hop(name: &str, app: &App) -> Result<Self, String> {
+        let mut front = Self::start_with(name, Some(app))?;
+        front.app = Some(app.id());
+        Ok(front)
+    }
+
+    fn start_with(name: &str, app: Option<&App>) -> Result<Self, String> {
         let directory =
             tempfile::tempdir().map_err(|error| format!("a temporary directory: {error}"))?;
         let [http, send, recv] = free_ports()?;
@@ -33,8 +52,14 @@ impl Front {
         let database = directory.path().join("config.sqlite");
         configure(&database, http, &specs)
             .map_err(|error| format!("write {}: {error}", database.display()))?;
+        if let ("proxy", Some(app)) = (name, app) {
+            pass_to(&database, app.port())
+                .map_err(|error| format!("write {}: {error}", database.display()))?;
+        }
         files::write(directory.path())?;
-        let mut command = if name == "nginx" {
+        let mut command = if let ("nginx", Some(app)) = (name, app) {
+            bridge::nginx(directory.path(), http, app.port())?
+        } else if name == "nginx" {
             files::nginx(directory.path(), http)?
         } else if name == "mongrel2" {
             let mut command = Command::new("mongrel2");
@@ -54,11 +79,18 @@ impl Front {
             .stderr(log)
             .spawn()
             .map_err(|error| format!("start {name}: {error}"))?;
-        let handler = if name == "nginx" {
+        let handler = if name == "nginx" || name == "proxy" {
             None
         } else {
-            let own = std::env::current_exe().map_err(|error| error.to_string())?;
-            let handler = Command::new(own).arg("handler").args(&specs).spawn();
+            let handler = if name == "serve" {
+                let own = std::env::current_exe().map_err(|error| error.to_string())?;
+                Command::new(own).arg("serve").args(&specs).spawn()
+            } else if let Some(app) = app {
+                bridge::handler(&specs, app.port()).spawn()
+            } else {
+                let own = std::env::current_exe().map_err(|error| error.to_string())?;
+                Command::new(own).arg("handler").args(&specs).spawn()
+            };
             Some(handler.map_err(|error| format!("start the handler: {error}"))?)
         };
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, http));
@@ -67,6 +99,7 @@ impl Front {
             address,
             server,
             handler,
+            app: None,
             directory,
         };
         front.answers()?;
@@ -78,9 +111,9 @@ impl Front {
         self.server.id()
     }
 
-    /// Process id of its handler, if it has one.
+    /// Process id of its handler, or of the app that it stands before, if it has one.
     pub(crate) fn handler(&self) -> Option<u32> {
-        self.handler.as_ref().map(Child::id)
+        self.handler.as_ref().map(Child::id).or(self.app)
     }
 
     fn answers(&mut self) -> Result<(), String> {
@@ -130,6 +163,14 @@ fn free_ports() -> Result<[u16; 3], String> {
             .port();
     }
     Ok(ports)
+}
+
+/// Has everything go to an HTTP server on this port, and to no handler.
+fn pass_to(path: &Path, port: u16) -> rusqlite::Result<()> {
+    let db = Connection::open(path)?;
+    db.execute("INSERT INTO proxy VALUES (1, '127.0.0.1', ?1)", [port])?;
+    db.execute("UPDATE route SET target_type = 'proxy' WHERE id = 1", [])?;
+    Ok(())
 }
 
 /// A database as m2sh would write it, with everything off that is not the work itself.

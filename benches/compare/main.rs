@@ -7,12 +7,14 @@
 
 #![expect(clippy::print_stdout, reason = "a program that prints figures")]
 
+mod bridge;
 mod files;
 mod fronts;
 mod handler;
 mod idle;
 mod measure;
 mod report;
+mod services;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,14 +31,18 @@ struct Options {
     idle: Vec<usize>,
     fronts: Vec<String>,
     file_servers: Vec<String>,
+    bridges: Vec<String>,
+    services: Vec<String>,
     write: bool,
 }
 
 const USAGE: &str = "usage: ./bench [--rounds 3] [--seconds 4] [--connections 1,64,256,1000] [--idle 1000,10000] \
-                     [--no-idle] [--no-files] [--files-only] [--quick] [--write]\n\
+                     [--no-idle] [--no-files] [--files-only] [--no-bridge] [--bridge-only] [--no-services] [--services-only] [--quick] [--write]\n\
                      --quick: one round of a second each, 1000 idle connections. --write: put the figures into \
                      docs/PERFORMANCE.md.\nBENCH_FRONTS=mongrel2,lurcher names what is compared, the first being the measure; \
-                     BENCH_FILES=nginx,mongrel2,lurcher who serves files.";
+                     BENCH_FILES=nginx,mongrel2,lurcher who serves files; \
+                     BENCH_BRIDGES=nginx,lurcher who stands before an app; \
+                     BENCH_SERVICES=proxy,nginx,serve which way a request goes to a web application.";
 
 impl Options {
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
@@ -55,6 +61,16 @@ impl Options {
                 .split(',')
                 .map(|name| name.trim().to_owned())
                 .collect(),
+            bridges: std::env::var("BENCH_BRIDGES")
+                .unwrap_or_else(|_| "nginx,lurcher".to_owned())
+                .split(',')
+                .map(|name| name.trim().to_owned())
+                .collect(),
+            services: std::env::var("BENCH_SERVICES")
+                .unwrap_or_else(|_| "proxy,nginx,serve".to_owned())
+                .split(',')
+                .map(|name| name.trim().to_owned())
+                .collect(),
             write: false,
         };
         while let Some(word) = words.next() {
@@ -66,9 +82,25 @@ impl Options {
                 "--idle" => options.idle = numbers(&value()?)?,
                 "--no-idle" => options.idle.clear(),
                 "--no-files" => options.file_servers.clear(),
+                "--no-bridge" => options.bridges.clear(),
+                "--no-services" => options.services.clear(),
                 "--files-only" => {
                     options.fronts.clear();
                     options.idle.clear();
+                    options.bridges.clear();
+                    options.services.clear();
+                }
+                "--bridge-only" => {
+                    options.fronts.clear();
+                    options.idle.clear();
+                    options.file_servers.clear();
+                    options.services.clear();
+                }
+                "--services-only" => {
+                    options.fronts.clear();
+                    options.idle.clear();
+                    options.file_servers.clear();
+                    options.bridges.clear();
                 }
                 "--quick" => {
                     (options.rounds, options.seconds) = (1, 1);
@@ -99,6 +131,8 @@ fn main() -> Result<(), String> {
     let mut words = std::env::args().skip(1).peekable();
     match words.peek().map(String::as_str) {
         Some("handler") => return handler::main(words.skip(1)),
+        Some("app") => return bridge::main(),
+        Some("serve") => return services::main(words.skip(1)),
         Some("idle") => return idle::main(words.skip(1)),
         _ => {}
     }
@@ -141,7 +175,11 @@ fn main() -> Result<(), String> {
         }
     }
     let files = files::measure(&options)?;
-    let report = report::render(&options, &figures, &memory, &files);
+    let bridges = bridge::measure(&options)?;
+    let mut report = report::render(&options, &figures, &memory, &files);
+    report::bridges(&mut report, &options.bridges, &bridges);
+    let services = services::measure(&options)?;
+    report::services(&mut report, &options.services, &services);
     println!("\n{report}");
     if options.write {
         report::write(&report)

@@ -5,9 +5,11 @@ use std::fs;
 use std::process::Command;
 
 use crate::Options;
+use crate::bridge::Bridges;
 use crate::files::{CONNECTIONS, Files};
 use crate::idle::Memory;
 use crate::measure::Figures;
+use crate::services::Services;
 
 /// Where the figures begin in docs/PERFORMANCE.md; everything below is replaced.
 const MARK: &str = "<!-- figures: written by ./bench --write -->";
@@ -131,6 +133,69 @@ fn render_files(text: &mut String, names: &[String], files: &Files) {
                 .collect();
             line!(text, " {} |", ratios.join(", "));
         }
+    }
+}
+
+/// An app behind each, and what Lurcher means to reach beside nginx.
+pub(crate) fn bridges(text: &mut String, names: &[String], figures: &Bridges) {
+    if figures.is_empty() {
+        return;
+    }
+    line!(
+        text,
+        "\nThe same app behind each, {CONNECTIONS} connections: nginx proxies, Lurcher sends messages to the `http` handler."
+    );
+    table(text, names, figures);
+    let place = names.iter().position(|name| name == "lurcher");
+    let Some(place) = place.filter(|_| names.first().is_some_and(|name| name == "nginx")) else {
+        return;
+    };
+    line!(text, "\n| to reach | wanted | seen | |\n|---|---|---|---|");
+    let more = ratio(figures, CONNECTIONS, place, |f| f.requests_per_second);
+    let late = ratio(figures, CONNECTIONS, place, |f| f.p99_ms);
+    if let (Some(more), Some(late)) = (more, late) {
+        let verdict = |holds| if holds { "reached" } else { "missed" };
+        line!(
+            text,
+            "| an app: requests/s, ratio to nginx | at least 0.67 | {more:.2} | {} |\n\
+             | an app: p99, ratio to nginx | at most 1.50 | {late:.2} | {} |",
+            verdict(more >= 0.67),
+            verdict(late <= 1.5)
+        );
+    }
+}
+
+/// A web application, by `serve` and by proxies.
+pub(crate) fn services(text: &mut String, names: &[String], figures: &Services) {
+    if figures.is_empty() {
+        return;
+    }
+    line!(
+        text,
+        "\nA hello, {CONNECTIONS} connections: `proxy` is Lurcher before a bare hyper server, `nginx` is nginx before the same, `serve` is \
+         Lurcher with an axum router that the library serves. The handler is the application, each with one thread for its work."
+    );
+    table(text, names, figures);
+}
+
+/// Each in its column, and the ratios to the first.
+fn table(text: &mut String, names: &[String], figures: &Bridges) {
+    let heads: String = names.iter().map(|name| format!(" {name} |")).collect();
+    let rules = "---|".repeat(names.len());
+    line!(text, "\n| |{heads} ratio (median) |\n|---|{rules}---|");
+    for &(what, of, digits) in ROWS {
+        let cells: String = (0..names.len())
+            .map(|place| {
+                let runs = figures.get(&(CONNECTIONS, place)).into_iter().flatten();
+                let cells: Vec<String> = runs.map(|run| format!("{:.digits$}", of(run))).collect();
+                format!(" {} |", cells.join(" / "))
+            })
+            .collect();
+        let ratios: Vec<String> = (1..names.len())
+            .filter_map(|place| ratio(figures, CONNECTIONS, place, of))
+            .map(|ratio| format!("{ratio:.2}"))
+            .collect();
+        line!(text, "| {what} |{cells} {} |", ratios.join(", "));
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Leaving {
     /// The subscription on which it was asked: a new one means that it has to be asked again.
     asked_on: Option<u64>,
     is_ended: bool,
+    /// Connections lost when it was last looked at.
+    losses: u64,
 }
 
 /// What the sockets towards one server have in common, by which a Lurcher pairs them.
@@ -39,12 +41,13 @@ pub(super) fn token() -> String {
 }
 
 impl Leaving {
-    pub(super) fn new(token: String, until: Instant) -> Self {
+    pub(super) fn new(token: String, until: Instant, receiver: &mut Receiver) -> Self {
         Self {
             token,
             until,
             asked_on: None,
             is_ended: false,
+            losses: receiver.losses(),
         }
     }
 
@@ -76,6 +79,12 @@ impl Leaving {
         }
         if receiver.is_connected() == Some(false) {
             return Some(Left::Ended);
+        }
+        let losses = receiver.losses();
+        if losses != self.losses {
+            // It was lost and is there again before anybody could look: what is written to it now has to be received too.
+            self.losses = losses;
+            self.is_ended = false;
         }
         if Instant::now() >= self.until {
             warn!(requests = %receiver.endpoint(), "server goes on pushing requests: not waiting any longer");

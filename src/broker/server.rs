@@ -262,7 +262,7 @@ impl Server {
         token: String,
     ) -> bool {
         let settings = &self.shared.settings;
-        let mut leaving = Leaving::new(token, Instant::now() + settings.drain_timeout);
+        let mut leaving = Leaving::new(token, Instant::now() + settings.drain_timeout, receiver);
         let stays = loop {
             // All of it, also more than waits otherwise: there is nobody else to have it.
             for message in batch.drain(..) {

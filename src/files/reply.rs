@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use memchr::memchr;
 
 use super::disk::Stamp;
 use super::encoding::Coding;
@@ -45,6 +46,16 @@ pub(super) enum Piece {
 }
 
 impl Reply {
+    /// The fields one by one, each a name and a value.
+    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let lines = self.lines.split(|&byte| byte == b'\n');
+        lines.filter_map(|line| {
+            let colon = memchr(b':', line)?;
+            let (name, value) = line.split_at_checked(colon)?;
+            Some((name, value.get(1..)?.trim_ascii()))
+        })
+    }
+
     /// A short answer in words, as Mongrel2 gives it.
     pub(super) fn words(status: u16, words: &'static str, date: &[u8], server: &str) -> Self {
         let mut lines = Vec::with_capacity(128);

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::flow::Receiving;
+use super::names::{Found, Lookup, Names, System};
 use super::observer::Observer;
 use super::publisher::Publisher;
 use super::replies::Replies;
@@ -20,7 +21,7 @@ use super::request::Request;
 use super::source::{Received, Source, tell_broken};
 use super::upload::Announced;
 use crate::bus::client::{self, Context, OpenError};
-use crate::endpoint::{Endpoint, EndpointError};
+use crate::endpoint::{Endpoint, EndpointError, Transport};
 use crate::wire::request::{Kind, Notice};
 use crate::wire::{self, ConnId, Protocol};
 
@@ -28,7 +29,7 @@ use crate::wire::{self, ConnId, Protocol};
 const BATCH_MAX: usize = 256;
 
 /// How often the leaving of servers is looked at, beside what they send: for limits, and for the end of their lag.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Where to connect, and how. Specs are named from the server's side, as in its configuration.
 #[derive(Debug, Clone)]
@@ -57,6 +58,10 @@ pub struct Options {
     /// When stopping: the longest time to wait for the last request of each server. What they push after that is lost.
     /// Default: 5 s.
     pub drain_timeout: Duration,
+    /// How often the addresses of host names are looked up again; after a lost connection it is done at once. Default: 30 s.
+    pub lookup_interval: Duration,
+    /// How they are looked up. Default: as the system does it.
+    pub lookup: Arc<dyn Lookup>,
     /// How long unsent replies are kept trying at the end. Default: 5 s.
     pub linger: Duration,
     /// Who is told of each request that begins and ends. Default: nobody.
@@ -85,6 +90,8 @@ impl Options {
             subscription_timeout: Duration::from_secs(1),
             quiet_time: Duration::from_millis(100),
             drain_timeout: Duration::from_secs(5),
+            lookup_interval: Duration::from_secs(30),
+            lookup: Arc::new(System),
             linger: bus.linger,
             observer: None,
             chroot: None,
@@ -159,6 +166,9 @@ pub enum ConnectError {
     /// A socket could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The runtime of [`super::blocking::Connection`] could not be started.
+    #[error("starting a runtime")]
+    Runtime(#[source] io::Error),
     /// A socket broke while the subscription was awaited.
     #[error("waiting for {endpoint} to subscribe to replies")]
     Subscription {
@@ -179,6 +189,11 @@ pub enum ConnectError {
 pub struct Connection {
     replies: Replies,
     sources: Vec<Source>,
+    /// What all sockets have in common.
+    bus: client::Options,
+    names: Names,
+    /// Addresses that were looked up, and nothing done about them yet.
+    found: Option<Found>,
     /// The source whose turn is next.
     next: usize,
     /// Taken out of the sockets, not yet asked for.
@@ -257,7 +272,12 @@ impl Connection {
     ///
     /// Safe: nothing was received yet.
     pub async fn connect(options: Options) -> Result<Self, ConnectError> {
-        let pairs = options.pairs()?;
+        let mut pairs = options.pairs()?;
+        let names = Names::of(
+            &mut pairs,
+            Arc::clone(&options.lookup),
+            options.lookup_interval,
+        );
         let mut bus = client::Options::default();
         bus.identity.clone_from(&options.ident);
         bus.received_max = options.requests_received_max;
@@ -268,34 +288,19 @@ impl Connection {
         let patience = options.subscription_timeout;
         let deadline = Instant::now() + patience;
         let receiving = Arc::new(Receiving::default());
-        let mut opening = Vec::with_capacity(pairs.len());
+        let mut sources = Vec::with_capacity(pairs.len());
         for (send_spec, recv_spec) in &pairs {
             let specs = (send_spec, recv_spec);
-            let publisher = |socket| {
-                let receiving = Arc::clone(&receiving);
-                Publisher::new(socket, options.observer.clone(), receiving)
-            };
-            opening.push(Source::connect(&context, specs, &bus, patience, publisher)?);
-        }
-        for (Source { server, .. }, _) in &opening {
-            let subscribed = server.subscribed(deadline).await;
-            let fail = |source| ConnectError::Subscription {
-                endpoint: server.endpoint().clone(),
-                source,
-            };
-            if !subscribed.map_err(fail)? {
-                tracing::warn!(endpoint = %server.endpoint(), "server has not subscribed to replies yet, going on without");
-            }
-        }
-        let mut sources = Vec::with_capacity(pairs.len());
-        for (mut source, bus) in opening {
-            source.open(&context, &bus)?;
-            sources.push(source);
+            let publisher = passed(&options, &receiving);
+            sources.push(Source::connect(&context, specs, &bus, patience, publisher)?);
         }
         let servers = sources.iter().map(|source| Arc::clone(&source.server));
-        Ok(Self {
+        let mut connection = Self {
             replies: Replies::new(servers.collect()),
             sources,
+            bus,
+            names,
+            found: None,
             next: 0,
             received: Received::new(),
             hasty: false,
@@ -309,7 +314,22 @@ impl Connection {
             last_sender: Bytes::from_static(b"-"),
             options,
             context,
-        })
+        };
+        connection.find_names(deadline).await;
+        for Source { server, .. } in &connection.sources {
+            let subscribed = server.subscribed(deadline).await;
+            let fail = |source| ConnectError::Subscription {
+                endpoint: server.endpoint().clone(),
+                source,
+            };
+            if !subscribed.map_err(fail)? {
+                tracing::warn!(endpoint = %server.endpoint(), "server has not subscribed to replies yet, going on without");
+            }
+        }
+        for source in &mut connection.sources {
+            source.open(&connection.context)?;
+        }
+        Ok(connection)
     }
 
     /// Receives the next request or notice, from all servers in turn; `None` after [`Connection::shutdown`], when
@@ -409,10 +429,7 @@ impl Connection {
 
     /// Where the server's replies go to, for each server.
     pub fn recv_specs(&self) -> impl Iterator<Item = &Endpoint> {
-        self.replies
-            .servers()
-            .iter()
-            .map(|server| server.endpoint())
+        self.sources.iter().map(|source| source.server.endpoint())
     }
 
     /// Closes everything and waits until replies are written, at most [`Options::linger`]. What was received and not asked
@@ -438,7 +455,7 @@ impl Connection {
                     self.learn(&message.sender, &server);
                 }
                 server.received(&message);
-                let upload = self.uploads.look(&message, Arc::as_ptr(&server) as usize);
+                let upload = self.uploads.look(&message, &server);
                 Some(Request::new(message, server, upload))
             }
             Err(error) => {
@@ -484,6 +501,13 @@ impl Connection {
         }
         let StopHandle { drain, stop } = self.stop.clone();
         loop {
+            if let Some(found) = self.found.take() {
+                self.follow_names(&found);
+            }
+            self.settle_sources();
+            if !self.received.is_empty() {
+                return true;
+            }
             let stops = stop.is_cancelled();
             let leaves = stops || drain.is_cancelled();
             if leaves {
@@ -493,9 +517,10 @@ impl Connection {
                 if !self.received.is_empty() {
                     return true;
                 }
-            } else if self.sources.is_empty() {
+            } else if self.sources.is_empty() && self.names.is_empty() {
                 return false;
             }
+            let unsettled = leaves || self.sources.iter().any(Source::is_unsettled);
             let look_again = tokio::time::sleep(LOOK_AGAIN);
             tokio::select! {
                 // First the cheap look at the flags: a flood must not hide them.
@@ -507,7 +532,7 @@ impl Connection {
                         return true;
                     }
                 }
-                () = look_again, if leaves => {}
+                () = look_again, if unsettled => {}
             }
         }
     }
@@ -529,7 +554,7 @@ impl Connection {
             return true;
         }
         if !std::mem::replace(&mut self.told_drained, true)
-            && let Some(server) = self.replies.servers().first()
+            && let Some(server) = self.any_server()
         {
             let mut message = Vec::new();
             wire::request::encode_prefix(&self.last_sender, ConnId(0), &mut message);
@@ -537,16 +562,129 @@ impl Connection {
             let message = wire::request::Request::decode(message.into());
             self.announced = message
                 .ok()
-                .map(|message| Request::new(message, Arc::clone(server), None));
+                .map(|message| Request::new(message, server, None));
         }
         self.announced.is_some()
     }
 
+    /// A server for a message that comes from none of them.
+    fn any_server(&self) -> Option<Arc<Publisher>> {
+        if let Some(source) = self.sources.first() {
+            return Some(Arc::clone(&source.server));
+        }
+        // No name has an address: a socket that leads nowhere.
+        let nowhere = Endpoint::from(Transport::Inproc {
+            name: "nowhere".to_owned(),
+        });
+        let socket =
+            client::Publisher::connect(&self.context, &nowhere, &self.bus, Duration::ZERO);
+        let publisher = passed(&self.options, &self.receiving);
+        socket.ok().map(|socket| Arc::new(publisher(socket)))
+    }
+
+    /// Looks host names up for the first time, and connects to their servers; goes on without after a while.
+    async fn find_names(&mut self, deadline: Instant) {
+        if self.names.is_empty() {
+            return;
+        }
+        let found = poll_fn(|cx| self.names.poll(cx));
+        match tokio::time::timeout_at(deadline, found).await {
+            Ok(found) => self.follow_names(&found),
+            Err(_) => {
+                tracing::warn!("host names of servers are not looked up yet, going on without");
+            }
+        }
+    }
+
+    /// Connects to addresses that are new, and begins to leave those that are gone.
+    fn follow_names(&mut self, found: &Found) {
+        let until = Instant::now() + self.options.drain_timeout;
+        for (index, addresses) in found.iter().enumerate() {
+            let Some(addresses) = addresses else {
+                continue;
+            };
+            let mut missing = addresses.clone();
+            for source in &mut self.sources {
+                if let Some((name, address)) = source.place
+                    && name == index
+                    && !source.is_gone
+                    && !missing.remove(&address)
+                {
+                    tracing::info!(requests = %source.send_spec, "address of a server is gone: leaving it");
+                    source.is_gone = true;
+                    source.leave(until);
+                }
+            }
+            for address in missing {
+                let Some((send_spec, recv_spec)) = self.names.specs(index, address) else {
+                    continue;
+                };
+                let patience = self.options.subscription_timeout;
+                let specs = (&send_spec, &recv_spec);
+                let publisher = passed(&self.options, &self.receiving);
+                match Source::connect(&self.context, specs, &self.bus, patience, publisher) {
+                    Ok(mut source) => {
+                        tracing::info!(requests = %send_spec, "address of a server: connecting");
+                        source.place = Some((index, address));
+                        self.replies.add(Arc::clone(&source.server));
+                        self.sources.push(source);
+                    }
+                    Err(error) => {
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "connecting to an address of a name"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// Opens the sources that wait for that, and sees to those whose address is gone.
+    fn settle_sources(&mut self) {
+        let Self {
+            sources,
+            received,
+            context,
+            replies,
+            options,
+            ..
+        } = self;
+        for source in sources.iter_mut() {
+            if let Err(error) = source.try_open(context) {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "connecting to a server"
+                );
+                source.is_gone = true;
+            }
+            if source.is_gone {
+                source.leave(Instant::now() + options.drain_timeout);
+                source.advance(options.quiet_time, received);
+                if source.is_drained() {
+                    source.close(received);
+                }
+            }
+        }
+        sources.retain(|source| {
+            let stays = !source.is_gone || !source.is_drained();
+            if !stays {
+                replies.remove(&source.server);
+            }
+            stays
+        });
+    }
+
     fn poll_refill(&mut self, cx: &mut Waker<'_>) -> Poll<()> {
+        if let Poll::Ready(found) = self.names.poll(cx) {
+            self.found = Some(found);
+            return Poll::Ready(());
+        }
         let Self {
             sources,
             received,
             next,
+            names,
             ..
         } = self;
         let count = sources.len();
@@ -561,6 +699,7 @@ impl Connection {
             let polled = receiver.poll_recv_many(cx, BATCH_MAX, &mut |message| {
                 received.push_back((Arc::clone(server), message));
             });
+            let mut lost = false;
             match polled {
                 Poll::Pending => continue,
                 Poll::Ready(Ok(count)) => {
@@ -573,12 +712,16 @@ impl Connection {
                     if count > 0 {
                         source.note_heard();
                     }
+                    lost = source.place.is_some() && source.was_lost();
                 }
                 Poll::Ready(Err(error)) => {
                     tell_broken(&error, receiver.endpoint());
                     sources.remove(at);
                     self.hasty = true;
                 }
+            }
+            if lost {
+                names.hurry();
             }
             *next = at + 1;
             return Poll::Ready(());
@@ -592,6 +735,15 @@ impl Drop for Connection {
         // Writers that are left wait for nothing that can come.
         self.receiving.end();
     }
+}
+
+/// Makes of a socket what replies pass through.
+fn passed(
+    options: &Options,
+    receiving: &Arc<Receiving>,
+) -> impl FnOnce(client::Publisher) -> Publisher + use<> {
+    let (observer, receiving) = (options.observer.clone(), Arc::clone(receiving));
+    |socket| Publisher::new(socket, observer, receiving)
 }
 
 impl Deref for Connection {

@@ -501,6 +501,11 @@ impl Outflow {
                     if unheard && begun.elapsed() >= UNHEARD_TIMEOUT {
                         return Err(ReplyError::NotReceiving);
                     }
+                    let unanswered = self.asked.is_some_and(|asked| asked.elapsed() > ANSWER_TIMEOUT);
+                    if unanswered && !unheard && !self.publisher.flows().are_controlled() && account.lock().window.is_none() {
+                        tracing::warn!(replies = %self.publisher.endpoint(), "a server gives no credits: large responses are sent without");
+                        self.publisher.flows().note_unanswered();
+                    }
                     self.ask().await?;
                     pause = (pause * 2).min(ASK_AGAIN_MAX);
                 }
@@ -526,14 +531,6 @@ impl Outflow {
         let sent = numbers.sent.saturating_sub(self.start);
         if sent < FREE {
             return Way::Free(FREE - sent);
-        }
-        if self
-            .asked
-            .is_some_and(|asked| asked.elapsed() > ANSWER_TIMEOUT)
-        {
-            tracing::warn!(replies = %self.publisher.endpoint(), "a server gives no credits: large responses are sent without");
-            flows.note_unanswered();
-            return Way::Blind;
         }
         Way::Window(WINDOW)
     }

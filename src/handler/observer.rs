@@ -183,12 +183,12 @@ impl Counts {
     }
 
     /// Requests that have come.
-    pub fn begun(&self) -> u64 {
+    pub fn total(&self) -> u64 {
         self.begun.load(Ordering::Relaxed)
     }
 
     /// Requests that have ended, however they did.
-    pub fn ended(&self) -> u64 {
+    pub fn served(&self) -> u64 {
         self.ended.load(Ordering::Relaxed)
     }
 

@@ -100,6 +100,16 @@ impl Publisher {
         Ok(sent)
     }
 
+    /// As [`client::Publisher::send_when_possible`].
+    pub(super) fn send_when_possible(&self, message: Vec<u8>) -> io::Result<()> {
+        let passing = self.passing(&message);
+        self.socket.send_when_possible(message)?;
+        if let Some(passing) = passing {
+            passing.done(Sent::Queued);
+        }
+        Ok(())
+    }
+
     /// Looks at a message that is about to be handed over; `None` where nobody wants to know.
     fn passing(&self, message: &[u8]) -> Option<Passing> {
         let counts = self.flows.are_counted();

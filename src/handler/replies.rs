@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -71,7 +71,8 @@ pub struct Replies {
 
 #[derive(Debug)]
 struct Shared {
-    servers: Vec<Arc<Publisher>>,
+    /// Few, and seldom another one.
+    servers: Mutex<Vec<Arc<Publisher>>>,
     /// Who sends under an ident; `None` when several servers do.
     senders: Mutex<HashMap<Bytes, Option<Arc<Publisher>>>>,
 }
@@ -80,14 +81,37 @@ impl Replies {
     pub(super) fn new(servers: Vec<Arc<Publisher>>) -> Self {
         Self {
             shared: Arc::new(Shared {
-                servers,
+                servers: Mutex::new(servers),
                 senders: Mutex::default(),
             }),
         }
     }
 
-    pub(super) fn servers(&self) -> &[Arc<Publisher>] {
-        &self.shared.servers
+    /// One more server.
+    pub(super) fn add(&self, server: Arc<Publisher>) {
+        self.servers().push(server);
+    }
+
+    /// A server is left for good. Those who have clients of it may go on answering them.
+    pub(super) fn remove(&self, server: &Arc<Publisher>) {
+        self.servers().retain(|other| !Arc::ptr_eq(other, server));
+        let mut senders = self
+            .shared
+            .senders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        senders.retain(|_, known| {
+            known
+                .as_ref()
+                .is_none_or(|known| !Arc::ptr_eq(known, server))
+        });
+    }
+
+    fn servers(&self) -> MutexGuard<'_, Vec<Arc<Publisher>>> {
+        self.shared
+            .servers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes note of who sends under that ident; false when that was known.
@@ -122,7 +146,7 @@ impl Replies {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let name = || String::from_utf8_lossy(sender).into_owned();
-        match (senders.get(sender), &self.shared.servers[..]) {
+        match (senders.get(sender), &self.servers()[..]) {
             (Some(Some(server)), _) | (None, [server]) => Ok(Arc::clone(server)),
             (Some(None), _) => Err(ReplyError::AmbiguousSender { sender: name() }),
             (None, _) => Err(ReplyError::UnknownSender { sender: name() }),

@@ -19,6 +19,7 @@ use bytes::Bytes;
 
 use super::body::BodyReader;
 use super::request::Request;
+use super::publisher::Publisher;
 use crate::sys;
 use crate::wire::request::{Headers, Kind};
 use crate::wire::{self, ConnId};
@@ -339,6 +340,15 @@ struct Key {
     conn_id: ConnId,
 }
 
+/// Where a message comes from.
+#[derive(Debug, Clone, Copy)]
+struct Sender {
+    /// Tells one server from another.
+    server: usize,
+    /// A Lurcher, which passes no client's upload headers on.
+    honest: bool,
+}
+
 /// The uploads that were announced and are not complete. It looks at every message; nothing is done with most.
 #[derive(Debug, Default)]
 pub(super) struct Announced {
@@ -367,11 +377,23 @@ impl Announced {
         }
     }
 
-    /// What a message says of an upload; `None` when nothing. `server` tells one server from another.
+    /// What a message says of an upload; `None` when nothing.
     pub(super) fn look(
         &mut self,
         message: &wire::request::Request,
-        server: usize,
+        server: &Arc<Publisher>,
+    ) -> Option<Result<Place, UploadFault>> {
+        let from = Sender {
+            server: Arc::as_ptr(server) as usize,
+            honest: server.is_lurcher(),
+        };
+        self.look_at(message, from)
+    }
+
+    fn look_at(
+        &mut self,
+        message: &wire::request::Request,
+        from: Sender,
     ) -> Option<Result<Place, UploadFault>> {
         let marked = message.headers.contains("x-mongrel2-upload-start")
             || message.headers.contains("x-mongrel2-upload-done");
@@ -379,14 +401,14 @@ impl Announced {
             return None;
         }
         let key = Key {
-            server,
+            server: from.server,
             // A copy, so that the message is not kept.
             sender: Bytes::copy_from_slice(&message.sender),
             conn_id: message.conn_id,
         };
         match message.kind() {
-            Kind::UploadStart { file } => Some(self.started(key, file, message)),
-            Kind::UploadDone { file } => Some(self.done(&key, file, message)),
+            Kind::UploadStart { file } => Some(self.started(key, file, message, from.honest)),
+            Kind::UploadDone { file } => Some(self.done(&key, file, message, from.honest)),
             Kind::UploadForged => Some(Err(UploadFault::Headers)),
             Kind::Disconnect => {
                 self.forget(&key);
@@ -401,8 +423,9 @@ impl Announced {
         key: Key,
         file: &[u8],
         message: &wire::request::Request,
+        honest: bool,
     ) -> Result<Place, UploadFault> {
-        let place = self.place(file, message, false)?;
+        let place = self.place(file, message, false, honest)?;
         self.forget(&key);
         if self.names.len() >= STARTED_MAX
             && let Some((_, oldest)) = self.order.pop_first()
@@ -421,11 +444,12 @@ impl Announced {
         key: &Key,
         file: &[u8],
         message: &wire::request::Request,
+        honest: bool,
     ) -> Result<Place, UploadFault> {
-        let place = self.place(file, message, true)?;
+        let place = self.place(file, message, true, honest)?;
         let started = self.forget(key).is_some_and(|name| name == file);
         // With the place for uploads known, the name alone says that the server has made it up.
-        if started || self.store.is_some() {
+        if started || honest || self.store.is_some() {
             Ok(place)
         } else {
             Err(UploadFault::NotStarted)
@@ -437,8 +461,9 @@ impl Announced {
         file: &[u8],
         message: &wire::request::Request,
         done: bool,
+        honest: bool,
     ) -> Result<Place, UploadFault> {
-        if !has_large_body(&message.headers) {
+        if !honest && !has_large_body(&message.headers) {
             return Err(UploadFault::NoBody);
         }
         if let Some(store) = &self.store {
@@ -486,6 +511,15 @@ mod tests {
 
     const FILE: &str = "/up/body.abc123";
 
+    const MONGREL2: Sender = Sender {
+        server: 1,
+        honest: false,
+    };
+    const OTHER: Sender = Sender {
+        server: 2,
+        honest: false,
+    };
+
     fn message(id: u32, headers: &[(&str, &str)], body: &str) -> wire::request::Request {
         let headers: serde_json::Map<_, _> = headers
             .iter()
@@ -522,7 +556,7 @@ mod tests {
     }
 
     fn done(announced: &mut Announced, id: u32) -> Result<PathBuf, UploadFault> {
-        let looked = announced.look(&upload(id, "500", FILE, Some(FILE)), 1);
+        let looked = announced.look_at(&upload(id, "500", FILE, Some(FILE)), MONGREL2);
         looked.expect("an upload").map(|place| place.path())
     }
 
@@ -530,7 +564,10 @@ mod tests {
     fn an_upload_is_believed_once_where_it_was_announced() {
         let mut announced = Announced::new(None, None);
         let start = upload(7, "500", FILE, None);
-        let place = announced.look(&start, 1).expect("an upload").unwrap();
+        let place = announced
+            .look_at(&start, MONGREL2)
+            .expect("an upload")
+            .unwrap();
         assert!(!place.is_done());
         assert_eq!(
             done(&mut announced, 8),
@@ -538,7 +575,7 @@ mod tests {
             "another connection"
         );
         assert_eq!(
-            announced.look(&upload(7, "500", FILE, Some(FILE)), 2),
+            announced.look_at(&upload(7, "500", FILE, Some(FILE)), OTHER),
             Some(Err(UploadFault::NotStarted)),
             "another server"
         );
@@ -553,15 +590,15 @@ mod tests {
     #[test]
     fn another_name_than_the_announced_one_is_not_believed() {
         let mut announced = Announced::new(None, None);
-        announced.look(&upload(7, "500", "/up/body.other1", None), 1);
+        announced.look_at(&upload(7, "500", "/up/body.other1", None), MONGREL2);
         assert_eq!(done(&mut announced, 7), Err(UploadFault::NotStarted));
     }
 
     #[test]
     fn what_was_announced_is_forgotten_when_the_client_goes() {
         let mut announced = Announced::new(None, None);
-        announced.look(&upload(7, "500", FILE, None), 1);
-        assert_eq!(announced.look(&disconnect(7), 1), None);
+        announced.look_at(&upload(7, "500", FILE, None), MONGREL2);
+        assert_eq!(announced.look_at(&disconnect(7), MONGREL2), None);
         assert!(announced.names.is_empty() && announced.order.is_empty());
         assert_eq!(done(&mut announced, 7), Err(UploadFault::NotStarted));
     }
@@ -572,7 +609,7 @@ mod tests {
         let mut announced = Announced::new(None, Some(Path::new("/up/body.XXXXXX")));
         for length in ["0", "", "-1", "+5", "5x", "99999999999", "2147483648"] {
             for done in [None, Some(FILE)] {
-                let looked = announced.look(&upload(7, length, FILE, done), 1);
+                let looked = announced.look_at(&upload(7, length, FILE, done), MONGREL2);
                 assert_eq!(looked, Some(Err(UploadFault::NoBody)), "{length:?}");
             }
         }
@@ -583,7 +620,7 @@ mod tests {
                 ("transfer-encoding", encoding),
                 ("x-mongrel2-upload-start", FILE),
             ];
-            let looked = announced.look(&message(7, &headers, ""), 1);
+            let looked = announced.look_at(&message(7, &headers, ""), MONGREL2);
             assert_eq!(looked, Some(Err(UploadFault::NoBody)), "{encoding}");
         }
         let small = [
@@ -592,7 +629,7 @@ mod tests {
             ("content-length", "3"),
             ("x-mongrel2-upload-start", FILE),
         ];
-        let looked = announced.look(&message(7, &small, "abc"), 1);
+        let looked = announced.look_at(&message(7, &small, "abc"), MONGREL2);
         assert_eq!(looked, Some(Err(UploadFault::Headers)));
     }
 
@@ -608,7 +645,7 @@ mod tests {
             "/up/body.../.x",
         ] {
             for end in [None, Some(name)] {
-                let looked = announced.look(&upload(7, "500", name, end), 1);
+                let looked = announced.look_at(&upload(7, "500", name, end), MONGREL2);
                 assert_eq!(looked, Some(Err(UploadFault::Place)), "{name}");
             }
         }
@@ -632,10 +669,30 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_drops_what_clients_make_up_is_believed() {
+        let mut announced = Announced::new(None, None);
+        let lurcher = Sender {
+            honest: true,
+            ..MONGREL2
+        };
+        let large = upload(7, "5000000000", FILE, Some(FILE));
+        assert!(
+            announced
+                .look_at(&large, lurcher)
+                .is_some_and(|place| place.is_ok())
+        );
+        let outside = upload(7, "500", "/up/../x", Some("/up/../x"));
+        assert_eq!(
+            announced.look_at(&outside, lurcher),
+            Some(Err(UploadFault::Name))
+        );
+    }
+
+    #[test]
     fn the_oldest_announcement_goes_first() {
         let mut announced = Announced::new(None, None);
         for id in 0..=u32::try_from(STARTED_MAX).unwrap() {
-            announced.look(&upload(id, "500", FILE, None), 1);
+            announced.look_at(&upload(id, "500", FILE, None), MONGREL2);
         }
         assert_eq!(announced.names.len(), STARTED_MAX);
         assert_eq!(announced.order.len(), STARTED_MAX);

@@ -279,7 +279,7 @@ async fn send_frame(
     Ok(())
 }
 
-fn encode(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) -> Result<(), ReplyError> {
+pub(super) fn encode(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) -> Result<(), ReplyError> {
     if opcode.is_control() && payload.len() > CONTROL_BYTES_MAX {
         return Err(ReplyError::ControlTooLong {
             bytes: payload.len(),

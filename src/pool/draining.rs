@@ -108,3 +108,190 @@ impl Pool {
 fn is_attached(tag: u64) -> bool {
     tag & NOTICE_TAG == 0 && !is_request(tag) && !super::requests::is_part(tag)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::tests::{HERE, Handler, pass, pool, say, submit, talker};
+    use super::super::{LOSS_WINDOW, Retry, Sent};
+    use super::*;
+    use crate::bus::HANDLER_PROPERTY;
+    use crate::bus::server::{Origin, Peer};
+
+    const ONE: &str = "0123456789abcdef0123456789abcde1";
+    const TWO: &str = "0123456789abcdef0123456789abcde2";
+
+    /// A handler that names itself, not joined.
+    fn named(pool: &Rc<Pool>, token: &'static str) -> Handler {
+        let socket = || Peer::unconnected_with(HERE, &[(HANDLER_PROPERTY, token)]);
+        Handler {
+            pool: Rc::clone(pool),
+            pull: socket(),
+            voice: socket(),
+        }
+    }
+
+    fn join_named(pool: &Rc<Pool>, token: &'static str) -> Handler {
+        let handler = named(pool, token);
+        handler.voice_joins();
+        handler.pull_joins();
+        handler
+    }
+
+    const DRAINED: &str = r#"s 0 @* 17:{"METHOD":"JSON"},18:{"type":"drained"},"#;
+
+    #[tokio::test(start_paused = true)]
+    async fn handlers_that_name_themselves_wait_for_their_own_voice_only() {
+        let pool = pool(None);
+        // Its reply socket is heard and vouches for nobody else.
+        let silent = named(&pool, ONE);
+        silent.voice_joins();
+        let (named, nameless) = (named(&pool, TWO), Handler::of(&pool, HERE));
+        named.pull_joins();
+        nameless.pull_joins();
+        let waits = submit(&pool, 1, "a", Retry::Safe);
+        assert_eq!((named.has().len(), nameless.has().len()), (0, 0));
+        // At once, though the other has none yet.
+        named.voice_joins();
+        assert_eq!(named.has(), ["s 1 a"]);
+        let more = submit(&pool, 2, "b", Retry::Safe);
+        assert_eq!(nameless.has().len(), 0);
+        drop((waits, more));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handler_that_names_itself_is_dead_with_both_sockets_and_not_before() {
+        let pool = pool(None);
+        let (dies, lives) = (join_named(&pool, ONE), join_named(&pool, TWO));
+        let (has, note) = submit(&pool, 1, "a", Retry::Safe);
+        dies.takes_all();
+        // However long it takes, and whoever else is at that address.
+        lives.voice_lost();
+        lives.pull_lost();
+        dies.pull_lost();
+        pass(&pool, LOSS_WINDOW * 3).await;
+        assert_eq!(note.retired.get(), 0, "it answers what it has");
+        dies.voice_lost();
+        assert_eq!(note.retired.get(), 1, "handed on at once");
+        let next = join_named(&pool, TWO);
+        assert_eq!(next.has(), ["s 2 a"]);
+        drop(has);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_written_goes_to_another_and_the_last_word_is_that_it_was_the_last() {
+        let pool = pool(None);
+        let (goes, stays) = (join_named(&pool, ONE), join_named(&pool, TWO));
+        let first = submit(&pool, 1, "a", Retry::Never);
+        let second = submit(&pool, 2, "b", Retry::Never);
+        assert_eq!(
+            (goes.has(), stays.has()),
+            (vec!["s 1 a".into()], vec!["s 2 b".into()])
+        );
+        pool.drain_voice(goes.voice.id(), ONE.as_bytes());
+        assert_eq!(goes.has(), [DRAINED]);
+        assert_eq!(stays.has(), ["s 2 b", "s 1 a"]);
+        // Nothing more, and it is not told twice.
+        pool.drain_voice(goes.voice.id(), ONE.as_bytes());
+        let third = submit(&pool, 3, "c", Retry::Never);
+        assert_eq!((goes.has().len(), stays.has().len()), (1, 3));
+        // News of what it had still reaches it.
+        pool.notify(Some(goes.pull.id()), ConnId(1), Notice::Disconnect);
+        assert_eq!(goes.has().len(), 2);
+        goes.pull_lost();
+        assert_eq!(pool.report().workers.len(), 1, "forgotten");
+        drop((first, second, third));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_only_handler_gets_what_was_meant_for_it_and_keeps_what_it_has() {
+        let pool = pool(None);
+        let goes = join_named(&pool, ONE);
+        let (first, note) = submit(&pool, 1, "a", Retry::Safe);
+        let attachment = pool.attach(talker(9));
+        say(&attachment, "x");
+        pool.drain_voice(goes.voice.id(), ONE.as_bytes());
+        assert_eq!(goes.has(), ["s 1 a", "s 9 x", DRAINED]);
+        assert_eq!(
+            say(&attachment, "y"),
+            Sent::Passed,
+            "nobody else could take it"
+        );
+        let waits = submit(&pool, 2, "b", Retry::Safe);
+        goes.takes_all();
+        let next = join_named(&pool, TWO);
+        assert_eq!(next.has(), ["s 2 b"]);
+        assert_eq!(say(&attachment, "z"), Sent::Passed);
+        assert_eq!(next.has(), ["s 2 b", "s 9 z"], "now somebody can");
+        goes.pull_lost();
+        pass(&pool, LOSS_WINDOW * 2).await;
+        assert_eq!(note.retired.get(), 0, "it is answering");
+        drop((first, waits));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attached_connections_move_at_once() {
+        let pool = pool(None);
+        let (goes, stays) = (join_named(&pool, ONE), join_named(&pool, TWO));
+        let (quiet, talks) = (talker(1), talker(2));
+        let attachments = [pool.attach(quiet.clone()), pool.attach(talks.clone())];
+        say(&attachments[0], "a");
+        goes.takes_all();
+        say(&attachments[1], "b");
+        say(&attachments[0], "c");
+        assert_eq!(
+            (goes.has(), stays.has()),
+            (vec!["s 1 c".into()], vec!["s 2 b".into()])
+        );
+        pool.drain_voice(goes.voice.id(), ONE.as_bytes());
+        assert_eq!(goes.has(), [DRAINED]);
+        assert_eq!(stays.has(), ["s 2 b", "s 1 c"]);
+        assert_eq!(*quiet.peers.borrow(), [goes.pull.id(), stays.pull.id()]);
+        assert_eq!(*talks.peers.borrow(), [stays.pull.id()]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_its_own_token_drains_a_handler_and_also_one_whose_pull_comes_later() {
+        let pool = pool(None);
+        let (one, plain) = (join_named(&pool, ONE), Handler::join(&pool));
+        pool.drain_voice(plain.voice.id(), ONE.as_bytes());
+        pool.drain_voice(one.voice.id(), TWO.as_bytes());
+        pool.drain_voice(one.voice.id(), b"nonsense");
+        assert_eq!((one.has().len(), plain.has().len()), (0, 0));
+        let late = named(&pool, TWO);
+        late.voice_joins();
+        pool.drain_voice(late.voice.id(), TWO.as_bytes());
+        late.pull_joins();
+        assert_eq!(late.has(), [DRAINED]);
+        // It asks again when it is connected anew.
+        late.voice_lost();
+        late.pull_lost();
+        let again = join_named(&pool, TWO);
+        let taken: Vec<_> = (1..=3)
+            .map(|id| submit(&pool, id, "a", Retry::Safe))
+            .collect();
+        assert_eq!(again.has().len(), 1);
+        drop(taken);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_knows_nothing_of_it_is_drained_in_silence() {
+        let pool = pool(None);
+        let goes = Handler::of(&pool, Origin::Process(7));
+        goes.voice_joins();
+        goes.pull_joins();
+        let (first, _) = submit(&pool, 1, "a", Retry::Safe);
+        goes.takes_all();
+        pool.drain_process(7);
+        let (waits, _) = submit(&pool, 2, "b", Retry::Safe);
+        assert_eq!((goes.has().len(), pool.held_by_process(7)), (0, 1));
+        let idle = pool.process_idle(7);
+        tokio::pin!(idle);
+        let soon = tokio::time::timeout(Duration::from_secs(1), &mut idle).await;
+        assert!(soon.is_err(), "it has a request");
+        drop(first);
+        idle.await;
+        drop(waits);
+    }
+}

@@ -15,6 +15,7 @@
 mod attached;
 mod draining;
 mod follow;
+mod kin;
 mod requests;
 mod sides;
 mod workers;

@@ -7,10 +7,10 @@ use crate::bus::server::{Origin, Sink as _};
 
 /// Takes notes, and gives a fresh id after each that was retired.
 #[derive(Default)]
-struct Note {
+pub(super) struct Note {
     base: u32,
-    retired: Cell<u32>,
-    failures: RefCell<Vec<Failure>>,
+    pub(super) retired: Cell<u32>,
+    pub(super) failures: RefCell<Vec<Failure>>,
     mail: Cell<bool>,
     resumed: Cell<u32>,
 }
@@ -44,24 +44,24 @@ impl Replies for Deaf {
 }
 
 /// A handler: its two sockets as the front sees them.
-struct Handler {
-    pool: Rc<Pool>,
-    pull: Rc<Peer>,
-    voice: Rc<Peer>,
+pub(super) struct Handler {
+    pub(super) pool: Rc<Pool>,
+    pub(super) pull: Rc<Peer>,
+    pub(super) voice: Rc<Peer>,
 }
 
-const HERE: Origin = Origin::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
+pub(super) const HERE: Origin = Origin::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
 impl Handler {
     /// Both sockets connected and subscribed.
-    fn join(pool: &Rc<Pool>) -> Self {
+    pub(super) fn join(pool: &Rc<Pool>) -> Self {
         let handler = Self::of(pool, HERE);
         handler.voice_joins();
         handler.pull_joins();
         handler
     }
 
-    fn of(pool: &Rc<Pool>, origin: Origin) -> Self {
+    pub(super) fn of(pool: &Rc<Pool>, origin: Origin) -> Self {
         Self {
             pool: Rc::clone(pool),
             pull: Peer::unconnected(origin),
@@ -69,37 +69,37 @@ impl Handler {
         }
     }
 
-    fn pull_joins(&self) {
+    pub(super) fn pull_joins(&self) {
         PushSide(Rc::clone(&self.pool)).joined(&self.pull);
     }
 
-    fn voice_joins(&self) {
+    pub(super) fn voice_joins(&self) {
         let side = SubSide(Rc::clone(&self.pool));
         side.joined(&self.voice);
         side.subscribed(&self.voice);
     }
 
     /// As when the kernel had taken everything.
-    fn takes_all(&self) {
+    pub(super) fn takes_all(&self) {
         self.pull.take_unsent();
     }
 
-    fn pull_lost(&self) {
+    pub(super) fn pull_lost(&self) {
         let unsent = self.pull.take_unsent();
         PushSide(Rc::clone(&self.pool)).lost(&self.pull, unsent);
     }
 
-    fn voice_lost(&self) {
+    pub(super) fn voice_lost(&self) {
         SubSide(Rc::clone(&self.pool)).lost(&self.voice, Vec::new());
     }
 
-    fn has(&self) -> Vec<String> {
+    pub(super) fn has(&self) -> Vec<String> {
         let text = |message: Vec<u8>| String::from_utf8(message).expect("ASCII");
         self.pull.queued().into_iter().map(text).collect()
     }
 }
 
-fn pool(slots: Option<u32>) -> Rc<Pool> {
+pub(super) fn pool(slots: Option<u32>) -> Rc<Pool> {
     let settings = Settings {
         sender: Bytes::from_static(b"s"),
         protocol: Protocol::Json,
@@ -113,7 +113,12 @@ fn pool(slots: Option<u32>) -> Rc<Pool> {
     Pool::new(settings, Rc::new(Deaf))
 }
 
-fn submit(pool: &Rc<Pool>, base: u32, body: &'static str, retry: Retry) -> (Ticket, Rc<Note>) {
+pub(super) fn submit(
+    pool: &Rc<Pool>,
+    base: u32,
+    body: &'static str,
+    retry: Retry,
+) -> (Ticket, Rc<Note>) {
     let note = Rc::new(Note {
         base,
         ..Note::default()
@@ -123,7 +128,7 @@ fn submit(pool: &Rc<Pool>, base: u32, body: &'static str, retry: Retry) -> (Tick
     (ticket.expect("room in the queue"), note)
 }
 
-async fn pass(pool: &Rc<Pool>, time: Duration) {
+pub(super) async fn pass(pool: &Rc<Pool>, time: Duration) {
     tokio::time::advance(time).await;
     pool.housekeeping();
 }
@@ -488,9 +493,9 @@ async fn an_idle_handler_that_dies_does_not_take_a_draining_one_with_it() {
 
 /// A connection that is attached: takes notes.
 #[derive(Default)]
-struct Talker {
+pub(super) struct Talker {
     id: u32,
-    peers: RefCell<Vec<PeerId>>,
+    pub(super) peers: RefCell<Vec<PeerId>>,
     went_on: Cell<u32>,
     abandoned: Cell<u32>,
 }
@@ -513,14 +518,14 @@ impl Speaker for Talker {
     }
 }
 
-fn talker(id: u32) -> Rc<Talker> {
+pub(super) fn talker(id: u32) -> Rc<Talker> {
     Rc::new(Talker {
         id,
         ..Talker::default()
     })
 }
 
-fn say(attachment: &Attachment, text: &'static str) -> Sent {
+pub(super) fn say(attachment: &Attachment, text: &'static str) -> Sent {
     attachment.send(Bytes::from_static(text.as_bytes()))
 }
 

@@ -21,9 +21,9 @@ use slab::Slab;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::kin::{Kin, token};
 use super::{LOSS_WINDOW, PAIRING_GRACE, STALL_AFTER};
 use crate::balancer::{Balancer, Key, Standing};
-use crate::bus::HANDLER_PROPERTY;
 use crate::bus::server::{Origin, Peer, PeerId, Unsent};
 use crate::metrics::Name;
 
@@ -33,35 +33,6 @@ const VOTES_MAX: u8 = 4;
 /// Names a worker for as long as a request refers to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Id(usize);
-
-/// What tells which PULL and which PUB belong together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Kin {
-    /// Their own word, exact.
-    Token(u128),
-    /// Where they come from.
-    Origin(Origin),
-}
-
-impl Kin {
-    fn of(peer: &Peer) -> Self {
-        let token = peer.property(HANDLER_PROPERTY).and_then(token);
-        token.map_or_else(|| Self::Origin(peer.origin()), Self::Token)
-    }
-
-    /// Whether it names one handler, so that nothing has to be counted.
-    fn is_one(self) -> bool {
-        matches!(self, Self::Token(_) | Self::Origin(Origin::Process(_)))
-    }
-}
-
-/// Reads a handler's token: 32 hexadecimal digits.
-fn token(text: &[u8]) -> Option<u128> {
-    if text.len() != 32 || !text.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
-    u128::from_str_radix(std::str::from_utf8(text).ok()?, 16).ok()
-}
 
 /// Whether a worker whose PULL is open gets new requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -590,13 +561,12 @@ impl Workers {
             return None;
         }
         worker.phase = Phase::Doubtful { since: now };
-        let alive = match worker.voice {
-            Some(voice) => self.voices.contains_key(&voice),
-            None => {
-                // One that names itself has voices of its own: none of them is another's.
-                let lost = !matches!(kin, Kin::Token(_)) && self.take_lost_voice(kin, now);
-                !lost && self.voices.values().any(|voice| voice.kin == kin)
-            }
+        let alive = if let Some(voice) = worker.voice {
+            self.voices.contains_key(&voice)
+        } else {
+            // One that names itself has voices of its own: none of them is another's.
+            let lost = !matches!(kin, Kin::Token(_)) && self.take_lost_voice(kin, now);
+            !lost && self.voices.values().any(|voice| voice.kin == kin)
         };
         (!alive).then_some(id)
     }

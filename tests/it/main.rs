@@ -6,6 +6,7 @@
     reason = "tests say what they skip, and may panic"
 )]
 
+mod bridge;
 mod bus_faults;
 mod bus_peers;
 mod bus_questions;
@@ -16,14 +17,18 @@ mod delivery;
 mod demo;
 mod directories;
 mod exchanges;
+mod fastcgi;
+mod files_handler;
 mod feed;
 mod floor_plan;
 mod flow_control;
 mod handler_library;
 mod http1_suite;
 mod interop;
+mod large_answers;
 mod m2sh;
 mod message_sockets;
+mod observer;
 mod process;
 mod proxy;
 mod reload;
@@ -32,6 +37,7 @@ mod routing_golden;
 mod run;
 mod run_options;
 mod serve;
+mod services;
 mod support;
 mod tls;
 mod uploads;

@@ -119,3 +119,35 @@ fn by_the_name_of_m2wsgi_its_arguments_are_taken() {
         1,
     );
 }
+
+#[test]
+fn the_specs_are_taken_from_the_servers_own_configuration() {
+    servers::each("", |server| {
+        let database = server.database.to_str().expect("a UTF-8 path");
+        let _handler = Program::lurcher(
+            &[
+                "run", "respond", "--config", database, "--route", "/any", "--body", "found",
+            ],
+            server.directory(),
+        );
+        assert_eq!(
+            fetch(server.address, GET).body,
+            b"found",
+            "{:?}",
+            server.kind
+        );
+        let mut wrong = Program::lurcher(
+            &[
+                "run",
+                "respond",
+                "--config",
+                database,
+                "--handler",
+                "nobody",
+            ],
+            server.directory(),
+        );
+        assert_eq!(wrong.ended().code(), Some(2));
+        wrong.said("no handler", 1);
+    });
+}

@@ -21,8 +21,17 @@ struct Outcome {
 }
 
 fn replay<'a>(role: SocketType, pieces: impl Iterator<Item = &'a [u8]>) -> Outcome {
+    replay_with(role, Vec::new(), pieces)
+}
+
+fn replay_with<'a>(
+    role: SocketType,
+    properties: Vec<(&'static str, &'static str)>,
+    pieces: impl Iterator<Item = &'a [u8]>,
+) -> Outcome {
     let now = Instant::now();
     let options = Options {
+        properties,
         socket_type_required: false,
         ..Options::default()
     };
@@ -57,6 +66,13 @@ fn replay<'a>(role: SocketType, pieces: impl Iterator<Item = &'a [u8]>) -> Outco
     outcome.socket_type = remote.socket_type.map(SocketType::name);
     outcome.identity = remote.identity.to_vec();
     outcome
+}
+
+/// The property as it stands in READY.
+const LURCHER: &[u8] = b"\x09X-Lurcher\0\0\0\x011";
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
 }
 
 fn hash(bytes: &[u8]) -> String {
@@ -127,6 +143,18 @@ fn check(name: &str, connection: &Value) {
         replay(role, std::iter::once(&whole[..])),
         "{name}: all at once"
     );
+
+    // A property of ours changes our READY and nothing else; those below 3.0 have none.
+    let property = vec![("X-Lurcher", "1")];
+    let mut named = replay_with(role, property, peer.iter().map(Vec::as_slice));
+    let more = named.sent.len() - outcome.sent.len();
+    assert!(more == 0 || more == LURCHER.len(), "{name}: {more}");
+    if let Some(at) = find(&named.sent, LURCHER) {
+        named.sent.drain(at..at + LURCHER.len());
+        let length = find(&named.sent, b"\x05READY").unwrap() - 1;
+        named.sent[length] -= u8::try_from(LURCHER.len()).unwrap();
+    }
+    assert_eq!(outcome, named, "{name}: with a property");
 
     assert_eq!(
         outcome.ready,

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::outbox::{Entry, Outbox};
+#[cfg(test)]
+use crate::zmtp::Property;
 use crate::zmtp::{EncodedHeader, Remote, Version};
 
 /// Names a connection for the life of the process; never reused.
@@ -194,12 +196,27 @@ impl Peer {
     /// A peer of that origin which has joined and has no connection: what is sent to it stays queued.
     #[cfg(test)]
     pub(crate) fn unconnected(origin: Origin) -> std::rc::Rc<Self> {
+        Self::unconnected_with(origin, &[])
+    }
+
+    /// The same with what its READY had.
+    #[cfg(test)]
+    pub(crate) fn unconnected_with(
+        origin: Origin,
+        properties: &[(&'static str, &'static str)],
+    ) -> std::rc::Rc<Self> {
         let peer = Self::new(super::next_peer_id(), origin, Outbox::new(4096, 64 << 20));
         peer.set_remote(Remote {
             version: Version::V3_1,
             socket_type: None,
             identity: Bytes::new(),
-            properties: Vec::new(),
+            properties: properties
+                .iter()
+                .map(|(name, value)| Property {
+                    name: Bytes::from_static(name.as_bytes()),
+                    value: Bytes::from_static(value.as_bytes()),
+                })
+                .collect(),
         });
         std::rc::Rc::new(peer)
     }

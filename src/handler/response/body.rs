@@ -155,6 +155,21 @@ impl BodyWriter {
         self.end(b"", Some(trailers)).await
     }
 
+    /// Closes the connection behind the body, which the head has not said.
+    #[cfg(feature = "service")]
+    pub(in crate::handler) fn close_behind(&mut self) {
+        match &mut self.head {
+            Some(respond) => respond.form.close = true,
+            None => self.close = true,
+        }
+    }
+
+    /// Gives up without cutting anybody off: where nothing has left, and something else will be said.
+    #[cfg(feature = "service")]
+    pub(in crate::handler) fn forget(mut self) {
+        self.done = true;
+    }
+
     async fn end(mut self, data: &[u8], trailers: Option<&HeaderMap>) -> Result<(), ReplyError> {
         let whole = trailers.is_none() && self.head.is_some();
         self.end_head(whole.then(|| u64::try_from(data.len()).unwrap_or(u64::MAX)));
@@ -236,16 +251,23 @@ impl Drop for BodyWriter {
         if self.done {
             return;
         }
-        let (client, mut message) = (&self.client, Vec::new());
+        self.client.cancel_when_possible();
+    }
+}
+
+impl Client {
+    /// [`Client::cancel`] for those who cannot wait.
+    pub(in crate::handler) fn cancel_when_possible(&self) {
         let cancel = Extended::Ctl {
             keep_alive: false,
             credits: None,
             cancel: true,
             flow: None,
         };
-        reply::encode_extended(client.sender(), &[client.conn_id()], &cancel, &mut message);
-        if let Err(error) = client.server().send_when_possible(message) {
-            tracing::debug!(%error, ?client, "cutting off a client whose response was given up");
+        let mut message = Vec::new();
+        reply::encode_extended(self.sender(), &[self.conn_id()], &cancel, &mut message);
+        if let Err(error) = self.server().send_when_possible(message) {
+            tracing::debug!(%error, client = ?self, "cutting off a client");
         }
     }
 }

@@ -265,6 +265,11 @@ impl Respond {
         }
     }
 
+    /// Whether no body goes out, whatever is given.
+    pub(in crate::handler) fn is_bodiless(&self) -> bool {
+        self.form.head_only || self.is_interim() || self.code == 204 || self.code == 304
+    }
+
     /// What is written, without the address.
     fn payload(&self) -> &[u8] {
         self.message.get(self.address..).unwrap_or_default()
@@ -283,15 +288,12 @@ impl Respond {
     fn framing(&mut self, known: Option<u64>) -> Framing {
         // RFC 9110 8.6: no length in 1xx and 204; in a 304, and for HEAD, the one that a 200 to GET would have had, which an empty
         // body does not tell.
-        if self.is_interim() || self.code == 204 {
-            self.length = None;
-            return Framing::Bodiless;
-        }
-        if self.code == 304 {
-            return Framing::Bodiless;
-        }
-        if self.form.head_only {
-            self.length = self.length.or(known.filter(|bytes| *bytes > 0));
+        if self.is_bodiless() {
+            if self.is_interim() || self.code == 204 {
+                self.length = None;
+            } else if self.code != 304 {
+                self.length = self.length.or(known.filter(|bytes| *bytes > 0));
+            }
             return Framing::Bodiless;
         }
         self.length = known.or(self.length);

@@ -22,7 +22,7 @@ use std::io::Write as _;
 use std::pin::Pin;
 use std::process::ExitCode;
 
-use crate::handler::{Connection, ReplyError};
+use crate::handler::{Connection, ReplyError, StopHandle};
 
 pub(super) use args::{Args, describe};
 use plan::App;
@@ -113,7 +113,16 @@ impl FromIterator<(&'static str, String)> for Values {
 }
 
 /// A handler, ready to serve a connection until that ends.
-pub struct Handler(Box<dyn FnOnce(Connection) -> Serving>);
+pub struct Handler(Box<dyn FnOnce(Connection) -> Serving>, Leaving);
+
+/// How a handler is asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    /// With [`Connection::shutdown`].
+    AtOnce,
+    /// With [`Connection::drain`].
+    Draining,
+}
 
 /// The run of a handler.
 type Serving = Pin<Box<dyn Future<Output = Result<(), ReplyError>>>>;
@@ -125,7 +134,27 @@ impl Handler {
         F: FnOnce(Connection) -> R + 'static,
         R: Future<Output = Result<(), ReplyError>> + 'static,
     {
-        Self(Box::new(move |connection| Box::pin(serve(connection))))
+        let serve = move |connection| Box::pin(serve(connection)) as Serving;
+        Self(Box::new(serve), Leaving::AtOnce)
+    }
+
+    /// The same for one whose answers go on for longer: it is asked to stop by [`Connection::drain`] alone, goes on to receive after
+    /// [`Event::Drained`](crate::handler::Event::Drained), so that credits and parts of bodies still arrive, and ends by itself when
+    /// nothing is open any more.
+    pub fn draining<F, R>(serve: F) -> Self
+    where
+        F: FnOnce(Connection) -> R + 'static,
+        R: Future<Output = Result<(), ReplyError>> + 'static,
+    {
+        Self(Self::new(serve).0, Leaving::Draining)
+    }
+
+    /// Asks it to stop: by the handle of the connection that it serves.
+    fn ask_to_stop(leaving: Leaving, handle: &StopHandle) {
+        match leaving {
+            Leaving::AtOnce => handle.stop(),
+            Leaving::Draining => handle.drain(),
+        }
     }
 }
 

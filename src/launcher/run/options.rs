@@ -93,6 +93,18 @@ pub(super) const COMMON: &[Common] = &[
         "The handler with this send_ident, with --config",
     ),
     one(
+        "chroot",
+        "DIR",
+        SERVERS,
+        "What the servers are locked into: names of stored uploads are below it [default: the configuration's, else none]",
+    ),
+    one(
+        "upload-store",
+        "PATH",
+        SERVERS,
+        "The servers' upload.temp_store, as /var/up/body.XXXXXX: only such names of uploads are believed, also where another handler heard of the beginning [default: the configuration's]",
+    ),
+    one(
         "ident",
         "IDENT",
         SERVERS,

@@ -19,6 +19,10 @@ pub(in crate::launcher) struct Plan {
     pub(in crate::launcher) servers: Vec<(Endpoint, Endpoint)>,
     /// The ZeroMQ identity of the handler's sockets where a spec names none.
     pub(in crate::launcher) ident: Option<String>,
+    /// What the servers are locked into: names of uploads are below it.
+    pub(in crate::launcher) chroot: Option<PathBuf>,
+    /// The servers' place for uploads, with its `XXXXXX`.
+    pub(in crate::launcher) upload_store: Option<PathBuf>,
     /// Who takes the requests from the servers.
     pub(in crate::launcher) feed: Feed,
     /// Worker processes at the start; 0 serves in this process, which nobody supervises then.
@@ -70,6 +74,8 @@ impl Plan {
             app,
             servers,
             ident: None,
+            chroot: None,
+            upload_store: None,
             feed: Feed::Auto,
             workers: 1,
             threads: 1,

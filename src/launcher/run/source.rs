@@ -6,12 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::given::Given;
+use super::given::{Given, Said};
 use super::options::{COMMON, common};
 use super::plan::{App, Feed, Plan};
 use super::{BuiltIn, Values, env_file};
 use crate::endpoint::Endpoint;
-use crate::handler::Options;
+use crate::handler::{Options, Selector};
 
 /// How long a worker may take to answer what it has, when asked to stop.
 const GRACEFUL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -170,10 +170,13 @@ fn decide(
         return Err("--name is empty or has control characters".to_owned());
     }
     let watch = watched(given, &work)?;
+    let connection = servers(given)?;
     Ok(Plan {
         name,
         app: work,
-        servers: servers(given)?,
+        servers: connection.pairs().map_err(|error| error.to_string())?,
+        chroot: connection.chroot,
+        upload_store: connection.upload_store,
         ident: text("ident").filter(|ident| !ident.is_empty()),
         feed: feed(given)?,
         workers: number(given, "workers", 0, COUNT_MAX)?.unwrap_or(1),
@@ -244,8 +247,8 @@ fn exec(app: &str, given: &Given, arguments: &[OsString]) -> Result<App, String>
     })
 }
 
-/// The servers as they were typed, or as a configuration has them.
-fn servers(given: &Given) -> Result<Vec<(Endpoint, Endpoint)>, String> {
+/// The servers as they were typed, or as a configuration has them, and what the connection to them has to know.
+fn servers(given: &Given) -> Result<Options, String> {
     let specs = |name| -> Result<Vec<Endpoint>, String> {
         let mut specs = Vec::new();
         for said in given.all(name) {
@@ -256,12 +259,68 @@ fn servers(given: &Given) -> Result<Vec<(Endpoint, Endpoint)>, String> {
         Ok(specs)
     };
     let (send, recv) = (specs("send")?, specs("recv")?);
-    if send.is_empty() {
-        return Err("no server named: give its send_spec, or --config and --route".to_owned());
+    let by = ["route", "host", "server", "handler"].map(|name| given.last(name));
+    let mut options = match given.last("config") {
+        Some(_) if !send.is_empty() => {
+            return Err(
+                "--config goes without SEND and RECV: the specs are in the configuration"
+                    .to_owned(),
+            );
+        }
+        Some(config) => from_config(config, by)?,
+        None => {
+            if let Some(said) = by.into_iter().flatten().next() {
+                return Err(said.wrong("it goes with --config"));
+            }
+            if send.is_empty() {
+                return Err(
+                    "no server named: give its send_spec, or --config and --route".to_owned(),
+                );
+            }
+            let mut options = Options::new(send);
+            options.recv_specs = recv;
+            options
+        }
+    };
+    for (name, place) in [
+        ("chroot", &mut options.chroot),
+        ("upload-store", &mut options.upload_store),
+    ] {
+        if let Some(said) = given.last(name) {
+            *place = Some(PathBuf::from(&said.value));
+        }
     }
-    let mut options = Options::new(send);
-    options.recv_specs = recv;
-    options.pairs().map_err(|error| error.to_string())
+    Ok(options)
+}
+
+/// The servers of a configuration: the handler that is selected by route, host, server and ident, as far as those are named.
+fn from_config(config: &Said, by: [Option<&Said>; 4]) -> Result<Options, String> {
+    let [route, host, server, ident] = by.map(|said| said.map(|said| said.value.as_str()));
+    let mut selector = Selector::new();
+    if let Some(path) = route {
+        selector = selector.route(path);
+    }
+    if let Some(name) = host {
+        selector = selector.host(name);
+    }
+    if let Some(name) = server {
+        selector = selector.server(name);
+    }
+    if let Some(ident) = ident {
+        selector = selector.ident(ident);
+    }
+    Options::from_config(&config.value, &selector).map_err(|error| error_chain(&error))
+}
+
+/// An error with its causes, on one line.
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// The value of an option, read by `read`, whose error is told with its place.
@@ -401,7 +460,7 @@ fn watched(given: &Given, app: &App) -> Result<Vec<PathBuf>, String> {
                 .filter(|path| path.exists()),
         );
     }
-    for name in ["options", "env-file"] {
+    for name in ["options", "env-file", "config"] {
         paths.extend(
             given
                 .all(name)

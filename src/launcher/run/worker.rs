@@ -129,6 +129,8 @@ fn serve_here(
     let mut options = Options::new(send);
     options.recv_specs = recv;
     options.ident.clone_from(&plan.ident);
+    options.chroot.clone_from(&plan.chroot);
+    options.upload_store.clone_from(&plan.upload_store);
     let tally = Arc::new(Tally {
         log,
         ..Tally::default()
@@ -184,6 +186,7 @@ async fn serve(
         list(connection.recv_specs())
     );
     let handle = connection.stop_handle();
+    let leaving = handler.1;
     let mut serving = handler.0(connection);
     tell(above.as_ref(), Message::Ready);
     let mut reports = pin!(report(above.as_ref(), &tally.counts));
@@ -196,7 +199,7 @@ async fn serve(
         never = &mut reports => match never {},
     }
     tracing::info!("handler {name}: stopping");
-    handle.stop();
+    Handler::ask_to_stop(leaving, &handle);
     let why = tokio::select! {
         never = &mut reports => match never {},
         result = &mut serving => {
@@ -261,7 +264,7 @@ async fn report(supervisor: Option<&UnixStream>, counts: &Counts) -> Infallible 
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         look.tick().await;
-        let (in_flight, served) = (counts.open(), counts.ended());
+        let (in_flight, served) = (counts.open(), counts.served());
         if told != (in_flight, served) {
             told = (in_flight, served);
             tell(supervisor, Message::Counts { in_flight, served });

@@ -1,6 +1,8 @@
 //! The feed between servers and workers: against plain libzmq sockets as a server, against Lurcher and the real Mongrel2, with
 //! workers that know nothing of Lurcher.
 
+mod connections;
+mod load;
 mod running;
 
 use lurcher::broker::Settings;

@@ -1,9 +1,15 @@
 //! The handler library, `lurcher run` and the built-in handlers, against a front made of plain libzmq sockets and
 //! against the real Mongrel2.
 
+mod blocking;
+mod crowds;
+mod changing;
 mod fake_front;
 mod programs;
 mod responses;
+mod rooms;
+mod services;
+mod stopping;
 mod uploads;
 mod websocket;
 

@@ -9,6 +9,8 @@ use lurcher::handler::{
     Bodies, BodyError, BodyReader, Connection, Event, Options, UploadError, UploadFault,
 };
 
+use tokio::task::JoinSet;
+
 use super::{PATIENCE, end, run};
 use crate::support::client::Client;
 use crate::support::scratch;
@@ -248,7 +250,7 @@ fn an_announced_upload_can_be_refused_or_given_up() {
 /// Reads bodies through a small window and answers with what they were; ends when the client that sends half a body is gone.
 async fn read_streams(mut connection: Connection, tell: mpsc::Sender<Result<usize, BodyError>>) {
     let mut bodies = Bodies::with_window(5000);
-    let mut readers = Vec::new();
+    let mut readers = JoinSet::new();
     while let Some(request) = connection.recv().await {
         match request.into_event() {
             Event::UploadPart(part) => {
@@ -257,7 +259,7 @@ async fn read_streams(mut connection: Connection, tell: mpsc::Sender<Result<usiz
                 };
                 let (replies, tell) = (connection.replies(), tell.clone());
                 let half = part.path == "/half";
-                readers.push(tokio::spawn(async move {
+                readers.spawn(async move {
                     let read = check(body).await;
                     let said = read.as_ref().map_or(0, |size| *size);
                     if !half {
@@ -267,7 +269,7 @@ async fn read_streams(mut connection: Connection, tell: mpsc::Sender<Result<usiz
                             .unwrap();
                     }
                     tell.send(read).unwrap();
-                }));
+                });
             }
             Event::Disconnect(client) => {
                 bodies.gone(&client);
@@ -278,9 +280,7 @@ async fn read_streams(mut connection: Connection, tell: mpsc::Sender<Result<usiz
             other => panic!("{other:?}"),
         }
     }
-    for reader in readers {
-        reader.await.unwrap();
-    }
+    readers.join_all().await;
     connection.finish().await;
 }
 

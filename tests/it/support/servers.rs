@@ -14,10 +14,6 @@ pub(crate) enum Kind {
     Mongrel2,
 }
 
-#[expect(
-    dead_code,
-    reason = "tests of configurations and of restarts come with what they test"
-)]
 /// A running server whose `/` goes to one handler.
 pub(crate) struct Server {
     pub(crate) kind: Kind,

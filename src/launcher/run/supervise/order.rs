@@ -182,6 +182,14 @@ impl Order {
         if let Some(ident) = &plan.ident {
             dict.bytes("ident", ident);
         }
+        for (name, path) in [
+            ("chroot", &plan.chroot),
+            ("upload_store", &plan.upload_store),
+        ] {
+            if let Some(path) = path {
+                dict.bytes(name, path.as_os_str().as_bytes());
+            }
+        }
         dict.number("concurrency", plan.concurrency.map(u64::from));
         dict.number("threads", Some(plan.threads.into()));
         let patience = u64::try_from(plan.graceful_timeout.as_millis()).unwrap_or(u64::MAX);
@@ -264,6 +272,8 @@ impl Order {
             specs("send")?.into_iter().zip(specs("recv")?).collect(),
         );
         plan.ident = text("ident");
+        plan.chroot = path("chroot");
+        plan.upload_store = path("upload_store");
         plan.concurrency = number("concurrency");
         plan.threads = number("threads").unwrap_or(1);
         plan.graceful_timeout = Duration::from_millis(patience);

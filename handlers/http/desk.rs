@@ -1,0 +1,356 @@
+//! What is open and for whom, what waits for its turn, and which connections are kept for the next request.
+//!
+//! A *worker* is a task with a connection to the backend. It has one request at a time; when that is done it takes one that waits,
+//! or waits for the next itself, connection in hand. The one that became idle last gets the next request, so that the others grow
+//! old and go. A client has one request open: Mongrel2 hands over what a client sends ahead, and answers must keep their order.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use lurcher::handler::{Client, Frame, ReplyError, Request};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+
+use super::body::Job;
+use super::{Bridge, exchange, websocket};
+
+/// Idle connections that are kept; above that the oldest is closed.
+const IDLE_MAX: usize = 256;
+
+/// How long an idle connection is kept: less than most servers do (Node closes after five seconds of its own), since a request that
+/// meets their end may be lost.
+const IDLE_TIME: Duration = Duration::from_secs(30);
+
+/// Requests that wait for a turn; a further one is answered 503. As many as a front lets wait for its handlers.
+const WAITING_MAX: usize = 4096;
+
+/// Requests that a client may send ahead of an answer. No browser does; above that its connection is closed.
+const AHEAD_MAX: usize = 16;
+
+/// Frames of a WebSocket that the backend has not taken yet, and bytes of them, as much as fronts hold for a slow client. More ends it.
+const FRAMES_MAX: usize = 1024;
+const FRAME_BYTES_MAX: usize = 16 << 20;
+
+/// The tasks that serve.
+pub(super) type Workers = JoinSet<Result<(), ReplyError>>;
+
+/// The end of one of them.
+pub(super) type Ended = Result<(Id, Result<(), ReplyError>), JoinError>;
+
+#[derive(Debug)]
+pub(super) struct Desk {
+    state: Mutex<State>,
+    concurrency: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The request that each client has at a worker.
+    open: HashMap<Client, Open>,
+    /// Oldest first.
+    idle: Vec<Idle>,
+    waiting: VecDeque<Job>,
+    /// Workers with a request. Those of `WebSocket` do not count: as many come as the server has clients.
+    busy: usize,
+    stopping: bool,
+}
+
+/// A request at a worker.
+#[derive(Debug)]
+struct Open {
+    worker: AbortHandle,
+    /// The way to a WebSocket.
+    tube: Option<Tube>,
+    /// What the client has sent ahead.
+    ahead: VecDeque<Job>,
+}
+
+/// A worker without a request.
+#[derive(Debug)]
+struct Idle {
+    turn: oneshot::Sender<Job>,
+    worker: AbortHandle,
+    since: Instant,
+}
+
+/// Frames on their way to a WebSocket's backend.
+#[derive(Debug)]
+struct Tube {
+    frames: mpsc::Sender<Frame>,
+    bytes: Arc<AtomicUsize>,
+}
+
+/// The other end of a [`Tube`].
+#[derive(Debug)]
+pub(super) struct Frames {
+    frames: mpsc::Receiver<Frame>,
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Frames {
+    /// The next frame; `None` when no more come.
+    pub(super) async fn next(&mut self) -> Option<Frame> {
+        let frame = self.frames.recv().await?;
+        self.bytes
+            .fetch_sub(frame.payload().len(), Ordering::Relaxed);
+        Some(frame)
+    }
+
+    /// The next frame, if one is there.
+    pub(super) fn try_next(&mut self) -> Option<Frame> {
+        let frame = self.frames.try_recv().ok()?;
+        self.bytes
+            .fetch_sub(frame.payload().len(), Ordering::Relaxed);
+        Some(frame)
+    }
+}
+
+/// A request that is not taken.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// Too many wait.
+    Waiting(Box<Job>),
+    /// Its client has sent too many ahead; what it had open was dropped.
+    Ahead(Client),
+}
+
+/// What a worker does next.
+#[derive(Debug)]
+pub(super) enum Next {
+    Job(Job),
+    /// Wait for one here.
+    Wait(oneshot::Receiver<Job>),
+    End,
+}
+
+impl Desk {
+    pub(super) fn new(concurrency: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            concurrency: concurrency.max(1),
+        }
+    }
+
+    /// Gives a request to a worker, or lets it wait. It comes back when too many wait.
+    pub(super) fn give(
+        &self,
+        bridge: &Arc<Bridge>,
+        job: Job,
+        workers: &mut Workers,
+    ) -> Result<(), Refused> {
+        let mut state = self.lock();
+        let client = job.request.client();
+        if let Some(open) = state.open.get_mut(&client) {
+            if open.ahead.len() < AHEAD_MAX {
+                open.ahead.push_back(job);
+                return Ok(());
+            }
+            // An answer now would stand within another one.
+            self.give_up(&mut state, &client, bridge, workers);
+            return Err(Refused::Ahead(client));
+        }
+        if state.busy < self.concurrency {
+            state.start(bridge, client, job, workers);
+        } else if state.waiting.len() < WAITING_MAX {
+            state.waiting.push_back(job);
+        } else {
+            return Err(Refused::Waiting(Box::new(job)));
+        }
+        Ok(())
+    }
+
+    /// Drops what a client has open, and lets others have its place.
+    fn give_up(
+        &self,
+        state: &mut State,
+        client: &Client,
+        bridge: &Arc<Bridge>,
+        workers: &mut Workers,
+    ) -> bool {
+        let Some(open) = state.open.remove(client) else {
+            return false;
+        };
+        open.worker.abort();
+        if open.tube.is_none() {
+            state.busy = state.busy.saturating_sub(1);
+        }
+        while state.busy < self.concurrency
+            && let Some((client, job)) = state.startable()
+        {
+            state.start(bridge, client, job, workers);
+        }
+        true
+    }
+
+    /// Begins a WebSocket.
+    pub(super) fn open(&self, bridge: &Arc<Bridge>, request: Request, workers: &mut Workers) {
+        let (sender, frames) = mpsc::channel(FRAMES_MAX);
+        let bytes = Arc::new(AtomicUsize::new(0));
+        let tube = Tube {
+            frames: sender,
+            bytes: Arc::clone(&bytes),
+        };
+        let mut state = self.lock();
+        let client = request.client();
+        let worker = workers.spawn(websocket::run(
+            Arc::clone(bridge),
+            request,
+            Frames { frames, bytes },
+        ));
+        let open = Open {
+            worker,
+            tube: Some(tube),
+            ahead: VecDeque::new(),
+        };
+        if let Some(before) = state.open.insert(client, open) {
+            // A server that reuses the number of a client that it has not told the end of.
+            before.worker.abort();
+        }
+    }
+
+    /// Passes a frame to its WebSocket. It comes back when there is none, or when the backend is too far behind.
+    pub(super) fn pass(&self, frame: Frame) -> Result<(), Box<Frame>> {
+        let mut state = self.lock();
+        let client = frame.client();
+        let Some(tube) = state.open.get(&client).and_then(|open| open.tube.as_ref()) else {
+            return Err(Box::new(frame));
+        };
+        let length = frame.payload().len();
+        let before = tube.bytes.fetch_add(length, Ordering::Relaxed);
+        let fits = before == 0 || before.saturating_add(length) <= FRAME_BYTES_MAX;
+        let refused = if fits {
+            match tube.frames.try_send(frame) {
+                Ok(()) => return Ok(()),
+                Err(
+                    mpsc::error::TrySendError::Full(frame)
+                    | mpsc::error::TrySendError::Closed(frame),
+                ) => frame,
+            }
+        } else {
+            frame
+        };
+        if let Some(open) = state.open.remove(&client) {
+            open.worker.abort();
+        }
+        Err(Box::new(refused))
+    }
+
+    /// The client is gone: its request at the backend is dropped, and what waits of it.
+    pub(super) fn cancel(&self, client: &Client, bridge: &Arc<Bridge>, workers: &mut Workers) {
+        let mut state = self.lock();
+        if !self.give_up(&mut state, client, bridge, workers) {
+            state.waiting.retain(|job| job.request.client() != *client);
+        }
+    }
+
+    /// A worker asks what to do now that the request of this client is done; `keeps`: it has a connection for another one.
+    pub(super) fn next(&self, client: &Client, keeps: bool) -> Next {
+        let mut state = self.lock();
+        // Nothing there: the worker is being given up, since its client has gone this very moment.
+        let Some(mut open) = state.open.remove(client) else {
+            return Next::End;
+        };
+        if let Some(job) = open.ahead.pop_front() {
+            state.open.insert(client.clone(), open);
+            return Next::Job(job);
+        }
+        if let Some((client, job)) = state.startable() {
+            let worker = open.worker;
+            state.open.insert(client, Open::new(worker));
+            return Next::Job(job);
+        }
+        state.busy = state.busy.saturating_sub(1);
+        if !keeps || state.stopping {
+            return Next::End;
+        }
+        if state.idle.len() >= IDLE_MAX {
+            state.idle.remove(0);
+        }
+        let (turn, wait) = oneshot::channel();
+        state.idle.push(Idle {
+            turn,
+            worker: open.worker,
+            since: Instant::now(),
+        });
+        Next::Wait(wait)
+    }
+
+    /// A WebSocket has ended.
+    pub(super) fn close(&self, client: &Client) {
+        self.lock().open.remove(client);
+    }
+
+    /// A worker was given up, or has failed: then this is the client that it leaves without an answer.
+    pub(super) fn lost(&self, worker: Id) -> Option<Client> {
+        let mut state = self.lock();
+        let mut all = state.open.iter();
+        let client = all.find(|(_, open)| open.worker.id() == worker)?.0.clone();
+        let open = state.open.remove(&client)?;
+        if open.tube.is_none() {
+            state.busy = state.busy.saturating_sub(1);
+        }
+        Some(client)
+    }
+
+    /// Closes idle connections that have grown old.
+    pub(super) fn sweep(&self) {
+        let mut state = self.lock();
+        state
+            .idle
+            .retain(|idle| idle.since.elapsed() < IDLE_TIME && !idle.turn.is_closed());
+    }
+
+    /// No more requests come: idle connections are closed, and every `WebSocket`, whose frames would not come here any more.
+    pub(super) fn stop(&self) {
+        let mut state = self.lock();
+        state.stopping = true;
+        state.idle.clear();
+        for open in state.open.values_mut() {
+            open.tube = None;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Takes the first of those that wait whose client has nothing open.
+    fn startable(&mut self) -> Option<(Client, Job)> {
+        let at = self
+            .waiting
+            .iter()
+            .position(|job| !self.open.contains_key(&job.request.client()))?;
+        let job = self.waiting.remove(at)?;
+        Some((job.request.client(), job))
+    }
+
+    /// Gives a request to an idle worker or to a new one.
+    fn start(&mut self, bridge: &Arc<Bridge>, client: Client, mut job: Job, workers: &mut Workers) {
+        self.busy += 1;
+        while let Some(idle) = self.idle.pop() {
+            match idle.turn.send(job) {
+                Ok(()) => {
+                    self.open.insert(client, Open::new(idle.worker));
+                    return;
+                }
+                Err(back) => job = back,
+            }
+        }
+        let worker = workers.spawn(exchange::work(Arc::clone(bridge), job));
+        self.open.insert(client, Open::new(worker));
+    }
+}
+
+impl Open {
+    fn new(worker: AbortHandle) -> Self {
+        Self {
+            worker,
+            tube: None,
+            ahead: VecDeque::new(),
+        }
+    }
+}

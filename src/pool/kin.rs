@@ -1,0 +1,33 @@
+//! What tells which sockets are one handler's. What follows from it is decided in [`super::workers`].
+
+use crate::bus::HANDLER_PROPERTY;
+use crate::bus::server::{Origin, Peer};
+
+/// What tells which PULL and which PUB belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Kin {
+    /// Their own word, exact.
+    Token(u128),
+    /// Where they come from.
+    Origin(Origin),
+}
+
+impl Kin {
+    pub(super) fn of(peer: &Peer) -> Self {
+        let token = peer.property(HANDLER_PROPERTY).and_then(token);
+        token.map_or_else(|| Self::Origin(peer.origin()), Self::Token)
+    }
+
+    /// Whether it names one handler, so that nothing has to be counted.
+    pub(super) fn is_one(self) -> bool {
+        matches!(self, Self::Token(_) | Self::Origin(Origin::Process(_)))
+    }
+}
+
+/// Reads a handler's token: 32 hexadecimal digits.
+pub(super) fn token(text: &[u8]) -> Option<u128> {
+    if text.len() != 32 || !text.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    u128::from_str_radix(std::str::from_utf8(text).ok()?, 16).ok()
+}
