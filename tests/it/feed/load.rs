@@ -10,7 +10,7 @@ use lurcher::broker::{Feed, Settings};
 use super::running::Running;
 use super::{Plain, feed, request};
 use crate::support::PATIENCE;
-use crate::support::client::Client;
+use crate::support::client::{Asked, Client};
 use crate::support::peer::{Peer, address};
 use crate::support::servers::{self, Kind, Server};
 
@@ -41,7 +41,7 @@ fn load(server: &Server, number: usize, all: &Load) -> Vec<String> {
         let text =
             format!("{method} {word} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
         client.send(text.as_bytes()).unwrap();
-        match client.try_answer(Default::default(), PATIENCE) {
+        match client.try_answer(Asked::default(), PATIENCE) {
             Some(answer) if answer.status == 200 && answer.body.ends_with(word.as_bytes()) => {}
             other => {
                 wrong.push(format!("{method} {word}: {other:?}"));

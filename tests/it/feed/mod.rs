@@ -157,9 +157,10 @@ fn requests_are_answered_through_a_feed() {
             assert!(body.ends_with(format!("/{round}").as_bytes()));
         }
         // Pipelined: in their order.
-        let many: String = (0..20)
+        let many: Vec<String> = (0..20)
             .map(|n| format!("GET /p{n} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
             .collect();
+        let many = many.concat();
         client.send(many.as_bytes()).unwrap();
         for n in 0..20 {
             let body = client.answer().body;
