@@ -4,10 +4,10 @@ mod chat;
 mod demo_page;
 mod departed;
 mod echo;
-mod http;
 mod exchanges;
 mod fastcgi;
 mod files;
+mod http;
 mod respond;
 mod ticker;
 
