@@ -35,7 +35,8 @@ pub(crate) const BUILT_IN: BuiltIn = BuiltIn {
     about: "One room for all who come: WebSocket, long polls and a page to try them\n\n\
         The page is at the route itself. `socket` below it is a WebSocket: every text message goes to all. A POST to `messages` says \
         something too, and GET `messages?after=NUMBER` waits for what is said after that message. Each is a JSON object with a \
-        number and a text. The room is one process: run one.",
+        number and a text. The room is one process: run one.\n\n\
+        At a route /chat/, with the page at http://localhost:6767/chat/:\n  lurcher run chat tcp://127.0.0.1:9999",
     targets: &[],
     options: &[],
     run: |_| Ok(Handler::new(serve)),

@@ -1,7 +1,7 @@
 //! Clients that were cut off: what they had sent before they learnt of it still comes, and is for nobody.
 //!
 //! A Mongrel2 hands over all that a client pipelines, so a request behind the one too many would otherwise begin anew with a client
-//! that has no connection any more.
+//! that has no connection any more. It is cut off once more instead: a server that is busy with a client may miss the first time.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

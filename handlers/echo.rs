@@ -9,7 +9,9 @@ use tokio::task::JoinSet;
 
 pub(crate) const BUILT_IN: BuiltIn = BuiltIn {
     name: "echo",
-    about: "Answer 200 with the request's body, for any method; send WebSocket messages back",
+    about: "Answer 200 with the request's body, for any method; send WebSocket messages back\n\n\
+        To see that a route works, and what becomes of a body:\n  lurcher run echo tcp://127.0.0.1:9999\n  \
+        curl -d hello http://localhost:6767/",
     targets: &[],
     options: &[],
     run: |_| Ok(Handler::new(serve)),

@@ -170,7 +170,7 @@ where
     async fn begin(&self, request: Request, body: Body) -> Result<(), ReplyError> {
         let client = request.client();
         if self.departed.borrow_mut().has(&client) {
-            return Ok(());
+            return client.cancel().await;
         }
         let in_line = self
             .lines
@@ -230,7 +230,11 @@ where
                 match answer(request, body).await {
                     Ok(()) => {}
                     Err(ReplyError::ClientGone) => tracing::debug!(?client, "left"),
-                    Err(error) => tracing::warn!(?client, "answering: {error}"),
+                    Err(error) => {
+                        tracing::warn!(?client, "answering: {error}");
+                        // It would wait for an answer that does not come.
+                        drop(client.cancel().await);
+                    }
                 }
                 drop(slot);
                 let mut lines = lines.borrow_mut();

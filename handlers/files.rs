@@ -17,12 +17,13 @@ pub(crate) const BUILT_IN: BuiltIn = BuiltIn {
     name: "files",
     about: "Serve the files of a directory
 
-GET and HEAD, with conditional requests (ETag, Last-Modified), ranges, and types by extension (those of m2sh). A
-path is looked for below DIR without the fixed part of its route: its pattern up to the first `(`. A directory
-gives its index file, without its slash a redirect; there are no listings. `page.html.br`, `.zst` and `.gz` beside
-`page.html`, when they are not older, go to clients that accept them. Symbolic links may be used, and never lead out
-of DIR. Large files are read as the client takes them.
+GET and HEAD, with conditional requests (ETag, Last-Modified), ranges, and types by extension (those of m2sh). A \
+path is looked for below DIR without the fixed part of its route: its pattern up to the first `(`. A directory \
+gives its index file, without its slash a redirect; there are no listings. `page.html.br`, `.zst` and `.gz` beside \
+`page.html`, when they are not older, go to clients that accept them. Symbolic links may be used, and never lead out \
+of DIR. Large files are read as the client takes them. One thread serves; the reading has threads of its own.
 
+A site, and an application in one page:
   lurcher run files:/srv/www tcp://127.0.0.1:9999
   lurcher run files:dist tcp://127.0.0.1:9999 --fallback index.html --cache-control max-age=60",
     targets: &[Target { scheme: "files", form: "files:DIR" }],

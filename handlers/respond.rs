@@ -16,6 +16,7 @@ In the status, the header values and the body, these are replaced:
   %(MATCH)s   what of the path follows that
   %(NAME)s    any header of the request, or nothing where it has none
   %%          a percent sign
+
 A redirect of a whole route, for example:
   lurcher run respond tcp://127.0.0.1:9999 --code 301 --header 'Location=https://example.org/%(MATCH)s'",
     targets: &[],

@@ -47,7 +47,7 @@ pub(crate) fn load(
     time: Duration,
 ) -> Result<Figures, String> {
     let seconds = || -> Result<(f64, f64), String> {
-        let handler = front.handler().map_or(Ok(0.0), processor_seconds);
+        let handler = front.handler().map_or(Ok(0.0), with_children);
         Ok((processor_seconds(front.server())?, handler?))
     };
     let before = seconds()?;
@@ -113,6 +113,17 @@ fn milliseconds(text: &str) -> Option<f64> {
         }
     }
     None
+}
+
+/// As [`processor_seconds`], with its children: a supervisor does not serve, its workers do.
+fn with_children(id: u32) -> Result<f64, String> {
+    let path = format!("/proc/{id}/task/{id}/children");
+    let text = fs::read_to_string(&path).map_err(|error| format!("read {path}: {error}"))?;
+    let mut seconds = processor_seconds(id)?;
+    for child in text.split_whitespace().filter_map(|id| id.parse().ok()) {
+        seconds += processor_seconds(child)?;
+    }
+    Ok(seconds)
 }
 
 /// User and system time of a process with all its threads, living and dead.

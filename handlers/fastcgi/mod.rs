@@ -27,12 +27,12 @@ pub(crate) const BUILT_IN: BuiltIn = BuiltIn {
     name: "fastcgi",
     about: "Hand requests to a FastCGI server such as php-fpm
 
-A path names a script below the root: `/shop/cart.php/7` is DIR/shop/cart.php, told `/7` as PATH_INFO; a path that ends
-in a slash is the index script there. Scripts end in `.php`, are looked up before they are run, and are 404 where they
+A path names a script below the root: `/shop/cart.php/7` is DIR/shop/cart.php, told `/7` as PATH_INFO; a path that ends \
+in a slash is the index script there. Scripts end in `.php`, are looked up before they are run, and are 404 where they \
 are not there or lead out of DIR. Static files beside them are not served: give those routes a Dir, or `files:DIR`.
 
-Bodies and responses are passed on as they come. The server is told when a client leaves. What scripts write to
-their standard error is logged. A server that cannot be reached, or breaks off, is a 502, one that is silent for too long a 504,
+Bodies and responses are passed on as they come. The server is told when a client leaves. What scripts write to \
+their standard error is logged. A server that cannot be reached, or breaks off, is a 502, one that is silent for too long a 504, \
 one without room a 503.
 
 Where php-fpm is on this machine, and where its files are elsewhere for it than for this program:

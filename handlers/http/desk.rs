@@ -4,6 +4,7 @@
 //! or waits for the next itself, connection in hand. The one that became idle last gets the next request, so that the others grow
 //! old and go. A client has one request open: Mongrel2 hands over what a client sends ahead, and answers must keep their order.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,23 +49,25 @@ pub(super) struct Desk {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The request that each client has at a worker.
+    /// What each client has at a worker, or waiting for one.
     open: HashMap<Client, Open>,
     /// Oldest first.
     idle: Vec<Idle>,
-    waiting: VecDeque<Job>,
+    /// Clients whose requests wait for a turn, in order.
+    waiting: VecDeque<Client>,
     /// Workers with a request. Those of `WebSocket` do not count: as many come as the server has clients.
     busy: usize,
     stopping: bool,
     departed: Departed,
 }
 
-/// A request at a worker.
+/// What a client has here.
 #[derive(Debug)]
 struct Open {
-    worker: AbortHandle,
+    /// Who has its request; nobody while all of it waits.
+    worker: Option<AbortHandle>,
     kind: Kind,
-    /// What the client has sent ahead.
+    /// What waits, or was sent ahead.
     ahead: VecDeque<Job>,
 }
 
@@ -181,7 +184,7 @@ impl Desk {
         let mut state = self.lock();
         let client = job.request.client();
         if state.departed.has(&client) {
-            return Ok(());
+            return Err(Refused::Ahead(client));
         }
         if let Some(open) = state.open.get_mut(&client) {
             if open.ahead.len() < AHEAD_MAX {
@@ -196,7 +199,10 @@ impl Desk {
         if state.busy < self.concurrency {
             state.start(bridge, client, job, workers);
         } else if state.waiting.len() < WAITING_MAX {
-            state.waiting.push_back(job);
+            let mut open = Open::new(None);
+            open.ahead.push_back(job);
+            state.open.insert(client.clone(), open);
+            state.waiting.push_back(client);
         } else {
             return Err(Refused::Waiting(Box::new(job)));
         }
@@ -210,11 +216,15 @@ impl Desk {
         client: &Client,
         bridge: &Arc<Bridge>,
         workers: &mut Workers,
-    ) -> bool {
+    ) {
         let Some(open) = state.open.remove(client) else {
-            return false;
+            return;
         };
-        open.worker.abort();
+        let Some(worker) = &open.worker else {
+            state.waiting.retain(|waiting| waiting != client);
+            return;
+        };
+        worker.abort();
         if open.counts() {
             state.busy = state.busy.saturating_sub(1);
         }
@@ -223,22 +233,31 @@ impl Desk {
         {
             state.start(bridge, client, job, workers);
         }
-        true
     }
 
-    /// Begins a WebSocket.
-    pub(super) fn open(&self, bridge: &Arc<Bridge>, request: Request, workers: &mut Workers) {
+    /// Begins a WebSocket; refused where its client has something open, in which its answer would stand.
+    pub(super) fn open(
+        &self,
+        bridge: &Arc<Bridge>,
+        request: Request,
+        workers: &mut Workers,
+    ) -> Result<(), Refused> {
+        let mut state = self.lock();
+        let client = request.client();
+        if state.departed.has(&client) {
+            return Err(Refused::Ahead(client));
+        }
+        if state.open.contains_key(&client) {
+            self.give_up(&mut state, &client, bridge, workers);
+            state.departed.add(&client);
+            return Err(Refused::Ahead(client));
+        }
         let (sender, frames) = mpsc::channel(FRAMES_MAX);
         let level = Arc::<Level>::default();
         let tube = Tube {
             frames: sender,
             level: Arc::clone(&level),
         };
-        let mut state = self.lock();
-        let client = request.client();
-        if state.departed.has(&client) {
-            return;
-        }
         let worker = workers.spawn(websocket::run(
             Arc::clone(bridge),
             request,
@@ -247,14 +266,12 @@ impl Desk {
         // One that comes while the handler stops is told so at once.
         let tube = (!state.stopping).then_some(tube);
         let open = Open {
-            worker,
+            worker: Some(worker),
             kind: Kind::Socket(tube),
             ahead: VecDeque::new(),
         };
-        if let Some(before) = state.open.insert(client, open) {
-            // A server that reuses the number of a client that it has not told the end of.
-            before.worker.abort();
-        }
+        state.open.insert(client, open);
+        Ok(())
     }
 
     /// Passes a frame to its WebSocket; it comes back when there is none. When the backend is too far behind, whoever serves the
@@ -286,9 +303,7 @@ impl Desk {
     pub(super) fn cancel(&self, client: &Client, bridge: &Arc<Bridge>, workers: &mut Workers) {
         let mut state = self.lock();
         state.departed.forget(client);
-        if !self.give_up(&mut state, client, bridge, workers) {
-            state.waiting.retain(|job| job.request.client() != *client);
-        }
+        self.give_up(&mut state, client, bridge, workers);
     }
 
     /// A worker asks what to do now that the request of this client is done; `keeps`: it has a connection for another one.
@@ -303,21 +318,20 @@ impl Desk {
             return Next::Job(job);
         }
         if let Some((client, job)) = state.startable() {
-            let worker = open.worker;
-            state.open.insert(client, Open::new(worker));
+            state.hand(client, open.worker);
             return Next::Job(job);
         }
         state.busy = state.busy.saturating_sub(1);
-        if !keeps || state.stopping {
+        let Some(worker) = open.worker.filter(|_| keeps && !state.stopping) else {
             return Next::End;
-        }
+        };
         if state.idle.len() >= IDLE_MAX {
             state.idle.remove(0);
         }
         let (turn, wait) = oneshot::channel();
         state.idle.push(Idle {
             turn,
-            worker: open.worker,
+            worker,
             since: Instant::now(),
         });
         Next::Wait(wait)
@@ -332,7 +346,8 @@ impl Desk {
     pub(super) fn lost(&self, worker: Id) -> Option<Client> {
         let mut state = self.lock();
         let mut all = state.open.iter();
-        let client = all.find(|(_, open)| open.worker.id() == worker)?.0.clone();
+        let is_its = |open: &Open| open.worker.as_ref().is_some_and(|one| one.id() == worker);
+        let client = all.find(|(_, open)| is_its(open))?.0.clone();
         let open = state.open.remove(&client)?;
         if open.counts() {
             state.busy = state.busy.saturating_sub(1);
@@ -371,14 +386,15 @@ impl Desk {
 }
 
 impl State {
-    /// Takes the first of those that wait whose client has nothing open.
+    /// Takes the first request of the first client that waits.
     fn startable(&mut self) -> Option<(Client, Job)> {
-        let at = self
-            .waiting
-            .iter()
-            .position(|job| !self.open.contains_key(&job.request.client()))?;
-        let job = self.waiting.remove(at)?;
-        Some((job.request.client(), job))
+        while let Some(client) = self.waiting.pop_front() {
+            let open = self.open.get_mut(&client);
+            if let Some(job) = open.and_then(|open| open.ahead.pop_front()) {
+                return Some((client, job));
+            }
+        }
+        None
     }
 
     /// Gives a request to an idle worker or to a new one.
@@ -386,20 +402,27 @@ impl State {
         self.busy += 1;
         while let Some(idle) = self.idle.pop() {
             match idle.turn.send(job) {
-                Ok(()) => {
-                    self.open.insert(client, Open::new(idle.worker));
-                    return;
-                }
+                Ok(()) => return self.hand(client, Some(idle.worker)),
                 Err(back) => job = back,
             }
         }
         let worker = workers.spawn(exchange::work(Arc::clone(bridge), job));
-        self.open.insert(client, Open::new(worker));
+        self.hand(client, Some(worker));
+    }
+
+    /// Notes who has the request of a client.
+    fn hand(&mut self, client: Client, worker: Option<AbortHandle>) {
+        match self.open.entry(client) {
+            Entry::Occupied(mut open) => open.get_mut().worker = worker,
+            Entry::Vacant(place) => {
+                place.insert(Open::new(worker));
+            }
+        }
     }
 }
 
 impl Open {
-    fn new(worker: AbortHandle) -> Self {
+    fn new(worker: Option<AbortHandle>) -> Self {
         Self {
             worker,
             kind: Kind::Request,

@@ -33,10 +33,13 @@ pub(crate) const BUILT_IN: BuiltIn = BuiltIn {
     name: "http",
     about: "Pass every request on to an HTTP server, and its response back
 
-Requests and responses are streamed, connections to the server are kept, WebSocket is passed through. The server gets the client's
+Requests and responses are streamed, connections to the server are kept, WebSocket is passed through. The server gets the client's \
 Host and path; X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host tell where the request comes from.
-A Node app for example:
-  lurcher run http://127.0.0.1:3000 tcp://127.0.0.1:9999",
+
+An app that listens on a port, one on a socket in a file that knows itself by another name, and one that takes its time:
+  lurcher run http://127.0.0.1:3000 tcp://127.0.0.1:9999
+  lurcher run unix:/run/app.sock tcp://127.0.0.1:9999 --host-header app.internal
+  lurcher run http://127.0.0.1:8080/reports tcp://127.0.0.1:9999 --timeout 600 --concurrency 32",
     targets: &[
         Target { scheme: "http", form: "http://HOST:PORT[/PREFIX]" },
         Target { scheme: "unix", form: "unix:/PATH" },
@@ -195,7 +198,9 @@ async fn take(
             answer.close().send(fault.to_string()).await?;
         }
         Event::WebSocketHandshake(request) => {
-            bridge.desk.open(bridge, request, workers);
+            if let Err(Refused::Ahead(client)) = bridge.desk.open(bridge, request, workers) {
+                client.cancel().await?;
+            }
         }
         Event::WebSocketFrame(frame) => {
             if let Err(frame) = bridge.desk.pass(frame) {

@@ -128,6 +128,8 @@ pub(in crate::launcher) fn describe(
             Arg::new(name)
                 .value_name(name)
                 .value_parser(StringValueParser::new())
+                // The usage of a handler names it.
+                .hide(handler.is_some() && name == "APP")
                 .help(help)
         }))
         .arg(
@@ -136,6 +138,7 @@ pub(in crate::launcher) fn describe(
                 .num_args(0..)
                 .last(true)
                 .value_parser(clap::value_parser!(OsString))
+                .hide(handler.is_some())
                 .help("Arguments of exec's program"),
         )
         .arg_required_else_help(
@@ -233,8 +236,8 @@ fn called(handler: &BuiltIn) -> Vec<&'static str> {
     }
 }
 
-const COMMON_WORDS: &str = "All options may stand in a TOML file (--options FILE) by their names, those of a handler in a table with its
-name, and in the environment: --max-memory is LURCHER_RUN_MAX_MEMORY. The command line goes before the
+const COMMON_WORDS: &str = "All options may stand in a TOML file (--options FILE) by their names, those of a handler in a table with its \
+name, and in the environment: --max-memory is LURCHER_RUN_MAX_MEMORY. The command line goes before the \
 environment, and that before the file.
 
 Signals:

@@ -223,3 +223,46 @@ fn targets_that_cannot_be_are_told_before_anything_starts() {
         program.said(why, 1);
     }
 }
+
+#[test]
+fn no_backend_can_end_the_handler() {
+    with_backend("", &[], |server, backend, program| {
+        for odd in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            "HTTP/1.1 200 \x01\r\nContent-Length: 5\r\n\r\nhello",
+            "HTTP/1.1 200 gr\u{fc}n\r\nContent-Length: 5\r\nX-A: \u{fc}\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: a\rb\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A : b\r\n\r\nhello",
+            "HTTP/1.1 099 Low\r\nContent-Length: 5\r\n\r\nhello",
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\nhello",
+            "HTTP/1.1 103 Early Hints\r\nContent-Length: 5, 6\r\n\r\nHTTP/1.1 204 No\r\nContent-Length: 3\r\n\r\n",
+            "HTTP/1.1 304 No\r\nContent-Length: 5, 6\r\n\r\n",
+        ] {
+            let mut client = asks(server, GET);
+            let mut connection = backend.accept();
+            head(&mut connection);
+            says(&mut connection, odd);
+            drop(connection);
+            let mut answer = client.answer();
+            while answer.status < 200 {
+                answer = client.answer();
+            }
+            match answer.status {
+                502 => {}
+                204 | 304 => assert!(answer.body.is_empty(), "{odd:?}"),
+                _ => assert_eq!(
+                    (answer.status, &answer.body[..]),
+                    (200, &b"hello"[..]),
+                    "{odd:?}"
+                ),
+            }
+            assert!(client.is_silent(QUIET / 10), "{odd:?}");
+        }
+        program.signal("TERM");
+        assert!(program.ended().success(), "{program}");
+    });
+}

@@ -319,15 +319,16 @@ fn what_a_backend_has_said_is_passed_on_while_it_pauses() {
             &mut connection,
             "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
         );
-        says(
-            &mut connection,
-            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
-        );
+        // Hints are of use while the response itself takes its time.
         let hints = client.upto(b"\r\n\r\n");
         assert!(
             hints.starts_with(b"HTTP/1.1 103 "),
             "{}",
             hints.escape_ascii()
+        );
+        says(
+            &mut connection,
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
         );
         let head = client.upto(b"\r\n\r\n");
         assert!(
@@ -390,8 +391,103 @@ fn a_client_that_sends_too_many_ahead_is_cut_off() {
             return;
         }
         let mut client = asks(server, &GET.repeat(40));
-        let _connection = backend.accept();
+        let mut connection = backend.accept();
         assert!(client.rest().is_empty());
+        // What comes behind the one too many is for nobody, and others are served.
+        connection.rest();
+        assert!(backend.is_left_alone());
+        let mut other = asks(server, GET);
+        let mut connection = backend.accept();
+        head(&mut connection);
+        says(&mut connection, HELLO);
+        assert_eq!(other.answer().body, b"hello");
+    });
+}
+
+#[test]
+fn a_websocket_within_another_answer_costs_nobody_else_a_place() {
+    with_backend("", &["--concurrency", "1"], |server, backend, _| {
+        if server.kind == Kind::Lurcher {
+            // It hands over one at a time.
+            return;
+        }
+        let both = format!("{GET}{}", websockets::HANDSHAKE);
+        let mut client = asks(server, &both);
+        let mut connection = backend.accept();
+        head(&mut connection);
+        assert!(client.rest().is_empty());
+        connection.rest();
+        let mut other = asks(server, GET);
+        let mut connection = backend.accept();
+        head(&mut connection);
+        says(&mut connection, HELLO);
+        assert_eq!(other.answer().body, b"hello");
+    });
+}
+
+#[test]
+fn a_client_that_sends_ahead_waits_in_one_place() {
+    with_backend("", &["--concurrency", "1"], |server, backend, _| {
+        if server.kind == Kind::Lurcher {
+            return;
+        }
+        let mut first = asks(server, GET);
+        let mut connection = backend.accept();
+        head(&mut connection);
+        // More than one client may send ahead, which waits for its first turn.
+        let mut greedy = asks(server, &GET.repeat(40));
+        assert!(greedy.rest().is_empty());
+        says(&mut connection, HELLO);
+        assert_eq!(first.answer().body, b"hello");
+        let mut other = asks(server, "GET /other HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert!(head(&mut connection).starts_with("GET /other "));
+        says(&mut connection, HELLO);
+        assert_eq!(other.answer().body, b"hello");
+    });
+}
+
+#[test]
+fn several_threads_serve_as_one() {
+    with_backend("", &["--threads", "4"], |server, backend, program| {
+        for round in 0..3 {
+            let mut clients: Vec<_> = (0..20)
+                .map(|number| {
+                    asks(
+                        server,
+                        &format!("GET /{round}/{number} HTTP/1.1\r\nHost: h\r\n\r\n"),
+                    )
+                })
+                .collect();
+            let mut open = Vec::new();
+            for _ in 0..20 {
+                let mut connection = backend.accept();
+                let path = head(&mut connection)
+                    .split(' ')
+                    .nth(1)
+                    .map(str::to_owned)
+                    .expect("a path");
+                open.push((connection, path));
+            }
+            // Some leave, in any order with the answers of others.
+            let left = clients.split_off(15);
+            drop(left);
+            for (mut connection, path) in open {
+                let response = format!(
+                    "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{path}",
+                    path.len()
+                );
+                // Those whose client has left may be closed already.
+                let _closed = connection.send(response.as_bytes());
+            }
+            for (number, client) in clients.iter_mut().enumerate() {
+                assert_eq!(
+                    client.answer().body,
+                    format!("/{round}/{number}").as_bytes()
+                );
+            }
+        }
+        program.signal("TERM");
+        assert!(program.ended().success(), "{program}");
     });
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 
 use super::{HELLO, QUIET};
 use super::{asks, body, head, says, with_backend};
+use crate::support::servers::Kind;
 
 const LENGTH: usize = 300_000;
 
@@ -75,5 +76,32 @@ fn a_client_that_leaves_within_its_body_takes_the_request_along() {
         drop(client);
         let rest = connection.rest();
         assert!(rest.len() <= 1000, "{}", rest.len());
+    });
+}
+
+#[test]
+fn a_body_that_streams_when_the_handler_is_told_to_stop_is_passed_on_to_its_end() {
+    let settings = ", 'limits.content_length': 1000, 'upload.stream': 1";
+    with_backend(settings, &[], |server, backend, program| {
+        let mut client = asks(server, &post());
+        let bytes = bytes();
+        let (early, late) = bytes.split_at(5_000);
+        client.send(early).unwrap();
+        let mut connection = backend.accept();
+        head(&mut connection);
+        assert!(body(&mut connection, early.len()) == early);
+        program.signal("TERM");
+        program.said("stopping", 1);
+        assert!(connection.is_silent(QUIET));
+        client.send(late).unwrap();
+        if server.kind == Kind::Lurcher {
+            assert!(body(&mut connection, late.len()) == late);
+            says(&mut connection, HELLO);
+            assert_eq!(client.answer().body, b"hello");
+        } else {
+            // What it says of a request goes to any handler, and there is none.
+            drop(connection);
+        }
+        assert!(program.ended().success(), "{program}");
     });
 }

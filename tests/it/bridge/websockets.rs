@@ -1,12 +1,16 @@
 //! WebSocket through to a backend and back.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use lurcher::websocket::handshake::accept;
 
-use super::{Backend, asks, body, head, says, with_backend};
+use super::{Backend, QUIET, asks, body, head, says, with_backend};
 use crate::support::client::Client;
-use crate::support::servers::Server;
+use crate::support::program::Program;
+use crate::support::servers::{Kind, Server};
 
-const HANDSHAKE: &str = "GET /chat HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+pub(super) const HANDSHAKE: &str = "GET /chat HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: chat, other\r\n\
                          Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
 
@@ -136,6 +140,79 @@ fn stopping_tells_both_ends_of_a_websocket() {
         assert_eq!(frame(&mut connection), (0x88, vec![3, 233]));
         assert!(connection.rest().is_empty());
         assert_eq!(client.rest(), b"\x88\x02\x03\xe9");
+        assert!(program.ended().success(), "{program}");
+    });
+}
+
+#[test]
+fn a_client_that_reads_slowly_gets_everything_and_the_backend_waits() {
+    const FRAME: usize = 60_000;
+    const FRAMES: usize = 400;
+    let reads_slowly = |server: &Server, backend: &Backend, _: &mut Program| {
+        let (mut client, mut connection) = open(server, backend);
+        let written = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&written);
+        let writer = std::thread::spawn(move || {
+            for number in 0..FRAMES {
+                let mut frame = vec![0x82, 0x7e];
+                frame.extend_from_slice(&u16::try_from(FRAME).unwrap().to_be_bytes());
+                frame.resize(4 + FRAME, u8::try_from(number % 251).unwrap());
+                says(&mut connection, &frame);
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+            says(&mut connection, b"\x88\x02\x03\xe8");
+            connection.rest();
+        });
+        // It is slowed down while its client reads nothing.
+        let mut before = usize::MAX;
+        while written.load(Ordering::Relaxed) != before {
+            before = written.load(Ordering::Relaxed);
+            std::thread::sleep(QUIET);
+        }
+        assert!(before < FRAMES, "{before}");
+        for number in 0..FRAMES {
+            let frame = body(&mut client, 4 + FRAME);
+            assert_eq!(frame[..2], [0x82, 0x7e], "frame {number}");
+            assert!(
+                frame[4..]
+                    .iter()
+                    .all(|byte| usize::from(*byte) == number % 251)
+            );
+        }
+        assert_eq!(body(&mut client, 4), b"\x88\x02\x03\xe8");
+        drop(client);
+        writer.join().unwrap();
+    };
+    with_backend("", &[], |server, backend, program| {
+        // A Mongrel2 does not say what its clients take, unless it is told to.
+        if server.kind == Kind::Lurcher {
+            reads_slowly(server, backend, program);
+        }
+    });
+    with_backend(", 'download.flow_control': 1", &[], reads_slowly);
+}
+
+#[test]
+fn a_backend_that_reads_nothing_costs_its_client_the_websocket() {
+    with_backend("", &[], |server, backend, program| {
+        let (mut client, connection) = open(server, backend);
+        // More than is held for it, and than the system holds.
+        let mut frame = vec![0x82, 0xff];
+        frame.extend_from_slice(&60_000_u64.to_be_bytes());
+        frame.resize(14 + 60_000, 0);
+        for _ in 0..600 {
+            if client.send(&frame).is_err() {
+                break;
+            }
+        }
+        let last = client.rest();
+        assert!(
+            last.is_empty() || last == b"\x88\x02\x03\xf5",
+            "{}",
+            last.escape_ascii()
+        );
+        drop(connection);
+        program.signal("TERM");
         assert!(program.ended().success(), "{program}");
     });
 }
