@@ -10,7 +10,7 @@ use crate::support::client::Client;
 use crate::support::program::Program;
 use crate::support::servers::{Kind, Server};
 
-pub(super) const HANDSHAKE: &str = "GET /chat HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+const HANDSHAKE: &str = "GET /chat HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: chat, other\r\n\
                          Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
 
