@@ -202,15 +202,18 @@ impl Publisher {
     /// Whether the server has said with its subscription that it is a Lurcher; false before there is one. While the connection is
     /// down, it is what it was.
     pub fn is_lurcher(&self) -> bool {
-        {
-            // Asked for each response that is written piece by piece, and a look costs system calls: a subscription counts for one
-            // connection, and where those are watched, no news of them means that nobody else has come.
-            let state = self.lock();
-            if state.ear == Ear::Listens && self.changes.is_some() && !self.has_changed() {
-                return state.lurcher;
-            }
+        let mut state = self.lock();
+        // Asked for each response that is written piece by piece, and a look costs system calls: a subscription counts for one
+        // connection, and where those are watched, no news of them means that nobody else has come.
+        let is_known = |state: &State| {
+            state.ear == Ear::Listens && self.changes.is_some() && !self.has_changed()
+        };
+        // Whoever awaits the descriptor looks himself, and is to be told of changes.
+        if !state.awaited && !is_known(&state) {
+            // A broken socket is told to whoever sends.
+            drop(state.look());
         }
-        self.glance().lurcher
+        state.lurcher
     }
 
     /// Counts subscriptions, so that a new connection can be told from the one before; `None` while there is none.
