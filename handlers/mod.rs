@@ -3,10 +3,10 @@
 mod chat;
 mod demo_page;
 mod echo;
-mod http;
 mod exchanges;
 mod fastcgi;
 mod files;
+mod http;
 mod respond;
 mod ticker;
 

@@ -576,8 +576,7 @@ impl Connection {
         let nowhere = Endpoint::from(Transport::Inproc {
             name: "nowhere".to_owned(),
         });
-        let socket =
-            client::Publisher::connect(&self.context, &nowhere, &self.bus, Duration::ZERO);
+        let socket = client::Publisher::connect(&self.context, &nowhere, &self.bus, Duration::ZERO);
         let publisher = passed(&self.options, &self.receiving);
         socket.ok().map(|socket| Arc::new(publisher(socket)))
     }

@@ -346,6 +346,10 @@ pub(super) struct Outflow {
     lurcher: bool,
     /// What was sent on the connection before this response.
     start: u64,
+    /// The connection to the server on which the client was known: with another one, its number is somebody else's.
+    connection: u64,
+    /// Something of the response has left, and not all of it.
+    begun: bool,
     asked: Option<Instant>,
     /// What was sent lately, as of then, with messages at their cost.
     recent: u64,
@@ -368,6 +372,8 @@ impl Outflow {
         let start = account.lock().sent;
         Self {
             lurcher: publisher.is_lurcher(),
+            connection: publisher.connection(),
+            begun: false,
             publisher,
             sender: sender.clone(),
             id,
@@ -379,9 +385,19 @@ impl Outflow {
         }
     }
 
-    /// Whether the server has told that the client is gone.
+    /// Whether the server has told that the client is gone, or has been lost since.
     pub(super) fn is_gone(&self) -> bool {
-        self.account.lock().gone
+        self.account.lock().gone || self.publisher.connection() != self.connection
+    }
+
+    /// Whether something has left of what was begun: then nothing else can be said.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// All that was begun has left.
+    pub(super) fn forget(&mut self) {
+        self.begun = false;
     }
 
     /// Whether so many bytes in hand are worth a message by now, before anybody asks for a flush.
@@ -417,11 +433,16 @@ impl Outflow {
     pub(super) async fn send(&mut self, payload: &mut BytesMut) -> Result<(), ReplyError> {
         while !payload.is_empty() {
             let bytes = self.reserve(payload.len()).await?;
+            // What was sent before went to another connection than this would.
+            if self.publisher.connection() != self.connection {
+                return Err(ReplyError::ClientGone);
+            }
             let piece = payload.get(..bytes).unwrap_or(payload);
             let mut message = replies::begin(&self.sender, &[self.id], piece.len());
             message.extend_from_slice(piece);
             let sent = self.publisher.send(message).await?;
             payload.advance(bytes.min(payload.len()));
+            self.begun = true;
             self.recent = self
                 .recent()
                 .saturating_add(bytes as u64)

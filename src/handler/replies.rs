@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::http::{self, Form, HttpError};
 use super::publisher::Publisher;
 use super::request::Request;
+use super::response;
 use crate::bus::client::Sent;
 use crate::wire::request::Kind;
 use crate::wire::{ConnId, reply};
@@ -178,11 +179,14 @@ impl Replies {
     ///
     /// # Errors
     ///
-    /// [`ReplyError::Http`] when names or values would not be HTTP, line ends in values above all.
+    /// [`ReplyError::Http`] when names or values would not be HTTP, line ends in values above all. With `download.flow_control` a
+    /// response above 102,400 bytes goes in pieces, as its client takes them: [`super::Connection::recv`] has to be called meanwhile,
+    /// in another task, or it is given up after 5 seconds with [`ReplyError::NotReceiving`].
     ///
     /// # Cancel safety
     ///
-    /// Safe: dropped early, either nothing is sent or all, the close included.
+    /// Safe: dropped early, either nothing is sent or all, the close included; of one that goes in pieces perhaps some, and then its
+    /// client is cut off.
     pub async fn reply_http(
         &self,
         request: &Request,
@@ -199,14 +203,9 @@ impl Replies {
         let ids = [request.conn_id];
         let body = body.as_ref();
         let mut message = begin(&request.sender, &ids, body.len() + 256);
+        let address = message.len();
         let close = http::write(&mut message, form, (code, status), headers, body)?;
-        if close {
-            let both = [message, begin(&request.sender, &ids, 0)];
-            note(request.server(), request.server().send_all(both).await?);
-        } else {
-            note(request.server(), request.server().send(message).await?);
-        }
-        Ok(())
+        response::send_whole(&request.client(), message, address, close).await
     }
 
     /// Answers with JSON: an HTTP request with a 200 response of type `application/json`, a message of another kind (a

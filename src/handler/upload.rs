@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 
 use super::body::BodyReader;
-use super::request::Request;
 use super::publisher::Publisher;
+use super::request::Request;
 use crate::sys;
 use crate::wire::request::{Headers, Kind};
 use crate::wire::{self, ConnId};

@@ -2,8 +2,8 @@
 //! against the real Mongrel2.
 
 mod blocking;
-mod crowds;
 mod changing;
+mod crowds;
 mod fake_front;
 mod programs;
 mod responses;
