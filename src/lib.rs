@@ -64,7 +64,7 @@ pub mod launcher;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// So is the one in the document about handlers.
-#[cfg(doctest)]
+/// So are those in the document about handlers.
+#[cfg(all(doctest, feature = "service"))]
 #[doc = include_str!("../docs/HANDLERS.md")]
 struct Handlers;

@@ -180,22 +180,21 @@ pub(crate) fn services(text: &mut String, names: &[String], figures: &Services) 
 
 /// Each in its column, and the ratios to the first.
 fn table(text: &mut String, names: &[String], figures: &Bridges) {
-    let heads: String = names.iter().map(|name| format!(" {name} |")).collect();
     let rules = "---|".repeat(names.len());
-    line!(text, "\n| |{heads} ratio (median) |\n|---|{rules}---|");
+    line!(text, "\n| | {} | ratio (median) |", names.join(" | "));
+    line!(text, "|---|{rules}---|");
     for &(what, of, digits) in ROWS {
-        let cells: String = (0..names.len())
-            .map(|place| {
-                let runs = figures.get(&(CONNECTIONS, place)).into_iter().flatten();
-                let cells: Vec<String> = runs.map(|run| format!("{:.digits$}", of(run))).collect();
-                format!(" {} |", cells.join(" / "))
-            })
-            .collect();
+        put!(text, "| {what} |");
+        for place in 0..names.len() {
+            let runs = figures.get(&(CONNECTIONS, place)).into_iter().flatten();
+            let cells: Vec<String> = runs.map(|run| format!("{:.digits$}", of(run))).collect();
+            put!(text, " {} |", cells.join(" / "));
+        }
         let ratios: Vec<String> = (1..names.len())
             .filter_map(|place| ratio(figures, CONNECTIONS, place, of))
             .map(|ratio| format!("{ratio:.2}"))
             .collect();
-        line!(text, "| {what} |{cells} {} |", ratios.join(", "));
+        line!(text, " {} |", ratios.join(", "));
     }
 }
 

@@ -35,12 +35,12 @@ const SAFE: [&[u8]; 4] = [b"GET", b"HEAD", b"OPTIONS", b"TRACE"];
 
 impl Server {
     /// A message from the server.
-    pub(super) fn received(&self, message: Bytes) {
+    pub(super) fn received(&self, message: &Bytes) {
         let request = match Request::decode(message.clone()) {
             Ok(request) => request,
             Err(error) => return self.tell_malformed(&error),
         };
-        let Some(body) = behind_address(&message) else {
+        let Some(body) = behind_address(message) else {
             return;
         };
         let id = request.conn_id;
@@ -143,11 +143,10 @@ impl Server {
     /// A request: to a worker, or behind the one of its connection that is open.
     fn request(&self, table: &mut Table, id: ConnId, arrived: Arrived) {
         let waits = match table.conns.get(&id.0).map(|conn| &conn.stage) {
-            None => false,
-            // Its end cannot be seen, nor can that of what comes behind it.
+            // The end of what is no HTTP cannot be seen, nor can that of what comes behind it.
             Some(Stage::Exchange(exchange)) => !exchange.is_opaque(),
-            // It was another connection that had this id.
-            Some(Stage::Attached(_)) => false,
+            // It was another connection that was attached under this id.
+            Some(Stage::Attached(_)) | None => false,
         };
         if !waits {
             let held = self.end(table, id, End::Answered);

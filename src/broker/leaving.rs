@@ -4,6 +4,8 @@
 //! pushed. Nothing can be said to a Mongrel2: the connection is ended in our direction, which its libzmq takes for its end; it
 //! writes nothing more, and what it had written can still be received.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -12,6 +14,13 @@ use crate::wire::reply;
 
 /// What stands before a message to a server that subscribes to everything: it means nothing.
 const ANY_SENDER: &[u8] = b"lurcher";
+
+/// A Mongrel2 is left when it has said nothing for so long: its libzmq looks for news of connections once in a millisecond at most
+/// when it sends, and what it deals to ours in that time is lost. Requests come in bunches, so a moment of silence is a good one.
+pub(super) const LULL: Duration = Duration::from_millis(5);
+
+/// So long such a moment is waited for under unbroken load; then any moment is as good as another.
+const LULL_WITHIN: Duration = Duration::from_secs(1);
 
 /// How a server was left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +34,10 @@ pub(super) enum Left {
 /// A server that is being left.
 pub(super) struct Leaving {
     token: String,
+    since: Instant,
     until: Instant,
+    /// When something was last received.
+    heard: Instant,
     /// The subscription on which it was asked: a new one means that it has to be asked again.
     asked_on: Option<u64>,
     is_ended: bool,
@@ -42,9 +54,12 @@ pub(super) fn token() -> String {
 
 impl Leaving {
     pub(super) fn new(token: String, until: Instant, receiver: &mut Receiver) -> Self {
+        let now = Instant::now();
         Self {
             token,
+            since: now,
             until,
+            heard: now,
             asked_on: None,
             is_ended: false,
             losses: receiver.losses(),
@@ -54,6 +69,11 @@ impl Leaving {
     /// The latest moment to receive anything of a server that does not stop.
     pub(super) fn until(&self) -> Instant {
         self.until
+    }
+
+    /// Something was received.
+    pub(super) fn note_heard(&mut self) {
+        self.heard = Instant::now();
     }
 
     /// Does what can be done now; to be called whenever something was received, and now and then. `drained`: the server has said so.
@@ -66,10 +86,12 @@ impl Leaving {
         if drained {
             return Some(Left::Told);
         }
-        let is_lurcher = publisher.is_lurcher();
-        if is_lurcher {
+        let now = Instant::now();
+        let lulls =
+            now.duration_since(self.heard) >= LULL || now.duration_since(self.since) >= LULL_WITHIN;
+        if publisher.is_lurcher() {
             self.ask(publisher);
-        } else if !self.is_ended {
+        } else if !self.is_ended && lulls {
             match receiver.end_sending() {
                 Ok(ended) => self.is_ended = ended,
                 Err(error) => {
@@ -86,7 +108,7 @@ impl Leaving {
             self.losses = losses;
             self.is_ended = false;
         }
-        if Instant::now() >= self.until {
+        if now >= self.until {
             warn!(requests = %receiver.endpoint(), "server goes on pushing requests: not waiting any longer");
             return Some(Left::Ended);
         }

@@ -173,6 +173,18 @@ pub enum StartError {
     Bind(#[from] BindError),
 }
 
+/// How a server of a feed stands.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ServerState {
+    /// Where its replies go to.
+    pub replies: Endpoint,
+    /// It is there and takes replies: it has subscribed to them.
+    pub listens: bool,
+    /// It has said that it is a Lurcher.
+    pub is_lurcher: bool,
+}
+
 /// How a worker of a feed does: the sockets of one process at one server.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -185,7 +197,7 @@ pub struct Worker {
     pub state: &'static str,
     /// Requests that it has not answered.
     pub open: u32,
-    /// Its responses that have become streams, and its WebSockets.
+    /// Its responses that have become streams, and its WebSocket connections.
     pub attached: u32,
 }
 
@@ -196,7 +208,7 @@ pub struct Counts {
     pub connected: usize,
     /// Requests that they have not answered.
     pub open: u32,
-    /// Responses that have become streams, and WebSockets.
+    /// Responses that have become streams, and WebSocket connections.
     pub attached: u32,
     /// Requests that they have answered.
     pub served: u64,
@@ -295,6 +307,11 @@ impl Feed {
             .collect()
     }
 
+    /// How the servers stand, in the order in which they were given.
+    pub fn servers(&self) -> Vec<ServerState> {
+        self.servers.iter().map(|server| server.state()).collect()
+    }
+
     /// Every worker at every server.
     pub fn workers(&self) -> Vec<Worker> {
         let mut all = Vec::new();
@@ -340,7 +357,7 @@ impl Feed {
         self.servers.iter().map(waiting).sum()
     }
 
-    /// Requests that no worker has answered yet, those that wait too, without streams and WebSockets.
+    /// Requests that no worker has answered yet, those that wait too, without streams and WebSocket connections.
     pub fn open(&self) -> usize {
         let open: u32 = self.workers().iter().map(|worker| worker.open).sum();
         self.waiting() + open as usize
@@ -363,7 +380,7 @@ impl Feed {
     }
 
     /// Gives no more new requests to a process and those that descend from it, for programs that do not ask for that themselves; a
-    /// handler of the library's does, when it is told to stop. What is not written to it goes to others, and so do WebSockets.
+    /// handler of the library's does, when it is told to stop. What is not written to it goes to others, and so do WebSocket connections.
     /// [`Feed::worker_idle`] tells when it has nothing open any more. Sockets that it connects later are not meant.
     pub fn drain_worker(&self, pid: u32) {
         for server in &self.servers {
@@ -376,7 +393,7 @@ impl Feed {
     }
 
     /// Waits until a process and those that descend from it have no request open, streams included; false when `deadline` came
-    /// first. WebSockets count too where there is no other worker that could have them.
+    /// first. WebSocket connections count too where there is no other worker that could have them.
     ///
     /// # Cancel safety
     ///

@@ -97,7 +97,7 @@ impl Server {
             ScanState::Switched | ScanState::Opaque => exchange.ticket.attach(),
             ScanState::Open => {
                 if exchange.follows == Follows::Frames && exchange.scanner.head_seen() {
-                    self.refused(table, id);
+                    Self::refused(table, id);
                 }
                 if first && let Some(conn) = table.conns.get(&id.0) {
                     self.age(id, conn.serial);
@@ -120,7 +120,7 @@ impl Server {
     }
 
     /// A handshake is refused: frames that have come are for nobody.
-    fn refused(&self, table: &mut Table, id: ConnId) {
+    fn refused(table: &mut Table, id: ConnId) {
         if let Some(Stage::Exchange(exchange)) =
             table.conns.get_mut(&id.0).map(|conn| &mut conn.stage)
         {

@@ -158,6 +158,15 @@ impl Server {
         self.pool.get().expect("set before anything runs")
     }
 
+    /// How its server stands.
+    pub(super) fn state(&self) -> super::ServerState {
+        super::ServerState {
+            replies: self.publisher.endpoint().clone(),
+            listens: self.publisher.subscription().is_some(),
+            is_lurcher: self.publisher.is_lurcher(),
+        }
+    }
+
     /// The processes that have sockets here.
     pub(super) fn processes(&self) -> Vec<u32> {
         let workers = self.pool().report().workers;
@@ -245,7 +254,7 @@ impl Server {
                 () = until.cancelled() => break,
                 taken = next(receiver, batch) => taken,
             };
-            if !self.look(taken) {
+            if !self.look(&taken) {
                 break;
             }
             self.take_in(batch);
@@ -265,8 +274,11 @@ impl Server {
         let mut leaving = Leaving::new(token, Instant::now() + settings.drain_timeout, receiver);
         let stays = loop {
             // All of it, also more than waits otherwise: there is nobody else to have it.
+            if !batch.is_empty() {
+                leaving.note_heard();
+            }
             for message in batch.drain(..) {
-                self.received(message);
+                self.received(&message);
             }
             self.see_signals();
             if let Some(left) = leaving.advance(receiver, &self.publisher, self.drained.get()) {
@@ -274,16 +286,16 @@ impl Server {
             }
             tokio::select! {
                 () = self.signals.told.notified() => {}
-                () = tokio::time::sleep(super::LOOK) => {}
+                () = tokio::time::sleep(leaving::LULL) => {}
                 taken = next(receiver, batch) => {
-                    if !self.look(taken) {
+                    if !self.look(&taken) {
                         break false;
                     }
                 }
             }
         };
         while let Ok(Some(message)) = receiver.try_recv() {
-            self.received(message);
+            self.received(&message);
             if Instant::now() >= leaving.until() {
                 break;
             }
@@ -292,7 +304,7 @@ impl Server {
     }
 
     /// Looks at the way back when something was received; false when the way here is broken.
-    fn look(&self, taken: std::io::Result<usize>) -> bool {
+    fn look(&self, taken: &std::io::Result<usize>) -> bool {
         let patience = self.shared.settings.subscription_timeout;
         let replies = self.publisher.endpoint();
         if let Err(error) = self.publisher.expect(patience) {
@@ -302,7 +314,7 @@ impl Server {
         if self.connections.replace(connections) != connections && connections > 1 {
             self.forget_all();
         }
-        if let Err(error) = &taken {
+        if let Err(error) = taken {
             // libzmq has no such errors for a socket that is used as it should be.
             error!(%error, %replies, "socket for requests is broken, closing it");
         }
@@ -315,7 +327,7 @@ impl Server {
         while self.has_room()
             && let Some(message) = batch.pop_front()
         {
-            self.received(message);
+            self.received(&message);
         }
     }
 
@@ -470,7 +482,7 @@ impl Server {
 async fn next(receiver: &mut Receiver, batch: &mut VecDeque<Bytes>) -> std::io::Result<usize> {
     poll_fn(|cx| {
         receiver.poll_recv_many(cx, RECEIVED_AT_ONCE, &mut |message| {
-            batch.push_back(message)
+            batch.push_back(message);
         })
     })
     .await

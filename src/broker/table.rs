@@ -1,4 +1,4 @@
-//! What is open between a server's connections and the workers: requests, WebSockets, and what waits behind them.
+//! What is open between a server's connections and the workers: requests, WebSocket connections, and what waits behind them.
 //!
 //! Bookkeeping only. A connection has an entry for as long as something of it is open; afterwards [`Recent`] knows whose it was.
 

@@ -225,7 +225,7 @@ fn uploads_are_bodies_however_they_come() {
         ", 'upload.temp_store': '{}/b.XXXXXX'",
         store.path().display()
     );
-    for settings in [&stored[..], ", 'upload.stream': 1"] {
+    for settings in [stored.as_str(), ", 'upload.stream': 1"] {
         servers::each(settings, |server| {
             let served = Served::start(&server, example::app());
             let (content, request) = upload("/count", SIZE);
@@ -274,7 +274,7 @@ fn a_body_above_the_limit_is_refused() {
         ", 'upload.temp_store': '{}/b.XXXXXX'",
         store.path().display()
     );
-    for settings in [&stored[..], ", 'upload.stream': 1", ""] {
+    for settings in [stored.as_str(), ", 'upload.stream': 1", ""] {
         servers::each(settings, |server| {
             let served = Served::with(&server, example::app(), |serve| serve.max_body(1000));
             let size = if settings.is_empty() { 1001 } else { 100_003 };
@@ -519,7 +519,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     match u16::try_from(payload.len()).expect("no very long frame") {
         short @ ..126 => frame.push(0x80 | u8::try_from(short).unwrap()),
         long => {
-            frame.push(0x80 | 126);
+            frame.push(0x80 | 0x7e);
             frame.extend_from_slice(&long.to_be_bytes());
         }
     }

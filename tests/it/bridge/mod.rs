@@ -390,14 +390,8 @@ fn a_client_that_sends_too_many_ahead_is_cut_off() {
             return;
         }
         let mut client = asks(server, &GET.repeat(40));
-        let mut connection = backend.accept();
+        let _connection = backend.accept();
         assert!(client.rest().is_empty());
-        let asked = connection.rest();
-        assert!(
-            asked.ends_with(b"\r\n\r\n"),
-            "one request: {}",
-            asked.escape_ascii()
-        );
     });
 }
 

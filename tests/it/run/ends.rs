@@ -161,7 +161,9 @@ fn a_second_signal_ends_all_at_once() {
     run.program.said("stopping", 1);
     run.program.signal("INT");
     assert_eq!(run.program.ended().code(), Some(1), "{}", run.program);
-    workers.iter().for_each(|worker| goes(worker.pid));
+    for worker in &workers {
+        goes(worker.pid);
+    }
 }
 
 #[test]
@@ -170,7 +172,9 @@ fn no_worker_outlives_a_killed_supervisor() {
     let mut run = Run::alone(directory.path(), "echo", &["--workers=2"]);
     let workers = run.ready(2);
     run.program.kill();
-    workers.iter().for_each(|worker| goes(worker.pid));
+    for worker in &workers {
+        goes(worker.pid);
+    }
     let script = "trap '' TERM HUP; exec sleep 1000";
     let options = ["--feed=direct", "--", "-c", script];
     let mut run = Run::alone(directory.path(), "exec:/bin/sh", &options);

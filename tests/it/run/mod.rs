@@ -53,7 +53,9 @@ impl Run {
         command
             .args(["run", app, send, recv, "--control", &control])
             .args(options)
-            .current_dir(directory);
+            .current_dir(directory)
+            // Where a supervisor that is killed leaves its folder.
+            .env("TMPDIR", directory);
         prepare(&mut command);
         Self {
             program: Program::start(&mut command),
@@ -334,5 +336,7 @@ fn a_reload_reads_the_options_again_and_leaves_all_as_it_was_when_they_are_wrong
     body("'two'").expect("write");
     assert!(run.told(&["reload"]).1.success());
     run.program.said("all workers are replaced", 1);
+    // The old one may still take a request until it has heard of its end.
+    run.ready(1);
     assert_eq!(post(&server, "").body, b"two");
 }
