@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use lurcher::handler::{BodyWriter, Connection, Event, Options, ReplyError, Request};
+use lurcher::handler::{BodyWriter, Connection, Event, Options, Replies, ReplyError, Request};
 
 use crate::support::PATIENCE;
 use crate::support::client::Client;
@@ -37,14 +37,18 @@ fn block(at: u64) -> Vec<u8> {
     (at..at + BLOCK as u64).map(|at| pattern(at / 16)).collect()
 }
 
-/// `/BYTES` is answered with so many, `/BYTES/chunked` in chunks.
-async fn write(request: Request, done: &Done) -> Result<(), ReplyError> {
+/// `/BYTES` is answered with so many, `/BYTES/chunked` in chunks, `/BYTES/whole` and `/BYTES/plain` at once.
+async fn write(request: Request, replies: Replies, done: &Done) -> Result<(), ReplyError> {
     let path = String::from_utf8_lossy(&request.path).into_owned();
     let mut words = path.split('/').skip(1);
     let bytes: u64 = words.next().and_then(|word| word.parse().ok()).unwrap();
     let mut respond = request.respond(200);
-    if words.next() != Some("chunked") {
-        respond = respond.length(bytes);
+    let whole = || -> Vec<u8> { (0..bytes).map(|at| pattern(at / 16)).collect() };
+    match words.next() {
+        Some("chunked") => {}
+        Some("whole") => return respond.send(whole()).await,
+        Some("plain") => return replies.reply_http(&request, whole(), 200, "", &[]).await,
+        _ => respond = respond.length(bytes),
     }
     let mut body: BodyWriter = respond.stream()?;
     let mut at = 0;
@@ -67,10 +71,10 @@ async fn serve(mut connection: Connection, done: Arc<Done>) {
         let Event::Request(request) = request.into_event() else {
             continue;
         };
-        let done = Arc::clone(&done);
+        let (replies, done) = (connection.replies(), Arc::clone(&done));
         // In a task of its own: meanwhile it is told here what clients take.
         tokio::spawn(async move {
-            match write(request, &done).await {
+            match write(request, replies, &done).await {
                 Ok(()) => done.finished.fetch_add(1, Ordering::SeqCst),
                 Err(ReplyError::ClientGone) => done.gone.fetch_add(1, Ordering::SeqCst),
                 Err(error) => panic!("{error}"),
@@ -208,6 +212,12 @@ fn with_flow_control_large_answers_arrive_whole_on_both_servers() {
                 .send(b"GET /200000 HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 .unwrap();
             read_all(&mut client, 200_000, |_| {});
+            // So it is with those that are given at once.
+            for path in ["/2000000/whole", "/2000000/plain"] {
+                let mut client = ask(&server, path);
+                until("it has begun", || client.read_some(PATIENCE));
+                read_all(&mut client, 2_000_000, |_| {});
+            }
         });
     });
 }

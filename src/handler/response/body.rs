@@ -164,6 +164,12 @@ impl BodyWriter {
         }
     }
 
+    /// Whether something has left: then no other answer can be given.
+    #[cfg(feature = "service")]
+    pub(in crate::handler) fn has_begun(&self) -> bool {
+        self.flow.has_begun()
+    }
+
     /// Gives up without cutting anybody off: where nothing has left, and something else will be said.
     #[cfg(feature = "service")]
     pub(in crate::handler) fn forget(mut self) {
@@ -248,10 +254,10 @@ impl BodyWriter {
 
 impl Drop for BodyWriter {
     fn drop(&mut self) {
-        if self.done {
-            return;
+        // Of one that is gone, the number may be somebody else's by now.
+        if !self.done && !self.flow.is_gone() {
+            self.client.cancel_when_possible();
         }
-        self.client.cancel_when_possible();
     }
 }
 

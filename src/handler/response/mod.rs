@@ -424,7 +424,7 @@ struct Pieces<'a> {
 
 impl Drop for Pieces<'_> {
     fn drop(&mut self) {
-        if self.flow.has_begun() {
+        if self.flow.has_begun() && !self.flow.is_gone() {
             self.client.cancel_when_possible();
         }
     }
