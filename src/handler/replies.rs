@@ -18,6 +18,10 @@ use crate::wire::{ConnId, reply};
 /// Clients addressed by one message at most; more are split. Servers take 128 by default (`limits.handler_targets`).
 pub const IDS_PER_MESSAGE: usize = 100;
 
+/// Idents that are remembered with their servers. A server has one for each of its handler entries, so only one that is out of its
+/// mind has more; the ones above are looked up no more.
+const SENDERS_MAX: usize = 1_000;
+
 /// A reply that was not sent.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -122,7 +126,9 @@ impl Replies {
             .senders
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        let is_full = senders.len() >= SENDERS_MAX;
         match senders.get_mut(sender) {
+            None if is_full => false,
             None => {
                 // A copy, so that the message is not kept.
                 senders.insert(Bytes::copy_from_slice(sender), Some(Arc::clone(server)));
@@ -177,11 +183,13 @@ impl Replies {
     /// close](crate::wire::request::Request::should_close), or a header says `Connection: close`, the connection is closed
     /// behind the response.
     ///
+    /// With `download.flow_control` a response above 102,400 bytes goes in pieces, as its client takes them, which
+    /// [`super::Connection::recv`] hears: answer such requests in tasks of their own. Where nobody receives for a tenth of a second the
+    /// rest goes at once, which a Mongrel2 does not forgive its client, nor a Lurcher a client that is slow.
+    ///
     /// # Errors
     ///
-    /// [`ReplyError::Http`] when names or values would not be HTTP, line ends in values above all. With `download.flow_control` a
-    /// response above 102,400 bytes goes in pieces, as its client takes them: [`super::Connection::recv`] has to be called meanwhile,
-    /// in another task, or it is given up after 5 seconds with [`ReplyError::NotReceiving`].
+    /// [`ReplyError::Http`] when names or values would not be HTTP, line ends in values above all.
     ///
     /// # Cancel safety
     ///

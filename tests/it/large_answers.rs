@@ -327,3 +327,45 @@ fn a_writer_whose_program_receives_nothing_meanwhile_is_given_up() {
     });
     assert!(!client.rest().ends_with(b"\r\n0\r\n\r\n"));
 }
+
+/// Whoever answers in the loop that receives hears of no credits meanwhile; he must not be held up, nor end, by that.
+#[test]
+fn a_handler_that_answers_where_it_receives_goes_on_under_flow_control() {
+    const BYTES: u64 = 300_000;
+    servers::each(", 'download.flow_control': 1", |server| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let mut options = Options::to(&server.send).unwrap();
+        options.recv_specs = vec![server.recv.parse().unwrap()];
+        let mut connection = runtime.block_on(Connection::connect(options)).unwrap();
+        let stop = connection.stop_handle();
+        let serving = runtime.spawn(async move {
+            while let Some(request) = connection.recv().await {
+                let Event::Request(request) = request.into_event() else {
+                    continue;
+                };
+                let size = if request.path == "/large" { BYTES } else { 3 };
+                let body: Vec<u8> = (0..size).map(|at| pattern(at / 16)).collect();
+                connection.reply_http(&request, body, 200, "", &[]).await?;
+            }
+            connection.finish().await;
+            Ok::<(), ReplyError>(())
+        });
+        let mut client = ask(&server, "/large");
+        match server.kind {
+            Kind::Lurcher => read_all(&mut client, BYTES, |_| {}),
+            // It may lose its client, as ever.
+            Kind::Mongrel2 => assert!(client.read_some(PATIENCE)),
+        }
+        assert_eq!(ask(&server, "/").answer().body.len(), 3);
+        stop.stop();
+        runtime
+            .block_on(async { tokio::time::timeout(PATIENCE, serving).await })
+            .expect("the handler stops")
+            .unwrap()
+            .unwrap();
+    });
+}

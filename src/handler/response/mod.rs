@@ -169,14 +169,14 @@ impl Respond {
         self
     }
 
-    /// Sends the whole response as one message, with its `Content-Length`; 1xx, 204, 304 and the answer to HEAD go out without the body.
+    /// Sends the whole response as one message (but see [`super::Replies::reply_http`]), with its `Content-Length`; 1xx, 204, 304 and the answer to HEAD go out without the body.
     /// `Date` is added where there is none. The connection is closed behind it when the request [should
     /// close](crate::wire::request::Request::should_close).
     ///
     /// # Errors
     ///
     /// [`ReplyError::Http`] when the head would not be HTTP (nothing is sent then), [`ReplyError::Io`]. A client that is gone is no
-    /// error. With `download.flow_control`, of a response above 102,400 bytes, [`ReplyError::NotReceiving`].
+    /// error.
     ///
     /// # Cancel safety
     ///
@@ -406,7 +406,7 @@ pub(super) async fn send_whole(
     }
     let flow = Outflow::new(Arc::clone(server), client.sender(), client.conn_id());
     let mut pieces = Pieces { flow, client };
-    let sent = pieces.flow.finish(&mut payload.into(), close).await;
+    let sent = pieces.flow.finish_whole(&mut payload.into(), close).await;
     if sent.is_ok() {
         pieces.flow.forget();
     }
