@@ -117,9 +117,10 @@ fn answer_by_credits(handler: &ByHand, client: &mut Client, old: bool, halfway: 
     let id = handler.got().id;
     ask(handler, &id, 0);
     let body = bus_peers::payload(BODY);
-    let head = match old {
-        true => "HTTP/1.1 200 OK\r\n\r\n".to_owned(),
-        false => format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n"),
+    let head = if old {
+        "HTTP/1.1 200 OK\r\n\r\n".to_owned()
+    } else {
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n")
     };
     // The first notice comes at once, or with the beginning of the response.
     handler.reply(&id, head.as_bytes());

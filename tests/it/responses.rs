@@ -137,7 +137,7 @@ fn a_file_that_the_server_writes_is_the_body_and_counts_for_those_who_watch() {
     const BYTES: usize = 3_000_000;
     let directory = scratch();
     let file = directory.path().join("file");
-    let content: Vec<u8> = (0..BYTES).map(|at| (at / 7) as u8).collect();
+    let content: Vec<u8> = (0_u8..251).cycle().take(BYTES).collect();
     fs::write(&file, &content).unwrap();
     let settings = format!(", 'sendfile.base': '{}'", directory.path().display());
     let server = Server::start(Kind::Lurcher, "json", &settings).expect("our own program");
