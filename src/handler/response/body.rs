@@ -67,7 +67,7 @@ impl BodyWriter {
     }
 
     /// Sends a piece of the body, with the head before it if it is the first. An empty piece sends nothing; see
-    /// [`BodyWriter::flush`]. Waits while the server is behind, and while its client is: [`super::Connection::recv`] has to be called
+    /// [`BodyWriter::flush`]. Waits while the server is behind, and while its client is: [`Connection::recv`](crate::handler::Connection::recv) has to be called
     /// meanwhile, in another task, since it is what tells.
     ///
     /// A server that does not tell what its client has taken (Mongrel2 without `download.flow_control`) keeps 16 messages for a client
