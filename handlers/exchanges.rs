@@ -172,6 +172,11 @@ where
         if self.departed.borrow_mut().has(&client) {
             return client.cancel().await;
         }
+        let is_dead = |line: &Line| line.task.is_finished();
+        if self.lines.borrow().get(&client).is_some_and(is_dead) {
+            // It panicked: nothing would come of waiting behind it.
+            self.gone(&client);
+        }
         let in_line = self
             .lines
             .borrow()
