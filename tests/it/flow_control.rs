@@ -122,11 +122,8 @@ fn a_window_is_its_askers_and_ends_with_the_response() {
     other.reply("other-ident", &id.to_string(), small);
     // Now it is the first one's again, which has not asked this time.
     ask(&mut client, "/", &peer);
-    let large = [
-        b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n",
-        &[b'x'; 200_000][..],
-    ]
-    .concat();
+    let mut large = b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n".to_vec();
+    large.resize(large.len() + 200_000, b'x');
     peer.reply("app-ident", &id.to_string(), &large);
     // Nor does a question of another make it the other's.
     ask(&mut client, "/", &peer);
