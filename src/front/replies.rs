@@ -99,7 +99,7 @@ impl Shard {
                         client.grant(*credits);
                     }
                     if let Some(flow) = flow {
-                        client.ask_flow(*flow);
+                        client.ask_flow(pool, from, *flow);
                     }
                 }
                 // A slip in the lengths of a cancel must not leave a client waiting for credits that will not come.

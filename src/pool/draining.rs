@@ -9,7 +9,6 @@ use std::rc::Rc;
 use super::requests::is_request;
 use super::{NOTICE_TAG, Pool, State, workers};
 use crate::bus::server::{PeerId, Unsent};
-use crate::metrics::Name;
 use crate::wire::ConnId;
 use crate::wire::request::Notice;
 
@@ -22,7 +21,7 @@ impl Pool {
     }
 
     /// Gives no more new requests to the handlers of a process, which must be on ipc. For programs that do not ask for it themselves;
-    /// they are not told. [`Pool::process_idle`] says when they have nothing open any more.
+    /// they are not told unless they ask. [`Pool::process_idle`] says when they have nothing open any more.
     pub fn drain_process(self: &Rc<Self>, process: u32) {
         let state = &mut *self.state.borrow_mut();
         let begun = state.workers.drain_process(process);
@@ -71,22 +70,25 @@ impl Pool {
         let Some(peer) = state.workers.peer(worker).cloned() else {
             return;
         };
-        if peer.queued_messages() == 0 || !state.workers.is_anyone_ready() {
+        let ready = state.workers.is_anyone_ready();
+        let attachable = ready || state.workers.is_anyone_attachable();
+        // What a peer has not got that is gone is told with its loss.
+        if peer.queued_messages() == 0 || peer.is_gone() || !attachable {
             return;
         }
-        let (theirs, own): (Vec<_>, Vec<_>) = peer
-            .take_unsent()
-            .into_iter()
-            .partition(|unsent| is_request(unsent.tag) || is_attached(unsent.tag));
+        let moves = |unsent: &Unsent| {
+            let request = ready && is_request(unsent.tag) && !state.is_bound(unsent.tag);
+            request || is_attached(unsent.tag)
+        };
+        let (theirs, own): (Vec<_>, Vec<_>) = peer.take_unsent().into_iter().partition(moves);
         state.take_back_messages(&theirs);
         let requests = theirs.iter().rev().filter(|unsent| is_request(unsent.tag));
         for request in requests {
             state.take_back(request.tag);
         }
         for Unsent { tag, message } in own {
-            if peer.send(message, tag).is_err() {
-                Name::NoticesDropped.increment();
-            }
+            // It had room for it before.
+            let _queued = peer.send(message, tag);
         }
         self.unsettled.notify_one();
     }
@@ -293,5 +295,89 @@ mod tests {
         drop(first);
         idle.await;
         drop(waits);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_drained_by_another_is_told_when_it_asks_and_not_before() {
+        let pool = pool(None);
+        let socket = || Peer::unconnected_with(Origin::Process(7), &[(HANDLER_PROPERTY, ONE)]);
+        let goes = Handler {
+            pool: Rc::clone(&pool),
+            pull: socket(),
+            voice: socket(),
+        };
+        goes.voice_joins();
+        goes.pull_joins();
+        pool.drain_process(7);
+        let (waits, _) = submit(&pool, 1, "a", Retry::Safe);
+        pass(&pool, Duration::from_secs(1)).await;
+        assert_eq!(goes.has().len(), 0, "it has not asked for anything");
+        pool.drain_voice(goes.voice.id(), ONE.as_bytes());
+        assert_eq!(goes.has(), [DRAINED]);
+        // The other way round it is told once.
+        pool.drain_process(7);
+        pool.drain_voice(goes.voice.id(), ONE.as_bytes());
+        assert_eq!(goes.has(), [DRAINED]);
+        drop(waits);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handler_that_names_itself_lives_as_long_as_one_of_its_reply_sockets() {
+        let pool = pool(None);
+        let handler = join_named(&pool, ONE);
+        let (has, note) = submit(&pool, 1, "a", Retry::Safe);
+        let (answered, other) = submit(&pool, 2, "b", Retry::Safe);
+        handler.takes_all();
+        answered.started(handler.voice.id());
+        // It has connected anew before the end of the old connection was noticed.
+        let again = named(&pool, ONE);
+        again.voice_joins();
+        handler.voice_lost();
+        let (more, _) = submit(&pool, 3, "c", Retry::Safe);
+        assert_eq!(handler.has(), ["s 3 c"], "it can answer");
+        handler.takes_all();
+        handler.pull_lost();
+        pass(&pool, LOSS_WINDOW * 2).await;
+        assert_eq!(
+            (note.retired.get(), other.failures.borrow().len()),
+            (0, 0),
+            "it is answering"
+        );
+        assert!(pool.speaks_for(again.voice.id(), handler.pull.id()));
+        again.voice_lost();
+        assert_eq!((note.retired.get(), other.failures.borrow().len()), (1, 1));
+        drop((has, answered, more));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_parts_of_its_body_follow_stays_where_it_was_queued() {
+        let pool = pool(None);
+        let (goes, stays) = (join_named(&pool, ONE), join_named(&pool, TWO));
+        let (streams, note) = submit(&pool, 1, "a", Retry::Safe);
+        let (other, _) = submit(&pool, 2, "b", Retry::Safe);
+        let (moves, _) = submit(&pool, 3, "c", Retry::Safe);
+        streams.follow_up("part".into());
+        assert_eq!(goes.has(), ["s 1 a", "s 3 c", "s 1 part"]);
+        pool.drain_voice(goes.voice.id(), ONE.as_bytes());
+        assert_eq!(*note.failures.borrow(), []);
+        assert_eq!(goes.has(), ["s 1 a", "s 1 part", DRAINED]);
+        assert_eq!(stays.has(), ["s 2 b", "s 3 c"]);
+        drop((streams, other, moves));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attached_connections_move_with_what_was_not_written_though_all_others_are_busy() {
+        let pool = pool(Some(1));
+        let (goes, stays) = (join_named(&pool, ONE), join_named(&pool, TWO));
+        let first = submit(&pool, 1, "a", Retry::Safe);
+        let second = submit(&pool, 2, "b", Retry::Safe);
+        let attachment = pool.attach(talker(9));
+        say(&attachment, "x");
+        assert_eq!(goes.has(), ["s 1 a", "s 9 x"]);
+        pool.drain_voice(goes.voice.id(), ONE.as_bytes());
+        say(&attachment, "y");
+        assert_eq!(goes.has(), ["s 1 a", DRAINED]);
+        assert_eq!(stays.has(), ["s 2 b", "s 9 x", "s 9 y"]);
+        drop((first, second));
     }
 }

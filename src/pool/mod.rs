@@ -430,6 +430,12 @@ impl Pool {
         self.send_notice(peer, id, notice);
     }
 
+    /// The same for the handler whose reply socket is `voice` and nobody else: `to` if that may be its own. It has asked for it.
+    pub fn notify_asker(&self, voice: PeerId, to: Option<PeerId>, id: ConnId, notice: Notice) {
+        let peer = self.state.borrow().workers.own_listener(voice, to);
+        self.send_notice(peer, id, notice);
+    }
+
     /// Whether a reply socket may be that of this peer's handler: it is of this pool, and nothing ties the two to others.
     pub fn speaks_for(&self, voice: PeerId, peer: PeerId) -> bool {
         self.state.borrow().workers.speaks_for(voice, peer)

@@ -188,6 +188,14 @@ impl State {
         }
     }
 
+    /// Whether a message belongs to a request that its peer alone can answer, because parts of its body went the same way.
+    pub(super) fn is_bound(&self, tag: u64) -> bool {
+        let tag = tag & !(FOLLOW_TAG | PART_TAG);
+        let (place, serial) = ((tag >> 32) as usize, (tag & 0xffff_ffff) as u32);
+        let open = self.open.get(place).filter(|open| open.serial == serial);
+        open.is_some_and(Open::has_passed)
+    }
+
     /// Fails what has waited for too long; says how many requests that were.
     pub(super) fn expire(&mut self, now: Instant, wait_max: Duration) -> usize {
         let mut expired = Vec::new();

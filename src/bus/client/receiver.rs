@@ -248,7 +248,7 @@ impl Receiver {
         let Some(link) = socket.link.filter(|_| drained) else {
             return Ok(false);
         };
-        // libzmq may have closed it just now, and the number may be another's.
+        let losses = socket.losses;
         let endpoint = &self.endpoint.transport;
         let shared = sys::share_socket(link, |peer| match endpoint {
             Transport::Tcp { port, .. } => peer
@@ -259,6 +259,12 @@ impl Receiver {
                 .is_none_or(|peer| peer.as_os_str() == path.as_str()),
             Transport::Inproc { .. } => false,
         })?;
+        // libzmq tells of the end of a connection before it closes the descriptor. While it has told of none, the number was not
+        // yet another's when it was shared.
+        self.look()?;
+        if self.losses() != losses {
+            return Ok(false);
+        }
         let Some(shared) = shared else {
             return Ok(false);
         };

@@ -202,6 +202,7 @@ impl Connection {
         } = accepted;
         let head_request = asked == Asked::Head;
         let caller = Rc::clone(&self.client) as Rc<dyn pool::Caller>;
+        self.client.end_flow();
         match handler.pool.submit(message, retry, caller) {
             Ok(ticket) => {
                 self.client

@@ -4,6 +4,8 @@
 //! here and wakes the task: replies go into the mailbox, the sweep says when a deadline has passed, the pool says when
 //! a request failed. Nothing here waits.
 
+mod flow;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -18,8 +20,9 @@ use crate::bus::server::PeerId;
 use crate::metrics::Name;
 use crate::pool::{self, Failure, Pool};
 use crate::wire::ConnId;
-use crate::wire::reply::Flow;
 use crate::wire::request::Notice;
+
+use flow::Flow;
 
 /// A payload below this size is copied when its client does not keep up, so that a few slow bytes do not hold a whole
 /// receive buffer of 64 KiB in memory.
@@ -129,28 +132,11 @@ pub(super) struct Client {
     pub(super) upload_credits: Cell<Option<i64>>,
     /// Bytes of payloads that were taken out of the mailbox and not written yet, as far as anybody can tell: some are dropped.
     pub(super) unwritten: Cell<usize>,
-    /// The handler of the open response has asked to be told what of it is written.
-    flow: Cell<Option<Flowing>>,
+    /// A handler has asked to be told what of the open response is written. Boxed, as few do.
+    flow: RefCell<Option<Box<Flow>>>,
     /// What the ping and rate limits look at.
     pub(super) activity: Cell<Activity>,
 }
-
-/// A response whose handler is told how much of it is written.
-#[derive(Debug, Clone, Copy)]
-struct Flowing {
-    /// What the handler wants to have outstanding.
-    window: u64,
-    /// What it has sent, as it counts: it says so whenever it asks, so that a notice that got lost is of no consequence.
-    sent: u64,
-    /// What it was last told.
-    told: u64,
-    /// It has asked, and waits for an answer.
-    asked: bool,
-}
-
-/// A handler that has asked for it is told when this part of its window was written: it need not stop meanwhile, and is not
-/// told of every packet.
-const TOLD_PER_WINDOW: u64 = 4;
 
 /// Whether a message waits for a handler, so that the client is not read any further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -221,7 +207,7 @@ impl Client {
             hold: Cell::default(),
             upload_credits: Cell::new(None),
             unwritten: Cell::new(0),
-            flow: Cell::new(None),
+            flow: RefCell::default(),
             activity: Cell::new(activity),
         })
     }
@@ -258,10 +244,7 @@ impl Client {
             return;
         }
         mailbox.bytes += bytes.len();
-        if let Some(flow) = self.flow.get() {
-            let sent = flow.sent.saturating_add(bytes.len() as u64);
-            self.flow.set(Some(Flowing { sent, ..flow }));
-        }
+        self.count_sent(bytes.len());
         let bytes = if self.behind.get() && bytes.len() < COPY_BELOW {
             Bytes::copy_from_slice(bytes)
         } else {
@@ -383,79 +366,6 @@ impl Client {
     /// Whether a handler knows the connection.
     pub(super) fn has_handler(&self) -> bool {
         self.last_handler.borrow().is_some()
-    }
-
-    /// Flow control: tells the handler that the client has taken so many bytes.
-    pub(super) fn credit(&self, bytes: usize) {
-        match self.flow.get() {
-            Some(flow) => self.tell_written(flow),
-            None => self.notify(Notice::Credits(bytes as u64)),
-        }
-    }
-
-    fn notify(&self, notice: Notice) {
-        if let Some(id) = self.id()
-            && let Some((pool, peer)) = &*self.last_handler.borrow()
-        {
-            pool.notify(*peer, id, notice);
-        }
-    }
-
-    /// A handler asks to be told how much of its response is written, until that ends.
-    pub(super) fn ask_flow(&self, asked: Flow) {
-        // What is written there is longer than what the handler has sent.
-        if self.speaks_messages() {
-            return;
-        }
-        let Flow { window, sent } = asked;
-        let told = self.flow.get().map(|flow| flow.told);
-        self.flow.set(Some(Flowing {
-            window,
-            sent,
-            told: told.unwrap_or_else(|| self.written_of(sent)),
-            asked: true,
-        }));
-        self.wake();
-    }
-
-    /// The response has ended.
-    pub(super) fn end_flow(&self) {
-        self.flow.set(None);
-    }
-
-    /// Tells the handler that has asked for it how much is written, when it is time.
-    pub(super) fn tell_flow(&self) {
-        if let Some(flow) = self.flow.get() {
-            let news = self.written_of(flow.sent).saturating_sub(flow.told);
-            if flow.asked || news >= self.window_of(flow) / TOLD_PER_WINDOW && news > 0 {
-                self.tell_written(flow);
-            }
-        }
-    }
-
-    fn tell_written(&self, flow: Flowing) {
-        let (window, sent) = (self.window_of(flow), self.written_of(flow.sent));
-        self.flow.set(Some(Flowing {
-            told: sent,
-            asked: false,
-            ..flow
-        }));
-        self.notify(Notice::Flow {
-            credits: sent.saturating_sub(flow.told),
-            flow: Flow { window, sent },
-        });
-    }
-
-    /// Of so many bytes that were sent, those that are written.
-    fn written_of(&self, sent: u64) -> u64 {
-        let waiting = self.mailbox.borrow().bytes + self.unwritten.get();
-        sent.saturating_sub(waiting as u64)
-    }
-
-    /// What a handler may have outstanding: more than the mailbox takes would end the connection.
-    fn window_of(&self, flow: Flowing) -> u64 {
-        flow.window
-            .clamp(1, (self.mailbox_bytes_max() as u64).max(1))
     }
 
     /// Whether the handler last used is the one behind this reply socket, as far as anybody can tell.

@@ -11,8 +11,11 @@
 //! * **what the loss of a worker means**: a handler that closes its PULL and keeps its PUB is draining and will answer
 //!   what it has; one that loses both is dead, and so is what it had.
 //!
-//! A worker may also be drained while its PULL is open, because it has asked for that or somebody else has: it gets no new request,
-//! and what belongs to those that it has.
+//! What the second comes to stands in [`loss`]. A worker may also be drained while its PULL is open, because it has asked for that or
+//! somebody else has: it gets no new request, and what belongs to those that it has ([`leaving`]).
+
+mod leaving;
+mod loss;
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -21,11 +24,13 @@ use slab::Slab;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::kin::{Kin, token};
+use super::kin::Kin;
 use super::{LOSS_WINDOW, PAIRING_GRACE, STALL_AFTER};
 use crate::balancer::{Balancer, Key, Standing};
 use crate::bus::server::{Origin, Peer, PeerId, Unsent};
 use crate::metrics::Name;
+
+use leaving::Leave;
 
 /// Answers by its own voice that a worker's tie is worth: so many by another are needed to change it.
 const VOTES_MAX: u8 = 4;
@@ -33,17 +38,6 @@ const VOTES_MAX: u8 = 4;
 /// Names a worker for as long as a request refers to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Id(usize);
-
-/// Whether a worker whose PULL is open gets new requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leave {
-    /// It does.
-    No,
-    /// It does not, and is yet to be told that it had its last one.
-    Untold,
-    /// It does not.
-    Told,
-}
 
 pub(super) struct Workers {
     balancer: Balancer,
@@ -99,6 +93,16 @@ struct Voice {
     subscribed: bool,
     /// It has asked for no more requests.
     drains: bool,
+}
+
+impl Worker {
+    /// Whether a voice of that kin may be its own.
+    fn may_have(&self, voice: PeerId, kin: Kin) -> bool {
+        match (kin, self.voice) {
+            (Kin::Token(_), _) | (_, None) => self.kin == kin,
+            (_, Some(tied)) => tied == voice,
+        }
+    }
 }
 
 impl Workers {
@@ -332,31 +336,32 @@ impl Workers {
         let Some(Voice { kin, .. }) = self.voices.get(&voice) else {
             return false;
         };
-        let tied = |worker: &Worker| match worker.voice {
-            Some(tied) => tied == voice,
-            None => worker.kin == *kin,
-        };
         self.all
             .iter()
             .find(|(_, worker)| worker.peer.id() == peer)
-            .is_none_or(|(_, worker)| tied(worker))
+            .is_none_or(|(_, worker)| worker.may_have(voice, *kin))
     }
 
-    /// The peer for a notice to the handler behind a voice.
+    /// The peer of the handler behind a voice: `to` if that may be its own.
+    pub(super) fn own_listener(&self, voice: PeerId, to: Option<PeerId>) -> Option<Rc<Peer>> {
+        let kin = self.voices.get(&voice)?.kin;
+        let all = self.all.iter().map(|(_, worker)| worker);
+        let own = all.filter(|worker| worker.key.is_some() && worker.may_have(voice, kin));
+        let likely = |worker: &&Worker| {
+            let (meant, tied) = (Some(worker.peer.id()) == to, worker.voice == Some(voice));
+            2 * u8::from(meant) + u8::from(tied)
+        };
+        // The first among equals.
+        let best = own.reduce(|best, worker| {
+            let better = likely(&worker) > likely(&best);
+            if better { worker } else { best }
+        })?;
+        Some(Rc::clone(&best.peer))
+    }
+
+    /// The peer for a notice to the handler behind a voice, or any other that takes messages.
     pub(super) fn listener_of_voice(&self, voice: PeerId) -> Option<Rc<Peer>> {
-        let connected = || {
-            self.all
-                .iter()
-                .map(|(_, worker)| worker)
-                .filter(|worker| worker.key.is_some())
-        };
-        let tied = connected().find(|worker| worker.voice == Some(voice));
-        let near = || {
-            let kin = self.voices.get(&voice)?.kin;
-            connected().find(|worker| worker.kin == kin)
-        };
-        tied.or_else(near)
-            .map(|worker| Rc::clone(&worker.peer))
+        self.own_listener(voice, None)
             .or_else(|| self.listener(None))
     }
 
@@ -453,208 +458,6 @@ impl Workers {
                 self.balancer.set(key, Standing::Ready);
             }
         }
-    }
-
-    /// The handler behind a voice asks for no more requests, and proves by its token that it speaks for itself. Gives its workers
-    /// that got some until now; there are none while its PULL is not connected, and then it is told when that comes.
-    pub(super) fn drain_voice(&mut self, voice: PeerId, text: &[u8]) -> Vec<Id> {
-        let Some(voice) = self.voices.get_mut(&voice) else {
-            return Vec::new();
-        };
-        let kin = voice.kin;
-        if token(text).map(Kin::Token) != Some(kin) {
-            return Vec::new();
-        }
-        voice.drains = true;
-        self.drain_where(|worker| worker.kin == kin)
-    }
-
-    /// Gives no more requests to the workers of a process.
-    pub(super) fn drain_process(&mut self, process: u32) -> Vec<Id> {
-        self.drain_where(|worker| worker.peer.origin() == Origin::Process(process))
-    }
-
-    fn drain_where(&mut self, which: impl Fn(&Worker) -> bool) -> Vec<Id> {
-        let mut begun = Vec::new();
-        for (index, worker) in &mut self.all {
-            if let Some(key) = worker.key
-                && worker.leave == Leave::No
-                && which(worker)
-            {
-                debug!(peer = %worker.peer.id(), held = worker.held, "handler gets no more requests");
-                worker.leave = Leave::Untold;
-                self.balancer.set(key, Standing::Held);
-                self.leaving += 1;
-                begun.push(Id(index));
-            }
-        }
-        begun
-    }
-
-    /// Workers that get no more requests and are to be told so: those that understand it.
-    pub(super) fn untold(&mut self) -> Vec<(Id, Rc<Peer>)> {
-        if self.leaving == 0 {
-            return Vec::new();
-        }
-        let mut untold = Vec::new();
-        for (index, worker) in &mut self.all {
-            if worker.leave == Leave::Untold && worker.key.is_some() {
-                if matches!(worker.kin, Kin::Token(_)) {
-                    untold.push((Id(index), Rc::clone(&worker.peer)));
-                } else {
-                    worker.leave = Leave::Told;
-                }
-            }
-        }
-        untold
-    }
-
-    /// A worker was told that it had its last request.
-    pub(super) fn told(&mut self, id: Id) {
-        if let Some(worker) = self.all.get_mut(id.0) {
-            worker.leave = Leave::Told;
-        }
-    }
-
-    /// Whether a worker with an open PULL gets no new requests.
-    pub(super) fn is_leaving(&self, id: Id) -> bool {
-        self.leaving > 0
-            && self
-                .all
-                .get(id.0)
-                .is_some_and(|worker| worker.key.is_some() && worker.leave != Leave::No)
-    }
-
-    /// Whether a request can be handed to somebody now.
-    pub(super) fn is_anyone_ready(&self) -> bool {
-        self.balancer.first().is_some()
-    }
-
-    /// What the handlers of a process have open, attached connections included.
-    pub(super) fn held_by_process(&self, process: u32) -> usize {
-        let workers = self.all.iter().map(|(_, worker)| worker);
-        workers
-            .filter(|worker| worker.peer.origin() == Origin::Process(process))
-            .map(|worker| worker.held as usize)
-            .sum()
-    }
-
-    /// A PULL peer is lost. Gives the worker when it is certain that the handler is dead with what it had.
-    pub(super) fn leave(&mut self, peer: PeerId, now: Instant) -> Option<Id> {
-        let id = self.find(peer)?;
-        let worker = &mut self.all[id.0];
-        if let Some(key) = worker.key.take() {
-            self.balancer.remove(key);
-            self.by_key[key.index()] = None;
-            self.leaving -= usize::from(worker.leave != Leave::No);
-        }
-        debug!(%peer, held = worker.held, "handler left");
-        let kin = worker.kin;
-        self.depart(kin);
-        let worker = &mut self.all[id.0];
-        if worker.held == 0 {
-            if worker.voice.is_none() {
-                // A voice that was lost just now was this one's, and speaks for no other worker's death.
-                self.take_lost_voice(kin, now);
-            }
-            self.forget(id);
-            return None;
-        }
-        worker.phase = Phase::Doubtful { since: now };
-        let alive = if let Some(voice) = worker.voice {
-            self.voices.contains_key(&voice)
-        } else {
-            // One that names itself has voices of its own: none of them is another's.
-            let lost = !matches!(kin, Kin::Token(_)) && self.take_lost_voice(kin, now);
-            !lost && self.voices.values().any(|voice| voice.kin == kin)
-        };
-        (!alive).then_some(id)
-    }
-
-    /// A worker of this kin has left: one of the voices there, if they are more than the workers that stay, was its own.
-    fn depart(&mut self, kin: Kin) {
-        if matches!(kin, Kin::Token(_)) {
-            return;
-        }
-        let staying = self
-            .all
-            .iter()
-            .filter(|(_, worker)| worker.key.is_some() && worker.kin == kin)
-            .count();
-        let voices = self.voices.values().filter(|voice| voice.kin == kin);
-        let spare = voices.count().saturating_sub(staying);
-        if spare > 0 {
-            let departed = self.departed.entry(kin).or_default();
-            *departed = spare.min(*departed + 1);
-        } else {
-            self.departed.remove(&kin);
-        }
-    }
-
-    /// A PUB peer is lost. Gives the workers that are dead with it.
-    pub(super) fn voice_lost(&mut self, peer: PeerId, now: Instant) -> Vec<Id> {
-        let Some(Voice { kin, .. }) = self.voices.remove(&peer) else {
-            return Vec::new();
-        };
-        debug!(voice = %peer, ?kin, "reply socket left");
-        let last_of_kin = !self.voices.values().any(|voice| voice.kin == kin);
-        let of_the_living = self
-            .all
-            .iter()
-            .any(|(_, worker)| worker.key.is_some() && worker.voice == Some(peer));
-        let mut of_the_departed = false;
-        if !of_the_living && let Some(departed) = self.departed.get_mut(&kin) {
-            of_the_departed = true;
-            *departed -= 1;
-            if *departed == 0 {
-                self.departed.remove(&kin);
-            }
-        }
-        let mut dead = Vec::new();
-        // Where it is not known whose voice it was, it was that of one worker at most that has left and has no other.
-        let mut claimed = self
-            .all
-            .iter()
-            .any(|(_, worker)| worker.voice == Some(peer));
-        let mut unpaired = Vec::new();
-        for (index, worker) in &mut self.all {
-            let tied = worker.voice == Some(peer);
-            let near = worker.voice.is_none() && worker.kin == kin;
-            match worker.phase {
-                Phase::Doubtful { .. } | Phase::Draining
-                    if tied || (near && (!claimed || last_of_kin)) =>
-                {
-                    claimed = true;
-                    dead.push(Id(index));
-                }
-                // It still takes requests and could not answer them: held until it has a voice again.
-                Phase::Ready if tied || (near && last_of_kin) => {
-                    worker.phase = Phase::Pairing { since: now };
-                    unpaired.extend(worker.key);
-                }
-                _ => {}
-            }
-        }
-        for key in unpaired {
-            self.balancer.set(key, Standing::Held);
-        }
-        if !claimed && !of_the_departed && !matches!(kin, Kin::Token(_)) {
-            self.forget_old_losses(now);
-            self.lost_voices.push_back((now, kin));
-        }
-        dead
-    }
-
-    /// Whether a voice of this kin, whose worker was not known, was lost just now; it is then used up.
-    fn take_lost_voice(&mut self, kin: Kin, now: Instant) -> bool {
-        self.forget_old_losses(now);
-        let found = self.lost_voices.iter().position(|(_, lost)| *lost == kin);
-        found.is_some_and(|index| self.lost_voices.remove(index).is_some())
-    }
-
-    fn forget_old_losses(&mut self, now: Instant) {
-        self.lost_voices
-            .retain(|(at, _)| now.duration_since(*at) <= LOSS_WINDOW);
     }
 
     /// Lets time settle pairing, doubtful losses and stalls. Gives the workers that have stalled, and the messages that
