@@ -214,6 +214,8 @@ impl Server {
 
     /// Waits until libzmq has all replies, at the latest until then.
     pub(super) async fn finish(&self, deadline: Instant) {
+        // What the pool has given up when it was closed is answered too.
+        self.see_signals();
         while (self.sending.get() || !self.out.borrow().is_empty()) && Instant::now() < deadline {
             tokio::time::sleep(super::LOOK).await;
         }

@@ -194,3 +194,21 @@ fn what_nobody_can_count_is_told_at_the_start() {
     run.program.said("--access-log does nothing", 1);
     assert!(run.program.terminate().success(), "{}", run.program);
 }
+
+#[test]
+fn requests_that_wait_when_a_crash_loop_ends_all_are_answered() {
+    servers::each("", |server| {
+        let options = [FED, "--", "-c", "sleep 0.2; exit 3"];
+        let mut run = Run::start(&server, "exec:/bin/sh", &options);
+        let request = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx";
+        let mut clients = [(); 3].map(|()| {
+            let mut client = Client::connect(server.address);
+            client.send(request).expect("send");
+            client
+        });
+        assert_eq!(run.program.ended().code(), Some(1), "{}", run.program);
+        for client in &mut clients {
+            assert_eq!(client.answer().status, 503, "{}", run.program);
+        }
+    });
+}

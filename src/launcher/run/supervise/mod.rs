@@ -544,6 +544,9 @@ impl Supervisor<'_> {
         self.members.remove(&id);
         self.leaving.remove(&id);
         self.board.borrow_mut().workers.remove(&id);
+        if let Some(Feeding { feed, .. }) = &self.feeding {
+            feed.forget_ended();
+        }
         let pause = |pause: Duration| pause.as_millis();
         match self.crew.ended(id, Instant::now()) {
             Meaning::Asked => debug!("{who} has ended: {how}"),
