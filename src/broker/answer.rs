@@ -28,9 +28,9 @@ mod tests {
         let (status, text) = answer(Failure::HandlerLost, false);
         assert_eq!(status, 502);
         assert!(text.ends_with(
-            "Content-Length: 59\r\n\r\nBad Gateway: the handler was lost while it had the request"
+            "Content-Length: 58\r\n\r\nBad Gateway: the handler was lost while it had the request"
         ));
         let (_, text) = answer(Failure::HandlerLost, true);
-        assert!(text.ends_with("Content-Length: 59\r\n\r\n"));
+        assert!(text.ends_with("Content-Length: 58\r\n\r\n"));
     }
 }
