@@ -17,6 +17,7 @@ use crate::bus::server::Origin;
 use crate::http1::{Asked, Scanner, Version};
 use crate::metrics::Name;
 use crate::pool::{Attachment, Failure, Retry, Room, Sent, Speaker};
+use crate::websocket::encode_close;
 use crate::wire::request::{Kind, Notice, Request};
 use crate::wire::{ConnId, Protocol, reply};
 
@@ -26,6 +27,9 @@ const AHEAD_MAX: usize = 256;
 /// Bytes that one connection may have waiting here for its worker (frames, parts of a body, requests ahead): as much as a client's
 /// mailbox in a front.
 const HELD_BYTES_MAX: usize = 16 << 20;
+
+/// The code with which a WebSocket is closed that no worker takes, as in a front (IANA's registry for RFC 6455).
+const TRY_AGAIN_LATER: u16 = 1013;
 
 /// Requests that are followed at once. Beyond that the oldest knowledge is worth less than the memory: one is let go for each.
 const EXCHANGES_MAX: usize = 1 << 18;
@@ -54,7 +58,8 @@ impl Server {
             Kind::Drained => self.drained.set(true),
             Kind::Disconnect => self.client_gone(table, id, body),
             Kind::Credits(_) | Kind::Notice => self.tell(table, id, body),
-            Kind::WebSocketFrame { .. } | Kind::Message(_) => self.frame(table, id, body),
+            Kind::WebSocketFrame { .. } => self.frame(table, id, body, true),
+            Kind::Message(_) => self.frame(table, id, body, false),
             Kind::StreamPart { done, .. } => self.part(table, id, body, done),
             Kind::UploadDone { file } => {
                 let announced = match table.conns.get(&id.0).map(|conn| &conn.stage) {
@@ -174,10 +179,16 @@ impl Server {
         arrived: Arrived,
         held: VecDeque<Arrived>,
     ) {
-        if table.exchanges >= EXCHANGES_MAX
-            && let Some(other) = table.conns.keys().next().copied()
-        {
-            table.take(ConnId(other));
+        if table.exchanges >= EXCHANGES_MAX {
+            // One that a worker has, and behind which nothing waits: nothing is lost but the knowledge.
+            let is_with_worker = |conn: &Conn| {
+                conn.held.is_empty()
+                    && matches!(&conn.stage, Stage::Exchange(exchange) if exchange.ticket.peer().is_some())
+            };
+            let other = table.conns.iter().find(|(_, conn)| is_with_worker(conn));
+            if let Some(other) = other.map(|(id, _)| *id) {
+                table.take(ConnId(other));
+            }
         }
         let serial = table.next_serial();
         let link = Rc::new(Link {
@@ -224,14 +235,14 @@ impl Server {
             }
             // The pool is closed.
             Err(why) => {
-                self.refuse(id, why, Some(head_request));
+                self.close_with(id, answer(why, head_request).1.as_bytes());
                 table.recent.note(id, Knows::Nobody);
             }
         }
     }
 
     /// A frame of a WebSocket, or a message of a message socket.
-    fn frame(&self, table: &mut Table, id: ConnId, message: Bytes) {
+    fn frame(&self, table: &mut Table, id: ConnId, message: Bytes, is_websocket: bool) {
         let size = message.len();
         match table.conns.get_mut(&id.0).map(|conn| &mut conn.stage) {
             Some(Stage::Attached(attached)) => {
@@ -261,7 +272,8 @@ impl Server {
                     former: std::cell::Cell::new(None),
                 });
                 let attachment = self.pool().attach(link as Rc<dyn Speaker>);
-                self.attached(table, id, serial, attachment, VecDeque::from([message]));
+                let messages = VecDeque::from([message]);
+                self.attached(table, id, serial, attachment, messages, is_websocket);
             }
         }
     }
@@ -274,6 +286,7 @@ impl Server {
         serial: u64,
         attachment: Attachment,
         messages: VecDeque<Bytes>,
+        is_websocket: bool,
     ) {
         let mut held = 0;
         for message in messages {
@@ -288,6 +301,7 @@ impl Server {
                 serial,
                 stage: Stage::Attached(Attached {
                     attachment,
+                    is_websocket,
                     held_since: None,
                     held_bytes: 0,
                 }),
@@ -465,7 +479,7 @@ impl Server {
                 (exchange.told, &self.shared.settings.observer)
             {
                 told.took = exchange.began.elapsed();
-                told.status = exchange.scanner.status();
+                told.status = exchange.scanner.status().or(told.status);
                 told.bytes = exchange.scanner.bytes();
                 told.pid = pid;
                 told.end = how;
@@ -482,18 +496,26 @@ impl Server {
             return;
         };
         let peer = conn.peer();
-        let answers = match &conn.stage {
-            Stage::Exchange(exchange) if !exchange.started => Some(exchange.head_request),
-            _ => None,
+        let (status, last) = match &conn.stage {
+            Stage::Exchange(exchange) if !exchange.started => {
+                let (status, text) = answer(why, exchange.head_request);
+                (Some(status), text.into_bytes())
+            }
+            Stage::Attached(attached) if attached.is_websocket => {
+                let mut frame = Vec::new();
+                encode_close(TRY_AGAIN_LATER, "", &mut frame);
+                (None, frame)
+            }
+            _ => (None, Vec::new()),
         };
         warn!(%id, "a request or connection is given up: {why}");
         if let Some(Conn {
             stage: Stage::Exchange(exchange),
             ..
         }) = table.conns.get_mut(&id.0)
-            && let (Some(told), Some(_)) = (&mut exchange.told, answers)
+            && let (Some(told), Some(_)) = (&mut exchange.told, status)
         {
-            told.status = Some(answer(why, false).0);
+            told.status = status;
         }
         drop(self.end(table, id, End::Failed(why)));
         table.recent.note(id, Knows::Nobody);
@@ -501,21 +523,20 @@ impl Server {
             // The server does not tell of what is closed on a handler's wish.
             self.pool().notify(Some(peer), id, Notice::Disconnect);
         }
-        self.refuse(id, why, answers);
+        self.close_with(id, &last);
     }
 
-    /// Answers in a worker's place, if there is anything to answer, and closes. `answers`: whether it was a HEAD request.
-    fn refuse(&self, id: ConnId, why: Failure, answers: Option<bool>) {
-        let sender = self.sender.borrow().clone();
-        let mut message = Vec::new();
-        if let Some(head_request) = answers {
-            let (_, text) = answer(why, head_request);
-            reply::encode(&sender, &[id], text.as_bytes(), &mut message);
+    /// Says something in a worker's place, if there is anything to say, and closes.
+    fn close_with(&self, id: ConnId, last: &[u8]) {
+        let say = |payload: &[u8]| {
+            let mut message = Vec::new();
+            reply::encode(&self.sender.borrow(), &[id], payload, &mut message);
             self.say(message.into());
+        };
+        if !last.is_empty() {
+            say(last);
         }
-        let mut close = Vec::new();
-        reply::encode(&sender, &[id], b"", &mut close);
-        self.say(close.into());
+        say(b"");
     }
 
     /// Looks at what the pool has told.

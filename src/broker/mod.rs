@@ -218,12 +218,21 @@ pub struct Counts {
 #[derive(Default)]
 struct Served(RefCell<HashMap<u32, u64>>);
 
-/// Processes that are kept count of; beyond that those that are gone are forgotten.
-const SERVED_MAX: usize = 1024;
+/// Processes that are kept count of; with more of them those that are gone are looked for with each new one.
+const SERVED_MAX: usize = 4096;
 
 impl Served {
     fn add(&self, pid: u32) {
+        let count = self.0.borrow().len();
+        if count >= SERVED_MAX && !self.0.borrow().contains_key(&pid) {
+            self.forget_ended();
+        }
         *self.0.borrow_mut().entry(pid).or_default() += 1;
+    }
+
+    fn forget_ended(&self) {
+        let is_there = |pid: &u32| Path::new(&format!("/proc/{pid}")).exists();
+        self.0.borrow_mut().retain(|pid, _| is_there(pid));
     }
 }
 
@@ -340,15 +349,17 @@ impl Feed {
                 counts.attached += worker.attached;
             }
         }
-        let mut served = self.shared.served.0.borrow_mut();
-        if served.len() > SERVED_MAX {
-            served.retain(|pid, _| Path::new(&format!("/proc/{pid}")).exists());
-        }
+        let served = self.shared.served.0.borrow();
         let of = served
             .iter()
             .filter(|(own, _)| processes::descends(**own, pid));
         counts.served = of.map(|(_, served)| *served).sum();
         counts
+    }
+
+    /// Forgets what processes have answered that are gone: another may get the number of one. To be called when a worker has ended.
+    pub fn forget_ended(&self) {
+        self.shared.served.forget_ended();
     }
 
     /// Requests that wait for a worker, and those that wait for the end of another of their connection.

@@ -14,7 +14,8 @@ use crate::http1::ScanState;
 use crate::metrics::Name;
 use crate::pool::{Pool, Speaker};
 use crate::wire::ConnId;
-use crate::wire::reply::{self, Extended, Reply};
+use crate::wire::reply::{self, Extended, Flow, Reply};
+use crate::wire::request::Notice;
 
 /// Ids that are looked at in one message. How many a server takes is its own affair (128, or as it is set).
 const TARGETS_MAX: usize = 65_536;
@@ -153,7 +154,7 @@ impl Server {
                 observer.ended(&told);
             }
             let attachment = ticket.into_attachment(link as Rc<dyn Speaker>);
-            self.attached(table, id, serial, attachment, parts);
+            self.attached(table, id, serial, attachment, parts, true);
         }
     }
 
@@ -169,6 +170,17 @@ impl Server {
         }
         match reply::decode_extended(payload) {
             Ok(Extended::Ctl { cancel: true, .. }) => drop(self.end(table, id, End::Answered)),
+            // It is passed all the same: a Mongrel2 answers it where the client is gone.
+            Ok(Extended::Ctl {
+                flow: Some(Flow { sent, .. }),
+                ..
+            }) if self.gives_no_credits() => {
+                let nothing = Notice::Flow {
+                    credits: 0,
+                    flow: Flow { window: 0, sent },
+                };
+                self.pool().notify_voice(from, id, nothing);
+            }
             // What the file has is not seen here: it is taken to be what the head has promised.
             Ok(Extended::Other {
                 key: b"sendfile", ..

@@ -18,6 +18,7 @@ use tracing::{error, warn};
 use super::leaving::{self, Leaving, Left};
 use super::table::{Signals, Stage, Table};
 use super::{Shared, StartError};
+use crate::bus::FEED;
 use crate::bus::client::{self, Context, Publisher, Receiver};
 use crate::bus::server::{self, Origin, PeerId};
 use crate::drain::Watch;
@@ -37,6 +38,9 @@ const STREAM_AFTER: Duration = Duration::from_secs(1);
 
 /// How often it is looked what has become a stream or has waited for too long.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
+
+/// The mode of the workers' sockets: whoever may open one is their owner.
+const SOCKET_MODE: u32 = 0o600;
 
 /// One server.
 pub(super) struct Server {
@@ -114,13 +118,12 @@ impl Server {
             wait_max: settings.wait_max,
             raw_payload: true,
         };
-        let bound = pool::bind(
-            own_send,
-            own_recv,
-            pool_settings,
-            &server::Options::default(),
-        )
-        .await?;
+        let own = server::Options {
+            speaks: FEED,
+            ipc_mode: Some(SOCKET_MODE),
+            ..server::Options::default()
+        };
+        let bound = pool::bind(own_send, own_recv, pool_settings, &own).await?;
         let publisher = Publisher::connect(context, recv, &options, settings.subscription_timeout)?;
         let receiver = Receiver::connect(context, send, &options)?;
         let this = Rc::new(Self {
@@ -156,6 +159,11 @@ impl Server {
 
     pub(super) fn pool(&self) -> &Rc<Pool> {
         self.pool.get().expect("set before anything runs")
+    }
+
+    /// Whether it is there and has not said that it is a Lurcher.
+    pub(super) fn gives_no_credits(&self) -> bool {
+        self.publisher.subscription().is_some() && !self.publisher.is_lurcher()
     }
 
     /// How its server stands.
@@ -206,6 +214,8 @@ impl Server {
 
     /// Waits until libzmq has all replies, at the latest until then.
     pub(super) async fn finish(&self, deadline: Instant) {
+        // What the pool has given up when it was closed is answered too.
+        self.see_signals();
         while (self.sending.get() || !self.out.borrow().is_empty()) && Instant::now() < deadline {
             tokio::time::sleep(super::LOOK).await;
         }
@@ -403,7 +413,7 @@ impl Server {
         self.over.run_until_cancelled(sending).await;
     }
 
-    fn next_batch(&self) -> Vec<Vec<u8>> {
+    fn next_batch(&self) -> Vec<Bytes> {
         let mut out = self.out.borrow_mut();
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while batch.len() < SENT_AT_ONCE
@@ -411,7 +421,7 @@ impl Server {
             && let Some(message) = out.pop_front()
         {
             bytes += message.len();
-            batch.push(Vec::from(message));
+            batch.push(message);
         }
         self.out_bytes.set(self.out_bytes.get() - bytes);
         let settings = &self.shared.settings;

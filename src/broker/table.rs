@@ -79,6 +79,8 @@ pub(super) enum Follows {
 
 pub(super) struct Attached {
     pub(super) attachment: Attachment,
+    /// A WebSocket, and no message socket.
+    pub(super) is_websocket: bool,
     /// Since when, and how many bytes of it, the pool holds because no worker takes them.
     pub(super) held_since: Option<Instant>,
     pub(super) held_bytes: usize,

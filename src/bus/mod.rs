@@ -2,8 +2,12 @@
 //! ([`client`], by libzmq). It moves messages and knows nothing of what is in them.
 
 /// The property by which a server's PUSH and SUB say in their READY that they are a Lurcher's. Its value is the version of what
-/// Lurchers agree on beyond Mongrel2's protocol: `1`.
+/// Lurchers agree on beyond Mongrel2's protocol: `1`, or [`FEED`].
 pub const SERVER_PROPERTY: &str = "X-Lurcher";
+
+/// The value of [`SERVER_PROPERTY`] by which sockets say that they do what a Lurcher's do, and that what comes by them is another
+/// server's, which may be a Mongrel2.
+pub const FEED: &str = "feed";
 
 /// The property by which the PULL and the XPUB of one handler say that they belong together: 32 hexadecimal digits.
 pub const HANDLER_PROPERTY: &str = "X-Lurcher-Handler";

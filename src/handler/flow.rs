@@ -5,7 +5,8 @@
 //!
 //! - **A Lurcher** is asked for credits when a response has grown beyond [`FREE`], so that small ones cost nothing. The request says
 //!   how many bytes were sent so far, and every notice how many of those were written: a notice that is lost is made good by the
-//!   next one, and a writer that has waited for a while asks again, which is answered at once.
+//!   next one, and a writer that has waited for a while asks again, which is answered at once. A feed that stands before a server
+//!   which gives none says so by a window of nothing.
 //! - **`download.flow_control`**, on either server: at most [`CONTROLLED_WINDOW`] are outstanding on a connection, as counted by
 //!   Mongrel2's credits. A lost notice is lost for good there, but asking again finds out that a client is gone.
 //! - **A Mongrel2 without it** tells nothing and keeps 16 messages at most for a client, of whatever size. So messages double in size:
@@ -209,11 +210,20 @@ impl Flows {
     }
 
     fn credit(&self, key: Key, bytes: u64, flow: Option<Flow>) {
+        let refused = flow.is_some_and(|flow| flow.window == 0);
+        if refused {
+            self.note_unanswered();
+        }
         let mut clients = self.lock();
         let Some(account) = clients.get(&key) else {
             return;
         };
         let mut numbers = account.lock();
+        if refused {
+            // Writers that wait for credits look at what is known now.
+            account.changed.notify_waiters();
+            return;
+        }
         let written = match flow {
             Some(flow) => flow.sent.max(numbers.written),
             None => numbers.written.saturating_add(bytes),

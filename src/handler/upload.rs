@@ -345,7 +345,7 @@ struct Key {
 struct Sender {
     /// Tells one server from another.
     server: usize,
-    /// A Lurcher, which passes no client's upload headers on.
+    /// A Lurcher, which passes no client's upload headers on. One that feeds its workers does so with what a Mongrel2 has sent.
     honest: bool,
 }
 
@@ -385,7 +385,7 @@ impl Announced {
     ) -> Option<Result<Place, UploadFault>> {
         let from = Sender {
             server: Arc::as_ptr(server) as usize,
-            honest: server.is_lurcher(),
+            honest: server.is_lurcher() && !server.is_feed(),
         };
         self.look_at(message, from)
     }

@@ -61,7 +61,14 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "broker",
         &[
-            "pool", "bus", "wire", "http1", "drain", "metrics", "endpoint",
+            "pool",
+            "bus",
+            "wire",
+            "http1",
+            "websocket",
+            "drain",
+            "metrics",
+            "endpoint",
         ],
     ),
     (

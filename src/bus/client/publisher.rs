@@ -15,6 +15,7 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Semaphore;
@@ -22,7 +23,7 @@ use tokio::time::Instant;
 
 use super::monitor::{Change, Monitor};
 use super::{Context, Descriptor, OpenError, Opened, Options, is_again, open, set_raw, watch};
-use crate::bus::SERVER_PROPERTY;
+use crate::bus::{FEED, SERVER_PROPERTY};
 use crate::endpoint::{Endpoint, Mode};
 
 /// Milliseconds between attempts to reconnect. Below the 100 of a receiver, so that after a restart of the server the
@@ -68,15 +69,15 @@ struct State {
     message: zmq::Message,
     /// What the server subscribes to.
     topics: Vec<Vec<u8>>,
-    /// Whoever subscribed last has said that it is a Lurcher.
-    lurcher: bool,
+    /// What whoever subscribed last has said that it is.
+    server: Says,
     /// How often somebody has subscribed: tells connections apart.
     subscriptions: u64,
     ear: Ear,
     /// Somebody awaits the descriptor: nobody else may touch the socket, or the edge is lost.
     awaited: bool,
     /// The rest of a batch whose first message was sent and whose sender did not stay: goes before all else.
-    owed: VecDeque<Vec<u8>>,
+    owed: VecDeque<Bytes>,
     sends_until_look: u32,
 }
 
@@ -87,6 +88,14 @@ impl std::fmt::Debug for State {
             .field("ear", &self.ear)
             .finish_non_exhaustive()
     }
+}
+
+/// What a server has said of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Says {
+    Nothing,
+    Lurcher,
+    Feed,
 }
 
 /// Whether the server listens.
@@ -160,7 +169,7 @@ impl Publisher {
             connections: 0,
             message: zmq::Message::new(),
             topics: Vec::new(),
-            lurcher: false,
+            server: Says::Nothing,
             subscriptions: 0,
             ear: Ear::Expected {
                 until: Instant::now() + patience,
@@ -210,24 +219,32 @@ impl Publisher {
     /// Whether the server has said with its subscription that it is a Lurcher; false before there is one. While the connection is
     /// down, it is what it was.
     pub fn is_lurcher(&self) -> bool {
-        let mut state = self.lock();
-        // Asked for each response that is written piece by piece, and a look costs system calls: a subscription counts for one
-        // connection, and where those are watched, no news of them means that nobody else has come.
-        let is_known = |state: &State| {
-            state.ear == Ear::Listens && self.changes.is_some() && !self.has_changed()
-        };
-        // Whoever awaits the descriptor looks himself, and is to be told of changes.
-        if !state.awaited && !is_known(&state) {
-            // A broken socket is told to whoever sends.
-            drop(state.look());
-        }
-        state.lurcher
+        self.known().server != Says::Nothing
+    }
+
+    /// Whether it has said that it is a Lurcher that hands on what another server sends, which may be a Mongrel2.
+    pub fn is_feed(&self) -> bool {
+        self.known().server == Says::Feed
     }
 
     /// Counts subscriptions, so that a new connection can be told from the one before; `None` while there is none.
     pub fn subscription(&self) -> Option<u64> {
         let state = self.glance();
         (state.ear == Ear::Listens).then_some(state.subscriptions)
+    }
+
+    /// The state as far as who the server is goes, at the price of system calls only where there may be news: it is asked for each
+    /// response that is written piece by piece. A subscription counts for one connection, and where those are watched, no news of
+    /// them means that nobody else has come.
+    fn known(&self) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        let is_known = state.ear == Ear::Listens && self.changes.is_some() && !self.has_changed();
+        // Whoever awaits the descriptor looks himself, and is to be told of changes.
+        if !state.awaited && !is_known {
+            // A broken socket is told to whoever sends.
+            drop(state.look());
+        }
+        state
     }
 
     /// What is said upstream may wait for nobody to look: looks, unless somebody does who awaits the descriptor.
@@ -320,7 +337,7 @@ impl Publisher {
         if self.try_send(&message)? {
             return Ok(Sent::Queued);
         }
-        self.send_slowly(VecDeque::from([message])).await
+        self.send_slowly(VecDeque::from([message.into()])).await
     }
 
     /// Sends several messages in order, with nothing of other senders between them.
@@ -329,8 +346,11 @@ impl Publisher {
     ///
     /// All or nothing: dropped before the first was handed over, none is sent; after it, the rest goes out before
     /// anything that is sent later (at the latest with the next call of any method here).
-    pub async fn send_all(&self, messages: impl IntoIterator<Item = Vec<u8>>) -> io::Result<Sent> {
-        let messages: VecDeque<_> = messages.into_iter().collect();
+    pub async fn send_all(
+        &self,
+        messages: impl IntoIterator<Item = impl Into<Bytes>>,
+    ) -> io::Result<Sent> {
+        let messages: VecDeque<_> = messages.into_iter().map(Into::into).collect();
         if messages.is_empty() {
             return Ok(Sent::Queued);
         }
@@ -349,13 +369,13 @@ impl Publisher {
         let mut state = self.lock();
         if state.awaited {
             // Whoever awaits the descriptor will send it before his own.
-            state.owed.push_back(message);
+            state.owed.push_back(message.into());
             return Ok(());
         }
         match self.attempt(&mut state, &mut VecDeque::new())? {
             Attempt::Done(Sent::Dropped) => {}
             Attempt::Done(Sent::Queued) if state.hand_over(&message)? => {}
-            _ => state.owed.push_back(message),
+            _ => state.owed.push_back(message.into()),
         }
         Ok(())
     }
@@ -375,7 +395,7 @@ impl Publisher {
         state.hand_over(message)
     }
 
-    async fn send_slowly(&self, mut messages: VecDeque<Vec<u8>>) -> io::Result<Sent> {
+    async fn send_slowly(&self, mut messages: VecDeque<Bytes>) -> io::Result<Sent> {
         // Most batches pass without waiting.
         {
             let mut state = self.lock();
@@ -406,7 +426,7 @@ impl Publisher {
     }
 
     /// Looks at the events and hands over what may be. Whatever it leaves undone, libzmq's descriptor will tell of.
-    fn attempt(&self, state: &mut State, messages: &mut VecDeque<Vec<u8>>) -> io::Result<Attempt> {
+    fn attempt(&self, state: &mut State, messages: &mut VecDeque<Bytes>) -> io::Result<Attempt> {
         state.look()?;
         state.sends_until_look = SENDS_PER_LOOK;
         if let Ear::Expected { until } = state.ear {
@@ -469,8 +489,12 @@ impl State {
         loop {
             match self.socket.recv(&mut self.message, zmq::DONTWAIT) {
                 Ok(()) => {
-                    let lurcher = self.message.gets(SERVER_PROPERTY).is_some();
-                    heard.push((self.message.to_vec(), lurcher));
+                    let server = match self.message.gets(SERVER_PROPERTY) {
+                        Some(FEED) => Says::Feed,
+                        Some(_) => Says::Lurcher,
+                        None => Says::Nothing,
+                    };
+                    heard.push((self.message.to_vec(), server));
                 }
                 Err(zmq::Error::EINTR) => {}
                 Err(error) if is_again(error) => break,
@@ -482,14 +506,14 @@ impl State {
         }
         // It may have been said on a newer connection than the one that was seen above.
         self.look_at_connection()?;
-        for (message, lurcher) in heard {
+        for (message, server) in heard {
             match message.split_first() {
                 // The last words of a connection that has gone count for nothing.
                 Some((1, topic)) if self.up => {
                     if !self.topics.iter().any(|known| known == topic) {
                         self.topics.push(topic.to_vec());
                     }
-                    self.lurcher = lurcher;
+                    self.server = server;
                     self.subscriptions += 1;
                     self.ear = Ear::Listens;
                 }

@@ -72,6 +72,8 @@ pub struct Options {
     pub close_timeout: Duration,
     /// Messages told in one turn of a peer's task before others have theirs. Default: 256; REP: always one.
     pub messages_per_turn: usize,
+    /// PUSH and SUB: what they say of themselves by [`super::SERVER_PROPERTY`]. Default: `1`.
+    pub speaks: &'static str,
     /// Mode of an ipc socket's file; `None` leaves it to the umask, which usually keeps other users out.
     pub ipc_mode: Option<u32>,
 }
@@ -92,6 +94,7 @@ impl Default for Options {
             keepalive_probes: 4,
             close_timeout: Duration::from_secs(2),
             messages_per_turn: 256,
+            speaks: "1",
             ipc_mode: None,
         }
     }
@@ -186,7 +189,7 @@ impl Bound {
             }
         };
         if role != SocketType::Rep {
-            options.protocol.properties = vec![(super::SERVER_PROPERTY, "1")];
+            options.protocol.properties = vec![(super::SERVER_PROPERTY, options.speaks)];
         }
         let server = listener::Server::new(role, self.endpoint.to_string(), options, topics, sink);
         Rc::new(server).start(self.socket, watch)

@@ -1,5 +1,10 @@
 //! What belongs to one connection goes to the worker that has it: notices, frames, uploads, answers in pieces.
 
+use std::time::Duration;
+
+use lurcher::broker::Settings;
+
+use super::running::Running;
 use super::{Plain, feed, message, request};
 use crate::support::client::Client;
 use crate::support::peer::{Peer, address};
@@ -28,7 +33,7 @@ fn got(worker: &Peer) -> Vec<u8> {
 /// Nothing has come to this worker, while `other` was seen to get what was sent later.
 #[track_caller]
 fn got_nothing(worker: &Peer) {
-    let message = worker.recv(std::time::Duration::ZERO);
+    let message = worker.recv(Duration::ZERO);
     assert_eq!(message.map(|m| m.escape_ascii().to_string()), None);
 }
 
@@ -136,11 +141,9 @@ fn an_upload_is_announced_and_told_to_one_worker() {
                 feed.workers().iter().any(|worker| worker.open == 1)
             });
             let (worker, started) = loop {
-                let found = workers.iter().find_map(|worker| {
-                    worker
-                        .recv(std::time::Duration::from_millis(5))
-                        .map(|m| (worker, m))
-                });
+                let found = workers
+                    .iter()
+                    .find_map(|worker| worker.recv(Duration::from_millis(5)).map(|m| (worker, m)));
                 if let Some(found) = found {
                     break found;
                 }
@@ -178,11 +181,9 @@ fn parts_of_a_body_go_to_the_worker_that_grants_them() {
             );
             client.send(head.as_bytes()).unwrap();
             let (worker, mut message) = loop {
-                let found = workers.iter().find_map(|worker| {
-                    worker
-                        .recv(std::time::Duration::from_millis(5))
-                        .map(|m| (worker, m))
-                });
+                let found = workers
+                    .iter()
+                    .find_map(|worker| worker.recv(Duration::from_millis(5)).map(|m| (worker, m)));
                 if let Some(found) = found {
                     break found;
                 }
@@ -372,5 +373,41 @@ fn a_stream_makes_its_worker_less_busy_and_ends_with_its_client() {
         drop(client);
         assert!(has(&got(&worker), "disconnect"));
         feed.until("it has ended", |feed| feed.workers()[0].attached == 0);
+    });
+}
+
+#[test]
+fn what_no_worker_takes_in_time_is_a_503_and_a_websocket_ends_with_1013() {
+    servers::each("", |server| {
+        let feed = Running::start(&[(&server.send, &server.recv)], || {
+            let mut settings = Settings::default();
+            settings.wait_max = Duration::from_millis(300);
+            settings
+        });
+        let mut client = Client::connect(server.address);
+        client
+            .send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
+        let answer = client.answer();
+        assert_eq!(answer.status, 503);
+        assert_eq!(answer.header("retry-after"), Some(&b"1"[..]));
+        client.rest();
+        let worker = feed.worker();
+        feed.ready(1);
+        let mut client = Client::connect(server.address);
+        client.send(HANDSHAKE.as_bytes()).unwrap();
+        let handshake = got(&worker);
+        let (sender, id, ..) = address(&handshake);
+        worker.reply(sender, id, SWITCHING);
+        client.upto(b"\r\n\r\n");
+        drop(worker);
+        feed.until("nobody is left", |feed| feed.workers().is_empty());
+        client.send(&frame("anybody?")).unwrap();
+        let last = client.rest();
+        assert!(
+            last.starts_with(b"\x88\x02\x03\xf5"),
+            "{}",
+            last.escape_ascii()
+        );
     });
 }

@@ -5,7 +5,7 @@ mod connections;
 mod load;
 mod running;
 
-use lurcher::broker::Settings;
+use lurcher::broker::{Feed, Settings};
 
 use crate::support::client::{Asked, Client};
 use crate::support::peer::address;
@@ -176,6 +176,10 @@ fn requests_are_answered_through_a_feed() {
         assert_eq!(served, 40);
         for worker in &mut workers {
             worker.kill();
+            // Its number may become another's.
+            let pid = worker.id();
+            feed.ask(Feed::forget_ended);
+            assert_eq!(feed.ask(move |feed| feed.counts(pid).served), 0);
         }
     });
 }

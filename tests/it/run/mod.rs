@@ -1,7 +1,9 @@
 //! `lurcher run` as a supervisor: its workers come, go, are counted and replaced, and no request is lost by it. `rolling` is about that
-//! last point, `ends` about how workers and supervisors end, `rights` about who workers are.
+//! last point, `fed` about workers behind their supervisor's feed, `ends` about how workers and supervisors end, `rights` about who
+//! workers are.
 
 mod ends;
+mod fed;
 mod rights;
 mod rolling;
 

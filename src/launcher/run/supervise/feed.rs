@@ -1,10 +1,13 @@
 //! Who takes the requests from the servers: each worker by itself, or this process for all, with a `broker::Feed` whose sockets
-//! are in a directory that only the workers' user may enter.
+//! are in a directory of this process's. Workers may open them, and neither remove them nor put others in their place.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, chown};
+use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +15,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use tokio::time::Instant;
+use nix::unistd::geteuid;
+use tokio::net::lookup_host;
+use tokio::time::{Instant, timeout};
 
 use super::super::access_log::AccessLog;
 use super::super::plan::{self, App, Plan};
@@ -20,8 +25,17 @@ use super::super::rights::Rights;
 use crate::broker::{self, Feed};
 use crate::bus::client::{Context, Options, Publisher};
 use crate::drain::Watch;
-use crate::endpoint::{Endpoint, Mode};
+use crate::endpoint::{Endpoint, Mode, Transport};
 use crate::handler::{End, Exchange};
+
+/// What the directories of feeds begin with.
+const PREFIX: &str = "lurcher-feed-";
+
+/// Attempts to make one: the folder for such things is everybody's, and another process may be tidying it up.
+const ATTEMPTS: usize = 10;
+
+/// How long a host name may take to be looked up; after that it stays a name.
+const LOOKUP: Duration = Duration::from_secs(5);
 
 /// How long servers may take to say what they are. One that is not there is taken for a Mongrel2.
 const PROBE: Duration = Duration::from_secs(1);
@@ -40,12 +54,16 @@ pub(super) async fn begin(
     watch: &Watch,
 ) -> anyhow::Result<Option<Feeding>> {
     let is_program = matches!(plan.app, App::Exec { .. });
-    let is_direct = match plan.feed {
-        plan::Feed::Direct => true,
-        plan::Feed::Supervisor => false,
-        plan::Feed::Auto => any_binds(&plan.servers) || (!is_program && are_lurchers(plan).await?),
-    };
-    if is_direct {
+    if plan.feed == plan::Feed::Direct
+        || (plan.feed == plan::Feed::Auto && any_binds(&plan.servers))
+    {
+        return Ok(None);
+    }
+    let mut servers = Vec::new();
+    for pair in &plan.servers {
+        servers.extend(at_each_address(pair).await);
+    }
+    if plan.feed == plan::Feed::Auto && !is_program && are_lurchers(&servers).await? {
         return Ok(None);
     }
     let directory = Directory::make().context("make a directory for the workers' sockets")?;
@@ -65,7 +83,7 @@ pub(super) async fn begin(
         let observer: Rc<dyn broker::Observer> = Rc::new(Observer { log, is_program });
         observer
     });
-    let feed = Feed::start(&plan.servers, &directory.0, settings, watch)
+    let feed = Feed::start(&servers, &directory.path, settings, watch)
         .await
         .context("take requests from the servers")?;
     directory
@@ -83,16 +101,72 @@ fn any_binds(servers: &[(Endpoint, Endpoint)]) -> bool {
     specs.any(|spec| spec.mode == Some(Mode::Bind))
 }
 
+/// The servers behind a host name: one for each of its addresses, as they are now. A name with one address stays a name, which is
+/// looked up with every attempt to connect.
+async fn at_each_address(pair: &(Endpoint, Endpoint)) -> Vec<(Endpoint, Endpoint)> {
+    let (send, recv) = pair;
+    let addresses: BTreeSet<IpAddr> = match (host_name(send), host_name(recv)) {
+        (Some(name), Some(other)) if name == other => {
+            // Port 0 is not looked up.
+            let found = timeout(LOOKUP, lookup_host((name, 0))).await;
+            found
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|address| address.ip())
+                .collect()
+        }
+        _ => BTreeSet::new(),
+    };
+    at_each(pair, addresses)
+}
+
+/// In one family: a server that listens on both would be connected to twice. IPv4 where there is any, as libzmq has it.
+fn at_each(
+    pair: &(Endpoint, Endpoint),
+    mut addresses: BTreeSet<IpAddr>,
+) -> Vec<(Endpoint, Endpoint)> {
+    if addresses.iter().any(IpAddr::is_ipv4) {
+        addresses.retain(IpAddr::is_ipv4);
+    }
+    if addresses.len() < 2 {
+        return vec![pair.clone()];
+    }
+    let at = |spec: &Endpoint, address: IpAddr| {
+        let mut spec = spec.clone();
+        if let Transport::Tcp { host, .. } = &mut spec.transport {
+            *host = address.to_string();
+        }
+        spec
+    };
+    let pairs = addresses
+        .iter()
+        .map(|address| (at(&pair.0, *address), at(&pair.1, *address)));
+    pairs.collect()
+}
+
+/// The host name that a spec connects to, if it has one: no address, and nothing that only libzmq understands.
+fn host_name(spec: &Endpoint) -> Option<&str> {
+    match &spec.transport {
+        Transport::Tcp { host, .. }
+            if host.parse::<IpAddr>().is_err() && !host.contains(['*', ';', ':', '%']) =>
+        {
+            Some(host)
+        }
+        _ => None,
+    }
+}
+
 /// Whether all servers are there, and are Lurchers. Only their sockets for replies are asked: what connects to the others is
 /// given requests.
-async fn are_lurchers(plan: &Plan) -> anyhow::Result<bool> {
+async fn are_lurchers(servers: &[(Endpoint, Endpoint)]) -> anyhow::Result<bool> {
     let context = Context::new();
     let options = Options {
         linger: Duration::ZERO,
         ..Options::default()
     };
     let mut publishers = Vec::new();
-    for (_, recv) in &plan.servers {
+    for (_, recv) in servers {
         publishers.push(Publisher::connect(&context, recv, &options, PROBE)?);
     }
     let deadline = Instant::now() + PROBE;
@@ -107,38 +181,74 @@ async fn are_lurchers(plan: &Plan) -> anyhow::Result<bool> {
     Ok(all)
 }
 
-/// A directory of this process alone, gone with the value.
-pub(super) struct Directory(PathBuf);
+/// A directory of this process's, gone with the value. It is locked for as long as the process lives, so that one that was killed
+/// leaves nothing for good: the next takes away what nobody has locked.
+pub(super) struct Directory {
+    path: PathBuf,
+    /// Itself, locked.
+    _lock: File,
+}
 
 impl Directory {
     fn make() -> io::Result<Self> {
-        let mut name = format!("lurcher-{}-", std::process::id());
-        // Somebody else cannot have made it before: then it is an error.
-        let chance = getrandom::u64().map_err(io::Error::other)?;
-        // Writing to a String does not fail.
-        let _ok = write!(name, "{chance:016x}");
-        let path = std::env::temp_dir().join(name);
-        DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self(path))
+        let folder = std::env::temp_dir();
+        sweep(&folder);
+        for _ in 0..ATTEMPTS {
+            let mut name = format!("{PREFIX}{}-", std::process::id());
+            // Somebody else cannot have made it before: then it is an error.
+            let chance = getrandom::u64().map_err(io::Error::other)?;
+            // Writing to a String does not fail.
+            let _ok = write!(name, "{chance:016x}");
+            let path = folder.join(name);
+            DirBuilder::new().mode(0o700).create(&path)?;
+            // Whoever tidies up may have found it before it is locked.
+            if let Ok(lock) = File::open(&path)
+                && lock.try_lock().is_ok()
+                && fs::metadata(&path).is_ok()
+            {
+                return Ok(Self { path, _lock: lock });
+            }
+        }
+        Err(io::Error::other("it is taken away again and again"))
     }
 
-    /// Lets the workers' user connect. Root may do so in any case.
-    fn give(&self, rights: &Rights) -> io::Result<()> {
-        if (rights.uid, rights.gid) == (None, None) {
-            return Ok(());
+    /// Lets the workers' user open the sockets, and nobody but that user and root. The directory stays this process's.
+    pub(super) fn give(&self, rights: &Rights) -> io::Result<()> {
+        let uid = rights.uid.unwrap_or(geteuid().as_raw());
+        for entry in fs::read_dir(&self.path)? {
+            chown(entry?.path(), Some(uid), rights.gid)?;
         }
-        let give = |path: &Path| chown(path, rights.uid, rights.gid);
-        for entry in fs::read_dir(&self.0)? {
-            give(&entry?.path())?;
-        }
-        give(&self.0)
+        let mode = if uid == geteuid().as_raw() {
+            0o700
+        } else {
+            0o711
+        };
+        fs::set_permissions(&self.path, Permissions::from_mode(mode))
     }
 }
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!("remove {}: {error}", self.0.display());
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::warn!("remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Takes away what processes of this user have left that were killed.
+fn sweep(folder: &Path) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries {
+        let is_ours = entry.file_name().as_bytes().starts_with(PREFIX.as_bytes())
+            && entry
+                .metadata()
+                .is_ok_and(|found| found.is_dir() && found.uid() == geteuid().as_raw());
+        if is_ours
+            && let Ok(lock) = File::open(entry.path())
+            && lock.try_lock().is_ok()
+        {
+            // Another one may do the same.
+            let _ok = fs::remove_dir_all(entry.path());
         }
     }
 }
@@ -180,18 +290,89 @@ impl broker::Observer for Observer {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
-
     use super::*;
 
     #[test]
     fn the_directory_is_its_owners_alone_and_goes() {
         let directory = Directory::make().unwrap();
-        let path = directory.0.clone();
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+        let path = directory.path.clone();
+        let mode = || fs::metadata(&path).unwrap().mode() & 0o777;
+        assert_eq!(mode(), 0o700);
         fs::write(path.join("0.send"), "").unwrap();
         directory.give(&Rights::default()).unwrap();
+        assert_eq!(mode(), 0o700);
         drop(directory);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_workers_user_gets_the_sockets_and_not_the_directory() {
+        if !geteuid().is_root() {
+            println!("skipped: only root can give files away");
+            return;
+        }
+        let directory = Directory::make().unwrap();
+        let socket = directory.path.join("0.send");
+        fs::write(&socket, "").unwrap();
+        let rights = Rights {
+            uid: Some(65_534),
+            ..Rights::default()
+        };
+        directory.give(&rights).unwrap();
+        let found = |path: &Path| {
+            let found = fs::metadata(path).unwrap();
+            (found.uid(), found.mode() & 0o777)
+        };
+        assert_eq!(found(&directory.path), (0, 0o711));
+        assert_eq!(found(&socket).0, 65_534);
+        directory.give(&Rights::default()).unwrap();
+        assert_eq!(found(&directory.path), (0, 0o700));
+        assert_eq!(found(&socket).0, 0);
+    }
+
+    #[test]
+    fn a_name_with_several_addresses_is_several_servers_of_one_family() {
+        let pair = ["tcp://app.example:9999", "tcp://app.example:9998"];
+        let [send, recv] = pair.map(|spec| spec.parse::<Endpoint>().unwrap());
+        let pair = (send, recv);
+        let each = |addresses: &[&str]| {
+            let addresses = addresses.iter().map(|text| text.parse().unwrap());
+            at_each(&pair, addresses.collect())
+                .iter()
+                .map(|(send, recv)| format!("{send} {recv}"))
+                .collect::<Vec<_>>()
+        };
+        let named = ["tcp://app.example:9999 tcp://app.example:9998"];
+        assert_eq!(each(&[]), named);
+        assert_eq!(each(&["10.0.0.1", "::1"]), named);
+        assert_eq!(
+            each(&["10.0.0.2", "10.0.0.1", "::1"]),
+            [
+                "tcp://10.0.0.1:9999 tcp://10.0.0.1:9998",
+                "tcp://10.0.0.2:9999 tcp://10.0.0.2:9998"
+            ]
+        );
+        assert_eq!(each(&["::1", "::2"]).len(), 2);
+        assert_eq!(host_name(&pair.0), Some("app.example"));
+        for spec in ["tcp://10.0.0.1:1", "ipc:///tmp/x"] {
+            assert_eq!(host_name(&spec.parse().unwrap()), None, "{spec}");
+        }
+    }
+
+    #[test]
+    fn what_a_killed_process_has_left_is_taken_away_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let [left, held, other] = ["lurcher-feed-1-a", "lurcher-feed-2-b", "lurcher-x"].map(path);
+        for path in [&left, &held, &other] {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join("0.send"), "").unwrap();
+        }
+        fs::write(path("lurcher-feed-file"), "").unwrap();
+        let lock = File::open(&held).unwrap();
+        lock.try_lock().unwrap();
+        sweep(folder.path());
+        assert!(!left.exists());
+        assert!(held.exists() && other.exists() && path("lurcher-feed-file").exists());
     }
 }

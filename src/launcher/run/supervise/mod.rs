@@ -93,8 +93,12 @@ async fn supervise(plan: Plan, replan: Replan<'_>, log: Option<&str>) -> anyhow:
     let (news, mut heard) = mpsc::channel(NEWS_MAX);
     // A signal to stop that comes meanwhile is taken when this is done.
     let feeding = feed::begin(&plan, &rights, &watch).await?;
+    let is_program = matches!(plan.app, App::Exec { .. });
+    if is_program && feeding.is_none() {
+        tell_what_nobody_counts(&plan);
+    }
     let mut supervisor = Supervisor {
-        is_program: matches!(plan.app, App::Exec { .. }),
+        is_program,
         feeding,
         next_look: Instant::now(),
         leaving: BTreeMap::new(),
@@ -182,6 +186,21 @@ fn kinds() -> impl Iterator<Item = SignalKind> {
     ];
     STOP.into_iter()
         .chain(others.map(|signal| SignalKind::from_raw(signal as i32)))
+}
+
+/// A program that takes its requests by itself tells nobody of them.
+fn tell_what_nobody_counts(plan: &Plan) {
+    let name = &plan.name;
+    for (option, is_given) in [
+        ("--max-requests", plan.max_requests.is_some()),
+        ("--access-log", plan.access_log.is_some()),
+    ] {
+        if is_given {
+            warn!(
+                "handler {name}: {option} does nothing: its programs take their requests by themselves, and nobody counts them"
+            );
+        }
+    }
 }
 
 /// Waits until nothing is open any more that came before the end was wished for.
@@ -525,6 +544,9 @@ impl Supervisor<'_> {
         self.members.remove(&id);
         self.leaving.remove(&id);
         self.board.borrow_mut().workers.remove(&id);
+        if let Some(Feeding { feed, .. }) = &self.feeding {
+            feed.forget_ended();
+        }
         let pause = |pause: Duration| pause.as_millis();
         match self.crew.ended(id, Instant::now()) {
             Meaning::Asked => debug!("{who} has ended: {how}"),
@@ -546,6 +568,7 @@ impl Supervisor<'_> {
                 );
                 if let Some((plan, rights)) = self.previous.take() {
                     (self.plan, self.rights) = (plan, rights);
+                    self.give_sockets();
                 }
                 self.is_rolling = false;
                 self.manager.ready();
@@ -601,6 +624,9 @@ impl Supervisor<'_> {
             self.members
                 .values()
                 .for_each(|worker| worker.member.wish(Wish::Reopen));
+            if let Some(Feeding { log: Some(log), .. }) = &self.feeding {
+                log.reopen();
+            }
         } else if is(Signal::SIGTTIN) {
             self.scale(self.crew.wanted().saturating_add(1));
         } else if is(Signal::SIGTTOU) {
@@ -686,6 +712,7 @@ impl Supervisor<'_> {
                     self.crew.scale(self.plan.workers);
                 }
                 self.previous.get_or_insert((before, rights));
+                self.give_sockets();
                 self.manager.reloading();
                 self.is_rolling = true;
                 self.crew.roll();
@@ -710,6 +737,28 @@ impl Supervisor<'_> {
                 "the control port, the pid file, the feed and what is watched change with a new start only"
             );
         }
+        let fed = |plan: &Plan| {
+            (
+                plan.servers.clone(),
+                plan.ident.clone(),
+                plan.concurrency,
+                plan.access_log.clone(),
+            )
+        };
+        if self.feeding.is_some() && fed(&plan) != fed(&self.plan) {
+            bail!(
+                "this process takes the requests for its workers, and then the servers, the ident, the concurrency and the access log change with a new start only"
+            );
+        }
         Ok((plan, rights))
+    }
+
+    /// The sockets of the feed are for whoever workers are now.
+    fn give_sockets(&self) {
+        if let Some(Feeding { directory, .. }) = &self.feeding
+            && let Err(error) = directory.give(&self.rights)
+        {
+            error!("give the workers' sockets to their user: {error}");
+        }
     }
 }
