@@ -233,9 +233,10 @@ fn called(handler: &BuiltIn) -> Vec<&'static str> {
     }
 }
 
-const COMMON_WORDS: &str = "All options may stand in a TOML file (--options FILE) by their names, those of a handler in a table with its
-name, and in the environment: --max-memory is LURCHER_RUN_MAX_MEMORY. The command line goes before the
-environment, and that before the file.
+const COMMON_WORDS: &str = "\
+All options may stand in a TOML file (--options FILE) by their names, those of a handler in a
+table with its name, and in the environment: --max-memory is LURCHER_RUN_MAX_MEMORY. The command
+line goes before the environment, and that before the file.
 
 Signals:
   TERM, INT    finish what is open, then end; a second time: end at once
