@@ -71,12 +71,12 @@ pub mod handler;
 #[cfg(feature = "gateway")]
 pub mod launcher;
 
-/// The example in the README is compiled with the documentation tests.
-#[cfg(doctest)]
+/// The examples in the README are compiled with the documentation tests.
+#[cfg(all(doctest, feature = "service"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// So are those in the document about handlers.
+/// So are those in the document about the library.
 #[cfg(all(doctest, feature = "service"))]
-#[doc = include_str!("../docs/HANDLERS.md")]
-struct Handlers;
+#[doc = include_str!("../docs/LIBRARY.md")]
+struct Library;

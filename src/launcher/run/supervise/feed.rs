@@ -40,14 +40,16 @@ pub(super) async fn begin(
     watch: &Watch,
 ) -> anyhow::Result<Option<Feeding>> {
     let is_program = matches!(plan.app, App::Exec { .. });
-    let is_direct = match plan.feed {
-        plan::Feed::Direct => true,
-        plan::Feed::Supervisor => false,
-        plan::Feed::Auto => any_binds(&plan.servers) || (!is_program && are_lurchers(plan).await?),
+    let why = match plan.feed {
+        plan::Feed::Direct => return Ok(None),
+        plan::Feed::Supervisor => "as it is told to".to_owned(),
+        plan::Feed::Auto if any_binds(&plan.servers) => return Ok(None),
+        plan::Feed::Auto if is_program => "so that the program loses none".to_owned(),
+        plan::Feed::Auto => match other_than_lurcher(plan).await? {
+            None => return Ok(None),
+            Some(why) => format!("since {why}"),
+        },
     };
-    if is_direct {
-        return Ok(None);
-    }
     let directory = Directory::make().context("make a directory for the workers' sockets")?;
     let log = match &plan.access_log {
         Some(path) => {
@@ -71,6 +73,17 @@ pub(super) async fn begin(
     directory
         .give(rights)
         .context("give the workers' sockets to their user")?;
+    // Workers tell of sockets in the directory only, which say nothing to whoever looks for a server.
+    let specs = |of: fn(&(Endpoint, Endpoint)) -> &Endpoint| {
+        let specs = plan.servers.iter().map(|pair| of(pair).to_string());
+        specs.collect::<Vec<_>>().join(", ")
+    };
+    tracing::info!(
+        "handler {}: takes the requests for its workers, {why}, from {}, replies to {}",
+        plan.name,
+        specs(|(send, _)| send),
+        specs(|(_, recv)| recv),
+    );
     Ok(Some(Feeding {
         feed: Rc::new(feed),
         log,
@@ -83,9 +96,9 @@ fn any_binds(servers: &[(Endpoint, Endpoint)]) -> bool {
     specs.any(|spec| spec.mode == Some(Mode::Bind))
 }
 
-/// Whether all servers are there, and are Lurchers. Only their sockets for replies are asked: what connects to the others is
-/// given requests.
-async fn are_lurchers(plan: &Plan) -> anyhow::Result<bool> {
+/// Which server is not there, or no Lurcher; nothing where all are. Only their sockets for replies are asked: what connects to
+/// the others is given requests.
+async fn other_than_lurcher(plan: &Plan) -> anyhow::Result<Option<String>> {
     let context = Context::new();
     let options = Options {
         linger: Duration::ZERO,
@@ -96,15 +109,19 @@ async fn are_lurchers(plan: &Plan) -> anyhow::Result<bool> {
         publishers.push(Publisher::connect(&context, recv, &options, PROBE)?);
     }
     let deadline = Instant::now() + PROBE;
-    let mut all = true;
+    let mut other = None;
     for publisher in &publishers {
         let is_there = publisher.subscribed(deadline).await;
-        all &= is_there.with_context(|| format!("ask {}", publisher.endpoint()))?
-            && publisher.is_lurcher();
+        let spec = publisher.endpoint();
+        if !is_there.with_context(|| format!("ask {spec}"))? {
+            other.get_or_insert_with(|| format!("nobody is at {spec} yet"));
+        } else if !publisher.is_lurcher() {
+            other.get_or_insert_with(|| format!("{spec} is no Lurcher's"));
+        }
     }
     drop(publishers);
     context.close().await;
-    Ok(all)
+    Ok(other)
 }
 
 /// A directory of this process alone, gone with the value.
