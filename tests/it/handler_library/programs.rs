@@ -210,7 +210,7 @@ fn mistakes_on_the_command_line_are_told_in_a_line() {
     }
     check(
         &["nothing", "tcp://127.0.0.1:1"],
-        "lurcher: running `nothing`: no such handler: there are echo, respond",
+        "lurcher: running `nothing`: no such handler: there are echo, ",
     );
     check(&["echo"], "no server named: give its send_spec");
     check(
