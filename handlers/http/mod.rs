@@ -35,6 +35,7 @@ pub(crate) const BUILT_IN: BuiltIn = BuiltIn {
 
 Requests and responses are streamed, connections to the server are kept, WebSocket is passed through. The server gets the client's
 Host and path; X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host tell where the request comes from.
+
 A Node app for example:
   lurcher run http://127.0.0.1:3000 tcp://127.0.0.1:9999",
     targets: &[

@@ -207,8 +207,18 @@ impl Given {
             return why;
         };
         let name = rest.split([' ', ':']).next().unwrap_or_default();
-        // Several values of one option are in one place, or typed.
-        match self.last(name).map_or(&Origin::Typed, |said| &said.origin) {
+        let values = self.all(name);
+        // Of several, the one that is quoted, whole or the NAME of NAME=VALUE.
+        let is_quoted = |said: &&&Said| {
+            let key = said.value.split('=').next().unwrap_or_default();
+            [said.value.as_str(), key]
+                .iter()
+                .any(|text| why.contains(&format!("`{text}`")))
+        };
+        let Some(said) = values.iter().find(is_quoted).or(values.last()) else {
+            return why;
+        };
+        match &said.origin {
             Origin::Typed => why,
             Origin::Environment => why.replacen(&format!("--{name}"), &variable(name), 1),
             Origin::File { path, line, column } => format!("{path}:{line}:{column}: {rest}"),
@@ -387,12 +397,12 @@ mod tests {
 
     #[test]
     fn what_a_handler_says_of_an_option_gets_its_place() {
-        let text = "app = 'respond'\n[respond]\nheader = ['A=b', 'c d=e']\ncode = 1\n";
+        let text = "app = 'respond'\n[respond]\nheader = ['c d=e', 'A=b']\ncode = 1\n";
         let given = file(text).unwrap();
         let place = |why: &str| given.place(why.to_owned());
         assert_eq!(
             place("--header `c d` is no header name"),
-            "run.toml:3:1: header `c d` is no header name"
+            "run.toml:3:11: header `c d` is no header name"
         );
         assert_eq!(
             place("--code is not a number"),
