@@ -164,6 +164,11 @@ where
 {
     async fn begin(&self, request: Request, body: Body) -> Result<(), ReplyError> {
         let client = request.client();
+        let is_dead = |line: &Line| line.task.is_finished();
+        if self.lines.borrow().get(&client).is_some_and(is_dead) {
+            // It panicked: nothing would come of waiting behind it.
+            self.gone(&client);
+        }
         let in_line = self
             .lines
             .borrow()

@@ -15,6 +15,14 @@ fn ctl(keep_alive: bool, credits: Option<i64>, cancel: bool) -> Extended<'static
     }
 }
 
+/// The command to write a file of this name.
+pub(super) fn file(name: &[u8]) -> Extended<'_> {
+    Extended::Other {
+        key: b"sendfile",
+        value: Value::Bytes(name),
+    }
+}
+
 /// What can be asked for beside payloads. A client that is gone is no error: the server answers with a disconnect notice, except
 /// to [`Client::cancel`].
 impl Client {
@@ -46,7 +54,7 @@ impl Client {
     }
 
     /// Has the server write a file, in order with what is sent before and after: usually the body of a response whose head, with
-    /// the right `Content-Length`, was sent before.
+    /// the right `Content-Length`, was sent before. [`super::Respond::send_file`] does both.
     ///
     /// `name` is the server's, inside its chroot. Lurcher sends regular files below its setting `sendfile.base`, Mongrel2 needs
     /// its plug-in. A file that cannot be sent drops the connection.
@@ -55,11 +63,7 @@ impl Client {
     ///
     /// Safe, as [`Client::send`].
     pub async fn send_file(&self, name: impl AsRef<[u8]>) -> Result<(), ReplyError> {
-        self.control(&Extended::Other {
-            key: b"sendfile",
-            value: Value::Bytes(name.as_ref()),
-        })
-        .await
+        self.control(&file(name.as_ref())).await
     }
 
     async fn control(&self, command: &Extended<'_>) -> Result<(), ReplyError> {

@@ -67,6 +67,9 @@ const UNANSWERED_PAUSE: Duration = Duration::from_mins(1);
 /// A writer that nobody receives for meanwhile is given up after so long.
 const UNHEARD_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The same for a response that is here whole: then the rest of it goes at once.
+const UNHEARD_WHOLE_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// Clients of one server that are counted without a writer. Mongrel2 does not tell of every client that leaves; one that is forgotten
 /// is taken to have nothing outstanding.
 const IDLE_MAX: usize = 65_536;
@@ -346,6 +349,12 @@ pub(super) struct Outflow {
     lurcher: bool,
     /// What was sent on the connection before this response.
     start: u64,
+    /// The connection to the server on which the client was known: with another one, its number is somebody else's.
+    connection: u64,
+    /// Something of the response has left, and not all of it.
+    begun: bool,
+    /// How long nobody may receive.
+    unheard_timeout: Duration,
     asked: Option<Instant>,
     /// What was sent lately, as of then, with messages at their cost.
     recent: u64,
@@ -368,6 +377,9 @@ impl Outflow {
         let start = account.lock().sent;
         Self {
             lurcher: publisher.is_lurcher(),
+            connection: publisher.connection(),
+            begun: false,
+            unheard_timeout: UNHEARD_TIMEOUT,
             publisher,
             sender: sender.clone(),
             id,
@@ -379,9 +391,19 @@ impl Outflow {
         }
     }
 
-    /// Whether the server has told that the client is gone.
+    /// Whether the server has told that the client is gone, or has been lost since.
     pub(super) fn is_gone(&self) -> bool {
-        self.account.lock().gone
+        self.account.lock().gone || self.publisher.connection() != self.connection
+    }
+
+    /// Whether something has left of what was begun: then nothing else can be said.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// All that was begun has left.
+    pub(super) fn forget(&mut self) {
+        self.begun = false;
     }
 
     /// Whether so many bytes in hand are worth a message by now, before anybody asks for a flush.
@@ -417,21 +439,32 @@ impl Outflow {
     pub(super) async fn send(&mut self, payload: &mut BytesMut) -> Result<(), ReplyError> {
         while !payload.is_empty() {
             let bytes = self.reserve(payload.len()).await?;
-            let piece = payload.get(..bytes).unwrap_or(payload);
-            let mut message = replies::begin(&self.sender, &[self.id], piece.len());
-            message.extend_from_slice(piece);
-            let sent = self.publisher.send(message).await?;
-            payload.advance(bytes.min(payload.len()));
-            self.recent = self
-                .recent()
-                .saturating_add(bytes as u64)
-                .saturating_add(MESSAGE_COST);
-            self.last = Instant::now();
-            if sent == Sent::Dropped {
-                return Err(ReplyError::ClientGone);
-            }
+            self.send_piece(payload, bytes).await?;
         }
         Ok(())
+    }
+
+    /// Sends the first bytes of `payload` in one message, and takes them off.
+    async fn send_piece(&mut self, payload: &mut BytesMut, bytes: usize) -> Result<(), ReplyError> {
+        // What was sent before went to another connection than this would.
+        if self.publisher.connection() != self.connection {
+            return Err(ReplyError::ClientGone);
+        }
+        let piece = payload.get(..bytes).unwrap_or(payload);
+        let mut message = replies::begin(&self.sender, &[self.id], piece.len());
+        message.extend_from_slice(piece);
+        let sent = self.publisher.send(message).await?;
+        payload.advance(bytes.min(payload.len()));
+        self.begun = true;
+        self.recent = self
+            .recent()
+            .saturating_add(bytes as u64)
+            .saturating_add(MESSAGE_COST);
+        self.last = Instant::now();
+        match sent {
+            Sent::Queued => Ok(()),
+            Sent::Dropped => Err(ReplyError::ClientGone),
+        }
     }
 
     /// As [`Outflow::send`], and closes the connection then if that is wanted.
@@ -452,6 +485,23 @@ impl Outflow {
         Ok(())
     }
 
+    /// As [`Outflow::finish`], of a response that is here whole. Many handlers answer where they receive, and so nobody is told
+    /// what clients take: then the rest goes at once, for better or worse, and nobody has waited for long.
+    pub(super) async fn finish_whole(
+        &mut self,
+        payload: &mut BytesMut,
+        close: bool,
+    ) -> Result<(), ReplyError> {
+        self.unheard_timeout = UNHEARD_WHOLE_TIMEOUT;
+        match self.send(payload).await {
+            Err(ReplyError::NotReceiving) => {
+                self.send_piece(payload, payload.len()).await?;
+            }
+            sent => sent?,
+        }
+        self.finish(payload, close).await
+    }
+
     /// Waits until something may be sent, and says how much of so many bytes.
     ///
     /// # Cancel safety
@@ -462,7 +512,7 @@ impl Outflow {
         let (begun, calls) = (Instant::now(), receiving.calls.load(Ordering::Relaxed));
         let account = Arc::clone(&self.account);
         let wanted = bytes as u64;
-        let mut pause = ASK_AGAIN;
+        let mut pause = ASK_AGAIN.min(self.unheard_timeout);
         loop {
             let changed = account.changed.notified();
             tokio::pin!(changed);
@@ -498,7 +548,7 @@ impl Outflow {
                 () = tokio::time::sleep(pause) => {
                     let unheard = !receiving.waits.load(Ordering::Relaxed)
                         && receiving.calls.load(Ordering::Relaxed) == calls;
-                    if unheard && begun.elapsed() >= UNHEARD_TIMEOUT {
+                    if unheard && begun.elapsed() >= self.unheard_timeout {
                         return Err(ReplyError::NotReceiving);
                     }
                     let unanswered = self.asked.is_some_and(|asked| asked.elapsed() > ANSWER_TIMEOUT);
@@ -507,7 +557,7 @@ impl Outflow {
                         self.publisher.flows().note_unanswered();
                     }
                     self.ask().await?;
-                    pause = (pause * 2).min(ASK_AGAIN_MAX);
+                    pause = (pause * 2).clamp(ASK_AGAIN, ASK_AGAIN_MAX);
                 }
             }
         }

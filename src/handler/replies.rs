@@ -10,12 +10,17 @@ use serde::Serialize;
 use super::http::{self, Form, HttpError};
 use super::publisher::Publisher;
 use super::request::Request;
+use super::response;
 use crate::bus::client::Sent;
 use crate::wire::request::Kind;
 use crate::wire::{ConnId, reply};
 
 /// Clients addressed by one message at most; more are split. Servers take 128 by default (`limits.handler_targets`).
 pub const IDS_PER_MESSAGE: usize = 100;
+
+/// Idents that are remembered with their servers. A server has one for each of its handler entries, so only one that is out of its
+/// mind has more; the ones above are looked up no more.
+const SENDERS_MAX: usize = 1_000;
 
 /// A reply that was not sent.
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +126,9 @@ impl Replies {
             .senders
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        let is_full = senders.len() >= SENDERS_MAX;
         match senders.get_mut(sender) {
+            None if is_full => false,
             None => {
                 // A copy, so that the message is not kept.
                 senders.insert(Bytes::copy_from_slice(sender), Some(Arc::clone(server)));
@@ -176,13 +183,18 @@ impl Replies {
     /// close](crate::wire::request::Request::should_close), or a header says `Connection: close`, the connection is closed
     /// behind the response.
     ///
+    /// With `download.flow_control` a response above 102,400 bytes goes in pieces, as its client takes them, which
+    /// [`super::Connection::recv`] hears: answer such requests in tasks of their own. Where nobody receives for a tenth of a second the
+    /// rest goes at once, which a Mongrel2 does not forgive its client, nor a Lurcher a client that is slow.
+    ///
     /// # Errors
     ///
     /// [`ReplyError::Http`] when names or values would not be HTTP, line ends in values above all.
     ///
     /// # Cancel safety
     ///
-    /// Safe: dropped early, either nothing is sent or all, the close included.
+    /// Safe: dropped early, either nothing is sent or all, the close included; of one that goes in pieces perhaps some, and then its
+    /// client is cut off.
     pub async fn reply_http(
         &self,
         request: &Request,
@@ -199,14 +211,9 @@ impl Replies {
         let ids = [request.conn_id];
         let body = body.as_ref();
         let mut message = begin(&request.sender, &ids, body.len() + 256);
+        let address = message.len();
         let close = http::write(&mut message, form, (code, status), headers, body)?;
-        if close {
-            let both = [message, begin(&request.sender, &ids, 0)];
-            note(request.server(), request.server().send_all(both).await?);
-        } else {
-            note(request.server(), request.server().send(message).await?);
-        }
-        Ok(())
+        response::send_whole(&request.client(), message, address, close).await
     }
 
     /// Answers with JSON: an HTTP request with a 200 response of type `application/json`, a message of another kind (a

@@ -1,12 +1,21 @@
-//! `download.flow_control`: handlers are told what their clients have taken, and those that send more than allowed lose them.
+//! Handlers are told what their clients have taken: all of them with `download.flow_control`, where those that send more than allowed
+//! lose their clients, and else whoever asks. The library is left aside here: messages are written as `docs/PROTOCOL.md` has them.
+
+use std::fs;
+use std::sync::Arc;
+use std::thread;
 
 use bytes::Bytes;
+use lurcher::handler::{Connection, Options, ReplyError};
 use lurcher::wire::request::{Kind, Request};
 
+use crate::bus_peers::{self, Bus};
 use crate::support::PATIENCE;
 use crate::support::client::Client;
 use crate::support::front::Front;
+use crate::support::handler::ByHand;
 use crate::support::peer::{Peer, Replies};
+use crate::support::tls::Authority;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -66,4 +75,186 @@ fn every_byte_that_a_client_takes_is_told_and_too_many_at_once_end_its_connectio
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// What a handler by hand wants to have outstanding.
+const WINDOW: u64 = 200_000;
+
+/// A response far larger than that, and than what sockets hold.
+const BODY: usize = 24 << 20;
+
+/// A notice of credits: its number, what may be outstanding, and what is written.
+fn news(handler: &ByHand) -> (u64, u64, u64) {
+    let got = handler.got();
+    assert_eq!(got.path, "@*", "{got:?}");
+    let body: serde_json::Value = serde_json::from_slice(got.body()).unwrap();
+    assert_eq!(body["type"], "credits");
+    let headers = str::from_utf8(&got.rest).unwrap();
+    let credits = headers.split(r#""DOWNLOAD_CREDITS":""#).nth(1).unwrap();
+    let credits = credits.split('"').next().unwrap().parse().unwrap();
+    let number = |name: &str| body[name].as_u64().unwrap();
+    (credits, number("flow"), number("sent"))
+}
+
+/// Asks for credits, in the words of the protocol's description.
+fn ask(handler: &ByHand, id: &str, sent: u64) {
+    let number = |name: &str, number: u64| {
+        let digits = number.to_string();
+        format!("{}:{name},{}:{digits}#", name.len(), digits.len())
+    };
+    let members = number("flow", WINDOW) + &number("sent", sent);
+    let list = format!("3:ctl,{}:{members}}}", members.len());
+    let message = format!("app-ident {}:X {id}, {}:{list}]", 2 + id.len(), list.len());
+    handler.peer.send(message.as_bytes());
+}
+
+/// Answers a request that has come by credits that are asked for; `halfway` is called once in the midst.
+fn answer_by_credits(handler: &ByHand, client: &mut Client, old: bool, halfway: impl FnOnce()) {
+    let mut halfway = Some(halfway);
+    let version = if old { "1.0" } else { "1.1" };
+    let request = format!("GET / HTTP/{version}\r\nHost: localhost\r\n\r\n");
+    client.send(request.as_bytes()).unwrap();
+    let id = handler.got().id;
+    ask(handler, &id, 0);
+    let body = bus_peers::payload(BODY);
+    let head = if old {
+        "HTTP/1.1 200 OK\r\n\r\n".to_owned()
+    } else {
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n")
+    };
+    // The first notice comes at once, or with the beginning of the response.
+    handler.reply(&id, head.as_bytes());
+    let head = head.len() as u64;
+    assert_eq!(news(handler), (head, WINDOW, head));
+    let got = thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            if old {
+                client.rest()
+            } else {
+                client.answer().body
+            }
+        });
+        let (mut sent, mut written, mut total) = (head, head, head);
+        for piece in body.chunks(50_000) {
+            while sent + piece.len() as u64 - written > WINDOW {
+                let (credits, window, now) = news(handler);
+                assert_eq!(window, WINDOW);
+                assert!(now >= written && now <= sent, "{written}, {now}, {sent}");
+                total += credits;
+                assert_eq!(total, now, "credits add up to what is written");
+                written = now;
+            }
+            handler.reply(&id, piece);
+            sent += piece.len() as u64;
+            if sent > BODY as u64 / 2
+                && let Some(halfway) = halfway.take()
+            {
+                halfway();
+            }
+        }
+        if old {
+            handler.reply(&id, b"");
+        }
+        reading.join().unwrap()
+    });
+    assert!(got.ends_with(&body), "{} bytes", got.len());
+}
+
+/// The next response gets no credits, since nobody has asked for any.
+fn answer_without(handler: &ByHand, client: &mut Client) {
+    client.send(GET).unwrap();
+    let id = loop {
+        let got = handler.got();
+        if got.path == "/" {
+            break got.id;
+        }
+        assert!(got.has("credits"), "{got:?}");
+    };
+    handler.reply(&id, b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc");
+    assert_eq!(client.answer().body, b"abc");
+    handler.told_nothing();
+}
+
+#[test]
+fn whoever_asks_is_told_what_is_written_until_its_response_ends() {
+    let front = Front::start("");
+    let handler = ByHand::of(&front);
+    let mut client = Client::connect(front.address);
+    answer_by_credits(&handler, &mut client, false, || {});
+    answer_without(&handler, &mut client);
+    let mut old = Client::connect(front.address);
+    answer_by_credits(&handler, &mut old, true, || {});
+}
+
+#[test]
+fn credits_that_are_asked_for_come_over_tls_and_go_on_over_a_reload() {
+    let authority = Authority::new();
+    let mut front = Front::secure("", |certdir| {
+        authority.issue(&["localhost"]).write(certdir, "main-uuid");
+    });
+    let handler = ByHand::of(&front);
+    let config = Arc::new(authority.trusted(None, rustls::ALL_VERSIONS));
+    let client = Client::connect(front.address);
+    let mut client = client.secure(&config, "localhost").unwrap();
+    let file = front.directory().join("main.conf");
+    let program = &mut front.program;
+    answer_by_credits(&handler, &mut client, false, || {
+        let text = fs::read_to_string(&file).unwrap();
+        let routes = text.replace("{'/': app}", "{'/': app, '/more': app}");
+        assert_ne!(routes, text);
+        fs::write(&file, routes).unwrap();
+        program.signal("HUP");
+        program.said("configuration reloaded", 1);
+    });
+    answer_without(&handler, &mut client);
+}
+
+/// Lurchers may stand behind each other, with a Mongrel2 behind the last: then nobody answers.
+#[test]
+fn where_nobody_gives_the_credits_asked_for_a_response_goes_on_without_them() {
+    const BYTES: usize = 3 << 20;
+    bus_peers::shard(async {
+        let mut options = lurcher::bus::server::Options::default();
+        options.protocol.properties = vec![("X-Lurcher", "1")];
+        let kinds = [lurcher::bus::server::Kind::Push, bus_peers::everything()];
+        let [push, sub] = kinds.map(|kind| Bus::bind(bus_peers::tcp(), kind, options.clone()));
+        let (push, sub) = (push.await, sub.await);
+        let mut options = Options::to(&push.address).unwrap();
+        options.recv_specs = vec![sub.address.parse().unwrap()];
+        let mut connection = Connection::connect(options).await.unwrap();
+        assert!(connection.servers().all(|server| server.is_lurcher()));
+        let headers = r#"{"METHOD":"GET","VERSION":"HTTP/1.1"}"#;
+        let message = format!("main 7 / {}:{headers},0:,", headers.len());
+        let peer = push.recorder.peer(0).await;
+        peer.send(Bytes::from(message).into(), 1).unwrap();
+        let request = connection.recv().await.unwrap();
+        let writing = async {
+            let mut body = request.respond(200).length(BYTES as u64).stream()?;
+            for piece in bus_peers::payload(BYTES).chunks(64 << 10) {
+                body.write(piece).await?;
+            }
+            body.finish().await
+        };
+        let receiving = async { while connection.recv().await.is_some() {} };
+        let written: Result<(), ReplyError> = tokio::select! {
+            written = writing => written,
+            () = receiving => panic!("nobody stops it"),
+            () = tokio::time::sleep(PATIENCE) => panic!("the response hangs"),
+        };
+        written.unwrap();
+        let asked = b"main 3:X 7, ";
+        sub.recorder
+            .wait(|seen| {
+                let mut bytes = 0;
+                for (_, frames) in &seen.messages {
+                    let message = frames.concat();
+                    if !message.starts_with(asked) {
+                        bytes += message.len() - b"main 1:7, ".len();
+                    }
+                }
+                (bytes > BYTES).then_some(())
+            })
+            .await;
+        connection.finish().await;
+    });
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use lurcher::handler::{BodyWriter, Connection, Event, Options, ReplyError, Request};
+use lurcher::handler::{BodyWriter, Connection, Event, Options, Replies, ReplyError, Request};
 
 use crate::support::PATIENCE;
 use crate::support::client::Client;
@@ -37,14 +37,18 @@ fn block(at: u64) -> Vec<u8> {
     (at..at + BLOCK as u64).map(|at| pattern(at / 16)).collect()
 }
 
-/// `/BYTES` is answered with so many, `/BYTES/chunked` in chunks.
-async fn write(request: Request, done: &Done) -> Result<(), ReplyError> {
+/// `/BYTES` is answered with so many, `/BYTES/chunked` in chunks, `/BYTES/whole` and `/BYTES/plain` at once.
+async fn write(request: Request, replies: Replies, done: &Done) -> Result<(), ReplyError> {
     let path = String::from_utf8_lossy(&request.path).into_owned();
     let mut words = path.split('/').skip(1);
     let bytes: u64 = words.next().and_then(|word| word.parse().ok()).unwrap();
     let mut respond = request.respond(200);
-    if words.next() != Some("chunked") {
-        respond = respond.length(bytes);
+    let whole = || -> Vec<u8> { (0..bytes).map(|at| pattern(at / 16)).collect() };
+    match words.next() {
+        Some("chunked") => {}
+        Some("whole") => return respond.send(whole()).await,
+        Some("plain") => return replies.reply_http(&request, whole(), 200, "", &[]).await,
+        _ => respond = respond.length(bytes),
     }
     let mut body: BodyWriter = respond.stream()?;
     let mut at = 0;
@@ -67,10 +71,10 @@ async fn serve(mut connection: Connection, done: Arc<Done>) {
         let Event::Request(request) = request.into_event() else {
             continue;
         };
-        let done = Arc::clone(&done);
+        let (replies, done) = (connection.replies(), Arc::clone(&done));
         // In a task of its own: meanwhile it is told here what clients take.
         tokio::spawn(async move {
-            match write(request, &done).await {
+            match write(request, replies, &done).await {
                 Ok(()) => done.finished.fetch_add(1, Ordering::SeqCst),
                 Err(ReplyError::ClientGone) => done.gone.fetch_add(1, Ordering::SeqCst),
                 Err(error) => panic!("{error}"),
@@ -208,6 +212,12 @@ fn with_flow_control_large_answers_arrive_whole_on_both_servers() {
                 .send(b"GET /200000 HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 .unwrap();
             read_all(&mut client, 200_000, |_| {});
+            // So it is with those that are given at once.
+            for path in ["/2000000/whole", "/2000000/plain"] {
+                let mut client = ask(&server, path);
+                until("it has begun", || client.read_some(PATIENCE));
+                read_all(&mut client, 2_000_000, |_| {});
+            }
         });
     });
 }
@@ -316,4 +326,46 @@ fn a_writer_whose_program_receives_nothing_meanwhile_is_given_up() {
         connection.finish().await;
     });
     assert!(!client.rest().ends_with(b"\r\n0\r\n\r\n"));
+}
+
+/// Whoever answers in the loop that receives hears of no credits meanwhile; he must not be held up, nor end, by that.
+#[test]
+fn a_handler_that_answers_where_it_receives_goes_on_under_flow_control() {
+    const BYTES: u64 = 300_000;
+    servers::each(", 'download.flow_control': 1", |server| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let mut options = Options::to(&server.send).unwrap();
+        options.recv_specs = vec![server.recv.parse().unwrap()];
+        let mut connection = runtime.block_on(Connection::connect(options)).unwrap();
+        let stop = connection.stop_handle();
+        let serving = runtime.spawn(async move {
+            while let Some(request) = connection.recv().await {
+                let Event::Request(request) = request.into_event() else {
+                    continue;
+                };
+                let size = if request.path == "/large" { BYTES } else { 3 };
+                let body: Vec<u8> = (0..size).map(|at| pattern(at / 16)).collect();
+                connection.reply_http(&request, body, 200, "", &[]).await?;
+            }
+            connection.finish().await;
+            Ok::<(), ReplyError>(())
+        });
+        let mut client = ask(&server, "/large");
+        match server.kind {
+            Kind::Lurcher => read_all(&mut client, BYTES, |_| {}),
+            // It may lose its client, as ever.
+            Kind::Mongrel2 => assert!(client.read_some(PATIENCE)),
+        }
+        assert_eq!(ask(&server, "/").answer().body.len(), 3);
+        stop.stop();
+        runtime
+            .block_on(async { tokio::time::timeout(PATIENCE, serving).await })
+            .expect("the handler stops")
+            .unwrap()
+            .unwrap();
+    });
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::sse::{self, Sse};
 use axum::routing::{any, get, post};
@@ -572,7 +573,7 @@ fn a_websocket_ends_for_the_application_when_its_client_goes() {
         let (say, mut hear) = mpsc::unbounded_channel();
         let app = Router::new().route(
             "/talk",
-            any(async move |upgrade: axum::extract::ws::WebSocketUpgrade| {
+            any(async move |upgrade: WebSocketUpgrade| {
                 upgrade.on_upgrade(async move |mut socket| {
                     say.send("begun").unwrap();
                     while let Some(Ok(_)) = socket.recv().await {}
@@ -587,4 +588,67 @@ fn a_websocket_ends_for_the_application_when_its_client_goes() {
         assert_eq!(told(&mut hear), "ended");
         served.ended();
     });
+}
+
+/// A WebSocket whose service sends so many messages of so many bytes at once.
+fn flood(messages: usize, bytes: usize) -> Router {
+    Router::new().route(
+        "/talk",
+        any(async move |upgrade: WebSocketUpgrade| {
+            upgrade.on_upgrade(async move |mut socket: WebSocket| {
+                for _ in 0..messages {
+                    let message = Message::binary(vec![b'x'; bytes]);
+                    if socket.send(message).await.is_err() {
+                        return;
+                    }
+                }
+                while socket.recv().await.is_some() {}
+            })
+        }),
+    )
+}
+
+/// The server's head of a large frame.
+fn large(bytes: usize) -> [u8; 10] {
+    let mut head = [0x82, 127, 0, 0, 0, 0, 0, 0, 0, 0];
+    head[2..].copy_from_slice(&(bytes as u64).to_be_bytes());
+    head
+}
+
+/// With `download.flow_control` a client is lost when more than a few messages are under way to it.
+#[test]
+fn a_websocket_gets_no_more_than_its_client_takes() {
+    const MESSAGES: usize = 20;
+    const BYTES: usize = 500_000;
+    servers::each(", 'download.flow_control': 1", |server| {
+        let served = Served::start(&server, flood(MESSAGES, BYTES));
+        let mut client = shake_hands(&server);
+        for _ in 0..MESSAGES {
+            while client.bytes().len() < 10 + BYTES {
+                assert!(client.read_some(PATIENCE), "cut off");
+            }
+            let message = client.take(10 + BYTES);
+            assert_eq!(message[..10], large(BYTES));
+            assert!(message[10..].iter().all(|byte| *byte == b'x'));
+        }
+        drop(client);
+        served.ended();
+    });
+}
+
+#[test]
+fn a_websocket_is_told_to_go_away_behind_the_message_that_is_under_way() {
+    // More than sockets and windows hold.
+    const BYTES: usize = 40 << 20;
+    let server = Server::start(Kind::Lurcher, "json", "").expect("our own program");
+    let mut served = Served::start(&server, flood(1, BYTES));
+    let mut client = shake_hands(&server);
+    while client.bytes().len() < 10 {
+        assert!(client.read_some(PATIENCE));
+    }
+    served.stop();
+    let rest = client.rest();
+    assert_eq!(rest.len(), 10 + BYTES + 4);
+    assert!(rest.ends_with(&[b'x', 0x88, 2, 0x03, 0xe9]));
+    served.ended();
 }

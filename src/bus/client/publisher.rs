@@ -189,6 +189,14 @@ impl Publisher {
         self.lock().connections
     }
 
+    /// Tells connections to the server apart: another number than before means that the one of then is lost, with what was on it, and
+    /// perhaps the server, which numbers its clients anew when it comes back. While there is none, it is the number of the next.
+    /// Always the same where the socket is bound.
+    pub fn connection(&self) -> u64 {
+        let state = self.glance();
+        state.connections + u64::from(!state.up)
+    }
+
     /// Whether a message that begins so would pass the server's subscriptions; `None` when there are none.
     pub fn would_pass(&self, beginning: &[u8]) -> Option<bool> {
         let state = self.lock();

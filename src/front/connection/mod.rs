@@ -157,7 +157,10 @@ impl Connection {
             if self.write(cx).is_err() {
                 return Poll::Ready(Gone);
             }
-            self.client.tell_flow();
+            // Before its response begins, nobody knows whom to tell.
+            if !matches!(&self.state, State::Response(exchange) if !exchange.started) {
+                self.client.tell_flow();
+            }
             if more && self.output.is_empty() {
                 continue;
             }

@@ -67,7 +67,7 @@ impl BodyWriter {
     }
 
     /// Sends a piece of the body, with the head before it if it is the first. An empty piece sends nothing; see
-    /// [`BodyWriter::flush`]. Waits while the server is behind, and while its client is: [`super::Connection::recv`] has to be called
+    /// [`BodyWriter::flush`]. Waits while the server is behind, and while its client is: [`Connection::recv`](crate::handler::Connection::recv) has to be called
     /// meanwhile, in another task, since it is what tells.
     ///
     /// A server that does not tell what its client has taken (Mongrel2 without `download.flow_control`) keeps 16 messages for a client
@@ -164,6 +164,12 @@ impl BodyWriter {
         }
     }
 
+    /// Whether something has left: then no other answer can be given.
+    #[cfg(feature = "service")]
+    pub(in crate::handler) fn has_begun(&self) -> bool {
+        self.flow.has_begun()
+    }
+
     /// Gives up without cutting anybody off: where nothing has left, and something else will be said.
     #[cfg(feature = "service")]
     pub(in crate::handler) fn forget(mut self) {
@@ -248,10 +254,10 @@ impl BodyWriter {
 
 impl Drop for BodyWriter {
     fn drop(&mut self) {
-        if self.done {
-            return;
+        // Of one that is gone, the number may be somebody else's by now.
+        if !self.done && !self.flow.is_gone() {
+            self.client.cancel_when_possible();
         }
-        self.client.cancel_when_possible();
     }
 }
 

@@ -15,10 +15,12 @@ use http::header::{self, HeaderName};
 
 pub use body::BodyWriter;
 
+use super::control;
 use super::flow::Outflow;
 use super::http::{self as fields, Form, HttpError};
 use super::replies::{ReplyError, begin, note};
 use super::request::{Client, Request};
+use crate::wire::reply::encode_extended;
 
 /// Room for a usual head. More makes the buffer grow.
 const HEAD_BYTES: usize = 512;
@@ -167,7 +169,7 @@ impl Respond {
         self
     }
 
-    /// Sends the whole response as one message, with its `Content-Length`; 1xx, 204, 304 and the answer to HEAD go out without the body.
+    /// Sends the whole response as one message (but see [`super::Replies::reply_http`]), with its `Content-Length`; 1xx, 204, 304 and the answer to HEAD go out without the body.
     /// `Date` is added where there is none. The connection is closed behind it when the request [should
     /// close](crate::wire::request::Request::should_close).
     ///
@@ -178,7 +180,8 @@ impl Respond {
     ///
     /// # Cancel safety
     ///
-    /// Safe: dropped early, either nothing is sent or all, the close included.
+    /// Safe: dropped early, either nothing is sent or all, the close included. One that goes in pieces, because it is larger than what
+    /// `download.flow_control` lets be outstanding, is cut then, and its client with it.
     pub async fn send(mut self, body: impl AsRef<[u8]>) -> Result<(), ReplyError> {
         let body = body.as_ref();
         self.checked()?;
@@ -189,22 +192,55 @@ impl Respond {
             self.message.extend_from_slice(body);
         }
         let close = self.closes();
-        // Where only so much may be outstanding, what is larger goes in pieces. Elsewhere it is here already, and one message is best.
-        if self
-            .client
-            .server()
-            .flows()
-            .takes_whole(self.payload().len())
-        {
-            return send_last(&self.client, self.message, close).await;
+        send_whole(&self.client, self.message, self.address, close).await
+    }
+
+    /// Sends the head, and has the server write a file of `length` bytes as the body, in order with what is sent before and after:
+    /// see [`Client::send_file`] for which files it takes. The length is a promise: of a longer file no more is written, and with a
+    /// shorter one the client waits for the rest. So it is only for files that nobody changes.
+    ///
+    /// Where there is no body (HEAD, 204, 304), the head alone is sent. Whether the file was written is not told: one that cannot be
+    /// sent drops the connection, and [`super::Event::Disconnect`] follows.
+    ///
+    /// ```no_run
+    /// # async fn run(request: lurcher::handler::Request) -> Result<(), lurcher::handler::ReplyError> {
+    /// request.respond(200).header("Content-Type", "video/mp4").send_file("/var/www/video.mp4", 1_000_000).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Respond::send`], and [`ReplyError::Http`] when [`Respond::length`] was another.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe, as [`Respond::send`].
+    pub async fn send_file(
+        mut self,
+        name: impl AsRef<[u8]>,
+        length: u64,
+    ) -> Result<(), ReplyError> {
+        self.checked()?;
+        if let Some(declared) = self.length.filter(|declared| *declared != length) {
+            let written = length;
+            return Err(HttpError::Length { declared, written }.into());
         }
-        let server = Arc::clone(self.client.server());
-        let mut flow = Outflow::new(server, self.client.sender(), self.client.conn_id());
-        let sent = flow.finish(&mut self.payload().into(), close).await;
-        match sent {
-            Err(ReplyError::ClientGone) => Ok(()),
-            sent => sent,
+        self.length = Some(length);
+        let framing = self.framing(None);
+        self.end_head(framing);
+        let (sender, id) = (self.client.sender().clone(), [self.client.conn_id()]);
+        let close = self.closes();
+        let mut messages = vec![self.message];
+        if framing != Framing::Bodiless && length > 0 {
+            let mut file = Vec::new();
+            encode_extended(&sender, &id, &control::file(name.as_ref()), &mut file);
+            messages.push(file);
         }
+        messages.extend(close.then(|| begin(&sender, &id, 0)));
+        let server = self.client.server();
+        note(server, server.send_all(messages).await?);
+        Ok(())
     }
 
     /// Sends the body piece by piece: with a `Content-Length` where [`Respond::length`] was said, else in chunks, and to an HTTP/1.0
@@ -349,6 +385,49 @@ enum Framing {
     Length(u64),
     Chunked,
     UntilClose,
+}
+
+/// Sends a whole response, of which the first bytes of the message are the `address`, and closes the connection if that is wanted: in
+/// one message, but where the server lets only so much be outstanding; what is larger goes in pieces there.
+///
+/// # Cancel safety
+///
+/// Dropped early, nothing is sent or all; of one in pieces perhaps some, and then the client is cut off.
+pub(super) async fn send_whole(
+    client: &Client,
+    message: Vec<u8>,
+    address: usize,
+    close: bool,
+) -> Result<(), ReplyError> {
+    let payload = message.get(address..).unwrap_or_default();
+    let server = client.server();
+    if server.flows().takes_whole(payload.len()) {
+        return send_last(client, message, close).await;
+    }
+    let flow = Outflow::new(Arc::clone(server), client.sender(), client.conn_id());
+    let mut pieces = Pieces { flow, client };
+    let sent = pieces.flow.finish_whole(&mut payload.into(), close).await;
+    if sent.is_ok() {
+        pieces.flow.forget();
+    }
+    match sent {
+        Err(ReplyError::ClientGone) => Ok(()),
+        sent => sent,
+    }
+}
+
+/// A response in pieces. Dropped when some of it has left and not all, it cuts its client off: it must not wait for the rest.
+struct Pieces<'a> {
+    flow: Outflow,
+    client: &'a Client,
+}
+
+impl Drop for Pieces<'_> {
+    fn drop(&mut self) {
+        if self.flow.has_begun() && !self.flow.is_gone() {
+            self.client.cancel_when_possible();
+        }
+    }
 }
 
 /// Sends the last message of a response, if it says anything, and closes.

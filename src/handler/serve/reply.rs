@@ -118,7 +118,9 @@ where
             wait(writer.finish_with_trailers(&trailers), &mut permit).await
         }
         Err(failed) => {
-            if !asked.has_begun() {
+            if writer.has_begun() {
+                asked.begin();
+            } else {
                 // Nothing has left: an answer of another kind can be given.
                 writer.forget();
             }

@@ -373,13 +373,13 @@ where
     fn ended(&mut self, ended: Result<(Id, Ended), JoinError>) {
         let (id, client, is_cut) = match ended {
             Ok((id, ended)) => (id, Some(ended.client), ended.is_cut),
+            // It was aborted, and forgotten before.
+            Err(error) if error.is_cancelled() => return,
             Err(error) => {
                 let id = error.id();
                 let client = self.clients.iter().find(|(_, open)| open.id == id);
                 let client = client.map(|(client, _)| client.clone());
-                if error.is_panic() {
-                    tracing::error!(?client, "the service panicked");
-                }
+                tracing::error!(?client, "the service panicked");
                 (id, client, true)
             }
         };

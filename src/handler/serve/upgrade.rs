@@ -25,10 +25,9 @@ use super::body::Body;
 use super::message::{Asked, Origin, client_headers, target};
 use super::reply::{self, Failed};
 use super::run::call;
-use crate::bus::client::Sent;
-use crate::handler::Frame;
+use crate::handler::flow::Outflow;
 use crate::handler::http as fields;
-use crate::handler::replies::{self, ReplyError};
+use crate::handler::{Frame, ReplyError};
 use crate::websocket;
 
 /// Bytes that may lie between the service and the messages, each way.
@@ -164,14 +163,11 @@ where
         return reply::refuse(asked, StatusCode::BAD_REQUEST).await;
     };
     drop(permit);
-    let (read, write) = tokio::io::split(ours);
+    let (mut read, write) = tokio::io::split(ours);
+    let mut out = Outgoing::new(asked, accepted);
     tokio::select! {
-        ended = to_client(asked, accepted, read) => ended?,
-        () = from_client(source, write) => {
-            let mut last = Vec::new();
-            websocket::frame::encode_close(GOING_AWAY, "", &mut last);
-            send(asked, &last).await?;
-        }
+        ended = out.pass_on(asked, &mut read) => ended?,
+        () = from_client(source, write) => out.go_away(&mut read).await?,
         () = async {
             if is_driven {
                 // It ends with the upgrade.
@@ -220,28 +216,108 @@ async fn read_head(pipe: &mut (impl AsyncReadExt + Unpin)) -> std::io::Result<Op
         if pipe.read_buf(&mut head).await? == 0 {
             return Ok(None);
         }
-        if head.windows(4).any(|end| end == b"\r\n\r\n") {
+        if end_of_head(&head).is_some() {
             return Ok(head.starts_with(b"HTTP/1.1 101 ").then_some(head));
         }
     }
 }
 
-/// Sends what the service writes, until it has written everything; the 101 and what came with it first.
-async fn to_client(
-    asked: &Asked,
-    mut bytes: BytesMut,
-    mut from: impl AsyncReadExt + Unpin,
-) -> Result<(), Failed> {
-    loop {
-        send(asked, &bytes).await?;
-        asked.begin();
-        bytes.clear();
-        bytes.reserve(PIPE);
-        // It can only be at its end: the other half is this process.
-        if from.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
-            return Ok(());
+/// How reading went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Read {
+    Some,
+    /// Nothing for a moment, and what is there should go out.
+    Lull,
+    End,
+}
+
+/// What the service writes, on its way to the client: no faster than that takes it.
+struct Outgoing {
+    flow: Outflow,
+    /// Read and not sent.
+    pending: BytesMut,
+    /// Where frames end in what was read.
+    frames: websocket::Follower,
+}
+
+impl Outgoing {
+    /// Begins with the 101 and what came with it.
+    fn new(asked: &Asked, accepted: BytesMut) -> Self {
+        let client = asked.request.client();
+        let server = Arc::clone(client.server());
+        let mut frames = websocket::Follower::default();
+        let head = end_of_head(&accepted).unwrap_or(accepted.len());
+        frames.follow(accepted.get(head..).unwrap_or_default());
+        Self {
+            flow: Outflow::new(server, client.sender(), client.conn_id()),
+            pending: accepted,
+            frames,
         }
     }
+
+    /// Sends what the service writes, until it has written everything.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: what was read and not sent goes before what is sent next.
+    async fn pass_on(
+        &mut self,
+        asked: &Asked,
+        from: &mut (impl AsyncReadExt + Unpin),
+    ) -> Result<(), ReplyError> {
+        self.flow.send(&mut self.pending).await?;
+        asked.begin();
+        loop {
+            let read = self.read(from).await;
+            if read != Read::Some || self.flow.is_due(self.pending.len()) {
+                self.flow.send(&mut self.pending).await?;
+            }
+            if read == Read::End {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads some. What was read before does not wait for it longer than a flush may.
+    async fn read(&mut self, from: &mut (impl AsyncReadExt + Unpin)) -> Read {
+        let before = self.pending.len();
+        self.pending.reserve(PIPE);
+        let read = async {
+            // It can only be at its end: the other half is this process.
+            from.read_buf(&mut self.pending).await.unwrap_or(0)
+        };
+        let read = if before == 0 {
+            read.await
+        } else {
+            tokio::select! {
+                biased;
+                read = read => read,
+                () = self.flow.flush_is_due() => return Read::Lull,
+            }
+        };
+        self.frames
+            .follow(self.pending.get(before..).unwrap_or_default());
+        if read == 0 { Read::End } else { Read::Some }
+    }
+
+    /// Tells the client to go away, behind the frame that is open.
+    async fn go_away(&mut self, from: &mut (impl AsyncReadExt + Unpin)) -> Result<(), ReplyError> {
+        while !self.frames.is_between() && self.read(from).await != Read::End {
+            self.flow.send(&mut self.pending).await?;
+        }
+        if self.frames.is_between() && !self.frames.has_closed() {
+            let mut last = Vec::new();
+            websocket::frame::encode_close(GOING_AWAY, "", &mut last);
+            self.pending.extend_from_slice(&last);
+        }
+        self.flow.send(&mut self.pending).await
+    }
+}
+
+/// Where a response head ends.
+fn end_of_head(bytes: &[u8]) -> Option<usize> {
+    let end = bytes.windows(4).position(|end| end == b"\r\n\r\n")?;
+    end.checked_add(4)
 }
 
 /// Gives the client's messages to the service; returns when there will be none any more.
@@ -276,17 +352,6 @@ fn masked_head(flags: u8, length: usize) -> Vec<u8> {
     }
     head.extend_from_slice(&[0; 4]);
     head
-}
-
-/// Sends bytes as they are. Of a server that is gone the clients are gone too.
-async fn send(asked: &Asked, bytes: &[u8]) -> Result<(), ReplyError> {
-    let request = &asked.request;
-    let mut message = replies::begin(&request.sender, &[request.conn_id], bytes.len());
-    message.extend_from_slice(bytes);
-    match request.server().send(message).await? {
-        Sent::Queued => Ok(()),
-        Sent::Dropped => Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into()),
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use lurcher::handler::{Connection, HttpError, ReplyError, Request, Respond};
 
-use super::fake_front::{Front, get, request};
+use super::fake_front::{Front, get, json, request};
 use super::{end, run};
 
 /// The messages that a handler sends for one request; the date is `D`.
@@ -224,7 +224,7 @@ fn a_stream_of_known_length_has_to_keep_it() {
 
 #[test]
 fn an_old_client_is_told_the_end_by_the_connection() {
-    let message = super::json(
+    let message = json(
         "front",
         1,
         "/",
@@ -359,4 +359,134 @@ fn what_would_not_be_http_is_refused_before_anything_is_sent() {
         );
     });
     assert_eq!(replies, [""; 0]);
+}
+
+#[test]
+fn a_file_is_named_behind_its_head_and_goes_with_the_close() {
+    let closing = json(
+        "front",
+        1,
+        "/a",
+        &[
+            ("METHOD", "GET"),
+            ("VERSION", "HTTP/1.1"),
+            ("connection", "close"),
+        ],
+        "",
+    );
+    let head = |connection: &str| {
+        format!(
+            "front 1:1, HTTP/1.1 200 OK\r\nX-A: b\r\nDate: D\r\nContent-Length: 500\r\n{connection}\r\n"
+        )
+    };
+    let file = "front 3:X 1, 22:8:sendfile,8:/www/a b,]".to_owned();
+    for (message, expect) in [
+        (get(1), vec![head(""), file.clone()]),
+        (request(1, "HEAD", "HTTP/1.1", ""), vec![head("")]),
+        (
+            closing,
+            vec![
+                head("Connection: close\r\n"),
+                file.clone(),
+                "front 1:1, ".to_owned(),
+            ],
+        ),
+    ] {
+        let replies = sent(&message, async |request| {
+            let respond = text(request.respond(200));
+            respond.send_file("/www/a b", 500).await.unwrap();
+            let error = request.respond(200).length(3).send_file("/x", 4).await;
+            assert!(
+                matches!(
+                    error,
+                    Err(ReplyError::Http(HttpError::Length {
+                        declared: 3,
+                        written: 4
+                    }))
+                ),
+                "{error:?}"
+            );
+        });
+        assert_eq!(replies, expect);
+    }
+}
+
+/// With `download.flow_control` a whole response may go in pieces. One that is given up in the midst must not leave its client
+/// waiting for the rest.
+#[test]
+fn a_whole_response_that_is_dropped_halfway_cuts_its_client_off() {
+    let front = Front::new();
+    let handler = run(front.options(), async |mut connection: Connection| {
+        for number in 0..2 {
+            let request = connection.recv().await.unwrap();
+            let body = vec![b'x'; 300_000];
+            let replies = connection.replies();
+            let sending = async {
+                match number {
+                    0 => request.respond(200).send(body).await,
+                    _ => replies.reply_http(&request, body, 200, "OK", &[]).await,
+                }
+            };
+            tokio::select! {
+                sent = sending => panic!("{sent:?}"),
+                // The test has seen a piece.
+                next = connection.recv() => assert_eq!(&next.unwrap().path[..], b"/a"),
+            }
+        }
+        connection.finish().await;
+    });
+    for id in [1, 2] {
+        let headers = [
+            ("METHOD", "GET"),
+            ("VERSION", "HTTP/1.1"),
+            ("DOWNLOAD_CREDITS", "102400"),
+        ];
+        front.push(&json("front", id, "/a", &headers, ""));
+        let piece = front.reply();
+        let start = format!("front 1:{id}, HTTP/1.1 200 OK\r\n");
+        assert!(piece.starts_with(&start), "{}", piece.len());
+        assert!(piece.len() < 103_000, "{}", piece.len());
+        front.push(&get(9));
+        assert_eq!(
+            front.reply(),
+            format!("front 3:X {id}, 23:3:ctl,13:6:cancel,1:1#}}]")
+        );
+    }
+    end(handler);
+}
+
+#[test]
+fn a_stream_ends_with_the_connection_that_it_began_on() {
+    let first = Front::new();
+    let (send, recv) = (first.send_spec.clone(), first.recv_spec.clone());
+    let handler = run(first.options(), async |mut connection: Connection| {
+        let request = connection.recv().await.unwrap();
+        let mut old = request.respond(200).stream().unwrap();
+        old.write("begun").await.unwrap();
+        old.flush().await.unwrap();
+        // From a server that has come in its place, and numbers its clients anew.
+        let request = connection.recv().await.unwrap();
+        let error = old.write("for somebody else").await;
+        assert!(matches!(error, Err(ReplyError::ClientGone)), "{error:?}");
+        assert!(old.is_gone());
+        drop(old);
+        let mut new = request.respond(200).stream().unwrap();
+        new.write("new").await.unwrap();
+        new.finish().await.unwrap();
+        connection.finish().await;
+    });
+    first.push(&get(1));
+    assert!(first.reply().ends_with("5\r\nbegun\r\n"));
+    drop(first);
+    let second = Front::bind(&send, &recv);
+    second.push(&get(1));
+    let mut got = String::new();
+    while !got.ends_with("\r\n0\r\n\r\n") {
+        got += second
+            .reply()
+            .strip_prefix("front 1:1, ")
+            .expect("no other message");
+    }
+    assert!(got.ends_with("\r\n\r\n3\r\nnew\r\n0\r\n\r\n"), "{got}");
+    end(handler);
 }
