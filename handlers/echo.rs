@@ -82,6 +82,7 @@ async fn stored(upload: Upload) {
     let sent = match upload.into_body().await {
         Ok(body) => send_body(&request, body).await,
         Err(error) => {
+            tracing::error!(%error, "an upload cannot be read");
             let why = format!("{error}\n");
             let answer = request.respond(500).close().send(why);
             answer.await.map_err(Into::into)

@@ -18,13 +18,34 @@ In the status, the header values and the body, these are replaced:
   %%          a percent sign
 
 A redirect of a whole route, for example:
-  lurcher run respond tcp://127.0.0.1:9999 --code 301 --header 'Location=https://example.org/%(MATCH)s'",
+  lurcher run respond tcp://127.0.0.1:9999 --code 301 \\
+    --header 'Location=https://example.org/%(MATCH)s'",
     targets: &[],
     options: &[
-        Opt { name: "code", value: "CODE", help: "The status code [default: 200]", repeat: false },
-        Opt { name: "status", value: "TEXT", help: "The reason phrase [default: the usual one for the code]", repeat: false },
-        Opt { name: "header", value: "NAME=VALUE", help: "A header; may be repeated", repeat: true },
-        Opt { name: "body", value: "TEXT", help: "The body [default: empty]", repeat: false },
+        Opt {
+            name: "code",
+            value: "CODE",
+            help: "The status code [default: 200]",
+            repeat: false,
+        },
+        Opt {
+            name: "status",
+            value: "TEXT",
+            help: "The reason phrase [default: the usual one for the code]",
+            repeat: false,
+        },
+        Opt {
+            name: "header",
+            value: "NAME=VALUE",
+            help: "A header; may be repeated",
+            repeat: true,
+        },
+        Opt {
+            name: "body",
+            value: "TEXT",
+            help: "The body [default: empty]",
+            repeat: false,
+        },
     ],
     run: |values| {
         let canned = Canned::new(values)?;

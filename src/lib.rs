@@ -9,7 +9,19 @@
 //! * floor 3, roles that never see each other: [`front`], [`control`], [`broker`], [`handler`]
 //! * floor 4: [`launcher`]
 //!
-//! Handler authors need [`handler`] alone; build with `default-features = false` to leave the gateway out.
+//! # For authors of handlers
+//!
+//! [`handler`] is all that they need, and its page says where to begin: a loop over requests, WebSocket, uploads, streams, or any tower
+//! service (an axum router) with `serve`. Depend on the crate with `default-features = false` and the features that are wanted:
+//!
+//! | feature | brings |
+//! |---|---|
+//! | none | [`handler`]: connections, requests, replies, [`handler::blocking`] |
+//! | `service` | `handler::serve`: tower services as handlers |
+//! | `config` | `Connection::from_config`: where to connect, out of a server's database or `.conf`; the module `config` |
+//! | `gateway` (default, with the other two) | [`front`], [`control`], [`broker`], [`launcher`] and the program `lurcher` |
+//!
+//! [`wire`], [`tnetstring`] and [`endpoint`] are the protocols alone, for whoever sits between servers and handlers.
 
 pub mod tnetstring;
 
@@ -59,12 +71,12 @@ pub mod handler;
 #[cfg(feature = "gateway")]
 pub mod launcher;
 
-/// The example in the README is compiled with the documentation tests.
-#[cfg(doctest)]
+/// The examples in the README are compiled with the documentation tests.
+#[cfg(all(doctest, feature = "service"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// So are those in the document about handlers.
+/// So are those in the document about the library.
 #[cfg(all(doctest, feature = "service"))]
-#[doc = include_str!("../docs/HANDLERS.md")]
-struct Handlers;
+#[doc = include_str!("../docs/LIBRARY.md")]
+struct Library;

@@ -36,14 +36,6 @@ struct Options {
     write: bool,
 }
 
-const USAGE: &str = "usage: ./bench [--rounds 3] [--seconds 4] [--connections 1,64,256,1000] [--idle 1000,10000] \
-                     [--no-idle] [--no-files] [--files-only] [--no-bridge] [--bridge-only] [--no-services] [--services-only] [--quick] [--write]\n\
-                     --quick: one round of a second each, 1000 idle connections. --write: put the figures into \
-                     docs/PERFORMANCE.md.\nBENCH_FRONTS=mongrel2,lurcher names what is compared, the first being the measure; \
-                     BENCH_FILES=nginx,mongrel2,lurcher who serves files; \
-                     BENCH_BRIDGES=nginx,lurcher who stands before an app; \
-                     BENCH_SERVICES=proxy,nginx,serve which way a request goes to a web application.";
-
 impl Options {
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut options = Self {
@@ -109,7 +101,7 @@ impl Options {
                 "--write" => options.write = true,
                 // What cargo adds by itself.
                 "--bench" => {}
-                _ => return Err(USAGE.to_owned()),
+                _ => return Err(format!("{word} is no option: ./bench --help has them")),
             }
         }
         Ok(options)

@@ -37,10 +37,13 @@ one without room a 503.
 
 Where php-fpm is on this machine, and where its files are elsewhere for it than for this program:
   lurcher run fastcgi:/run/php/php-fpm.sock tcp://127.0.0.1:9999 --root /srv/www
-  lurcher run fastcgi://10.0.0.7:9000 tcp://127.0.0.1:9999 --root /srv/www --remote-root /var/www/html
+  lurcher run fastcgi://10.0.0.7:9000 tcp://127.0.0.1:9999 --root /srv/www \\
+    --remote-root /var/www/html
 WordPress, whose paths without a script are its own; Symfony and Laravel, which have one script:
-  lurcher run fastcgi:/run/php/php-fpm.sock tcp://127.0.0.1:9999 --root /srv/blog --fallback index.php
-  lurcher run fastcgi:/run/php/php-fpm.sock tcp://127.0.0.1:9999 --root /srv/app/public --script index.php",
+  lurcher run fastcgi:/run/php/php-fpm.sock tcp://127.0.0.1:9999 \\
+    --root /srv/blog --fallback index.php
+  lurcher run fastcgi:/run/php/php-fpm.sock tcp://127.0.0.1:9999 \\
+    --root /srv/app/public --script index.php",
     targets: &[
         Target { scheme: "fastcgi", form: "fastcgi://HOST:PORT" },
         Target { scheme: "fastcgi", form: "fastcgi:/PATH" },

@@ -117,6 +117,9 @@ impl Exchange<'_> {
                 self.request.client().cancel().await
             }
             Err(End::Unanswered(fault)) => {
+                if let Fault::Upload(error) = &fault {
+                    tracing::error!(%error, "an upload cannot be read");
+                }
                 let (status, words) = fault.answer();
                 let answer = self.request.respond(status);
                 let answer = answer.header("Content-Type", "text/plain");

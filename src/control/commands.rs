@@ -255,8 +255,8 @@ fn scale(subject: &dyn Subject, asked: &Asked<'_>) -> Answer {
     let count = asked.integer("count").and_then(|n| u32::try_from(n).ok());
     match count {
         Some(count) if count > 0 && subject.scale(count) => {
-            tracing::info!("an operator asks for {count} workers");
-            Table::single("msg", format!("{count} workers from now on")).into()
+            tracing::info!("an operator asks for a number of workers: {count}");
+            Table::single("msg", format!("workers from now on: {count}")).into()
         }
         _ => invalid_argument(),
     }

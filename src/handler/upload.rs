@@ -68,7 +68,7 @@ pub enum UploadError {
         path: PathBuf,
     },
     /// The file is gone: moved or deleted by somebody, or the server is on another machine or in another chroot.
-    #[error("upload {}: the file is not there", .path.display())]
+    #[error("upload {}: the file is not there; perhaps it is in a chroot of the server that was not named", .path.display())]
     Gone {
         /// Where it should be.
         path: PathBuf,

@@ -24,13 +24,13 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Run the HTTP front of a Mongrel2 configuration
     Serve(super::serve::Args),
-    /// Run a handler and connect it to a server
+    /// Run a handler, built in or your own, and keep its processes
     Run(super::run::Args),
     /// Load, check, show and match configurations: m2sh's work
     Config(super::config::Args),
     /// Ask a running server, or have it do something, by its control port
     Control(super::control::Args),
-    /// Say how a running server does
+    /// Say how a running server does, or a `lurcher run`
     Status(super::control::StatusArgs),
     /// Say whether a server runs; the exit status tells too
     Running(super::control::Server),

@@ -55,7 +55,7 @@ struct Port {
     /// Which server of the configuration, by name or uuid; needed when it has several
     #[arg(long, value_name = "NAME|UUID")]
     server: Option<String>,
-    /// The address of the control port; then no configuration is read
+    /// The address of the control port, of a server or of a `lurcher run`; then no configuration is read
     #[arg(long, value_name = "ADDRESS", conflicts_with = "server")]
     control: Option<Endpoint>,
     /// How long to wait for an answer, in seconds

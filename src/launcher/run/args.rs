@@ -122,7 +122,7 @@ pub(in crate::launcher) fn describe(
         .flat_map(|one| one.options)
         .collect();
     let run = run
-        .about("Run a handler and connect it to a server")
+        .about("Run a handler, built in or your own, and keep its processes")
         .disable_help_flag(false)
         .args(WORDS.map(|(name, help)| {
             Arg::new(name)
@@ -138,6 +138,7 @@ pub(in crate::launcher) fn describe(
                 .num_args(0..)
                 .last(true)
                 .value_parser(clap::value_parser!(OsString))
+                // A built-in handler takes none.
                 .hide(handler.is_some())
                 .help("Arguments of exec's program"),
         )
@@ -221,11 +222,30 @@ fn manual(run: Command, handler: &'static BuiltIn) -> Command {
         .map(|form| format!("lurcher run {form} SEND[,SEND...] [RECV[,RECV...]] [OPTIONS]"))
         .collect();
     run.about(handler.about.lines().next().unwrap_or_default())
-        .long_about(handler.about)
+        .long_about(flowing(handler.about))
         .override_usage(usage.join("\n       "))
         .help_template("{usage-heading} {usage}\n\n{about-with-newline}\n{all-args}{after-help}")
         .after_help(COMMON_WORDS)
 }
+
+/// A text whose paragraphs are as wide as whoever shows it likes. Lines that are indented, or follow a short one, stay as they are.
+fn flowing(text: &str) -> String {
+    let mut flowing = String::new();
+    let mut before = "";
+    for line in text.lines() {
+        if before.len() > SHORT && !line.is_empty() && !line.starts_with(' ') {
+            flowing.push(' ');
+        } else if !flowing.is_empty() {
+            flowing.push('\n');
+        }
+        flowing.push_str(line);
+        before = if line.starts_with(' ') { "" } else { line };
+    }
+    flowing
+}
+
+/// A line of a paragraph that goes on has more than so many bytes.
+const SHORT: usize = 80;
 
 /// The forms in which a handler is named.
 fn called(handler: &BuiltIn) -> Vec<&'static str> {
@@ -236,9 +256,10 @@ fn called(handler: &BuiltIn) -> Vec<&'static str> {
     }
 }
 
-const COMMON_WORDS: &str = "All options may stand in a TOML file (--options FILE) by their names, those of a handler in a table with its \
-name, and in the environment: --max-memory is LURCHER_RUN_MAX_MEMORY. The command line goes before the \
-environment, and that before the file.
+const COMMON_WORDS: &str = "\
+All options may stand in a TOML file (--options FILE) by their names, those of a handler in a
+table with its name, and in the environment: --max-memory is LURCHER_RUN_MAX_MEMORY. The command
+line goes before the environment, and that before the file.
 
 Signals:
   TERM, INT    finish what is open, then end; a second time: end at once
@@ -254,6 +275,18 @@ mod tests {
     fn app(line: &str) -> Option<String> {
         let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
         app_of(&arguments).map(str::to_owned)
+    }
+
+    #[test]
+    fn paragraphs_flow_and_lists_stand() {
+        let long = "word ".repeat(20);
+        let long = long.trim_end();
+        assert_eq!(
+            flowing(&format!(
+                "Head\n\n{long}\n{long}\nend\nList:\n  {long}\n  b\nMore"
+            )),
+            format!("Head\n\n{long} {long} end\nList:\n  {long}\n  b\nMore")
+        );
     }
 
     #[test]

@@ -201,6 +201,30 @@ impl Given {
             .unwrap_or_default()
     }
 
+    /// What a handler says is wrong with an option, which it knows as `--NAME`: with the place where that was said.
+    pub(super) fn place(&self, why: String) -> String {
+        let Some(rest) = why.strip_prefix("--") else {
+            return why;
+        };
+        let name = rest.split([' ', ':']).next().unwrap_or_default();
+        let values = self.all(name);
+        // Of several, the one that is quoted, whole or the NAME of NAME=VALUE.
+        let is_quoted = |said: &&&Said| {
+            let key = said.value.split('=').next().unwrap_or_default();
+            [said.value.as_str(), key]
+                .iter()
+                .any(|text| why.contains(&format!("`{text}`")))
+        };
+        let Some(said) = values.iter().find(is_quoted).or(values.last()) else {
+            return why;
+        };
+        match &said.origin {
+            Origin::Typed => why,
+            Origin::Environment => why.replacen(&format!("--{name}"), &variable(name), 1),
+            Origin::File { path, line, column } => format!("{path}:{line}:{column}: {rest}"),
+        }
+    }
+
     /// The value of an option.
     pub(super) fn last(&self, name: &str) -> Option<&Said> {
         self.all(name).pop()
@@ -368,6 +392,29 @@ mod tests {
         assert_eq!(
             given.last("max-memory").unwrap().wrong("no size"),
             "LURCHER_RUN_MAX_MEMORY `x`: no size"
+        );
+    }
+
+    #[test]
+    fn what_a_handler_says_of_an_option_gets_its_place() {
+        let text = "app = 'respond'\n[respond]\nheader = ['c d=e', 'A=b']\ncode = 1\n";
+        let given = file(text).unwrap();
+        let place = |why: &str| given.place(why.to_owned());
+        assert_eq!(
+            place("--header `c d` is no header name"),
+            "run.toml:3:11: header `c d` is no header name"
+        );
+        assert_eq!(
+            place("--code is not a number"),
+            "run.toml:4:1: code is not a number"
+        );
+        assert_eq!(place("--body is too long"), "--body is too long");
+        assert_eq!(place("name the root: --code"), "name the root: --code");
+        let mut given = Given::default();
+        given.read_environment([("code", false)].into_iter(), |_| Some("x".to_owned()));
+        assert_eq!(
+            given.place("--code is not a number".to_owned()),
+            "LURCHER_RUN_CODE is not a number"
         );
     }
 }

@@ -8,6 +8,9 @@ use std::time::Duration;
 use super::{BuiltIn, Values};
 use crate::endpoint::Endpoint;
 
+/// More workers than this are a typing mistake.
+pub(super) const WORKERS_MAX: u32 = 1024;
+
 /// The whole of `lurcher run`, decided.
 #[derive(Debug, Clone)]
 pub(in crate::launcher) struct Plan {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::given::{Given, Said};
 use super::options::{COMMON, common};
-use super::plan::{App, Feed, Plan};
+use super::plan::{App, Feed, Plan, WORKERS_MAX};
 use super::{BuiltIn, Values, env_file};
 use crate::endpoint::Endpoint;
 use crate::handler::{Options, Selector};
@@ -16,7 +16,7 @@ use crate::handler::{Options, Selector};
 /// How long a worker may take to answer what it has, when asked to stop.
 const GRACEFUL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Most worker processes, threads of one, and the like: beyond it somebody mistyped.
+/// Most threads of a worker, and the like: beyond it somebody mistyped.
 const COUNT_MAX: u32 = 10_000;
 
 /// What stands before a program of the user's own.
@@ -158,7 +158,7 @@ fn decide(
             app.clone_into(&mut values.target);
             values.concurrency = concurrency;
             // Its mistakes are told before anything is started.
-            (handler.run)(&values)?;
+            (handler.run)(&values).map_err(|why| given.place(why))?;
             App::BuiltIn { handler, values }
         }
         None => exec(app, given, arguments)?,
@@ -179,7 +179,7 @@ fn decide(
         upload_store: connection.upload_store,
         ident: text("ident").filter(|ident| !ident.is_empty()),
         feed: feed(given)?,
-        workers: number(given, "workers", 0, COUNT_MAX)?.unwrap_or(1),
+        workers: number(given, "workers", 0, WORKERS_MAX)?.unwrap_or(1),
         threads: number(given, "threads", 1, COUNT_MAX)?.unwrap_or(1),
         concurrency,
         max_requests: max_requests(given)?,
@@ -592,7 +592,7 @@ mod tests {
         );
         assert_eq!(
             wrong(&["echo", SEND], &[("workers", "many")]),
-            "running `echo`: --workers `many`: not a number from 0 to 10000"
+            "running `echo`: --workers `many`: not a number from 0 to 1024"
         );
         assert_eq!(
             wrong(&[], &[]),

@@ -187,6 +187,9 @@ fn workers_serve_are_counted_and_are_stopped_by_an_operator() {
             "supervisor"
         };
         assert!(info.contains(&format!("\"feed\": \"{feed}\"")), "{info}");
+        if feed == "supervisor" {
+            run.program.said("is no Lurcher's, from ", 1);
+        }
         let (table, _) = run.told(&["status"]);
         let head: Vec<_> = table
             .lines()
@@ -236,7 +239,7 @@ fn signals_scale_and_an_access_log_that_was_renamed_is_opened_again() {
     run.program.signal("TTOU");
     assert_eq!(run.ready(1), first, "the youngest goes");
     run.program.signal("TTOU");
-    run.program.said("1 workers from now on", 2);
+    run.program.said("workers from now on: 1 ", 2);
     run.ready(1);
     post(&server, "one");
     run.until("one is counted", |workers| workers[0].served == 1);
@@ -287,10 +290,25 @@ fn workers_are_replaced_after_so_many_requests() {
 }
 
 #[test]
+fn a_server_that_is_not_there_is_named() {
+    let directory = crate::support::scratch();
+    let mut run = Run::alone(directory.path(), "echo", &[]);
+    run.program.said(
+        "takes the requests for its workers, since nobody is at ipc://",
+        1,
+    );
+    assert!(run.program.terminate().success(), "{}", run.program);
+}
+
+#[test]
 fn workers_that_grow_are_replaced() {
     let directory = crate::support::scratch();
     let mut run = Run::alone(directory.path(), "echo", &["--max-memory=1M"]);
-    run.program.said("KiB of memory: it is replaced", 2);
+    // For ever, and why, since none of them can be smaller.
+    run.program.said(
+        "KiB of memory before any request, so --max-memory is too little: it is replaced",
+        2,
+    );
     run.program.said("does not start", 0);
     assert!(run.program.terminate().success(), "{}", run.program);
 }

@@ -63,9 +63,15 @@ pub(super) async fn begin(
     for pair in &plan.servers {
         servers.extend(at_each_address(pair).await);
     }
-    if plan.feed == plan::Feed::Auto && !is_program && are_lurchers(&servers).await? {
-        return Ok(None);
-    }
+    let why = match plan.feed {
+        plan::Feed::Direct => return Ok(None),
+        plan::Feed::Supervisor => "as it is told to".to_owned(),
+        plan::Feed::Auto if is_program => "so that the program loses none".to_owned(),
+        plan::Feed::Auto => match other_than_lurcher(&servers).await? {
+            None => return Ok(None),
+            Some(why) => format!("since {why}"),
+        },
+    };
     let directory = Directory::make().context("make a directory for the workers' sockets")?;
     let log = match &plan.access_log {
         Some(path) => {
@@ -89,6 +95,17 @@ pub(super) async fn begin(
     directory
         .give(rights)
         .context("give the workers' sockets to their user")?;
+    // Workers tell of sockets in the directory only, which say nothing to whoever looks for a server.
+    let specs = |of: fn(&(Endpoint, Endpoint)) -> &Endpoint| {
+        let specs = plan.servers.iter().map(|pair| of(pair).to_string());
+        specs.collect::<Vec<_>>().join(", ")
+    };
+    tracing::info!(
+        "handler {}: takes the requests for its workers, {why}, from {}, replies to {}",
+        plan.name,
+        specs(|(send, _)| send),
+        specs(|(_, recv)| recv),
+    );
     Ok(Some(Feeding {
         feed: Rc::new(feed),
         log,
@@ -157,9 +174,9 @@ fn host_name(spec: &Endpoint) -> Option<&str> {
     }
 }
 
-/// Whether all servers are there, and are Lurchers. Only their sockets for replies are asked: what connects to the others is
-/// given requests.
-async fn are_lurchers(servers: &[(Endpoint, Endpoint)]) -> anyhow::Result<bool> {
+/// Which server is not there, or no Lurcher; nothing where all are. Only their sockets for replies are asked: what connects to
+/// the others is given requests.
+async fn other_than_lurcher(servers: &[(Endpoint, Endpoint)]) -> anyhow::Result<Option<String>> {
     let context = Context::new();
     let options = Options {
         linger: Duration::ZERO,
@@ -170,15 +187,19 @@ async fn are_lurchers(servers: &[(Endpoint, Endpoint)]) -> anyhow::Result<bool> 
         publishers.push(Publisher::connect(&context, recv, &options, PROBE)?);
     }
     let deadline = Instant::now() + PROBE;
-    let mut all = true;
+    let mut other = None;
     for publisher in &publishers {
         let is_there = publisher.subscribed(deadline).await;
-        all &= is_there.with_context(|| format!("ask {}", publisher.endpoint()))?
-            && publisher.is_lurcher();
+        let spec = publisher.endpoint();
+        if !is_there.with_context(|| format!("ask {spec}"))? {
+            other.get_or_insert_with(|| format!("nobody is at {spec} yet"));
+        } else if !publisher.is_lurcher() {
+            other.get_or_insert_with(|| format!("{spec} is no Lurcher's"));
+        }
     }
     drop(publishers);
     context.close().await;
-    Ok(all)
+    Ok(other)
 }
 
 /// A directory of this process's, gone with the value. It is locked for as long as the process lives, so that one that was killed

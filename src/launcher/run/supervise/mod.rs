@@ -30,13 +30,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error, info, warn};
 
-use self::crew::{Action, Crew, FAILURES_MAX, Id, Meaning, State, WORKERS_MAX};
+use self::crew::{Action, Crew, FAILURES_MAX, Id, Meaning, State};
 use self::desk::{Board, Desk, Errand, Shown};
 use self::feed::Feeding;
 use self::member::{Member, News, Wish};
 use self::order::Order;
 use self::watch::Watcher;
-use super::plan::{App, Plan};
+use super::plan::{App, Plan, WORKERS_MAX};
 use super::rights::Rights;
 use super::worker::end_of_stdin;
 use crate::control;
@@ -608,9 +608,17 @@ impl Supervisor<'_> {
             .map(|(id, worker)| (*id, worker.member.pid))
             .collect();
         for (id, pid) in workers {
-            if let Some(bytes) = memory::resident(pid).filter(|bytes| *bytes > max) {
-                self.retire(id, &format!("has {} KiB of memory", bytes / 1024));
-            }
+            let Some(bytes) = memory::resident(pid).filter(|bytes| *bytes > max) else {
+                continue;
+            };
+            // What replaces it will be as large.
+            let is_idle = self.shown(id).is_some_and(|shown| shown.served == 0);
+            let note = if is_idle {
+                " before any request, so --max-memory is too little"
+            } else {
+                ""
+            };
+            self.retire(id, &format!("has {} KiB of memory{note}", bytes / 1024));
         }
     }
 
@@ -645,7 +653,7 @@ impl Supervisor<'_> {
     fn scale(&mut self, wanted: u32) {
         let now = self.crew.scale(wanted);
         info!(
-            "handler {}: {now} workers from now on, at least 1 and at most {WORKERS_MAX}",
+            "handler {}: workers from now on: {now} (of 1 to {WORKERS_MAX})",
             self.plan.name
         );
     }

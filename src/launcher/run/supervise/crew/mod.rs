@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::super::plan::WORKERS_MAX;
+
 /// The first pause before a worker that died is replaced. It doubles with each that dies young.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 
@@ -17,9 +19,6 @@ pub(super) const FAILURES_MAX: u32 = 5;
 
 /// A worker that is not ready after so long never will be. An application may load for a while.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// More workers than this are a typing mistake.
-pub(super) const WORKERS_MAX: u32 = 1024;
 
 /// A worker, for good: numbers are given again, ids are not.
 pub(super) type Id = u64;
