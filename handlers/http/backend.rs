@@ -62,7 +62,8 @@ impl Address {
         let name = uri.host().trim_start_matches('[').trim_end_matches(']');
         let port = match (uri.port_u16(), uri.port()) {
             (Some(port), _) => port,
-            (None, None) if !authority.ends_with(':') => 80,
+            // A number that is no port shows as neither.
+            (None, None) if !authority.ends_with(':') && uri.host() == authority => 80,
             _ => return Err(wrong()),
         };
         let prefix = prefix.trim_end_matches('/');

@@ -53,9 +53,11 @@ const MESSAGE_COST: u64 = 16 * 1024;
 /// In this time what was sent counts half.
 const HALF_LIFE: Duration = Duration::from_secs(2);
 
-/// How long a flush may be put off, at first and at most, so that what follows at once goes along.
+/// How long a flush may be put off, so that what follows at once goes along: for each [`SMALL`] that was sent lately, and at most. The
+/// most is only reached by what comes in megabytes: were it shorter, a fast source would have its messages flushed before they
+/// can grow.
 const FLUSH_PAUSE: Duration = Duration::from_millis(10);
-const FLUSH_PAUSE_MAX: Duration = Duration::from_millis(100);
+const FLUSH_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// After so long without news a server is asked again; then after twice as long, up to the maximum.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -357,6 +359,8 @@ pub(super) struct Outflow {
     account: Arc<Account>,
     /// What the server is: asked once, since the answer is not for nothing.
     lurcher: bool,
+    /// It hands on for another server, which may count messages.
+    feed: bool,
     /// What was sent on the connection before this response.
     start: u64,
     /// The connection to the server on which the client was known: with another one, its number is somebody else's.
@@ -387,6 +391,7 @@ impl Outflow {
         let start = account.lock().sent;
         Self {
             lurcher: publisher.is_lurcher(),
+            feed: publisher.is_feed(),
             connection: publisher.connection(),
             begun: false,
             unheard_timeout: UNHEARD_TIMEOUT,
@@ -419,6 +424,8 @@ impl Outflow {
     /// Whether so many bytes in hand are worth a message by now, before anybody asks for a flush.
     pub(super) fn is_due(&self, bytes: usize) -> bool {
         match self.way() {
+            // Behind a feed there may be a Mongrel2: until that is known, messages are as precious as there.
+            Way::Free(_) if self.feed => bytes > 0 && bytes as u64 >= self.piece(),
             Way::Free(_) | Way::Window(_) => bytes > 0,
             Way::Blind => bytes > 0 && bytes as u64 >= self.piece(),
         }
@@ -430,7 +437,7 @@ impl Outflow {
     ///
     /// Safe: nothing was done.
     pub(super) async fn flush_is_due(&self) {
-        if let Way::Blind = self.way() {
+        if matches!(self.way(), Way::Blind) || self.feed && matches!(self.way(), Way::Free(_)) {
             let times = u32::try_from(self.piece() / SMALL).unwrap_or(u32::MAX);
             let pause = FLUSH_PAUSE.saturating_mul(times).min(FLUSH_PAUSE_MAX);
             tokio::time::sleep_until(self.last + pause).await;

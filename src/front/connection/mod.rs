@@ -157,10 +157,7 @@ impl Connection {
             if self.write(cx).is_err() {
                 return Poll::Ready(Gone);
             }
-            // Before its response begins, nobody knows whom to tell.
-            if !matches!(&self.state, State::Response(exchange) if !exchange.started) {
-                self.client.tell_flow();
-            }
+            self.client.tell_flow();
             if more && self.output.is_empty() {
                 continue;
             }

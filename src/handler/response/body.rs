@@ -112,7 +112,7 @@ impl BodyWriter {
     }
 
     /// Sends what was written and gathered, or the head if nothing was. Where messages are precious (see [`BodyWriter::write`]) it
-    /// may wait for a tenth of a second: write on meanwhile, if there is something, rather than flush piece by piece.
+    /// may wait for up to a second: write on meanwhile, if there is something, rather than flush piece by piece.
     ///
     /// # Errors
     ///

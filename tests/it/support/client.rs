@@ -281,8 +281,9 @@ impl Client {
     pub(crate) fn answer(&mut self) -> Answer {
         self.try_answer(Asked::Other, PATIENCE).unwrap_or_else(|| {
             panic!(
-                "no answer; read {:?}, ended {}",
-                String::from_utf8_lossy(&self.read),
+                "no answer; read {} bytes, {:?}, ended {}",
+                self.read.len(),
+                String::from_utf8_lossy(self.read.get(..1000).unwrap_or(&self.read)),
                 self.ended
             )
         })
