@@ -418,6 +418,15 @@ fn gate() -> (
     (app, hear, release)
 }
 
+/// Counts a request out, also one whose client has left.
+struct Inside(Arc<AtomicUsize>);
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 #[test]
 fn no_more_requests_than_wanted_are_with_the_application() {
     const LIMIT: usize = 2;
@@ -431,9 +440,8 @@ fn no_more_requests_than_wanted_are_with_the_application() {
                 let (count, peak) = (Arc::clone(&count), Arc::clone(&peak));
                 async move {
                     peak.fetch_max(count.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                    let response = next.run(request).await;
-                    count.fetch_sub(1, Ordering::SeqCst);
-                    response
+                    let _inside = Inside(count);
+                    next.run(request).await
                 }
             },
         ));
