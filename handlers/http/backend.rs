@@ -25,9 +25,6 @@ use super::fault::Fault;
 /// Largest head of a response, in bytes: twice what browsers take.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// Most field lines of a response.
-const FIELDS_MAX: usize = 512;
-
 /// Bytes that are read ahead of the client; more than a head may have.
 const BUFFER_BYTES: usize = HEAD_BYTES_MAX + 64 * 1024;
 
@@ -176,11 +173,11 @@ impl Backend {
     pub(super) async fn connect(&self) -> Result<Link, Fault> {
         let connected = self.stream().await;
         self.note(connected.as_ref().err());
+        // A head has 100 fields at most: any other number costs two allocations of its size for each response.
         let (sender, connection) = http1::Builder::new()
             .title_case_headers(true)
             .max_buf_size(BUFFER_BYTES)
             .max_header_size(HEAD_BYTES_MAX)
-            .max_headers(FIELDS_MAX)
             .handshake(TokioIo::new(connected?))
             .await
             .map_err(|_| Fault::Closed)?;

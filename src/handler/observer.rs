@@ -30,6 +30,12 @@ pub trait Observer: fmt::Debug + Send + Sync {
 
     /// It is over: its response was handed over to be sent, or there will be none. Exactly once for each that has begun.
     fn ended(&self, exchange: &Exchange);
+
+    /// Whether it looks at the texts of an [`Exchange`]. Of one that only counts, they are empty, and copies are saved. Default: it
+    /// does.
+    fn wants_texts(&self) -> bool {
+        true
+    }
 }
 
 /// A request and what became of it.
@@ -204,6 +210,10 @@ impl Counts {
 }
 
 impl Observer for Counts {
+    fn wants_texts(&self) -> bool {
+        false
+    }
+
     fn begun(&self, _: &Request) {
         self.begun.fetch_add(1, Ordering::Release);
     }
@@ -269,7 +279,8 @@ impl Watch {
 
     fn begun(&self, key: Key, message: &Request) {
         self.observer.begun(message);
-        let oldest = self.lock().add(key, message);
+        let texts = self.observer.wants_texts();
+        let oldest = self.lock().add(key, message, texts);
         self.endings(oldest.into_iter().collect()).tell(true);
     }
 
@@ -314,13 +325,13 @@ impl Watch {
 
 impl Table {
     /// Adds a request; gives the oldest one where there are too many.
-    fn add(&mut self, key: Key, message: &Request) -> Option<Exchange> {
+    fn add(&mut self, key: Key, message: &Request, texts: bool) -> Option<Exchange> {
         self.serial += 1;
         let serial = self.serial;
         self.clients
             .entry(key)
             .or_default()
-            .push_back(open(message, serial));
+            .push_back(open(message, serial, texts));
         self.count += 1;
         self.order.push_back((key, serial));
         while let Some(&(key, serial)) = self.order.front() {
@@ -404,18 +415,31 @@ impl Table {
     }
 }
 
-fn open(message: &Request, serial: u64) -> Open {
+fn open(message: &Request, serial: u64, texts: bool) -> Open {
     // Copies, so that a message of any size is not kept.
-    let copy = |name: &str| Bytes::copy_from_slice(message.headers.first(name).unwrap_or_default());
+    let copy = |bytes: &[u8]| {
+        if texts {
+            Bytes::copy_from_slice(bytes)
+        } else {
+            Bytes::new()
+        }
+    };
+    let field = |name: &str| {
+        if texts {
+            copy(message.headers.first(name).unwrap_or_default())
+        } else {
+            Bytes::new()
+        }
+    };
     let method = match message.method() {
-        Some(b"WEBSOCKET_HANDSHAKE") => Bytes::from_static(b"GET"),
-        method => Bytes::copy_from_slice(method.unwrap_or_default()),
+        Some(b"WEBSOCKET_HANDSHAKE") => &b"GET"[..],
+        method => method.unwrap_or_default(),
     };
     let version = match message.version() {
         Some(b"HTTP/1.0") => Version::Http10,
         _ => Version::Http11,
     };
-    let asked = match &method[..] {
+    let asked = match method {
         b"HEAD" => Asked::Head,
         b"CONNECT" => Asked::Connect,
         _ => Asked::Other,
@@ -425,14 +449,14 @@ fn open(message: &Request, serial: u64) -> Open {
         since: Instant::now(),
         scanner: Scanner::new(asked, version, !message.should_close()),
         exchange: Exchange {
-            sender: Bytes::copy_from_slice(&message.sender),
+            sender: copy(&message.sender),
             conn_id: message.conn_id,
-            method,
-            uri: copy("URI"),
-            version: copy("VERSION"),
-            remote_addr: copy("REMOTE_ADDR"),
-            referer: copy("referer"),
-            user_agent: copy("user-agent"),
+            method: copy(method),
+            uri: field("URI"),
+            version: field("VERSION"),
+            remote_addr: field("REMOTE_ADDR"),
+            referer: field("referer"),
+            user_agent: field("user-agent"),
             started: SystemTime::now(),
             duration: Duration::ZERO,
             status: None,

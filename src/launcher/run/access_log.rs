@@ -135,6 +135,10 @@ pub(super) struct Tally {
 }
 
 impl Observer for Tally {
+    fn wants_texts(&self) -> bool {
+        self.log.is_some()
+    }
+
     fn begun(&self, request: &Request) {
         Observer::begun(&self.counts, request);
     }

@@ -16,10 +16,17 @@ use crate::support::{PATIENCE, free_port, scratch};
 
 /// A running php-fpm on a socket or a port, with its pages.
 struct Php {
-    _program: Program,
+    program: Program,
     /// As APP.
     app: String,
     directory: tempfile::TempDir,
+}
+
+/// Asked to end, since its children outlive a master that is killed.
+impl Drop for Php {
+    fn drop(&mut self) {
+        self.program.terminate();
+    }
 }
 
 impl Php {
@@ -71,7 +78,7 @@ impl Php {
             std::thread::sleep(Duration::from_millis(10));
         }
         Some(Self {
-            _program: program,
+            program,
             app,
             directory,
         })
