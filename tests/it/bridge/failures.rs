@@ -266,3 +266,24 @@ fn no_backend_can_end_the_handler() {
         assert!(program.ended().success(), "{program}");
     });
 }
+
+#[test]
+fn a_response_with_more_fields_than_are_read_is_malformed() {
+    with_backend("", &[], |server, backend, _| {
+        let respond = |fields: usize| {
+            let fields: Vec<String> = (0..fields).map(|n| format!("X-{n}: y\r\n")).collect();
+            let response = format!(
+                "HTTP/1.1 200 OK\r\n{}Content-Length: 2\r\n\r\nok",
+                fields.concat()
+            );
+            let mut client = asks(server, GET);
+            let mut connection = backend.accept();
+            head(&mut connection);
+            says(&mut connection, response.as_bytes());
+            client.answer().status
+        };
+        assert_eq!(respond(150), 502);
+        // With a connection of its own, since the one before was given up.
+        assert_eq!(respond(99), 200);
+    });
+}
