@@ -156,13 +156,13 @@ fn requests_are_answered_through_a_feed() {
             let body = client.answer().body;
             assert!(body.ends_with(format!("/{round}").as_bytes()));
         }
-        // Pipelined: in their order.
-        let many: Vec<String> = (0..20)
+        // Pipelined: in their order. A Mongrel2 closes a connection for which more than 16 messages wait.
+        let many: Vec<String> = (0..10)
             .map(|n| format!("GET /p{n} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
             .collect();
         let many = many.concat();
         client.send(many.as_bytes()).unwrap();
-        for n in 0..20 {
+        for n in 0..10 {
             let body = client.answer().body;
             assert!(body.ends_with(format!("/p{n}").as_bytes()), "{n}");
         }
@@ -173,7 +173,7 @@ fn requests_are_answered_through_a_feed() {
                 feed.ask(move |feed| feed.counts(pid).served)
             })
             .sum();
-        assert_eq!(served, 40);
+        assert_eq!(served, 30);
         for worker in &mut workers {
             worker.kill();
             // Its number may become another's.
