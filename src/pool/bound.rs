@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use super::router::RouterSide;
 use super::sides::{PushSide, SubSide};
-use super::{HOUSEKEEPING, Pool, Replies, Settings};
+use super::time::keep_house;
+use super::{Pool, Replies, Settings};
 use crate::bus::server::{self, BindError, Bound, Kind};
 use crate::drain::Watch;
 use crate::endpoint::Endpoint;
@@ -108,16 +109,7 @@ impl BoundPool {
             let router = router.run(Rc::new(RouterSide::new(&pool)), watch);
             pool.listening.borrow_mut().push(router);
         }
-        let housekeeper = Rc::downgrade(&pool);
-        watch.spawn_local(async move {
-            while let Some(pool) = housekeeper.upgrade().filter(|pool| !pool.closed.get()) {
-                if !pool.housekeeping() {
-                    pool.unsettled.notified().await;
-                }
-                drop(pool);
-                tokio::time::sleep(HOUSEKEEPING).await;
-            }
-        });
+        watch.spawn_local(keep_house(Rc::downgrade(&pool)));
         pool
     }
 }
