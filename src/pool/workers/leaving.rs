@@ -6,7 +6,7 @@ use tracing::debug;
 
 use super::super::kin::{Kin, token};
 use super::{Id, Worker, Workers};
-use crate::balancer::Standing;
+use crate::balancer::simple::Standing;
 use crate::bus::server::{Origin, Peer, PeerId};
 
 /// Whether a worker whose PULL is open gets new requests.

@@ -7,7 +7,7 @@ use super::super::LOSS_WINDOW;
 use super::super::kin::Kin;
 use super::leaving::Leave;
 use super::{Id, Phase, Voice, Workers};
-use crate::balancer::Standing;
+use crate::balancer::simple::Standing;
 use crate::bus::server::PeerId;
 
 impl Workers {

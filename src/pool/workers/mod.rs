@@ -26,7 +26,7 @@ use tracing::{debug, info, warn};
 
 use super::kin::Kin;
 use super::{LOSS_WINDOW, PAIRING_GRACE, STALL_AFTER};
-use crate::balancer::{Balancer, Key, Standing};
+use crate::balancer::simple::{Balancer, Key, Standing};
 use crate::bus::server::{Origin, Peer, PeerId, Unsent};
 use crate::metrics::Name;
 
