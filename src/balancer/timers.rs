@@ -55,8 +55,8 @@ impl Timers {
     }
 
     #[cfg(test)]
-    pub(super) fn contains(&self, at: Instant, whose: Whose) -> bool {
-        self.heap.iter().any(|entry| entry.0 == (at, whose))
+    pub(super) fn all(&self) -> std::collections::HashSet<(Instant, Whose)> {
+        self.heap.iter().map(|entry| entry.0).collect()
     }
 
     #[cfg(test)]
