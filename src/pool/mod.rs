@@ -21,6 +21,7 @@ mod kin;
 mod report;
 mod requests;
 mod router;
+mod session;
 mod sides;
 mod workers;
 
