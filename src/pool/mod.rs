@@ -20,6 +20,7 @@ mod follow;
 mod kin;
 mod report;
 mod requests;
+mod routed;
 mod router;
 mod session;
 mod sides;
@@ -37,10 +38,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::bus::server::{Head, Listening, Origin, Outgoing, Peer, PeerId};
+use crate::bus::server::{Head, Listening, Origin, Outgoing, PeerId};
 use crate::metrics::Name;
 use crate::wire::Protocol;
 use crate::wire::request::{self, Notice};
+use crate::wire::worker::RequestId;
 
 pub use ask::{Address, Ask, Caller, Failure, Refused, Replies, Retry};
 use attached::Held;
@@ -49,7 +51,8 @@ pub use bound::{Addresses, BoundPool, Endpoints, bind};
 pub use follow::Room;
 pub use report::{Report, Worker};
 use requests::{End, NO_TAG, NOTICE_TAG, Open, Phase, State, is_request, tag};
-use workers::Workers;
+pub use workers::Dialect;
+use workers::{Label, Link, Workers};
 
 /// A handler is held back so long for its reply socket: then it is served without. DESIGN: "after a short grace".
 const PAIRING_GRACE: Duration = Duration::from_secs(1);
@@ -234,6 +237,7 @@ impl Pool {
             retry,
             attempts: 0,
             started: false,
+            begun: false,
             follow: None,
             caller,
         };
@@ -327,34 +331,34 @@ impl Pool {
         }
     }
 
-    fn send_notice(&self, peer: Option<Rc<Peer>>, about: &Address, notice: Notice) {
-        if !peer.is_some_and(|peer| self.try_notice(&peer, about, notice)) {
+    fn send_notice(&self, to: Option<Link>, about: &Address, notice: Notice) {
+        if !to.is_some_and(|to| self.try_notice(&to, about, notice)) {
             Name::NoticesDropped.increment();
         }
     }
 
-    fn try_notice(&self, peer: &Peer, about: &Address, notice: Notice) -> bool {
+    fn try_notice(&self, to: &Link, about: &Address, notice: Notice) -> bool {
         let mut body = Vec::with_capacity(64);
         let tag = match notice {
             Notice::Disconnect => NOTICE_TAG | u64::from(about.id.0),
             Notice::Credits(_) | Notice::Flow { .. } | Notice::Drained => NO_TAG,
         };
         notice.encode(self.settings.borrow().protocol, &mut body);
-        self.try_send(peer, about, body.into(), tag)
+        self.try_send(to, about, body.into(), tag)
     }
 
-    fn send_to_listener(&self, peer: Option<Rc<Peer>>, about: &Address, body: Bytes) {
-        if !peer.is_some_and(|peer| self.try_send(&peer, about, body, NO_TAG)) {
+    fn send_to_listener(&self, to: Option<Link>, about: &Address, body: Bytes) {
+        if !to.is_some_and(|to| self.try_send(&to, about, body, NO_TAG)) {
             Name::NoticesDropped.increment();
         }
     }
 
-    fn try_send(&self, peer: &Peer, about: &Address, body: Bytes, tag: u64) -> bool {
+    fn try_send(&self, to: &Link, about: &Address, body: Bytes, tag: u64) -> bool {
         let message = Outgoing {
             head: self.head(about),
             body,
         };
-        peer.send(message, tag).is_ok()
+        to.send_message(message, tag).is_ok()
     }
 
     /// Stops accepting peers and ends the connected ones in order, when what is queued for them is written. Their tasks end by
@@ -396,10 +400,15 @@ impl Pool {
             body: open.message.clone(),
         };
         let tag = tag(place, open.serial);
+        let label = Label {
+            id: RequestId(tag),
+            attempt: open.attempts + 1,
+            left: None,
+        };
         if state
             .workers
-            .peer(worker)
-            .is_some_and(|peer| peer.send(outgoing, tag).is_ok())
+            .link(worker)
+            .is_some_and(|link| link.send_request(label, outgoing, tag).is_ok())
         {
             open.phase = Phase::Handed { worker };
             open.attempts += 1;
