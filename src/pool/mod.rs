@@ -27,9 +27,9 @@ mod sides;
 mod workers;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,6 +51,7 @@ pub use bound::{Addresses, BoundPool, Endpoints, bind};
 pub use follow::Room;
 pub use report::{Report, Worker};
 use requests::{End, NO_TAG, NOTICE_TAG, Open, Phase, State, is_request, tag};
+pub use session::Heartbeats;
 pub use workers::Dialect;
 use workers::{Label, Link, Workers};
 
@@ -116,6 +117,9 @@ pub struct Pool {
     ended: Notify,
     /// Somebody has ever waited for that.
     is_watched: Cell<bool>,
+    /// Pools that workers which come to this one's address may name.
+    namesakes: RefCell<HashMap<Bytes, Weak<Pool>>>,
+    heartbeats: Cell<Heartbeats>,
 }
 
 impl fmt::Debug for Pool {
@@ -153,6 +157,8 @@ impl Pool {
             scratch: RefCell::new(Vec::new()),
             ended: Notify::new(),
             is_watched: Cell::new(false),
+            namesakes: RefCell::default(),
+            heartbeats: Cell::default(),
         })
     }
 
@@ -168,6 +174,11 @@ impl Pool {
         settings.topic = std::mem::take(&mut self.settings.borrow_mut().topic);
         self.settings.replace(settings);
         self.pull(state);
+    }
+
+    /// How workers at the ROUTER are asked for signs of life, from their next one on.
+    pub fn set_heartbeats(&self, heartbeats: Heartbeats) {
+        self.heartbeats.set(heartbeats);
     }
 
     /// Begins the end of a pool whose route is gone. Peers may still come while requests wait for one; then its addresses are
@@ -364,13 +375,14 @@ impl Pool {
     /// Stops accepting peers and ends the connected ones in order, when what is queued for them is written. Their tasks end by
     /// themselves. What waits for a peer is failed, now or when it comes back from one, and those that are attached are told.
     pub fn close(&self) {
-        self.end_sockets();
         let state = &mut *self.state.borrow_mut();
+        self.end_sockets(state);
         state.expire(Instant::now(), Duration::ZERO);
         state.abandon_attached();
     }
 
-    fn end_sockets(&self) {
+    fn end_sockets(&self, state: &State) {
+        state.workers.bid_farewell();
         self.closed.set(true);
         self.unsettled.notify_one();
         for listening in self.listening.take() {
@@ -477,7 +489,7 @@ impl Pool {
                     listening.stop_accepting();
                 }
                 if !state.workers.dismiss_idle() {
-                    self.end_sockets();
+                    self.end_sockets(state);
                     state.abandon_attached();
                 }
             }

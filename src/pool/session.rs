@@ -109,6 +109,10 @@ enum State {
 }
 
 /// One connection of a worker.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "five facts, each of which may be true whatever the others are"
+)]
 #[derive(Debug)]
 pub(super) struct Session {
     state: State,
@@ -154,11 +158,6 @@ impl Session {
     /// Whether it speaks m2wsgi's dialect.
     pub(super) fn is_m2wsgi(&self) -> bool {
         self.state == State::M2wsgi
-    }
-
-    /// Whether it takes requests, or did until it drained.
-    pub(super) fn has_joined(&self) -> bool {
-        matches!(self.state, State::Own | State::M2wsgi)
     }
 
     /// What it has just said.

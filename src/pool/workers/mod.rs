@@ -21,17 +21,18 @@ mod routed;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
+use std::time::Duration;
 
 use slab::Slab;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::kin::Kin;
-use super::{LOSS_WINDOW, PAIRING_GRACE, STALL_AFTER};
+use super::{LOSS_WINDOW, NO_TAG, PAIRING_GRACE, STALL_AFTER};
 use crate::balancer::{Balancer, Key, Standing};
 use crate::bus::server::{Origin, Peer, PeerId, Unsent};
 use crate::metrics::Name;
-use crate::wire::worker::RequestId;
+use crate::wire::worker::{FromBroker, RequestId};
 
 use leaving::Leave;
 pub use link::Dialect;
@@ -63,6 +64,8 @@ struct Worker {
     kin: Kin,
     /// Requests from before its connection that it still has.
     holds: HashSet<RequestId>,
+    /// For how long its program has come no further.
+    no_progress: Option<Duration>,
     leave: Leave,
     /// `None` once its PULL is gone.
     key: Option<Key>,
@@ -144,7 +147,8 @@ impl Workers {
     /// Closes the sockets of workers that have nothing open; says whether any worker is left.
     pub(super) fn dismiss_idle(&self) -> bool {
         for (_, worker) in &self.all {
-            if worker.held == 0 {
+            if worker.held == 0 && !worker.link.peer.is_gone() {
+                let _seen_later = worker.link.say(&FromBroker::Bye, NO_TAG);
                 worker.link.peer.close();
             }
         }
@@ -403,6 +407,7 @@ impl Workers {
             link,
             kin,
             holds: HashSet::new(),
+            no_progress: None,
             leave: if drains { Leave::Untold } else { Leave::No },
             key: Some(key),
             held: 0,
@@ -574,6 +579,7 @@ impl Workers {
                     .peer
                     .blocked_since()
                     .map(|since| now.duration_since(since)),
+                no_progress: worker.no_progress,
             }
         };
         self.all.iter().map(|(_, worker)| report(worker)).collect()
