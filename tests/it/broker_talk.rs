@@ -484,3 +484,59 @@ fn random_messages_do_not_stop_others_and_a_flood_of_them_is_ended() {
         assert_eq!(client.failed.get(), None);
     });
 }
+
+#[test]
+fn a_silent_worker_gets_nothing_until_it_is_heard() {
+    shard(async {
+        let broker = Broker::start().await;
+        let worker = broker.own("4").await;
+        let asked = worker.hear_all().await;
+        assert_eq!(asked[0], "PING");
+        worker.say(&["PONG", &asked[1], "1"]);
+        // What it is asked further stays unanswered.
+        let state = || broker.pool.report().workers[0].state;
+        until(|| state() == "suspect").await;
+        let (_ticket, client) = broker.submit(1, Retry::Never);
+        assert_eq!(client.handed.get(), 0);
+        worker.say(&["PONG", "0", "1"]);
+        assert_eq!(worker.hear().await[0], "REQUEST");
+        assert_ne!(state(), "suspect");
+    });
+}
+
+#[test]
+fn a_worker_that_stays_silent_is_dead_although_its_connection_stands() {
+    shard(async {
+        let broker = Broker::start().await;
+        let silent = broker.own("4").await;
+        let asked = silent.hear_all().await;
+        silent.say(&["PONG", &asked[1], "1"]);
+        let (_ticket, client) = broker.submit(7, Retry::Never);
+        let request = silent.hear().await;
+        let lives = broker.own("4").await;
+        let again = async {
+            loop {
+                let said = lives.hear_all().await;
+                match &said[0][..] {
+                    "PING" => lives.say(&["PONG", &said[1], "1"]),
+                    _ => break said,
+                }
+            }
+        };
+        let again = again.await;
+        assert_eq!((&again[1], &again[2][..]), (&request[1], "2"));
+        assert_eq!(client.handed.get(), 2);
+        // It wakes up, and what it says of that request comes too late, whatever it makes of the end of its connection.
+        silent.say(&["HELLO", "1", "", "4", "1", ""]);
+        silent.say(&["HELD", &request[1], "front 7"]);
+        silent.say(&["REPLY", &request[1], "front 1:7, late"]);
+        until_said(&silent, "CANCEL").await;
+        lives.say(&["REPLY", &again[1], "front 1:7, in time"]);
+        assert_eq!(broker.replied(1).await, ["front 1:7, in time"]);
+        assert!(broker.ears.held.borrow().is_empty());
+    });
+}
+
+async fn until_said(worker: &Dealer, word: &str) {
+    while worker.hear_all().await[0] != word {}
+}
