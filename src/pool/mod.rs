@@ -22,15 +22,17 @@ mod report;
 mod requests;
 mod routed;
 mod router;
+mod session;
 mod sides;
 mod time;
 mod workers;
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher as _;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,6 +53,7 @@ pub use bound::{Addresses, BoundPool, Endpoints, bind};
 pub use follow::Room;
 pub use report::{Report, Worker};
 use requests::{NO_TAG, NOTICE_TAG, Open, State, now, tag};
+pub use session::Heartbeats;
 pub use workers::Dialect;
 use workers::{Label, Link, Workers};
 
@@ -103,6 +106,9 @@ pub struct Pool {
     ended: Notify,
     /// Somebody has ever waited for that.
     is_watched: Cell<bool>,
+    /// Pools that workers which come to this one's address may name.
+    namesakes: RefCell<HashMap<Bytes, Weak<Pool>>>,
+    heartbeats: Cell<Heartbeats>,
 }
 
 impl fmt::Debug for Pool {
@@ -135,6 +141,8 @@ impl Pool {
             scratch: RefCell::new(Vec::new()),
             ended: Notify::new(),
             is_watched: Cell::new(false),
+            namesakes: RefCell::default(),
+            heartbeats: Cell::default(),
         })
     }
 
@@ -153,6 +161,11 @@ impl Pool {
         settings.topic = std::mem::take(&mut self.settings.borrow_mut().topic);
         self.settings.replace(settings);
         self.pull(state);
+    }
+
+    /// How workers at the ROUTER are asked for signs of life, from their next one on.
+    pub fn set_heartbeats(&self, heartbeats: Heartbeats) {
+        self.heartbeats.set(heartbeats);
     }
 
     /// Begins the end of a pool whose route is gone. Peers may still come while requests wait for one; then its addresses are
@@ -334,14 +347,15 @@ impl Pool {
     /// Stops accepting peers and ends the connected ones in order, when what is queued for them is written. Their tasks end by
     /// themselves. What waits for a peer is failed, now or when it comes back from one, and those that are attached are told.
     pub fn close(&self) {
-        self.end_sockets();
         let state = &mut *self.state.borrow_mut();
+        self.end_sockets(state);
         state.fail_waiting();
         state.show_waiting();
         state.abandon_attached();
     }
 
-    fn end_sockets(&self) {
+    fn end_sockets(&self, state: &State) {
+        state.workers.bid_farewell();
         self.closed.set(true);
         self.unsettled.notify_one();
         for listening in self.listening.take() {

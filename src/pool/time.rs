@@ -81,7 +81,7 @@ impl Pool {
                     listening.stop_accepting();
                 }
                 if !state.workers.dismiss_idle() {
-                    self.end_sockets();
+                    self.end_sockets(state);
                     state.abandon_attached();
                 }
             }

@@ -29,11 +29,11 @@ use tracing::{debug, info, warn};
 
 use super::kin::Kin;
 use super::requests::now;
-use super::{LOSS_WINDOW, PAIRING_GRACE, STALL_AFTER};
+use super::{LOSS_WINDOW, NO_TAG, PAIRING_GRACE, STALL_AFTER};
 use crate::balancer::{self, Assignment, Balancer, NewWorker, Request, Standing};
 use crate::bus::server::{Origin, Peer, PeerId, Unsent};
 use crate::metrics::Name;
-use crate::wire::worker::RequestId;
+use crate::wire::worker::{FromBroker, RequestId};
 
 use leaving::Leave;
 pub use link::Dialect;
@@ -70,6 +70,8 @@ struct Worker {
     number: usize,
     /// Requests from before its connection that it still has.
     holds: HashSet<RequestId>,
+    /// For how long its program has come no further.
+    no_progress: Option<Duration>,
     leave: Leave,
     /// Its PULL is there.
     connected: bool,
@@ -159,7 +161,8 @@ impl Workers {
     /// Closes the sockets of workers that have nothing open; says whether any worker is left.
     pub(super) fn dismiss_idle(&self) -> bool {
         for (_, worker) in &self.all {
-            if self.held(worker) == 0 {
+            if self.held(worker) == 0 && !worker.link.peer.is_gone() {
+                let _seen_later = worker.link.say(&FromBroker::Bye, NO_TAG);
                 worker.link.peer.close();
             }
         }
@@ -485,6 +488,7 @@ impl Workers {
             key,
             number,
             holds: HashSet::new(),
+            no_progress: None,
             leave: if drains { Leave::Untold } else { Leave::No },
             connected: true,
             silent: false,
@@ -659,6 +663,7 @@ impl Workers {
                     .peer
                     .blocked_since()
                     .map(|since| now.duration_since(since)),
+                no_progress: worker.no_progress,
             }
         };
         self.all.iter().map(|(_, worker)| report(worker)).collect()

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::super::NO_TAG;
 use super::super::kin::Kin;
 use super::super::requests::now;
 use super::super::routed::Facts;
@@ -13,7 +14,7 @@ use super::leaving::Leave;
 use super::{Dialect, Link, Voice, Workers};
 use crate::balancer::{NewWorker, Standing};
 use crate::bus::server::{Peer, PeerId};
-use crate::wire::worker::RequestId;
+use crate::wire::worker::{FromBroker, RequestId};
 
 /// Requests from before its connection that a worker may say it still has: what a broker gives to one worker at most.
 const HOLDS_MAX: usize = 4096;
@@ -89,6 +90,21 @@ impl Workers {
     /// A worker wants no more requests.
     pub(in crate::pool) fn drain_peer(&mut self, peer: PeerId) -> Vec<super::Id> {
         self.drain_where(Leave::Untold, |worker| worker.link.peer.id() == peer)
+    }
+
+    /// For how long the program of a worker has come no further.
+    pub(in crate::pool) fn set_stuck(&mut self, peer: PeerId, stuck: Option<Duration>) {
+        if let Some(worker) = self.find(peer).and_then(|id| self.all.get_mut(id.0)) {
+            worker.no_progress = stuck;
+        }
+    }
+
+    /// Tells the workers that have a word for it that the broker goes.
+    pub(in crate::pool) fn bid_farewell(&self) {
+        for (_, worker) in &self.all {
+            // Who has no room for it sees the end of its connection.
+            let _seen_later = worker.link.say(&FromBroker::Bye, NO_TAG);
+        }
     }
 
     /// A worker is silent, or is heard again.
