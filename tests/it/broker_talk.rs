@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use lurcher::balancer::Rules;
 use lurcher::bus::server::{Options, PeerId};
 use lurcher::drain::{self, Signal};
 use lurcher::pool::{
@@ -131,10 +132,11 @@ fn settings() -> Settings {
         sender: Bytes::from_static(b"front"),
         protocol: Protocol::Json,
         topic: Vec::new(),
-        slots: None,
-        waiting_max: 100,
-        waiting_bytes_max: 1 << 20,
-        wait_max: PATIENCE,
+        rules: Rules {
+            slots: None,
+            suspect_grace: Duration::from_millis(100),
+            ..Rules::default()
+        },
         raw_payload: false,
     }
 }
