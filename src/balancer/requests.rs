@@ -330,6 +330,9 @@ impl Balancer {
             State::Handed(worker) => {
                 open.attempts = open.attempts.saturating_sub(1);
                 self.counts.unsent += 1;
+                if let Some(entry) = self.workers.get_mut(worker as usize) {
+                    entry.unsent += 1;
+                }
                 self.release(request.index, worker);
                 self.wait_first(request.index);
             }
@@ -387,7 +390,10 @@ impl Balancer {
         };
         let (state, handed_at) = (open.state, open.handed_at);
         match state {
-            State::Waiting | State::Strict(_) => self.unlink(request.index),
+            State::Waiting | State::Strict(_) => {
+                self.counts.withdrawn += 1;
+                self.unlink(request.index);
+            }
             State::Failed => {}
             State::Handed(worker)
             | State::Begun(worker)
@@ -573,6 +579,9 @@ impl Balancer {
         };
         let holder = open.state.holder();
         self.counts.fail(why, holder.is_some());
+        if let Some(entry) = holder.and_then(|worker| self.workers.get_mut(worker as usize)) {
+            entry.overdue += u64::from(why == Failure::DeadlineOver);
+        }
         if open.state.waits() {
             self.unlink(index);
         }

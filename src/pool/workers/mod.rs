@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::kin::Kin;
+use super::report::{Times, tell_apart};
 use super::requests::now;
 use super::{LOSS_WINDOW, NO_TAG, PAIRING_GRACE, STALL_AFTER};
 use crate::balancer::{self, Assignment, Balancer, NewWorker, Request, Standing};
@@ -643,7 +644,20 @@ impl Workers {
                 self.balancer.open(worker.key),
                 self.balancer.attached(worker.key),
             );
+            let key = worker.key;
+            let name = self.balancer.name(key).unwrap_or_default();
+            let service = self.balancer.service_of(key);
             super::Worker {
+                name: String::from_utf8_lossy(name).into_owned(),
+                dialect: worker.link.dialect,
+                slots: self.balancer.slots(key),
+                credit: self.balancer.credit(key),
+                weight: self.balancer.weight(key),
+                ejected: self.balancer.is_ejected(key),
+                served: self.balancer.served(key),
+                unsent: self.balancer.unsent_of(key),
+                overdue: self.balancer.overdue_of(key),
+                service: service.map(Times::from).unwrap_or_default(),
                 origin: worker.link.peer.origin(),
                 state: match worker.phase {
                     _ if worker.connected && worker.leave != Leave::No => "draining",
@@ -666,7 +680,9 @@ impl Workers {
                 no_progress: worker.no_progress,
             }
         };
-        self.all.iter().map(|(_, worker)| report(worker)).collect()
+        let mut all: Vec<_> = self.all.iter().map(|(_, worker)| report(worker)).collect();
+        tell_apart(&mut all);
+        all
     }
 
     /// Reply sockets that are subscribed.
