@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Dialect, Endpoints, Pool};
-use crate::balancer::{Counts, Durations, Histogram};
-use crate::bus::server::Origin;
+pub use crate::balancer::Counts;
+use crate::balancer::{Durations, Histogram};
+use crate::bus::server::{Origin, PeerId};
 
 /// How a pool does.
 #[derive(Debug, Clone)]
@@ -20,38 +21,41 @@ pub struct Report {
     pub waiting: usize,
     /// Bytes of those.
     pub waiting_bytes: usize,
-    /// So many requests may wait now.
-    pub waiting_max: usize,
-    /// Requests that peers have and that take a slot there.
-    pub open: u32,
-    /// What has happened to requests since the pool was made.
-    pub counts: Counts,
-    /// How long requests waited that were handed to a peer.
-    pub waits: Times,
-    /// How long peers took for what they answered.
-    pub service: Times,
     /// Reply sockets that are heard.
     pub voices: usize,
+    /// Requests in flight at all workers together.
+    pub in_flight: u32,
+    /// Most requests that may wait now.
+    pub queue_max: usize,
+    /// What has happened so far, by cause.
+    pub counts: Counts,
+    /// How long requests waited that were handed over.
+    pub waits: Spread,
+    /// How long workers took.
+    pub service: Spread,
     /// The peers that take requests, and those that only answer what they have.
     pub workers: Vec<Worker>,
 }
 
-/// How long things took.
+/// How durations were spread: all that there were, and quantiles of the last thousand or so.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Times {
-    /// All since the pool or the peer was there.
+pub struct Spread {
+    /// All that there were, by fixed bounds.
     pub ever: Histogram,
-    /// What half of the last thousand did not take; none before there was any.
-    pub median: Option<Duration>,
-    /// What 99 of 100 of those did not take.
+    /// Half of them were shorter.
+    pub p50: Option<Duration>,
+    /// Nine of ten were shorter.
+    pub p90: Option<Duration>,
+    /// 99 of a hundred were shorter.
     pub p99: Option<Duration>,
 }
 
-impl From<&Durations> for Times {
+impl From<&Durations> for Spread {
     fn from(durations: &Durations) -> Self {
         Self {
             ever: durations.ever().clone(),
-            median: durations.quantile(0.5),
+            p50: durations.quantile(0.5),
+            p90: durations.quantile(0.9),
             p99: durations.quantile(0.99),
         }
     }
@@ -60,35 +64,36 @@ impl From<&Durations> for Times {
 /// How one peer of a pool does.
 #[derive(Debug, Clone)]
 pub struct Worker {
-    /// What it calls itself; else where it came from and its number there. No two peers of a report have the same.
+    /// Its connection.
+    pub peer: PeerId,
+    /// What it calls itself, or what it is called by where it came from. No two of a report have the same.
     pub name: String,
     /// What it speaks.
     pub dialect: Dialect,
     /// Where it came from.
     pub origin: Origin,
     /// `pairing` until its reply socket is heard, `ready`, `blocked` while its socket takes nothing, `stalled` when that has
-    /// lasted, `leaving` when it has gone and may be dead, `draining` when it only answers what it has.
+    /// lasted, `leaving` when it has gone and may be dead, `draining` when it only answers what it has,
+    /// `suspect` when it is silent, `ejected` when it gets nothing for being slow.
     pub state: &'static str,
+    /// How many requests it works on at once, by its own word or by the rules. None: no wall.
+    pub slots: Option<u32>,
+    /// Most requests that it is given at once: its slots, and what keeps it busy for the time of a hop.
+    pub credit: Option<u32>,
+    /// Its share, compared with others.
+    pub weight: u32,
+    /// Requests that ended while it had them.
+    pub served: u64,
+    /// Requests that it never took, and that went back to the queue.
+    pub unsent: u64,
+    /// Requests whose deadline was over while it had them.
+    pub overdue: u64,
+    /// How long it took.
+    pub service: Spread,
     /// Requests that it has not answered.
     pub open: u32,
     /// Responses of it that have become streams.
     pub attached: u32,
-    /// How many requests it works on at once, by its own word or the pool's rules. None: nobody has said.
-    pub slots: Option<u32>,
-    /// How many requests it may have. None: as many as come.
-    pub credit: Option<u32>,
-    /// Its share, compared with others.
-    pub weight: u32,
-    /// It gets nothing for a while, because it is slow.
-    pub ejected: bool,
-    /// Requests that ended while it had them.
-    pub served: u64,
-    /// Requests that never reached it and went back to the queue.
-    pub unsent: u64,
-    /// Requests whose deadline was over while it had them.
-    pub overdue: u64,
-    /// How long it took for what it answered.
-    pub service: Times,
     /// Messages that its socket has not taken.
     pub queued: usize,
     /// Bytes of those.
@@ -103,17 +108,16 @@ impl Pool {
     /// How the pool does now.
     pub fn report(&self) -> Report {
         let state = self.state.borrow();
-        let balancer = &state.workers.balancer;
         Report {
             endpoints: self.endpoints.borrow().clone(),
             waiting: state.waiting(),
-            waiting_bytes: balancer.waiting_bytes(),
-            waiting_max: balancer.queue_max(),
-            open: balancer.in_flight(),
-            counts: *balancer.counts(),
-            waits: balancer.waits().into(),
-            service: balancer.service().into(),
+            waiting_bytes: state.workers.balancer.waiting_bytes(),
             voices: state.workers.voices(),
+            in_flight: state.workers.balancer.in_flight(),
+            queue_max: state.workers.balancer.queue_max(),
+            counts: *state.workers.balancer.counts(),
+            waits: state.workers.balancer.waits().into(),
+            service: state.workers.balancer.service().into(),
             workers: state.workers.report(Instant::now()),
         }
     }

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::kin::Kin;
-use super::report::{Times, tell_apart};
+use super::report::tell_apart;
 use super::requests::now;
 use super::{LOSS_WINDOW, NO_TAG, PAIRING_GRACE, STALL_AFTER};
 use crate::balancer::{self, Assignment, Balancer, NewWorker, Request, Standing};
@@ -644,24 +644,28 @@ impl Workers {
                 self.balancer.open(worker.key),
                 self.balancer.attached(worker.key),
             );
-            let key = worker.key;
-            let name = self.balancer.name(key).unwrap_or_default();
-            let service = self.balancer.service_of(key);
+            let name = self.balancer.name(worker.key).unwrap_or_default();
             super::Worker {
+                peer: worker.link.peer.id(),
                 name: String::from_utf8_lossy(name).into_owned(),
                 dialect: worker.link.dialect,
-                slots: self.balancer.slots(key),
-                credit: self.balancer.credit(key),
-                weight: self.balancer.weight(key),
-                ejected: self.balancer.is_ejected(key),
-                served: self.balancer.served(key),
-                unsent: self.balancer.unsent_of(key),
-                overdue: self.balancer.overdue_of(key),
-                service: service.map(Times::from).unwrap_or_default(),
+                slots: self.balancer.slots(worker.key),
+                credit: self.balancer.credit(worker.key),
+                weight: self.balancer.weight(worker.key),
+                served: self.balancer.served(worker.key),
+                unsent: self.balancer.unsent_of(worker.key),
+                overdue: self.balancer.overdue_of(worker.key),
+                service: self
+                    .balancer
+                    .service_of(worker.key)
+                    .map(Into::into)
+                    .unwrap_or_default(),
                 origin: worker.link.peer.origin(),
                 state: match worker.phase {
                     _ if worker.connected && worker.leave != Leave::No => "draining",
                     Phase::Pairing { .. } => "pairing",
+                    _ if worker.connected && worker.silent => "suspect",
+                    Phase::Ready if self.balancer.is_ejected(worker.key) => "ejected",
                     Phase::Ready => "ready",
                     Phase::Blocked { stalled: false, .. } => "blocked",
                     Phase::Blocked { stalled: true, .. } => "stalled",
