@@ -1,0 +1,62 @@
+//! A worker that takes its time: one request after the other, each for as long as it is told, the answer always the same.
+
+use std::time::Duration;
+
+use crate::idle::BODY;
+
+/// `worker MICROSECONDS SEND RECV`: takes requests from a pair of sockets until it is killed. `worker MICROSECONDS WORKERS`: from a
+/// broker, in its own dialect.
+pub(crate) fn main(mut words: impl Iterator<Item = String>) -> Result<(), String> {
+    let (Some(time), Some(first)) = (words.next(), words.next()) else {
+        return Err("usage: worker MICROSECONDS (SEND RECV | WORKERS)".to_owned());
+    };
+    let time = time.parse().map_err(|error| format!("{time}: {error}"))?;
+    let time = Duration::from_micros(time);
+    match words.next() {
+        Some(recv) => plain(time, &first, &recv).map_err(|error| format!("{first}: {error}")),
+        None => Err(format!("{first}: not yet")),
+    }
+}
+
+fn plain(time: Duration, send: &str, recv: &str) -> zmq::Result<()> {
+    let context = zmq::Context::new();
+    let pull = context.socket(zmq::PULL)?;
+    let publish = context.socket(zmq::PUB)?;
+    for socket in [&pull, &publish] {
+        socket.set_linger(0)?;
+        socket.set_rcvhwm(0)?;
+        socket.set_sndhwm(0)?;
+    }
+    publish.connect(recv)?;
+    pull.connect(send)?;
+    let mut message = zmq::Message::new();
+    let mut reply = Vec::new();
+    loop {
+        pull.recv(&mut message, 0)?;
+        if answer(&message, time, &mut reply) {
+            publish.send(&reply, 0)?;
+        }
+    }
+}
+
+/// Works for so long, then writes the answer to a request; whether the message is one.
+fn answer(message: &[u8], time: Duration, reply: &mut Vec<u8>) -> bool {
+    let mut words = message.splitn(4, |&byte| byte == b' ');
+    let (Some(sender), Some(id), Some(path)) = (words.next(), words.next(), words.next()) else {
+        return false;
+    };
+    if path == b"@*" {
+        return false;
+    }
+    if !time.is_zero() {
+        std::thread::sleep(time);
+    }
+    reply.clear();
+    reply.extend_from_slice(sender);
+    reply.extend_from_slice(format!(" {}:", id.len()).as_bytes());
+    reply.extend_from_slice(id);
+    reply.extend_from_slice(b", ");
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: ";
+    reply.extend_from_slice(format!("{head}{}\r\n\r\n{BODY}", BODY.len()).as_bytes());
+    true
+}
