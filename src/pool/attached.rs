@@ -329,7 +329,7 @@ impl State {
 
     /// Messages of attachments that their peer never got wholly wait to go out again, before what is held already.
     pub(super) fn take_back_messages(&mut self, unsent: &[Unsent]) {
-        for Unsent { tag, message } in unsent.iter().rev() {
+        for Unsent { tag, message, .. } in unsent.iter().rev() {
             let Some((place, serial)) = attached_tag(*tag) else {
                 continue;
             };

@@ -86,9 +86,9 @@ impl Pool {
         for request in requests {
             state.take_back(request.tag);
         }
-        for Unsent { tag, message } in own {
+        for unsent in own {
             // It had room for it before.
-            let _queued = peer.send(message, tag);
+            let _queued = peer.send_again(unsent);
         }
         self.unsettled.notify_one();
     }

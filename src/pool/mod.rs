@@ -33,7 +33,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::bus::server::{
-    self, BindError, Bound, Head, Kind, Listening, Origin, Outgoing, Peer, PeerId, Unsent,
+    self, BindError, Bound, Head, Kind, Listening, Origin, Outgoing, Peer, PeerId,
 };
 use crate::drain::Watch;
 use crate::endpoint::Endpoint;
@@ -602,9 +602,9 @@ impl Pool {
                 state.take_back(request.tag);
             }
             // Notices, messages and parts are for nobody else: they wait until it reads again.
-            for Unsent { tag, message } in others {
+            for unsent in others {
                 // It had room for them before, and is told to be lost if it is gone meanwhile.
-                let _queued = peer.send(message, tag);
+                let _queued = peer.send_again(unsent);
             }
         }
         self.resume_follow_ups(state);

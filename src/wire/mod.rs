@@ -20,6 +20,7 @@ pub mod reply;
 pub mod request;
 #[cfg(test)]
 mod tests;
+pub mod worker;
 
 use std::fmt;
 

@@ -371,12 +371,12 @@ impl Driver {
                 sink.subscribed(&self.peer);
             }
             Event::Silent => {
-                let idle = self.server.role() != SocketType::Push
-                    || (self.is_acknowledged() && !sink.is_awaited(&self.peer));
+                let works = matches!(self.server.role(), SocketType::Push | SocketType::Router);
+                let idle = !works || (self.is_acknowledged() && !sink.is_awaited(&self.peer));
                 if idle {
                     return Err(Ended::Silent);
                 }
-                // A busy PULL answers no PING: killing it would lose its backlog.
+                // A busy worker answers no PING: killing it would lose its backlog.
                 self.peer.set_silent(true);
             }
         }

@@ -1,5 +1,5 @@
 //! Sockets that bind and see their peers: PUSH, whose owner chooses the peer of each message, SUB, whose owner hears
-//! who said it, and REP, which answers whoever asks ([`answering`]).
+//! who said it, ROUTER, which does both with the same peer, and REP, which answers whoever asks ([`answering`]).
 //!
 //! [`bind`] opens a socket, [`Bound::run`] starts a task that accepts and one task per peer, all on the shard's own thread.
 //! What happens is told to a [`Sink`] by plain calls from those tasks. Nothing here chooses peers, retries or knows what a
@@ -41,6 +41,9 @@ pub enum Kind {
     /// Answers REQ and DEALER peers, whose messages come with their envelope: see [`answering`]. Nothing is read from a peer
     /// that has not taken its last answer, so that each has one question at work.
     Rep,
+    /// Talks with DEALER peers, in messages of several frames either way. Its owner knows peers by their connection, so none needs
+    /// an identity.
+    Router,
 }
 
 /// The numbers of a bound socket.
@@ -72,7 +75,7 @@ pub struct Options {
     pub close_timeout: Duration,
     /// Messages told in one turn of a peer's task before others have theirs. Default: 256; REP: always one.
     pub messages_per_turn: usize,
-    /// PUSH and SUB: what they say of themselves by [`super::SERVER_PROPERTY`]. Default: `1`.
+    /// PUSH, SUB and ROUTER: what they say of themselves by [`super::SERVER_PROPERTY`]. Default: `1`.
     pub speaks: &'static str,
     /// Mode of an ipc socket's file; `None` leaves it to the umask, which usually keeps other users out.
     pub ipc_mode: Option<u32>,
@@ -187,6 +190,7 @@ impl Bound {
                 options.messages_per_turn = 1;
                 (SocketType::Rep, Vec::new())
             }
+            Kind::Router => (SocketType::Router, Vec::new()),
         };
         if role != SocketType::Rep {
             options.protocol.properties = vec![(super::SERVER_PROPERTY, options.speaks)];

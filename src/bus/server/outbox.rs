@@ -47,6 +47,7 @@ impl From<Entry> for Unsent {
     fn from(entry: Entry) -> Self {
         Self {
             tag: entry.tag,
+            header: entry.header,
             message: Outgoing {
                 head: entry.head,
                 body: entry.body,

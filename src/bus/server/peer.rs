@@ -44,8 +44,9 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Bytes in a [`Head`] that need no allocation: room for `SENDER SP CONNID SP` with an UUID for its sender.
-const HEAD_INLINE_BYTES: usize = 62;
+/// Bytes in a [`Head`] that need no allocation: room for `SENDER SP CONNID SP` with an UUID for its sender, and for the few small
+/// frames that [`Peer::send_behind`] puts before it.
+const HEAD_INLINE_BYTES: usize = 94;
 
 /// The small front part of a frame, copied in.
 #[derive(Clone)]
@@ -135,8 +136,11 @@ impl From<Bytes> for Outgoing {
 pub struct Unsent {
     /// What its sender named it by.
     pub tag: u64,
-    /// The message as [`Peer::send`] took it. Of [`Peer::send_frames`], the frames with their framing.
+    /// The message as [`Peer::send`] took it. Of [`Peer::send_frames`], the frames with their framing; of [`Peer::send_behind`] the
+    /// body is as it was, and the head has all that goes before it.
     pub message: Outgoing,
+    /// The framing of what has one frame.
+    pub(super) header: EncodedHeader,
 }
 
 /// Why a message was not taken. The caller still has it: a body is cheap to clone before the call.
@@ -301,6 +305,39 @@ impl Peer {
                 head: Head::EMPTY,
                 body: body.into(),
             }
+        })
+    }
+
+    /// Queues a message whose last frame is not copied: `frames`, which are small, and behind them `message`.
+    pub fn send_behind(&self, frames: &[&[u8]], message: Outgoing, tag: u64) -> Result<(), Full> {
+        let small: usize = frames.iter().map(|frame| frame.len()).sum();
+        let last = message.size();
+        self.enqueue(small.saturating_add(last), |outbox| {
+            let framing = outbox.framing();
+            let own = message.head.as_slice();
+            let mut head = Vec::with_capacity(small + own.len() + (frames.len() + 1) * 9);
+            for frame in frames {
+                head.extend_from_slice(framing.encode(frame.len(), true).as_ref());
+                head.extend_from_slice(frame);
+            }
+            head.extend_from_slice(framing.encode(last, false).as_ref());
+            head.extend_from_slice(own);
+            Entry {
+                tag,
+                header: EncodedHeader::EMPTY,
+                head: head.into(),
+                body: message.body,
+            }
+        })
+    }
+
+    /// Queues a message again that this peer was to get and that was taken back from it.
+    pub fn send_again(&self, unsent: Unsent) -> Result<(), Full> {
+        self.enqueue(unsent.message.size(), |_| Entry {
+            tag: unsent.tag,
+            header: unsent.header,
+            head: unsent.message.head,
+            body: unsent.message.body,
         })
     }
 
