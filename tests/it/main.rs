@@ -7,6 +7,7 @@
 )]
 
 mod bridge;
+mod broker;
 mod bus_faults;
 mod bus_peers;
 mod bus_questions;

@@ -1,0 +1,100 @@
+//! Workers that die and workers that leave, under load.
+
+use super::Device;
+use super::load::Load;
+use super::workers::{Kind, Worker};
+use crate::support::servers::{self, Server};
+
+/// How many are killed one after the other.
+const KILLS: usize = 100;
+
+/// Workers at a time.
+const WORKERS: usize = 4;
+
+/// Answers between two kills.
+const BETWEEN: usize = 2 * WORKERS;
+
+/// One of four dies again and again, while all are busy; another takes its place.
+fn kill_again_and_again(server: &Server, kind: &Kind, state: &dyn Fn() -> String) {
+    let mut workers: Vec<Worker> = (0..WORKERS).map(|_| kind.ready()).collect();
+    // Begun before they are needed: programs take their time to start.
+    let mut spare = kind.start();
+    let load = Load::on(server.address, 3 * WORKERS, "/ms/3");
+    let outcome = load.run(|seen| {
+        for kill in 0..KILLS {
+            seen.goes_on(BETWEEN, state);
+            workers[kill % WORKERS].kill();
+            let mut next = std::mem::replace(&mut spare, kind.start());
+            next.is_ready();
+            workers[kill % WORKERS] = next;
+        }
+    });
+    assert!(
+        outcome
+            .refused
+            .keys()
+            .all(|(method, status, _)| *method == "POST" && *status == 502),
+        "{outcome:?}"
+    );
+    // One slot each: no more than one request goes with one.
+    assert!(outcome.refusals() <= KILLS, "{outcome:?}");
+    assert!(outcome.slowest < load.deadline, "{outcome:?}");
+    assert!(outcome.answered >= KILLS * BETWEEN, "{outcome:?}");
+}
+
+fn on(kind: servers::Kind, workers: fn(&Device) -> Kind) {
+    let Some(server) = Server::start(kind, "json", "") else {
+        return;
+    };
+    let device = Device::start(&[&server], &["--slots", "1"]);
+    kill_again_and_again(&server, &workers(&device), &|| device.program.to_string());
+    device.stop();
+}
+
+#[test]
+fn a_hundred_killed_workers_cost_a_reason_each_where_there_is_no_broker() {
+    let server = Server::start(servers::Kind::Lurcher, "json", "").expect("Lurcher");
+    let kind = Kind::plain(&[server.send.clone(), server.recv.clone()]);
+    kill_again_and_again(&server, &kind, &|| server.program.to_string());
+}
+
+#[test]
+fn a_hundred_killed_workers_cost_a_reason_each_behind_mongrel2() {
+    on(servers::Kind::Mongrel2, Device::own);
+}
+
+#[test]
+fn a_hundred_killed_workers_cost_a_reason_each_behind_lurcher() {
+    on(servers::Kind::Lurcher, Device::own);
+}
+
+#[test]
+fn a_hundred_killed_plain_workers_cost_a_reason_each_behind_mongrel2() {
+    on(servers::Kind::Mongrel2, Device::plain);
+}
+
+#[test]
+fn a_hundred_killed_plain_workers_cost_a_reason_each_behind_lurcher() {
+    on(servers::Kind::Lurcher, Device::plain);
+}
+
+#[test]
+fn workers_that_leave_one_after_the_other_cost_nothing() {
+    servers::each("", |server| {
+        let device = Device::start(&[&server], &["--slots", "1"]);
+        let kind = device.own();
+        let mut workers: Vec<Worker> = (0..WORKERS).map(|_| kind.ready()).collect();
+        let load = Load::on(server.address, 2 * WORKERS, "/ms/3");
+        let outcome = load.run(|seen| {
+            for at in 0..2 * WORKERS {
+                seen.goes_on(BETWEEN, &|| device.program.to_string());
+                let mut next = kind.ready();
+                std::mem::swap(&mut next, &mut workers[at % WORKERS]);
+                next.drain();
+                assert!(next.program.ended().success(), "{}", next.program);
+            }
+        });
+        assert!(outcome.refused.is_empty(), "{outcome:?}");
+        device.stop();
+    });
+}
