@@ -12,14 +12,17 @@ const KILLS: usize = 100;
 const WORKERS: usize = 4;
 
 /// Answers between two kills.
-const BETWEEN: usize = 2 * WORKERS;
+const BETWEEN: usize = 6 * WORKERS;
 
-/// One of four dies again and again, while all are busy; another takes its place.
-fn kill_again_and_again(server: &Server, kind: &Kind, state: &dyn Fn() -> String) {
+/// Clients that ask at once.
+const CLIENTS: usize = 3 * WORKERS;
+
+/// One of four dies again and again, while all are busy; another takes its place. Each has so many requests at most.
+fn kill_again_and_again(server: &Server, kind: &Kind, most: usize, state: &dyn Fn() -> String) {
     let mut workers: Vec<Worker> = (0..WORKERS).map(|_| kind.ready()).collect();
     // Begun before they are needed: programs take their time to start.
     let mut spare = kind.start();
-    let load = Load::on(server.address, 3 * WORKERS, "/ms/3");
+    let load = Load::on(server.address, CLIENTS, "/ms/3");
     let outcome = load.run(|seen| {
         for kill in 0..KILLS {
             seen.goes_on(BETWEEN, state);
@@ -29,15 +32,13 @@ fn kill_again_and_again(server: &Server, kind: &Kind, state: &dyn Fn() -> String
             workers[kill % WORKERS] = next;
         }
     });
-    assert!(
-        outcome
-            .refused
-            .keys()
-            .all(|(method, status, _)| *method == "POST" && *status == 502),
-        "{outcome:?}"
-    );
-    // One slot each: no more than one request goes with one.
-    assert!(outcome.refusals() <= KILLS, "{outcome:?}");
+    for ((method, status, why), count) in &outcome.refused {
+        assert_eq!(*status, 502, "{outcome:?}");
+        assert!(why.contains("lost"), "{outcome:?}");
+        // What may be asked twice is lost with its second worker only, and asked anew before others: seldom.
+        assert!(*method == "POST" || *count <= KILLS / 10, "{outcome:?}");
+    }
+    assert!(outcome.refusals() <= KILLS * most, "{outcome:?}");
     assert!(outcome.slowest < load.deadline, "{outcome:?}");
     assert!(outcome.answered >= KILLS * BETWEEN, "{outcome:?}");
 }
@@ -47,7 +48,9 @@ fn on(kind: servers::Kind, workers: fn(&Device) -> Kind) {
         return;
     };
     let device = Device::start(&[&server], &["--slots", "1"]);
-    kill_again_and_again(&server, &workers(&device), &|| device.program.to_string());
+    kill_again_and_again(&server, &workers(&device), 1, &|| {
+        device.program.to_string()
+    });
     device.stop();
 }
 
@@ -55,7 +58,7 @@ fn on(kind: servers::Kind, workers: fn(&Device) -> Kind) {
 fn a_hundred_killed_workers_cost_a_reason_each_where_there_is_no_broker() {
     let server = Server::start(servers::Kind::Lurcher, "json", "").expect("Lurcher");
     let kind = Kind::plain(&[server.send.clone(), server.recv.clone()]);
-    kill_again_and_again(&server, &kind, &|| server.program.to_string());
+    kill_again_and_again(&server, &kind, CLIENTS, &|| server.program.to_string());
 }
 
 #[test]
