@@ -321,7 +321,7 @@ impl Decimal {
     fn of(&mut self, mut value: u64) -> &[u8] {
         let mut from = self.0.len();
         for (at, place) in self.0.iter_mut().enumerate().rev() {
-            *place = b'0' + u8::try_from(value % 10).unwrap_or_default();
+            *place = b'0' | u8::try_from(value % 10).unwrap_or_default();
             value /= 10;
             from = at;
             if value == 0 {
@@ -336,8 +336,8 @@ fn word(text: &'static str) -> Bytes {
     Bytes::from_static(text.as_bytes())
 }
 
-fn number(value: impl ToString) -> Bytes {
-    value.to_string().into()
+fn number<N: Into<u128>>(value: N) -> Bytes {
+    value.into().to_string().into()
 }
 
 /// The fields of a message, in order.
@@ -375,12 +375,13 @@ impl<'f, I: Iterator<Item = &'f Bytes>> Fields<I> {
         let frame = self.next(field)?;
         let mut value = 0_u64;
         for (at, byte) in frame.iter().enumerate() {
-            if !byte.is_ascii_digit() {
-                return Err(DecodeErrorKind::Byte { byte: *byte, at }.field(field));
-            }
+            let digit = match byte {
+                b'0'..=b'9' => u64::from(byte & 0x0f),
+                _ => return Err(DecodeErrorKind::Byte { byte: *byte, at }.field(field)),
+            };
             value = value
                 .checked_mul(10)
-                .and_then(|value| value.checked_add(u64::from(byte - b'0')))
+                .and_then(|value| value.checked_add(digit))
                 .ok_or_else(|| DecodeErrorKind::Range.field(field))?;
         }
         if frame.is_empty() {
