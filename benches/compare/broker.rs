@@ -67,7 +67,7 @@ impl Service {
             front,
             broker: None,
             workers: Vec::new(),
-            directory: directory,
+            directory,
         };
         let ports = free_ports()?.map(|port| format!("tcp://127.0.0.1:{port}"));
         let [workers, pull, publish] = &ports;

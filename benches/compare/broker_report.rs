@@ -149,7 +149,7 @@ fn even(text: &mut String, names: &[String], brokers: &Brokers, front: usize, na
 }
 
 fn targets(text: &mut String, names: &[String], brokers: &Brokers) {
-    if names.first().is_none_or(|name| name != "direct") {
+    if names.len() < 2 || names.first().is_none_or(|name| name != "direct") {
         return;
     }
     line!(text, "\n| to reach | wanted | seen | |\n|---|---|---|---|");

@@ -1,6 +1,6 @@
 //! A worker that takes its time: one request after the other, each for as long as it is told, the answer always the same.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::idle::BODY;
 
@@ -14,7 +14,7 @@ pub(crate) fn main(mut words: impl Iterator<Item = String>) -> Result<(), String
     let time = Duration::from_micros(time);
     match words.next() {
         Some(recv) => plain(time, &first, &recv).map_err(|error| format!("{first}: {error}")),
-        None => Err(format!("{first}: not yet")),
+        None => own(time, &first).map_err(|error| format!("{first}: {error}")),
     }
 }
 
@@ -35,6 +35,40 @@ fn plain(time: Duration, send: &str, recv: &str) -> zmq::Result<()> {
         pull.recv(&mut message, 0)?;
         if answer(&message, time, &mut reply) {
             publish.send(&reply, 0)?;
+        }
+    }
+}
+
+fn own(time: Duration, workers: &str) -> zmq::Result<()> {
+    let context = zmq::Context::new();
+    let dealer = context.socket(zmq::DEALER)?;
+    dealer.set_linger(0)?;
+    dealer.set_rcvhwm(0)?;
+    dealer.set_sndhwm(0)?;
+    dealer.connect(workers)?;
+    // Version, name, slots, weight, pool.
+    dealer.send_multipart([&b"HELLO"[..], b"1", b"", b"1", b"1", b""], 0)?;
+    let mut reply = Vec::new();
+    let mut answered = 0_u64;
+    loop {
+        let frames = dealer.recv_multipart(0)?;
+        let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+        match frames[..] {
+            [b"REQUEST", number, _, _, message] => {
+                dealer.send_multipart([&b"FIRST"[..], number], 0)?;
+                let begin = Instant::now();
+                if answer(message, time, &mut reply) {
+                    dealer.send_multipart([&b"REPLY"[..], number, &reply], 0)?;
+                }
+                let took = begin.elapsed().as_micros().to_string();
+                dealer.send_multipart([&b"DONE"[..], number, took.as_bytes()], 0)?;
+                answered = answered.wrapping_add(1);
+            }
+            [b"PING", number] => {
+                let progress = answered.to_string();
+                dealer.send_multipart([&b"PONG"[..], number, progress.as_bytes()], 0)?;
+            }
+            _ => {}
         }
     }
 }
