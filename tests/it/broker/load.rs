@@ -121,8 +121,12 @@ impl Load {
             at += 1;
             let method = self.methods[at % self.methods.len()];
             let path = format!("{}/token-{number}-{at}-end", self.path);
-            let text =
-                format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+            // Some workers answer with the path, some with the body.
+            let body = if method == "GET" { "" } else { &path };
+            let length = body.len();
+            let text = format!(
+                "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}"
+            );
             let begin = Instant::now();
             let sent = client.send(text.as_bytes());
             let answer = client.try_answer(Asked::default(), self.deadline);

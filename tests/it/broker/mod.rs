@@ -6,6 +6,8 @@ mod fronts;
 mod kills;
 mod load;
 mod restarts;
+mod rolling;
+mod rules;
 mod workers;
 
 use std::path::Path;

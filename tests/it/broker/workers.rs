@@ -122,7 +122,8 @@ impl Worker {
 }
 
 /// Whoever names a worker by the environment gets it: it answers `PID PATH`. What is under `/now` it answers at once, what is under
-/// `/ms/N` after so many milliseconds, of which it begins as many at once as it has slots; what is under `/hold` when it is told.
+/// `/ms/N` after so many milliseconds, of which it begins as many at once as it has slots; what is under `/hold` when it is told. Of
+/// `/stream` it says a first line, and the rest when it is told; `/die` kills it.
 #[test]
 fn work_if_asked() {
     let Ok(words) = std::env::var(WORKER) else {
@@ -174,6 +175,13 @@ struct Job {
     began: Instant,
     /// None: when it is told.
     due: Option<Instant>,
+}
+
+impl Job {
+    /// Once it has begun there is nothing to do for it.
+    fn streams(&self) -> bool {
+        self.path.starts_with("/stream")
+    }
 }
 
 /// What a worker is about.
@@ -275,7 +283,7 @@ impl Work {
                 self.answer(&job);
             }
             self.released = false;
-            while self.begun.len() < self.slots
+            while self.begun.iter().filter(|job| !job.streams()).count() < self.slots
                 && let Some(job) = self.waiting.pop_front()
             {
                 self.begin(job);
@@ -301,6 +309,7 @@ impl Work {
                 match heard {
                     Heard::Request(number, message) => self.take(number, &message),
                     Heard::Cancelled(number) => {
+                        println!("\ncancelled");
                         self.waiting.retain(|job| job.number != number);
                         self.begun.retain(|job| job.number != number);
                     }
@@ -416,7 +425,8 @@ impl Work {
         job.began = now;
         let mut parts = job.path.split('/').skip(1);
         job.due = match (parts.next(), parts.next()) {
-            (Some("hold"), _) => None,
+            (Some("hold" | "stream"), _) => None,
+            (Some("die"), _) => std::process::abort(),
             (Some("ms"), Some(time)) => {
                 Some(now + Duration::from_millis(time.parse().expect("milliseconds")))
             }
@@ -430,23 +440,36 @@ impl Work {
         {
             dealer.say(&[b"FIRST", &job.number]);
         }
+        if job.streams() {
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nbegins\r\n";
+            self.send(&job, head.as_bytes());
+        }
         self.begun.push(job);
     }
 
     fn answer(&mut self, job: &Job) {
         self.progress += 1;
         let body = format!("{} {}", std::process::id(), job.path);
-        let payload = format!(
-            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
+        if job.streams() {
+            let rest = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+            self.send(job, rest.as_bytes());
+        } else {
+            let length = body.len();
+            let whole = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
+            self.send(job, whole.as_bytes());
+        }
+        if let Bus::Own(dealer) = &self.bus {
+            let took = job.began.elapsed().as_micros().to_string();
+            dealer.say(&[b"DONE", &job.number, took.as_bytes()]);
+        }
+    }
+
+    fn send(&self, job: &Job, payload: &[u8]) {
         match &self.bus {
-            Bus::Plain(peer) => peer.reply(&job.sender, &job.id, payload.as_bytes()),
+            Bus::Plain(peer) => peer.reply(&job.sender, &job.id, payload),
             Bus::Own(dealer) => {
-                let message = reply(&job.sender, &job.id, payload.as_bytes());
+                let message = reply(&job.sender, &job.id, payload);
                 dealer.say(&[b"REPLY", &job.number, &message]);
-                let took = job.began.elapsed().as_micros().to_string();
-                dealer.say(&[b"DONE", &job.number, took.as_bytes()]);
             }
         }
     }
