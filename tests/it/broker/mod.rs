@@ -2,6 +2,7 @@
 
 mod bursts;
 mod dialects;
+mod embedded;
 mod fronts;
 mod kills;
 mod load;
