@@ -69,6 +69,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "drain",
             "metrics",
             "endpoint",
+            "routing",
+            "sys",
         ],
     ),
     (
@@ -134,7 +136,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("rusqlite", &["config/sqlite.rs", "config/sqlite/"]),
     ("clap", &["launcher/"]),
     ("anyhow", &["launcher/"]),
-    ("toml", &["launcher/run/"]),
+    ("toml", &["launcher/given.rs"]),
     ("tracing_subscriber", &["launcher/"]),
     (
         "http_body_util",
