@@ -234,8 +234,8 @@ impl Server {
                 );
             }
             // The pool is closed.
-            Err(why) => {
-                self.close_with(id, answer(why, head_request).1.as_bytes());
+            Err(refused) => {
+                self.close_with(id, answer(refused.why, head_request).1.as_bytes());
                 table.recent.note(id, Knows::Nobody);
             }
         }

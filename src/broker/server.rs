@@ -123,11 +123,16 @@ impl Server {
             ipc_mode: Some(SOCKET_MODE),
             ..server::Options::default()
         };
-        let bound = pool::bind(own_send, own_recv, pool_settings, &own).await?;
+        let addresses = pool::Addresses {
+            plain: Some((own_send, own_recv)),
+            ..pool::Addresses::default()
+        };
+        let bound = pool::bind(addresses, pool_settings, &own).await?;
+        let specs = bound.endpoints().plain.clone();
         let publisher = Publisher::connect(context, recv, &options, settings.subscription_timeout)?;
         let receiver = Receiver::connect(context, send, &options)?;
         let this = Rc::new(Self {
-            specs: (bound.send_endpoint().clone(), bound.recv_endpoint().clone()),
+            specs: specs.unwrap_or_else(|| (own_send.clone(), own_recv.clone())),
             shared,
             pool: OnceCell::new(),
             table: RefCell::default(),

@@ -323,7 +323,11 @@ async fn bind_handler(
     let send = inside(&server.chroot, &handler.send_spec.endpoint);
     let recv = inside(&server.chroot, &handler.recv_spec.endpoint);
     let pool = pool_settings(settings, handler);
-    pool::bind(&send, &recv, pool, &server::Options::default())
+    let addresses = pool::Addresses {
+        plain: Some((&send, &recv)),
+        ..pool::Addresses::default()
+    };
+    pool::bind(addresses, pool, &server::Options::default())
         .await
         .map_err(|source| BindError::Handler {
             ident: handler.send_ident.clone(),
@@ -375,12 +379,9 @@ impl Front {
 
     /// The sockets of each handler, with their real ports: its `send_ident`, where requests leave, where replies come in.
     pub fn sockets(&self) -> impl Iterator<Item = (&str, &Endpoint, &Endpoint)> {
-        self.handlers.iter().map(|(handler, bound)| {
-            (
-                handler.send_ident.as_str(),
-                bound.send_endpoint(),
-                bound.recv_endpoint(),
-            )
+        self.handlers.iter().filter_map(|(handler, bound)| {
+            let (send, recv) = bound.endpoints().plain.as_ref()?;
+            Some((handler.send_ident.as_str(), send, recv))
         })
     }
 
@@ -542,12 +543,9 @@ impl Shard {
 
     /// Begins to serve the peers of a handler.
     fn run_pool(self: &Rc<Self>, handler: Arc<Handler>, bound: BoundPool) {
-        info!(
-            "handler {}: send {} recv {}",
-            handler.send_ident,
-            bound.send_endpoint(),
-            bound.recv_endpoint()
-        );
+        if let Some((send, recv)) = &bound.endpoints().plain {
+            info!("handler {}: send {send} recv {recv}", handler.send_ident);
+        }
         let pool = bound.run(Rc::clone(self) as Rc<dyn Replies>, &self.watch);
         self.pools.borrow_mut().push((handler, pool));
     }

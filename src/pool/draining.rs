@@ -96,7 +96,7 @@ impl Pool {
     /// Tells handlers that have asked that they had their last request; again later where there is no room for that.
     pub(super) fn tell_drained(&self, state: &mut State) {
         for (worker, peer) in state.workers.untold() {
-            let sent = self.try_notice(&peer, ConnId(0), Notice::Drained);
+            let sent = self.try_notice(&peer, &ConnId(0).into(), Notice::Drained);
             if sent {
                 state.workers.told(worker);
             } else {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::requests::{End, Open, Phase, State, last_tag, part_tag};
 use super::workers::Workers;
-use super::{ATTEMPTS_MAX, Failure, Pool, Retry, Ticket};
+use super::{ATTEMPTS_MAX, Address, Failure, Pool, Refused, Retry, Ticket};
 use crate::bus::server::{Full, Outgoing, Peer};
 use crate::metrics::Name;
 
@@ -102,7 +102,7 @@ impl State {
             open.caller.retire_id();
             let old = std::mem::replace(&mut open.phase, Phase::Failed);
             Name::RequestsLostHandler.increment();
-            open.caller.failed(Failure::HandlerLost);
+            open.caller.failed(Refused::now(Failure::HandlerLost));
             self.leave(old);
         }
     }
@@ -150,7 +150,7 @@ impl Pool {
             return;
         };
         let message = Outgoing {
-            head: self.head(caller.id()),
+            head: self.head(&Address::of(&caller)),
             body: message.clone(),
         };
         follow.waits = false;
@@ -274,7 +274,7 @@ impl Ticket {
         open.follow().passed = true;
         open.message = Bytes::new();
         let tag = part_tag(self.place, self.serial);
-        let head = self.pool.head(Rc::clone(&open.caller).id());
+        let head = self.pool.head(&Address::of(&open.caller));
         let message = Outgoing {
             head,
             body: message,

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::attached::{Attached, Held};
 use super::follow::Follow;
 use super::workers::{self, Workers};
-use super::{Caller, Failure, Retry};
+use super::{Caller, Failure, Refused, Retry};
 use crate::metrics::Name;
 
 /// Stale entries of the queue that are tolerated before it is swept.
@@ -217,7 +217,7 @@ impl State {
         for place in expired {
             if let Some(open) = self.open.get_mut(place) {
                 open.phase = Phase::Failed;
-                open.caller.failed(Failure::WaitOver);
+                open.caller.failed(Refused::now(Failure::WaitOver));
                 let bytes = open.message.len();
                 self.unwait(bytes);
             }
