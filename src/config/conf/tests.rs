@@ -196,7 +196,7 @@ fn what_lurcher_adds_to_a_handler_is_read() {
         (handler.slots, handler.queue, handler.retry),
         (Some(4), Some(10), Retry::No)
     );
-    let workers = handler.workers.as_ref().map(|spec| &spec.text[..]);
+    let workers = handler.workers.as_ref().map(|spec| spec.text.as_str());
     let sticky = handler.sticky.as_ref().map(ToString::to_string);
     assert_eq!(
         (handler.wait, workers, sticky.as_deref()),
