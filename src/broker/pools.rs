@@ -102,6 +102,16 @@ impl Replies for Ear {
         }
     }
 
+    fn held(&self, _: &Rc<Pool>, from: PeerId, address: &Bytes) {
+        if let Some(pools) = self.pools.upgrade() {
+            let from = At {
+                pool: self.number,
+                peer: from,
+            };
+            pools.held(from, address);
+        }
+    }
+
     fn is_full(&self) -> bool {
         let pools = self.pools.upgrade();
         pools.is_some_and(|pools| pools.servers.borrow().iter().any(|server| server.is_full()))

@@ -22,12 +22,16 @@ const EDGES: &[(&str, &[&str])] = &[
     ("routing", &[]),
     ("balancer", &[]),
     ("networks", &[]),
+    ("sticky", &[]),
     ("drain", &[]),
     ("metrics", &[]),
     ("sys", &[]),
     ("files", &["sys"]),
     ("bus", &["zmtp", "endpoint", "drain", "metrics", "sys"]),
-    ("config", &["routing", "endpoint", "wire", "networks"]),
+    (
+        "config",
+        &["routing", "endpoint", "wire", "networks", "sticky"],
+    ),
     (
         "pool",
         &[
@@ -52,6 +56,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "files",
             "websocket",
             "networks",
+            "sticky",
         ],
     ),
     (
@@ -70,6 +75,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "metrics",
             "endpoint",
             "routing",
+            "sticky",
             "sys",
         ],
     ),
@@ -112,6 +118,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "broker",
             "handler",
             "networks",
+            "sticky",
         ],
     ),
 ];
@@ -133,6 +140,7 @@ const HANDLERS_SEE: &[&str] = &[
 const OWNERS: &[(&str, &[&str])] = &[
     ("zmq", &["bus/client.rs", "bus/client/"]),
     ("zmq_sys", &["bus/client.rs", "bus/client/"]),
+    ("regex", &["sticky.rs"]),
     ("rusqlite", &["config/sqlite.rs", "config/sqlite/"]),
     ("clap", &["launcher/"]),
     ("anyhow", &["launcher/"]),
@@ -170,6 +178,7 @@ const PURE: &[&str] = &[
     "routing",
     "balancer",
     "networks",
+    "sticky",
 ];
 const IMPURE: &[&str] = &[
     "tokio",
