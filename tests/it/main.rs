@@ -11,6 +11,7 @@ mod broker;
 mod bus_faults;
 mod bus_peers;
 mod bus_questions;
+mod bus_talk;
 mod compatibility;
 mod config_commands;
 mod control;
