@@ -137,6 +137,12 @@ pub trait Replies {
     /// A message came from a reply socket, or from a worker that is one. Must not wait.
     fn reply(&self, pool: &Rc<Pool>, from: PeerId, message: Bytes);
 
+    /// A worker that has just come has a request from before its connection, of the client at this address (`SENDER SP CONNID`),
+    /// and may answer it.
+    fn held(&self, pool: &Rc<Pool>, from: PeerId, address: &Bytes) {
+        let _ = (pool, from, address);
+    }
+
     /// Whether there is no room for further messages: reply sockets are not read then, until [`Pool::hear`].
     fn is_full(&self) -> bool {
         false

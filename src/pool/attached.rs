@@ -237,8 +237,8 @@ impl Pool {
         let tag = ATTACHED_TAG | (place as u64) << 32 | u64::from(attached.serial);
         let sent = state
             .workers
-            .peer(worker)
-            .is_some_and(|peer| peer.send(outgoing, tag).is_ok());
+            .link(worker)
+            .is_some_and(|link| link.send_message(outgoing, tag).is_ok());
         if sent {
             Name::Messages.increment();
         } else {

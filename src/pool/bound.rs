@@ -3,7 +3,7 @@
 use std::fmt;
 use std::rc::Rc;
 
-use super::router::RouterSide;
+use super::router::{PingSide, RouterSide};
 use super::sides::{PushSide, SubSide};
 use super::{HOUSEKEEPING, Pool, Replies, Settings};
 use crate::bus::server::{self, BindError, Bound, Kind};
@@ -17,7 +17,7 @@ pub struct Addresses<'a> {
     pub plain: Option<(&'a Endpoint, &'a Endpoint)>,
     /// Where workers that speak a broker's dialects connect their DEALER.
     pub workers: Option<&'a Endpoint>,
-    /// Where workers of m2wsgi's dialect connect the SUB that hears pings.
+    /// Where workers of m2wsgi's dialect connect the SUB that hears pings. Nothing without `workers`.
     pub pings: Option<&'a Endpoint>,
 }
 
@@ -48,6 +48,7 @@ impl fmt::Display for Endpoints {
 pub struct BoundPool {
     plain: Option<(Bound, Bound)>,
     router: Option<Bound>,
+    pings: Option<Bound>,
     endpoints: Endpoints,
     settings: Settings,
 }
@@ -75,15 +76,20 @@ pub async fn bind(
         Some(workers) => Some(server::bind(workers, Kind::Router, options.clone()).await?),
         None => None,
     };
+    let pings = match addresses.pings.filter(|_| router.is_some()) {
+        Some(pings) => Some(server::bind(pings, Kind::Pub, options.clone()).await?),
+        None => None,
+    };
     let of = |bound: &Bound| bound.endpoint().clone();
     let endpoints = Endpoints {
         plain: plain.as_ref().map(|(push, sub)| (of(push), of(sub))),
         workers: router.as_ref().map(of),
-        pings: None,
+        pings: pings.as_ref().map(of),
     };
     Ok(BoundPool {
         plain,
         router,
+        pings,
         endpoints,
         settings,
     })
@@ -105,8 +111,16 @@ impl BoundPool {
             pool.listening.borrow_mut().extend([push, sub]);
         }
         if let Some(router) = self.router {
-            let router = router.run(Rc::new(RouterSide::new(&pool)), watch);
+            let side = Rc::new(RouterSide::new(&pool));
+            let weak = Rc::downgrade(&side);
+            if let Some(pings) = self.pings {
+                let pings = pings.run(Rc::new(PingSide(weak.clone())), watch);
+                side.ping_by(pings.clone());
+                pool.listening.borrow_mut().push(pings);
+            }
+            let router = router.run(side, watch);
             pool.listening.borrow_mut().push(router);
+            watch.spawn_local(RouterSide::look_after(weak));
         }
         let housekeeper = Rc::downgrade(&pool);
         watch.spawn_local(async move {

@@ -20,14 +20,16 @@ mod follow;
 mod kin;
 mod report;
 mod requests;
+mod routed;
 mod router;
+mod session;
 mod sides;
 mod workers;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,10 +38,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::bus::server::{Head, Listening, Origin, Outgoing, Peer, PeerId};
+use crate::bus::server::{Head, Listening, Origin, Outgoing, PeerId};
 use crate::metrics::Name;
 use crate::wire::Protocol;
 use crate::wire::request::{self, Notice};
+use crate::wire::worker::RequestId;
 
 pub use ask::{Address, Ask, Caller, Failure, Refused, Replies, Retry};
 use attached::Held;
@@ -48,7 +51,9 @@ pub use bound::{Addresses, BoundPool, Endpoints, bind};
 pub use follow::Room;
 pub use report::{Report, Worker};
 use requests::{End, NO_TAG, NOTICE_TAG, Open, Phase, State, is_request, tag};
-use workers::Workers;
+pub use session::Heartbeats;
+pub use workers::Dialect;
+use workers::{Label, Link, Workers};
 
 /// A handler is held back so long for its reply socket: then it is served without. DESIGN: "after a short grace".
 const PAIRING_GRACE: Duration = Duration::from_secs(1);
@@ -112,6 +117,9 @@ pub struct Pool {
     ended: Notify,
     /// Somebody has ever waited for that.
     is_watched: Cell<bool>,
+    /// Pools that workers which come to this one's address may name.
+    namesakes: RefCell<HashMap<Bytes, Weak<Pool>>>,
+    heartbeats: Cell<Heartbeats>,
 }
 
 impl fmt::Debug for Pool {
@@ -149,6 +157,8 @@ impl Pool {
             scratch: RefCell::new(Vec::new()),
             ended: Notify::new(),
             is_watched: Cell::new(false),
+            namesakes: RefCell::default(),
+            heartbeats: Cell::default(),
         })
     }
 
@@ -164,6 +174,11 @@ impl Pool {
         settings.topic = std::mem::take(&mut self.settings.borrow_mut().topic);
         self.settings.replace(settings);
         self.pull(state);
+    }
+
+    /// How workers at the ROUTER are asked for signs of life, from their next one on.
+    pub fn set_heartbeats(&self, heartbeats: Heartbeats) {
+        self.heartbeats.set(heartbeats);
     }
 
     /// Begins the end of a pool whose route is gone. Peers may still come while requests wait for one; then its addresses are
@@ -233,6 +248,7 @@ impl Pool {
             retry,
             attempts: 0,
             started: false,
+            begun: false,
             follow: None,
             caller,
         };
@@ -326,46 +342,47 @@ impl Pool {
         }
     }
 
-    fn send_notice(&self, peer: Option<Rc<Peer>>, about: &Address, notice: Notice) {
-        if !peer.is_some_and(|peer| self.try_notice(&peer, about, notice)) {
+    fn send_notice(&self, to: Option<Link>, about: &Address, notice: Notice) {
+        if !to.is_some_and(|to| self.try_notice(&to, about, notice)) {
             Name::NoticesDropped.increment();
         }
     }
 
-    fn try_notice(&self, peer: &Peer, about: &Address, notice: Notice) -> bool {
+    fn try_notice(&self, to: &Link, about: &Address, notice: Notice) -> bool {
         let mut body = Vec::with_capacity(64);
         let tag = match notice {
             Notice::Disconnect => NOTICE_TAG | u64::from(about.id.0),
             Notice::Credits(_) | Notice::Flow { .. } | Notice::Drained => NO_TAG,
         };
         notice.encode(self.settings.borrow().protocol, &mut body);
-        self.try_send(peer, about, body.into(), tag)
+        self.try_send(to, about, body.into(), tag)
     }
 
-    fn send_to_listener(&self, peer: Option<Rc<Peer>>, about: &Address, body: Bytes) {
-        if !peer.is_some_and(|peer| self.try_send(&peer, about, body, NO_TAG)) {
+    fn send_to_listener(&self, to: Option<Link>, about: &Address, body: Bytes) {
+        if !to.is_some_and(|to| self.try_send(&to, about, body, NO_TAG)) {
             Name::NoticesDropped.increment();
         }
     }
 
-    fn try_send(&self, peer: &Peer, about: &Address, body: Bytes, tag: u64) -> bool {
+    fn try_send(&self, to: &Link, about: &Address, body: Bytes, tag: u64) -> bool {
         let message = Outgoing {
             head: self.head(about),
             body,
         };
-        peer.send(message, tag).is_ok()
+        to.send_message(message, tag).is_ok()
     }
 
     /// Stops accepting peers and ends the connected ones in order, when what is queued for them is written. Their tasks end by
     /// themselves. What waits for a peer is failed, now or when it comes back from one, and those that are attached are told.
     pub fn close(&self) {
-        self.end_sockets();
         let state = &mut *self.state.borrow_mut();
+        self.end_sockets(state);
         state.expire(Instant::now(), Duration::ZERO);
         state.abandon_attached();
     }
 
-    fn end_sockets(&self) {
+    fn end_sockets(&self, state: &State) {
+        state.workers.bid_farewell();
         self.closed.set(true);
         self.unsettled.notify_one();
         for listening in self.listening.take() {
@@ -395,10 +412,15 @@ impl Pool {
             body: open.message.clone(),
         };
         let tag = tag(place, open.serial);
+        let label = Label {
+            id: RequestId(tag),
+            attempt: open.attempts + 1,
+            left: None,
+        };
         if state
             .workers
-            .peer(worker)
-            .is_some_and(|peer| peer.send(outgoing, tag).is_ok())
+            .link(worker)
+            .is_some_and(|link| link.send_request(label, outgoing, tag).is_ok())
         {
             open.phase = Phase::Handed { worker };
             open.attempts += 1;
@@ -467,7 +489,7 @@ impl Pool {
                     listening.stop_accepting();
                 }
                 if !state.workers.dismiss_idle() {
-                    self.end_sockets();
+                    self.end_sockets(state);
                     state.abandon_attached();
                 }
             }

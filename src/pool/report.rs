@@ -42,6 +42,8 @@ pub struct Worker {
     pub queued_bytes: usize,
     /// For how long its socket has taken nothing.
     pub stuck: Option<Duration>,
+    /// For how long its program has come no further, by its own count, although it has something. None where it does not count.
+    pub no_progress: Option<Duration>,
 }
 
 impl Pool {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::sides::{PushSide, SubSide};
 use super::*;
-use crate::bus::server::{Origin, Sink as _};
+use crate::bus::server::{Origin, Peer, Sink as _};
 use crate::wire::ConnId;
 
 /// Takes notes, and gives a fresh id after each that was retired.

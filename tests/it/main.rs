@@ -10,6 +10,7 @@ mod bridge;
 mod bus_faults;
 mod bus_peers;
 mod bus_questions;
+mod bus_talk;
 mod compatibility;
 mod config_commands;
 mod control;
