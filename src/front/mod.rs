@@ -294,7 +294,10 @@ fn open_access_log(
 fn clashes<'a>(mut before: impl Iterator<Item = &'a Arc<Handler>>, handler: &Arc<Handler>) -> bool {
     let clash = before.any(|other| other.shares_a_socket(handler));
     if clash {
-        let sockets: Vec<_> = handler.specs().map(|(_, spec)| spec.text.as_str()).collect();
+        let sockets: Vec<_> = handler
+            .specs()
+            .map(|(_, spec)| spec.text.as_str())
+            .collect();
         warn!(
             "handler {}: one of its sockets, {}, is another handler's: its routes answer 404",
             handler.send_ident,

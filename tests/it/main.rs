@@ -45,4 +45,5 @@ mod tls;
 mod uploads;
 mod websocket;
 mod websocket_front;
+mod worker_routes;
 mod zmtp_golden;
