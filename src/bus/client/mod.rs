@@ -1,4 +1,4 @@
-//! Sockets that connect, by libzmq: PULL ([`Receiver`]), XPUB ([`Publisher`]) and REQ ([`Requester`]).
+//! Sockets that connect, by libzmq: PULL ([`Receiver`]), XPUB ([`Publisher`]), REQ ([`Requester`]) and DEALER ([`Dealer`]).
 //!
 //! libzmq tells of events through a descriptor that is edge-triggered and shared between reading and writing, so each
 //! socket here is used in one measured way: clear tokio's readiness, call libzmq with `DONTWAIT` until it says `EAGAIN`,
@@ -9,6 +9,7 @@
 //! This module moves messages and knows nothing of what is in them. It never binds for a server: [`crate::bus::server`]
 //! does (a spec that ends in `#bind` makes a socket here bind, as in `m2wsgi`).
 
+mod dealer;
 mod monitor;
 mod publisher;
 mod receiver;
@@ -25,6 +26,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::endpoint::{Endpoint, Mode, Transport};
 
+pub use dealer::Dealer;
 pub use publisher::{Publisher, Sent};
 pub use receiver::Receiver;
 pub use requester::{RequestError, Requester};
