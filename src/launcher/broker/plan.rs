@@ -10,6 +10,7 @@ use crate::endpoint::{Endpoint, EndpointError, Transport};
 use crate::handler::Options;
 use crate::launcher::given::{BROKER, Given, Said};
 use crate::launcher::run::source::{is_said, number, read, said, seconds, size};
+use crate::sticky::Key;
 use crate::sys;
 
 /// How long open requests may go on at the end.
@@ -61,7 +62,11 @@ pub(super) fn plan(
         let path = Path::new(&file);
         given.read_file(path, &read(path)?, &[], None)?;
     }
-    let is_word = |name: &str| WORDS.iter().any(|(word, _)| word.eq_ignore_ascii_case(name));
+    let is_word = |name: &str| {
+        WORDS
+            .iter()
+            .any(|(word, _)| word.eq_ignore_ascii_case(name))
+    };
     let known = |name: &str| is_word(name) || option(name).is_some();
     if let Some(said) = given.unknown(known) {
         return Err(said.wrong("no option of `lurcher broker` is called so"));
@@ -91,7 +96,10 @@ fn decide(given: &Given) -> Result<Plan, String> {
         Some(file) => Some(PathBuf::from(file)),
         None => usual_state(&name),
     };
-    let endpoint = |text: &str| text.parse().map_err(|error: EndpointError| error.to_string());
+    let endpoint = |text: &str| {
+        text.parse()
+            .map_err(|error: EndpointError| error.to_string())
+    };
     let fixed = OPTIONS.iter().filter(|option| !option.reloads);
     let fixed = fixed.map(|option| option.name).chain(["send", "recv"]);
     let fixed = fixed.flat_map(|name| {
@@ -152,6 +160,16 @@ fn pools(given: &Given) -> Result<(Vec<PoolSpec>, bool), String> {
             .transpose()
     };
     let workers = one("workers")?;
+    if workers.is_none()
+        && let Some(place) = pools
+            .iter()
+            .position(|pool: &PoolSpec| pool.workers.is_none() && pool.plain.is_none())
+        && let Some(said) = given.all("pool").get(place)
+    {
+        return Err(said.wrong(
+            "it has no address for workers: add ,workers=SPEC or ,plain=PULL;PUB, or give --workers",
+        ));
+    }
     let plain = match given.last("plain") {
         Some(said) => Some(pair(said, &said.value, ',')?),
         None => None,
@@ -202,9 +220,6 @@ fn pool(said: &Said) -> Result<PoolSpec, String> {
         }
         rest = before;
     }
-    if workers.is_none() && plain.is_none() {
-        return Err(said.wrong("it has no address for workers: add ,workers=SPEC or ,plain=PULL;PUB"));
-    }
     Ok(PoolSpec {
         name: name.to_owned(),
         route: Some(Route::parse(rest).map_err(|why| said.wrong(why))?),
@@ -217,9 +232,7 @@ fn pool(said: &Said) -> Result<PoolSpec, String> {
 fn pair(said: &Said, text: &str, between: char) -> Result<(Endpoint, Endpoint), String> {
     match text.split_once(between) {
         Some((send, recv)) => Ok((spec(said, send)?, spec(said, recv)?)),
-        None => Err(said.wrong(format_args!(
-            "it takes two addresses, as PULL{between}PUB"
-        ))),
+        None => Err(said.wrong(format_args!("it takes two addresses, as PULL{between}PUB"))),
     }
 }
 
@@ -267,6 +280,7 @@ fn rules(given: &Given) -> Result<Rules, String> {
         _ => Err("neither no, safe nor always"),
     };
     rules.again = said(given, "retry", again)?.unwrap_or_default();
+    rules.sticky = said(given, "sticky", Key::parse)?;
     Ok(rules)
 }
 
@@ -286,7 +300,13 @@ fn name_of(servers: &[(Endpoint, Endpoint)]) -> String {
 
 /// The file of a broker by that name; none where there is no memory for it.
 fn usual_state(name: &str) -> Option<PathBuf> {
-    let letter = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
+    let letter = |c: char| {
+        if c.is_ascii_alphanumeric() || c == '.' {
+            c
+        } else {
+            '-'
+        }
+    };
     let name: String = name.chars().map(letter).collect();
     let file = format!("lurcher-broker-{}-{name}", sys::effective_user());
     let memory = Path::new(MEMORY);
@@ -327,7 +347,10 @@ mod tests {
         assert_eq!((&*api.name, &*default.name), ("api", "default"));
         assert!(api.route.is_some() && api.pings.is_none());
         assert_eq!(api.plain.as_ref().unwrap().1.to_string(), "tcp://c:7");
-        assert_eq!(default.pings.as_ref().unwrap().to_string(), "tcp://127.0.0.1:8");
+        assert_eq!(
+            default.pings.as_ref().unwrap().to_string(),
+            "tcp://127.0.0.1:8"
+        );
         assert!(plan.pings_are_optional);
         assert!(plan.state.unwrap().to_str().unwrap().ends_with("-x"));
     }
@@ -345,19 +368,37 @@ mod tests {
         assert_eq!(rules.wait_max, Duration::from_millis(1500));
         assert_eq!(rules.deadline, Some(Duration::from_secs(60)));
         assert_eq!(rules.again, Again::Always);
-        assert_eq!(read(&format!("{base} --slots none")).unwrap().rules.slots, None);
+        assert_eq!(
+            read(&format!("{base} --slots none")).unwrap().rules.slots,
+            None
+        );
         for (wrong, why) in [
             ("--slots 0", "--slots `0`: neither none nor"),
             ("--retry maybe", "--retry `maybe`: neither no"),
             ("--pool api", "--pool `api`: it begins with a name"),
-            ("--pool api=/x", "--pool `api=/x`: it has no address"),
             ("--plain tcp://a:1", "--plain `tcp://a:1`: it takes two"),
-            ("--pool default=/x,workers=tcp://a:1", "--pool: two are called `default`"),
+            (
+                "--pool default=/x,workers=tcp://a:1",
+                "--pool: two are called `default`",
+            ),
         ] {
             let error = read(&format!("{base} {wrong}")).unwrap_err();
             assert!(error.starts_with(why), "{wrong}: {error}");
         }
-        assert!(read("tcp://a:2").unwrap_err().starts_with("no address for workers"));
-        assert!(read("--workers tcp://a:2").unwrap_err().starts_with("no server"));
+        let error = read("tcp://a:2 --pool api=/x --plain tcp://a:3,tcp://a:4").unwrap_err();
+        assert!(
+            error.starts_with("--pool `api=/x`: it has no address"),
+            "{error}"
+        );
+        assert!(
+            read("tcp://a:2")
+                .unwrap_err()
+                .starts_with("no address for workers")
+        );
+        assert!(
+            read("--workers tcp://a:2")
+                .unwrap_err()
+                .starts_with("no server")
+        );
     }
 }
