@@ -10,9 +10,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::requests::{End, Open, Phase, State, last_tag, part_tag};
-use super::workers::Workers;
-use super::{ATTEMPTS_MAX, Failure, Pool, Retry, Ticket};
-use crate::bus::server::{Full, Outgoing, Peer};
+use super::workers::{Link, Workers};
+use super::{ATTEMPTS_MAX, Address, Failure, Pool, Refused, Retry, Ticket};
+use crate::bus::server::{Full, Outgoing};
 use crate::metrics::Name;
 
 /// Bytes queued for a peer above which it gets no passing message: the client shall wait, not its body in memory.
@@ -70,9 +70,9 @@ impl Open {
         self.follow.as_ref().is_some_and(|follow| follow.passed)
     }
 
-    fn peer<'w>(&self, workers: &'w Workers) -> Option<&'w Rc<Peer>> {
+    fn link<'w>(&self, workers: &'w Workers) -> Option<&'w Link> {
         match self.phase {
-            Phase::Handed { worker } | Phase::Attached { worker } => workers.peer(worker),
+            Phase::Handed { worker } | Phase::Attached { worker } => workers.link(worker),
             Phase::Waiting { .. } | Phase::Failed => None,
         }
     }
@@ -102,7 +102,7 @@ impl State {
             open.caller.retire_id();
             let old = std::mem::replace(&mut open.phase, Phase::Failed);
             Name::RequestsLostHandler.increment();
-            open.caller.failed(Failure::HandlerLost);
+            open.caller.failed(Refused::now(Failure::HandlerLost));
             self.leave(old);
         }
     }
@@ -138,7 +138,7 @@ impl Pool {
         let Some(open) = open.get_mut(place) else {
             return;
         };
-        let Some(peer) = open.peer(workers) else {
+        let Some(link) = open.link(workers) else {
             return;
         };
         let tag = last_tag(place, open.serial);
@@ -150,11 +150,11 @@ impl Pool {
             return;
         };
         let message = Outgoing {
-            head: self.head(caller.id()),
+            head: self.head(&Address::of(&caller)),
             body: message.clone(),
         };
         follow.waits = false;
-        match peer.send(message, tag) {
+        match link.send_message(message, tag) {
             Ok(()) => follow.sent = true,
             Err(Full::Queue) => {
                 follow.waits = true;
@@ -239,13 +239,15 @@ impl Ticket {
     pub fn room(&self) -> Room {
         let state = &mut *self.pool.state.borrow_mut();
         let room = match state.open.get(self.place) {
-            Some(open) if open.serial == self.serial => match open.peer(&state.workers) {
-                Some(peer) if peer.is_blocked() || peer.is_silent() => Room::Later,
-                Some(peer) if peer.is_gone() => Room::Now,
-                Some(peer) if peer.queued_bytes() >= QUEUED_MAX => Room::Soon,
-                Some(_) => Room::Now,
-                None => Room::Later,
-            },
+            Some(open) if open.serial == self.serial => {
+                match open.link(&state.workers).map(|link| &link.peer) {
+                    Some(peer) if peer.is_blocked() || peer.is_silent() => Room::Later,
+                    Some(peer) if peer.is_gone() => Room::Now,
+                    Some(peer) if peer.queued_bytes() >= QUEUED_MAX => Room::Soon,
+                    Some(_) => Room::Now,
+                    None => Room::Later,
+                }
+            }
             _ => Room::Later,
         };
         if room == Room::Later && self.begin_follow(state) {
@@ -268,18 +270,18 @@ impl Ticket {
         let Some(open) = open.get_mut(self.place) else {
             return;
         };
-        let Some(peer) = open.peer(workers).cloned() else {
+        let Some(link) = open.link(workers).cloned() else {
             return;
         };
         open.follow().passed = true;
         open.message = Bytes::new();
         let tag = part_tag(self.place, self.serial);
-        let head = self.pool.head(Rc::clone(&open.caller).id());
+        let head = self.pool.head(&Address::of(&open.caller));
         let message = Outgoing {
             head,
             body: message,
         };
-        if peer.send(message, tag).is_err() {
+        if link.send_message(message, tag).is_err() {
             state.abandon(self.place);
         }
     }

@@ -12,18 +12,24 @@
 //! What it does not do: read replies (they go to [`Replies`] as they came), know connections or HTTP. Everything is
 //! on one shard: `Rc` and `RefCell`, no lock, no channel, and no task woken for a message.
 
+mod ask;
 mod attached;
+mod bound;
 mod draining;
 mod follow;
 mod kin;
+mod report;
 mod requests;
+mod routed;
+mod router;
+mod session;
 mod sides;
 mod workers;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,21 +38,22 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::bus::server::{
-    self, BindError, Bound, Head, Kind, Listening, Origin, Outgoing, Peer, PeerId,
-};
-use crate::drain::Watch;
-use crate::endpoint::Endpoint;
+use crate::bus::server::{Head, Listening, Origin, Outgoing, PeerId};
 use crate::metrics::Name;
+use crate::wire::Protocol;
 use crate::wire::request::{self, Notice};
-use crate::wire::{ConnId, Protocol};
+use crate::wire::worker::RequestId;
 
+pub use ask::{Address, Ask, Caller, Failure, Refused, Replies, Retry};
 use attached::Held;
 pub use attached::{Attachment, Sent, Speaker};
+pub use bound::{Addresses, BoundPool, Endpoints, bind};
 pub use follow::Room;
+pub use report::{Report, Worker};
 use requests::{End, NO_TAG, NOTICE_TAG, Open, Phase, State, is_request, tag};
-use sides::{PushSide, SubSide};
-use workers::Workers;
+pub use session::Heartbeats;
+pub use workers::Dialect;
+use workers::{Label, Link, Workers};
 
 /// A handler is held back so long for its reply socket: then it is served without. DESIGN: "after a short grace".
 const PAIRING_GRACE: Duration = Duration::from_secs(1);
@@ -69,7 +76,7 @@ const UNSERVED_PAUSE: Duration = Duration::from_mins(1);
 /// What is fixed about a pool.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The sender that stands in every message: `send_ident`.
+    /// The sender that stands in every message whose caller names no other: `send_ident`.
     pub sender: Bytes,
     /// The protocol of the messages; here only notices need it.
     pub protocol: Protocol,
@@ -87,161 +94,6 @@ pub struct Settings {
     pub raw_payload: bool,
 }
 
-/// Why a request will not be answered by a handler.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// Nobody is connected, or all are busy, and too many requests wait already.
-    #[error("too many requests are waiting for a handler")]
-    QueueFull,
-    /// It has waited for as long as it may.
-    #[error("no handler took the request in time")]
-    WaitOver,
-    /// The handler that had it is gone.
-    #[error("the handler was lost while it had the request")]
-    HandlerLost,
-}
-
-/// Whether a request may be handed to a second handler when the first is lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Retry {
-    /// It may: answering twice does no harm.
-    Safe,
-    /// It may not.
-    Never,
-}
-
-/// Who made a request. None of these may call back into the pool.
-pub trait Caller {
-    /// The id under which the request is handed over now.
-    fn id(self: Rc<Self>) -> ConnId;
-
-    /// The id given before must not reach the caller any more: a handler that is given up may still answer under it.
-    fn retire_id(&self);
-
-    /// Whether something has come for the caller that it has not looked at yet: it may be the answer.
-    fn has_mail(&self) -> bool;
-
-    /// No handler will answer.
-    fn failed(&self, why: Failure);
-
-    /// There may be room again for further messages of the request.
-    fn resumed(&self) {}
-}
-
-/// Who reads the replies.
-pub trait Replies {
-    /// A message came from a reply socket. Must not wait.
-    fn reply(&self, pool: &Rc<Pool>, from: PeerId, message: Bytes);
-
-    /// Whether there is no room for further messages: reply sockets are not read then, until [`Pool::hear`].
-    fn is_full(&self) -> bool {
-        false
-    }
-}
-
-/// How a pool does, for those who watch it.
-#[derive(Debug, Clone)]
-pub struct Report {
-    /// Where requests leave and where replies come in, with their real ports.
-    pub endpoints: Option<(Endpoint, Endpoint)>,
-    /// Requests that wait for a peer.
-    pub waiting: usize,
-    /// Bytes of those.
-    pub waiting_bytes: usize,
-    /// Reply sockets that are heard.
-    pub voices: usize,
-    /// The peers that take requests, and those that only answer what they have.
-    pub workers: Vec<Worker>,
-}
-
-/// How one peer of a pool does.
-#[derive(Debug, Clone)]
-pub struct Worker {
-    /// Where it came from.
-    pub origin: Origin,
-    /// `pairing` until its reply socket is heard, `ready`, `blocked` while its socket takes nothing, `stalled` when that has
-    /// lasted, `leaving` when it has gone and may be dead, `draining` when it only answers what it has.
-    pub state: &'static str,
-    /// Requests that it has not answered.
-    pub open: u32,
-    /// Responses of it that have become streams.
-    pub attached: u32,
-    /// Messages that its socket has not taken.
-    pub queued: usize,
-    /// Bytes of those.
-    pub queued_bytes: usize,
-    /// For how long its socket has taken nothing.
-    pub stuck: Option<Duration>,
-}
-
-/// The sockets of a pool, bound but not served: errors come here, before anything runs.
-#[derive(Debug)]
-pub struct BoundPool {
-    push: Bound,
-    sub: Bound,
-    settings: Settings,
-}
-
-/// Binds both sockets of a handler.
-///
-/// # Errors
-///
-/// When either address cannot be bound; neither is then.
-pub async fn bind(
-    send: &Endpoint,
-    recv: &Endpoint,
-    settings: Settings,
-    options: &server::Options,
-) -> Result<BoundPool, BindError> {
-    let push = server::bind(send, Kind::Push, options.clone()).await?;
-    let sub = server::bind(
-        recv,
-        Kind::Sub {
-            topics: vec![settings.topic.clone()],
-        },
-        options.clone(),
-    )
-    .await?;
-    Ok(BoundPool {
-        push,
-        sub,
-        settings,
-    })
-}
-
-impl BoundPool {
-    /// Where requests leave, with its real port.
-    pub fn send_endpoint(&self) -> &Endpoint {
-        self.push.endpoint()
-    }
-
-    /// Where replies come in, with its real port.
-    pub fn recv_endpoint(&self) -> &Endpoint {
-        self.sub.endpoint()
-    }
-
-    /// Begins to serve peers.
-    pub fn run(self, replies: Rc<dyn Replies>, watch: &Watch) -> Rc<Pool> {
-        let pool = Pool::new(self.settings, replies);
-        let endpoints = (self.push.endpoint().clone(), self.sub.endpoint().clone());
-        pool.endpoints.replace(Some(endpoints));
-        let push = self.push.run(Rc::new(PushSide(Rc::clone(&pool))), watch);
-        let sub = self.sub.run(Rc::new(SubSide(Rc::clone(&pool))), watch);
-        pool.listening.borrow_mut().extend([push, sub]);
-        let housekeeper = Rc::downgrade(&pool);
-        watch.spawn_local(async move {
-            while let Some(pool) = housekeeper.upgrade().filter(|pool| !pool.closed.get()) {
-                if !pool.housekeeping() {
-                    pool.unsettled.notified().await;
-                }
-                drop(pool);
-                tokio::time::sleep(HOUSEKEEPING).await;
-            }
-        });
-        pool
-    }
-}
-
 /// The handlers behind one route. See the module.
 pub struct Pool {
     settings: RefCell<Settings>,
@@ -250,8 +102,8 @@ pub struct Pool {
     /// Told when something begins that time has to settle.
     unsettled: Notify,
     listening: RefCell<Vec<Listening>>,
-    /// Where it is bound: send and receive.
-    endpoints: RefCell<Option<(Endpoint, Endpoint)>>,
+    /// Where it is bound.
+    endpoints: RefCell<Endpoints>,
     closed: Cell<bool>,
     /// Nothing new comes: what is open ends, and its peers leave as soon as they have nothing left to do.
     retiring: Cell<Option<Instant>>,
@@ -265,6 +117,9 @@ pub struct Pool {
     ended: Notify,
     /// Somebody has ever waited for that.
     is_watched: Cell<bool>,
+    /// Pools that workers which come to this one's address may name.
+    namesakes: RefCell<HashMap<Bytes, Weak<Pool>>>,
+    heartbeats: Cell<Heartbeats>,
 }
 
 impl fmt::Debug for Pool {
@@ -294,7 +149,7 @@ impl Pool {
             replies,
             unsettled: Notify::new(),
             listening: RefCell::new(Vec::new()),
-            endpoints: RefCell::new(None),
+            endpoints: RefCell::default(),
             closed: Cell::new(false),
             retiring: Cell::new(None),
             deaf: Cell::new(false),
@@ -302,6 +157,8 @@ impl Pool {
             scratch: RefCell::new(Vec::new()),
             ended: Notify::new(),
             is_watched: Cell::new(false),
+            namesakes: RefCell::default(),
+            heartbeats: Cell::default(),
         })
     }
 
@@ -317,6 +174,11 @@ impl Pool {
         settings.topic = std::mem::take(&mut self.settings.borrow_mut().topic);
         self.settings.replace(settings);
         self.pull(state);
+    }
+
+    /// How workers at the ROUTER are asked for signs of life, from their next one on.
+    pub fn set_heartbeats(&self, heartbeats: Heartbeats) {
+        self.heartbeats.set(heartbeats);
     }
 
     /// Begins the end of a pool whose route is gone. Peers may still come while requests wait for one; then its addresses are
@@ -368,13 +230,14 @@ impl Pool {
     pub fn submit(
         self: &Rc<Self>,
         message: Bytes,
-        retry: Retry,
+        ask: impl Into<Ask>,
         caller: Rc<dyn Caller>,
-    ) -> Result<Ticket, Failure> {
+    ) -> Result<Ticket, Refused> {
         if self.closed.get() {
             // Its body came while its route was taken away.
-            return Err(Failure::WaitOver);
+            return Err(Refused::now(Failure::WaitOver));
         }
+        let Ask { retry, .. } = ask.into();
         let state = &mut *self.state.borrow_mut();
         state.serial = state.serial.wrapping_add(1);
         let serial = state.serial;
@@ -385,6 +248,7 @@ impl Pool {
             retry,
             attempts: 0,
             started: false,
+            begun: false,
             follow: None,
             caller,
         };
@@ -403,7 +267,7 @@ impl Pool {
         if state.waiting >= settings.waiting_max
             || state.waiting_bytes.saturating_add(open.message.len()) > settings.waiting_bytes_max
         {
-            return Err(Failure::QueueFull);
+            return Err(Refused::now(Failure::QueueFull));
         }
         let place = state.open.insert(open);
         state.enqueue(place, End::Back);
@@ -417,23 +281,29 @@ impl Pool {
 
     /// Tells the handler that knows a connection of something about it: the peer `to` if it is still there, else
     /// another of this pool. With no peer at all the notice is dropped and counted.
-    pub fn notify(&self, to: Option<PeerId>, id: ConnId, notice: Notice) {
+    pub fn notify(&self, to: Option<PeerId>, about: impl Into<Address>, notice: Notice) {
         let state = &mut *self.state.borrow_mut();
         let peer = state.workers.listener(to);
-        self.send_notice(peer, id, notice);
+        self.send_notice(peer, &about.into(), notice);
     }
 
     /// The same for the handler whose reply socket is `voice`.
-    pub fn notify_voice(&self, voice: PeerId, id: ConnId, notice: Notice) {
+    pub fn notify_voice(&self, voice: PeerId, about: impl Into<Address>, notice: Notice) {
         let state = &mut *self.state.borrow_mut();
         let peer = state.workers.listener_of_voice(voice);
-        self.send_notice(peer, id, notice);
+        self.send_notice(peer, &about.into(), notice);
     }
 
     /// The same for the handler whose reply socket is `voice` and nobody else: `to` if that may be its own. It has asked for it.
-    pub fn notify_asker(&self, voice: PeerId, to: Option<PeerId>, id: ConnId, notice: Notice) {
+    pub fn notify_asker(
+        &self,
+        voice: PeerId,
+        to: Option<PeerId>,
+        about: impl Into<Address>,
+        notice: Notice,
+    ) {
         let peer = self.state.borrow().workers.own_listener(voice, to);
-        self.send_notice(peer, id, notice);
+        self.send_notice(peer, &about.into(), notice);
     }
 
     /// Whether a reply socket may be that of this peer's handler: it is of this pool, and nothing ties the two to others.
@@ -441,29 +311,17 @@ impl Pool {
         self.state.borrow().workers.speaks_for(voice, peer)
     }
 
-    /// How the pool does now.
-    pub fn report(&self) -> Report {
-        let state = self.state.borrow();
-        Report {
-            endpoints: self.endpoints.borrow().clone(),
-            waiting: state.waiting,
-            waiting_bytes: state.waiting_bytes,
-            voices: state.workers.voices(),
-            workers: state.workers.report(Instant::now()),
-        }
-    }
-
     /// Passes on what a server says of a connection, which is everything behind `SENDER SP CONNID SP`: to the peer `to` if it is
     /// still there, else to another of this pool. With no peer at all it is dropped and counted.
-    pub fn forward(&self, to: Option<PeerId>, id: ConnId, body: Bytes) {
+    pub fn forward(&self, to: Option<PeerId>, about: impl Into<Address>, body: Bytes) {
         let peer = self.state.borrow().workers.listener(to);
-        self.send_to_listener(peer, id, body);
+        self.send_to_listener(peer, &about.into(), body);
     }
 
     /// The same for the handler whose reply socket is `voice`.
-    pub fn forward_voice(&self, voice: PeerId, id: ConnId, body: Bytes) {
+    pub fn forward_voice(&self, voice: PeerId, about: impl Into<Address>, body: Bytes) {
         let peer = self.state.borrow().workers.listener_of_voice(voice);
-        self.send_to_listener(peer, id, body);
+        self.send_to_listener(peer, &about.into(), body);
     }
 
     /// How many requests wait for a peer, and their bytes.
@@ -484,46 +342,47 @@ impl Pool {
         }
     }
 
-    fn send_notice(&self, peer: Option<Rc<Peer>>, id: ConnId, notice: Notice) {
-        if !peer.is_some_and(|peer| self.try_notice(&peer, id, notice)) {
+    fn send_notice(&self, to: Option<Link>, about: &Address, notice: Notice) {
+        if !to.is_some_and(|to| self.try_notice(&to, about, notice)) {
             Name::NoticesDropped.increment();
         }
     }
 
-    fn try_notice(&self, peer: &Peer, id: ConnId, notice: Notice) -> bool {
+    fn try_notice(&self, to: &Link, about: &Address, notice: Notice) -> bool {
         let mut body = Vec::with_capacity(64);
         let tag = match notice {
-            Notice::Disconnect => NOTICE_TAG | u64::from(id.0),
+            Notice::Disconnect => NOTICE_TAG | u64::from(about.id.0),
             Notice::Credits(_) | Notice::Flow { .. } | Notice::Drained => NO_TAG,
         };
         notice.encode(self.settings.borrow().protocol, &mut body);
-        self.try_send(peer, id, body.into(), tag)
+        self.try_send(to, about, body.into(), tag)
     }
 
-    fn send_to_listener(&self, peer: Option<Rc<Peer>>, id: ConnId, body: Bytes) {
-        if !peer.is_some_and(|peer| self.try_send(&peer, id, body, NO_TAG)) {
+    fn send_to_listener(&self, to: Option<Link>, about: &Address, body: Bytes) {
+        if !to.is_some_and(|to| self.try_send(&to, about, body, NO_TAG)) {
             Name::NoticesDropped.increment();
         }
     }
 
-    fn try_send(&self, peer: &Peer, id: ConnId, body: Bytes, tag: u64) -> bool {
+    fn try_send(&self, to: &Link, about: &Address, body: Bytes, tag: u64) -> bool {
         let message = Outgoing {
-            head: self.head(id),
+            head: self.head(about),
             body,
         };
-        peer.send(message, tag).is_ok()
+        to.send_message(message, tag).is_ok()
     }
 
     /// Stops accepting peers and ends the connected ones in order, when what is queued for them is written. Their tasks end by
     /// themselves. What waits for a peer is failed, now or when it comes back from one, and those that are attached are told.
     pub fn close(&self) {
-        self.end_sockets();
         let state = &mut *self.state.borrow_mut();
+        self.end_sockets(state);
         state.expire(Instant::now(), Duration::ZERO);
         state.abandon_attached();
     }
 
-    fn end_sockets(&self) {
+    fn end_sockets(&self, state: &State) {
+        state.workers.bid_farewell();
         self.closed.set(true);
         self.unsettled.notify_one();
         for listening in self.listening.take() {
@@ -532,10 +391,13 @@ impl Pool {
     }
 
     /// `SENDER SP CONNID SP`.
-    fn head(&self, id: ConnId) -> Head {
+    fn head(&self, about: &Address) -> Head {
         let head = &mut *self.scratch.borrow_mut();
         head.clear();
-        request::encode_prefix(&self.settings.borrow().sender, id, head);
+        match &about.sender {
+            Some(sender) => request::encode_prefix(sender, about.id, head),
+            None => request::encode_prefix(&self.settings.borrow().sender, about.id, head),
+        }
         Head::from(head.as_slice())
     }
 
@@ -544,16 +406,21 @@ impl Pool {
         let Some(open) = state.open.get_mut(place) else {
             return;
         };
-        let head = self.head(Rc::clone(&open.caller).id());
+        let head = self.head(&Address::of(&open.caller));
         let outgoing = Outgoing {
             head,
             body: open.message.clone(),
         };
         let tag = tag(place, open.serial);
+        let label = Label {
+            id: RequestId(tag),
+            attempt: open.attempts + 1,
+            left: None,
+        };
         if state
             .workers
-            .peer(worker)
-            .is_some_and(|peer| peer.send(outgoing, tag).is_ok())
+            .link(worker)
+            .is_some_and(|link| link.send_request(label, outgoing, tag).is_ok())
         {
             open.phase = Phase::Handed { worker };
             open.attempts += 1;
@@ -622,7 +489,7 @@ impl Pool {
                     listening.stop_accepting();
                 }
                 if !state.workers.dismiss_idle() {
-                    self.end_sockets();
+                    self.end_sockets(state);
                     state.abandon_attached();
                 }
             }
@@ -645,8 +512,7 @@ impl Pool {
             "those that are connected take no more"
         };
         let handler = self.endpoints.borrow();
-        let handler = handler.as_ref().map(|(send, _)| send.to_string());
-        let handler = handler.unwrap_or_default();
+        let handler = handler.to_string();
         warn!(
             handler,
             requests = count,
@@ -682,7 +548,7 @@ impl Pool {
             } else {
                 Name::RequestsLostHandler.increment();
                 open.phase = Phase::Failed;
-                open.caller.failed(Failure::HandlerLost);
+                open.caller.failed(Refused::now(Failure::HandlerLost));
             }
         }
         state.detach_all(worker);

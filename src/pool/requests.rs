@@ -13,8 +13,10 @@ use tokio::time::Instant;
 use super::attached::{Attached, Held};
 use super::follow::Follow;
 use super::workers::{self, Workers};
-use super::{Caller, Failure, Retry};
+use super::{Caller, Failure, Refused, Retry};
+use crate::bus::server::PeerId;
 use crate::metrics::Name;
+use crate::wire::worker::RequestId;
 
 /// Stale entries of the queue that are tolerated before it is swept.
 const QUEUE_SLACK: usize = 64;
@@ -43,6 +45,8 @@ pub(super) struct Open {
     pub(super) retry: Retry,
     pub(super) attempts: u8,
     pub(super) started: bool,
+    /// Its worker has said that it begins.
+    pub(super) begun: bool,
     /// Boxed, as few requests have any.
     pub(super) follow: Option<Box<Follow>>,
     pub(super) caller: Rc<dyn Caller>,
@@ -159,6 +163,32 @@ impl State {
         }
     }
 
+    /// The request that is called so, if this peer has it.
+    pub(super) fn open_at(&mut self, peer: PeerId, id: RequestId) -> Option<&mut Open> {
+        let (place, serial) = ((id.0 >> 32) as usize, (id.0 & 0xffff_ffff) as u32);
+        let worker = self.worker_of(place, serial)?;
+        (self.workers.peer(worker)?.id() == peer).then_some(())?;
+        self.open.get_mut(place)
+    }
+
+    /// A worker is done with a request.
+    pub(super) fn done(&mut self, peer: PeerId, id: RequestId, took: Duration) {
+        let _ = took;
+        if self.workers.let_hold_go(peer, id) {
+            return;
+        }
+        match self.open_at(peer, id).map(|open| open.phase) {
+            Some(Phase::Handed { worker }) => {
+                if let Some(open) = self.open_at(peer, id) {
+                    open.phase = Phase::Attached { worker };
+                    self.workers.attach(worker);
+                }
+            }
+            Some(_) => {}
+            None => Name::RepliesUnknownId.increment(),
+        }
+    }
+
     /// A message that its peer never got wholly: the request waits again, before all others.
     pub(super) fn take_back(&mut self, tag: u64) {
         let follows = tag & FOLLOW_TAG != 0;
@@ -217,7 +247,7 @@ impl State {
         for place in expired {
             if let Some(open) = self.open.get_mut(place) {
                 open.phase = Phase::Failed;
-                open.caller.failed(Failure::WaitOver);
+                open.caller.failed(Refused::now(Failure::WaitOver));
                 let bytes = open.message.len();
                 self.unwait(bytes);
             }

@@ -2,8 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::sides::{PushSide, SubSide};
 use super::*;
-use crate::bus::server::{Origin, Sink as _};
+use crate::bus::server::{Origin, Peer, Sink as _};
+use crate::wire::ConnId;
 
 /// Takes notes, and gives a fresh id after each that was retired.
 #[derive(Default)]
@@ -28,8 +30,8 @@ impl Caller for Note {
         self.mail.get()
     }
 
-    fn failed(&self, why: Failure) {
-        self.failures.borrow_mut().push(why);
+    fn failed(&self, refused: Refused) {
+        self.failures.borrow_mut().push(refused.why);
     }
 
     fn resumed(&self) {
@@ -450,14 +452,20 @@ async fn a_full_queue_refuses_and_takes_again_when_a_client_leaves() {
         .collect();
     let caller = Rc::new(Note::default()) as Rc<dyn Caller>;
     let refused = pool.submit(Bytes::from_static(b"a"), Retry::Safe, Rc::clone(&caller));
-    assert!(matches!(refused, Err(Failure::QueueFull)));
+    assert!(matches!(
+        refused.map_err(|refused| refused.why),
+        Err(Failure::QueueFull)
+    ));
     waiting.pop();
     let big = pool.submit(
         Bytes::from_static(&[0; 60]),
         Retry::Safe,
         Rc::clone(&caller),
     );
-    assert!(matches!(big, Err(Failure::QueueFull)), "in bytes too");
+    assert!(
+        matches!(big.map_err(|refused| refused.why), Err(Failure::QueueFull)),
+        "in bytes too"
+    );
     assert!(
         pool.submit(Bytes::from_static(b"a"), Retry::Safe, caller)
             .is_ok()
@@ -593,7 +601,10 @@ async fn nothing_waits_for_a_pool_that_is_closed() {
     assert_eq!(has.1.failures.borrow().len(), 1);
     let caller = Rc::new(Note::default()) as Rc<dyn Caller>;
     let late = pool.submit(Bytes::from_static(b"c"), Retry::Safe, caller);
-    assert_eq!(late.map(drop), Err(Failure::WaitOver));
+    assert_eq!(
+        late.map(drop).map_err(|refused| refused.why),
+        Err(Failure::WaitOver)
+    );
     drop((has, waits, attached));
     assert!(pool.state.borrow().open.is_empty());
 }

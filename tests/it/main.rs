@@ -7,9 +7,11 @@
 )]
 
 mod bridge;
+mod broker;
 mod bus_faults;
 mod bus_peers;
 mod bus_questions;
+mod bus_talk;
 mod compatibility;
 mod config_commands;
 mod control;
@@ -43,4 +45,5 @@ mod tls;
 mod uploads;
 mod websocket;
 mod websocket_front;
+mod worker_routes;
 mod zmtp_golden;

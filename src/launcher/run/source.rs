@@ -6,12 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::given::{Given, Said};
 use super::options::{COMMON, common};
 use super::plan::{App, Feed, Plan, WORKERS_MAX};
 use super::{BuiltIn, Values, env_file};
 use crate::endpoint::{Endpoint, EndpointError};
 use crate::handler::{Options, Selector};
+use crate::launcher::given::{Given, RUN, Said};
 use crate::wire::worker::NAME_BYTES_MAX;
 
 /// How long a worker may take to answer what it has, when asked to stop.
@@ -81,7 +81,7 @@ impl Source {
         }
         let common_names = COMMON.iter().map(|option| (option.name, option.repeat));
         let names = common_names.chain(names.map(|name| (name, false)));
-        given.read_environment(names, self.variables);
+        given.read_environment(RUN, names, self.variables);
         let file = given.last("options").map(|said| PathBuf::from(&said.value));
         let text = file.as_deref().map(read).transpose()?;
         let file = file.as_deref().zip(text.as_deref());
@@ -102,6 +102,7 @@ impl Source {
         let app = app.value.clone();
         let own = handler.map(|handler| handler.options).unwrap_or_default();
         given.read_environment(
+            RUN,
             own.iter().map(|option| (option.name, option.repeat)),
             self.variables,
         );
@@ -244,7 +245,7 @@ pub(super) fn forms(built_in: &[BuiltIn]) -> Vec<&'static str> {
     forms
 }
 
-fn read(path: &Path) -> Result<String, String> {
+pub(in crate::launcher) fn read(path: &Path) -> Result<String, String> {
     fs::read_to_string(path).map_err(|error| format!("reading {}: {error}", path.display()))
 }
 
@@ -358,7 +359,7 @@ fn error_chain(error: &dyn std::error::Error) -> String {
 }
 
 /// The value of an option, read by `read`, whose error is told with its place.
-fn said<T, E: Display>(
+pub(in crate::launcher) fn said<T, E: Display>(
     given: &Given,
     name: &str,
     read: impl FnOnce(&str) -> Result<T, E>,
@@ -369,7 +370,12 @@ fn said<T, E: Display>(
         .transpose()
 }
 
-fn number(given: &Given, name: &str, min: u32, max: u32) -> Result<Option<u32>, String> {
+pub(in crate::launcher) fn number(
+    given: &Given,
+    name: &str,
+    min: u32,
+    max: u32,
+) -> Result<Option<u32>, String> {
     said(given, name, |text| {
         let number = text
             .parse()
@@ -379,7 +385,7 @@ fn number(given: &Given, name: &str, min: u32, max: u32) -> Result<Option<u32>, 
     })
 }
 
-fn is_said(given: &Given, name: &str) -> Result<bool, String> {
+pub(in crate::launcher) fn is_said(given: &Given, name: &str) -> Result<bool, String> {
     let value = said(given, name, |text| match text {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" | "" => Ok(false),
@@ -413,7 +419,7 @@ fn max_requests(given: &Given) -> Result<Option<(u64, u64)>, String> {
 }
 
 /// Bytes, with K, M or G behind them or not.
-fn size(text: &str) -> Result<u64, &'static str> {
+pub(in crate::launcher) fn size(text: &str) -> Result<u64, &'static str> {
     const WHY: &str =
         "not a size as 500M: digits, and K, M or G for 2 to the power of 10, 20 or 30";
     let (digits, shift) = match text.trim_end_matches(['B', 'b', 'i']) {
@@ -430,7 +436,7 @@ fn size(text: &str) -> Result<u64, &'static str> {
         .ok_or(WHY)
 }
 
-fn seconds(text: &str) -> Result<Duration, &'static str> {
+pub(in crate::launcher) fn seconds(text: &str) -> Result<Duration, &'static str> {
     const MAX: f64 = 86_400.0;
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
     if !(0.0..=MAX).contains(&seconds) {

@@ -376,7 +376,7 @@ impl Stop {
 
 /// Reads standard input to its end. In a thread of its own, since a read from it cannot be cancelled; the process does
 /// not wait for that thread.
-pub(super) fn end_of_stdin() -> oneshot::Receiver<()> {
+pub(in crate::launcher) fn end_of_stdin() -> oneshot::Receiver<()> {
     let (sender, end) = oneshot::channel();
     std::thread::spawn(move || {
         // An input that cannot be read has ended too.

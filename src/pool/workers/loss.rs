@@ -36,7 +36,7 @@ impl Workers {
         let voices = &mut self.voices.values();
         let alive = match (kin, worker.voice) {
             // All voices of that name are its own, and nobody else's.
-            (Kin::Token(_), _) => voices.any(|voice| voice.kin == kin),
+            (kin, _) if kin.is_certain() => voices.any(|voice| voice.kin == kin),
             (_, Some(voice)) => self.voices.contains_key(&voice),
             (_, None) => {
                 !self.take_lost_voice(kin, now)
@@ -48,7 +48,7 @@ impl Workers {
 
     /// A worker of this kin has left: one of the voices there, if they are more than the workers that stay, was its own.
     fn depart(&mut self, kin: Kin) {
-        if matches!(kin, Kin::Token(_)) {
+        if kin.is_certain() {
             return;
         }
         let staying = self
@@ -73,7 +73,7 @@ impl Workers {
         };
         debug!(voice = %peer, ?kin, "reply socket left");
         let last_of_kin = !self.voices.values().any(|voice| voice.kin == kin);
-        let named = matches!(kin, Kin::Token(_));
+        let named = kin.is_certain();
         if named && !last_of_kin {
             // It has connected anew, and the end of the old connection was noticed late.
             return Vec::new();

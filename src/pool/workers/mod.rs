@@ -15,22 +15,28 @@
 //! somebody else has: it gets no new request, and what belongs to those that it has ([`leaving`]).
 
 mod leaving;
+mod link;
 mod loss;
+mod routed;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
+use std::time::Duration;
 
 use slab::Slab;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::kin::Kin;
-use super::{LOSS_WINDOW, PAIRING_GRACE, STALL_AFTER};
+use super::{LOSS_WINDOW, NO_TAG, PAIRING_GRACE, STALL_AFTER};
 use crate::balancer::{Balancer, Key, Standing};
 use crate::bus::server::{Origin, Peer, PeerId, Unsent};
 use crate::metrics::Name;
+use crate::wire::worker::{FromBroker, RequestId};
 
 use leaving::Leave;
+pub use link::Dialect;
+pub(super) use link::{Label, Link};
 
 /// Answers by its own voice that a worker's tie is worth: so many by another are needed to change it.
 const VOTES_MAX: u8 = 4;
@@ -54,8 +60,12 @@ pub(super) struct Workers {
 }
 
 struct Worker {
-    peer: Rc<Peer>,
+    link: Link,
     kin: Kin,
+    /// Requests from before its connection that it still has.
+    holds: HashSet<RequestId>,
+    /// For how long its program has come no further.
+    no_progress: Option<Duration>,
     leave: Leave,
     /// `None` once its PULL is gone.
     key: Option<Key>,
@@ -99,7 +109,8 @@ impl Worker {
     /// Whether a voice of that kin may be its own.
     fn may_have(&self, voice: PeerId, kin: Kin) -> bool {
         match (kin, self.voice) {
-            (Kin::Token(_), _) | (_, None) => self.kin == kin,
+            (kin, _) if kin.is_certain() => self.kin == kin,
+            (_, None) => self.kin == kin,
             (_, Some(tied)) => tied == voice,
         }
     }
@@ -136,8 +147,9 @@ impl Workers {
     /// Closes the sockets of workers that have nothing open; says whether any worker is left.
     pub(super) fn dismiss_idle(&self) -> bool {
         for (_, worker) in &self.all {
-            if worker.held == 0 {
-                worker.peer.close();
+            if worker.held == 0 && !worker.link.peer.is_gone() {
+                let _seen_later = worker.link.say(&FromBroker::Bye, NO_TAG);
+                worker.link.peer.close();
             }
         }
         !self.all.is_empty()
@@ -152,7 +164,7 @@ impl Workers {
                 continue;
             };
             let worker = &mut self.all[id.0];
-            if worker.peer.is_blocked() || worker.peer.is_silent() {
+            if worker.link.peer.is_blocked() || worker.link.peer.is_silent() {
                 self.hold_back(id);
                 continue;
             }
@@ -216,8 +228,8 @@ impl Workers {
         self.all.get(id.0).is_some_and(|worker| {
             worker.key.is_some()
                 && worker.phase == Phase::Ready
-                && !worker.peer.is_blocked()
-                && !worker.peer.is_silent()
+                && !worker.link.peer.is_blocked()
+                && !worker.link.peer.is_silent()
         })
     }
 
@@ -260,7 +272,7 @@ impl Workers {
     pub(super) fn is_awaited(&self, peer: PeerId) -> bool {
         self.all
             .iter()
-            .any(|(_, worker)| worker.peer.id() == peer && worker.held > 0)
+            .any(|(_, worker)| worker.link.peer.id() == peer && worker.held > 0)
     }
 
     /// The worker's socket takes nothing more although something is queued.
@@ -271,7 +283,12 @@ impl Workers {
     }
 
     pub(super) fn peer(&self, id: Id) -> Option<&Rc<Peer>> {
-        self.all.get(id.0).map(|worker| &worker.peer)
+        self.link(id).map(|link| &link.peer)
+    }
+
+    /// How a worker is spoken to.
+    pub(super) fn link(&self, id: Id) -> Option<&Link> {
+        self.all.get(id.0).map(|worker| &worker.link)
     }
 
     /// This voice has answered a request of this worker: they are one handler, when it is so more often than not.
@@ -308,13 +325,13 @@ impl Workers {
 
     /// Where a peer came from, also one that has left and still has something open.
     pub(super) fn origin(&self, peer: PeerId) -> Option<Origin> {
-        let mut all = self.all.iter().map(|(_, worker)| &worker.peer);
+        let mut all = self.all.iter().map(|(_, worker)| &worker.link.peer);
         all.find(|other| other.id() == peer)
             .map(|peer| peer.origin())
     }
 
     /// The peer for a notice: `to` if it still takes messages, else the least busy one, else any.
-    pub(super) fn listener(&self, to: Option<PeerId>) -> Option<Rc<Peer>> {
+    pub(super) fn listener(&self, to: Option<PeerId>) -> Option<Link> {
         let named = to.and_then(|peer| self.find(peer));
         let best = || {
             self.balancer
@@ -328,7 +345,7 @@ impl Workers {
                 .map(|(index, _)| Id(index))
         };
         let id = named.or_else(best).or_else(any)?;
-        self.peer(id).cloned()
+        self.link(id).cloned()
     }
 
     /// Whether this voice may be that of this peer, which may have left.
@@ -338,17 +355,20 @@ impl Workers {
         };
         self.all
             .iter()
-            .find(|(_, worker)| worker.peer.id() == peer)
+            .find(|(_, worker)| worker.link.peer.id() == peer)
             .is_none_or(|(_, worker)| worker.may_have(voice, *kin))
     }
 
     /// The peer of the handler behind a voice: `to` if that may be its own.
-    pub(super) fn own_listener(&self, voice: PeerId, to: Option<PeerId>) -> Option<Rc<Peer>> {
+    pub(super) fn own_listener(&self, voice: PeerId, to: Option<PeerId>) -> Option<Link> {
         let kin = self.voices.get(&voice)?.kin;
         let all = self.all.iter().map(|(_, worker)| worker);
         let own = all.filter(|worker| worker.key.is_some() && worker.may_have(voice, kin));
         let likely = |worker: &&Worker| {
-            let (meant, tied) = (Some(worker.peer.id()) == to, worker.voice == Some(voice));
+            let (meant, tied) = (
+                Some(worker.link.peer.id()) == to,
+                worker.voice == Some(voice),
+            );
             2 * u8::from(meant) + u8::from(tied)
         };
         // The first among equals.
@@ -356,27 +376,38 @@ impl Workers {
             let better = likely(&worker) > likely(&best);
             if better { worker } else { best }
         })?;
-        Some(Rc::clone(&best.peer))
+        Some(best.link.clone())
     }
 
     /// The peer for a notice to the handler behind a voice, or any other that takes messages.
-    pub(super) fn listener_of_voice(&self, voice: PeerId) -> Option<Rc<Peer>> {
+    pub(super) fn listener_of_voice(&self, voice: PeerId) -> Option<Link> {
         self.own_listener(voice, None)
             .or_else(|| self.listener(None))
     }
 
     /// A PULL peer has joined.
     pub(super) fn join(&mut self, peer: &Rc<Peer>, now: Instant) {
+        debug!(peer = %peer.id(), origin = ?peer.origin(), "handler joined");
+        let link = Link {
+            peer: Rc::clone(peer),
+            dialect: Dialect::Plain,
+        };
+        self.enter(link, Kin::of(peer), now);
+    }
+
+    /// A worker is there, and is paired with its voice.
+    fn enter(&mut self, link: Link, kin: Kin, now: Instant) {
         let key = self.balancer.add(Standing::Held);
         let phase = Phase::Pairing { since: now };
-        let kin = Kin::of(peer);
         let drains = self
             .voices
             .values()
             .any(|voice| voice.kin == kin && voice.drains);
         let id = Id(self.all.insert(Worker {
-            peer: Rc::clone(peer),
+            link,
             kin,
+            holds: HashSet::new(),
+            no_progress: None,
             leave: if drains { Leave::Untold } else { Leave::No },
             key: Some(key),
             held: 0,
@@ -389,7 +420,6 @@ impl Workers {
         }
         self.by_key[key.index()] = Some(id);
         self.leaving += usize::from(drains);
-        debug!(peer = %peer.id(), origin = ?peer.origin(), "handler joined");
         self.pair(kin);
     }
 
@@ -469,7 +499,7 @@ impl Workers {
         let mut drained = Vec::new();
         for (index, worker) in &mut self.all {
             let id = Id(index);
-            let peer = worker.peer.id();
+            let peer = worker.link.peer.id();
             match worker.phase {
                 Phase::Pairing { since } if now.duration_since(since) >= PAIRING_GRACE => {
                     warn!(%peer, "a handler has no reply socket of its own that we see: served all the same");
@@ -483,21 +513,23 @@ impl Workers {
                     }
                 }
                 // It was held for its silence, which has ended; a socket that drains again says so itself.
-                Phase::Blocked { .. } if !worker.peer.is_blocked() && !worker.peer.is_silent() => {
+                Phase::Blocked { .. }
+                    if !worker.link.peer.is_blocked() && !worker.link.peer.is_silent() =>
+                {
                     awake.push(id);
                 }
                 Phase::Blocked {
                     since,
                     stalled: false,
                 } if now.duration_since(since) >= STALL_AFTER => {
-                    let taken_back = worker.peer.take_unsent();
+                    let taken_back = worker.link.peer.take_unsent();
                     warn!(%peer, held = worker.held, taken_back = taken_back.len(), "handler has stalled: its socket does not drain");
                     Name::HandlersStalled.increment();
                     worker.phase = Phase::Blocked {
                         since,
                         stalled: true,
                     };
-                    all_taken_back.push((Rc::clone(&worker.peer), taken_back));
+                    all_taken_back.push((Rc::clone(&worker.link.peer), taken_back));
                 }
                 _ => {}
             }
@@ -515,7 +547,7 @@ impl Workers {
     pub(super) fn is_unsettled(&self) -> bool {
         self.all.iter().any(|(_, worker)| match worker.phase {
             Phase::Pairing { .. } | Phase::Doubtful { .. } => true,
-            Phase::Blocked { stalled, .. } => !stalled || !worker.peer.is_blocked(),
+            Phase::Blocked { stalled, .. } => !stalled || !worker.link.peer.is_blocked(),
             Phase::Ready | Phase::Draining => worker.key.is_some() && worker.leave == Leave::Untold,
         })
     }
@@ -528,7 +560,7 @@ impl Workers {
                 None => (worker.held, 0),
             };
             super::Worker {
-                origin: worker.peer.origin(),
+                origin: worker.link.peer.origin(),
                 state: match worker.phase {
                     _ if worker.key.is_some() && worker.leave != Leave::No => "draining",
                     Phase::Pairing { .. } => "pairing",
@@ -540,12 +572,14 @@ impl Workers {
                 },
                 open,
                 attached,
-                queued: worker.peer.queued_messages(),
-                queued_bytes: worker.peer.queued_bytes(),
+                queued: worker.link.peer.queued_messages(),
+                queued_bytes: worker.link.peer.queued_bytes(),
                 stuck: worker
+                    .link
                     .peer
                     .blocked_since()
                     .map(|since| now.duration_since(since)),
+                no_progress: worker.no_progress,
             }
         };
         self.all.iter().map(|(_, worker)| report(worker)).collect()
@@ -553,14 +587,15 @@ impl Workers {
 
     /// Reply sockets that are subscribed.
     pub(super) fn voices(&self) -> usize {
-        let subscribed = self.voices.values().filter(|voice| voice.subscribed);
+        let all = self.voices.values();
+        let subscribed = all.filter(|voice| voice.subscribed && !matches!(voice.kin, Kin::Same(_)));
         subscribed.count()
     }
 
     fn find(&self, peer: PeerId) -> Option<Id> {
         self.all
             .iter()
-            .find(|(_, worker)| worker.peer.id() == peer && worker.key.is_some())
+            .find(|(_, worker)| worker.link.peer.id() == peer && worker.key.is_some())
             .map(|(index, _)| Id(index))
     }
 }

@@ -1,0 +1,95 @@
+//! Workers at the ROUTER in the table of workers: one socket, which is its own voice.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::super::NO_TAG;
+use super::super::kin::Kin;
+use super::super::routed::Facts;
+use super::leaving::Leave;
+use super::{Link, Voice, Workers};
+use crate::bus::server::{Peer, PeerId};
+use crate::wire::worker::{FromBroker, RequestId};
+
+/// Requests from before its connection that a worker may say it still has: what a broker gives to one worker at most.
+const HOLDS_MAX: usize = 4096;
+
+impl Workers {
+    /// A worker has said who it is.
+    pub(in crate::pool) fn join_routed(&mut self, peer: &Rc<Peer>, facts: Facts<'_>, now: Instant) {
+        let kin = Kin::Same(peer.id());
+        debug!(
+            peer = %peer.id(), origin = ?peer.origin(), dialect = ?facts.dialect,
+            name = %facts.name.escape_ascii(), slots = ?facts.slots, weight = facts.weight, "worker joined"
+        );
+        let voice = Voice {
+            kin,
+            subscribed: true,
+            drains: false,
+        };
+        self.voices.insert(peer.id(), voice);
+        let link = Link {
+            peer: Rc::clone(peer),
+            dialect: facts.dialect,
+        };
+        self.enter(link, kin, now);
+    }
+
+    /// How many requests a worker takes at once from now on.
+    pub(in crate::pool) fn set_slots_of(&mut self, peer: PeerId, slots: Option<u32>) {
+        let _ = (peer, slots);
+    }
+
+    /// How long a word takes to a worker and back.
+    pub(in crate::pool) fn set_hop(&mut self, peer: PeerId, hop: Duration) {
+        let _ = (peer, hop);
+    }
+
+    /// A worker has a request from before its connection. False when that is one too many.
+    pub(in crate::pool) fn holds(&mut self, peer: PeerId, id: RequestId) -> bool {
+        let Some(worker) = self.find(peer).and_then(|id| self.all.get_mut(id.0)) else {
+            return false;
+        };
+        worker.holds.len() < HOLDS_MAX && worker.holds.insert(id)
+    }
+
+    /// Whether a worker has said that it has this request from before its connection.
+    pub(in crate::pool) fn is_holding(&self, peer: PeerId, id: RequestId) -> bool {
+        let worker = self.find(peer).and_then(|id| self.all.get(id.0));
+        worker.is_some_and(|worker| worker.holds.contains(&id))
+    }
+
+    /// A worker has no more to say to a request from before its connection; false when it never said that it had it.
+    pub(in crate::pool) fn let_hold_go(&mut self, peer: PeerId, id: RequestId) -> bool {
+        let worker = self.find(peer).and_then(|id| self.all.get_mut(id.0));
+        worker.is_some_and(|worker| worker.holds.remove(&id))
+    }
+
+    /// A worker wants no more requests.
+    pub(in crate::pool) fn drain_peer(&mut self, peer: PeerId) -> Vec<super::Id> {
+        self.drain_where(Leave::Untold, |worker| worker.link.peer.id() == peer)
+    }
+
+    /// For how long the program of a worker has come no further.
+    pub(in crate::pool) fn set_stuck(&mut self, peer: PeerId, stuck: Option<Duration>) {
+        if let Some(worker) = self.find(peer).and_then(|id| self.all.get_mut(id.0)) {
+            worker.no_progress = stuck;
+        }
+    }
+
+    /// Tells the workers that have a word for it that the broker goes.
+    pub(in crate::pool) fn bid_farewell(&self) {
+        for (_, worker) in &self.all {
+            // Who has no room for it sees the end of its connection.
+            let _seen_later = worker.link.say(&FromBroker::Bye, NO_TAG);
+        }
+    }
+
+    /// A worker is silent, or is heard again.
+    pub(in crate::pool) fn suspect(&mut self, peer: PeerId, silent: bool) {
+        let _ = (peer, silent);
+    }
+}
