@@ -274,6 +274,9 @@ impl Device {
         };
         ledger.forget_servers();
         let now = Instant::now();
+        if heritage.is_one {
+            self.servers.iter().for_each(|server| server.tell_later(now));
+        }
         let mut unknown = 0;
         for (place, known) in heritage.servers.iter().enumerate() {
             let Some(known) = known else {
