@@ -333,7 +333,7 @@ mod tests {
         let (_folder, path) = path();
         let (ledger, heritage) = Ledger::open(&path).unwrap();
         assert!(heritage.open.is_empty());
-        ledger.set_server(1, "tcp://127.0.0.1:9998", b"ident", b"ident~2");
+        ledger.set_server(1, "tcp://127.0.0.1:9998", b"ident", b"ident-2");
         let line = ledger.line();
         let one = ledger.enter(1, ConnId(u32::MAX), true).unwrap();
         let two = ledger.enter(1, ConnId(7), false).unwrap();
@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(known.spec, "tcp://127.0.0.1:9998");
         assert_eq!(
             (&known.ident[..], &known.name[..]),
-            (&b"ident"[..], &b"ident~2"[..])
+            (&b"ident"[..], &b"ident-2"[..])
         );
         let left = |slot, id, begun, head_request| Left {
             slot,
