@@ -18,7 +18,8 @@ pub(super) const WORDS: [(&str, &str); 2] = [
     ),
 ];
 
-const ABOUT: &str = "Stand between servers and workers, and give each request to the least busy worker";
+const ABOUT: &str =
+    "Stand between servers and workers, and give each request to the least busy worker";
 
 const LONG: &str = "\
 Towards servers, Mongrel2 or Lurcher, the broker is one ordinary handler. Behind it workers come and

@@ -102,7 +102,10 @@ async fn serve(plan: Plan, replan: Replan<'_>) -> anyhow::Result<ExitCode> {
         asked = again => asked,
     };
     if !in_time {
-        warn!("{} requests are still open: they are given up", device.open());
+        warn!(
+            "{} requests are still open: they are given up",
+            device.open()
+        );
     }
     // Nobody else has more than a look at it.
     if let Some(device) = Rc::into_inner(device) {
@@ -188,7 +191,9 @@ async fn start(plan: &Plan, watch: &Watch) -> anyhow::Result<Device> {
             match once(&pools).await {
                 Ok(device) => {
                     let error = anyhow::Error::from(error);
-                    info!("without pings for m2wsgi's workers; name an address with --pings: {error:#}");
+                    info!(
+                        "without pings for m2wsgi's workers; name an address with --pings: {error:#}"
+                    );
                     Ok(device)
                 }
                 // It was not about the pings.
@@ -230,7 +235,10 @@ async fn open_port(
 /// Tells the log who is served, by whom, and where they come.
 fn tell(plan: &Plan, device: &Device) {
     for (send, recv) in &plan.servers {
-        info!("broker {}: requests from {send}, replies to {recv}", plan.name);
+        info!(
+            "broker {}: requests from {send}, replies to {recv}",
+            plan.name
+        );
     }
     for (pool, spec) in device.pools().iter().zip(&plan.pools) {
         let endpoints = &pool.report.endpoints;

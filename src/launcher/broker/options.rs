@@ -185,10 +185,7 @@ mod tests {
                 .value
                 .map(|value| format!(" {}", value.replace('|', "\\|")));
             let cell = format!("| `--{}{}` |", option.name, value.unwrap_or_default());
-            assert!(
-                document.contains(&cell),
-                "docs/BROKER.md has no row {cell}"
-            );
+            assert!(document.contains(&cell), "docs/BROKER.md has no row {cell}");
         }
     }
 }

@@ -61,7 +61,11 @@ pub(super) fn plan(
         let path = Path::new(&file);
         given.read_file(path, &read(path)?, &[], None)?;
     }
-    let is_word = |name: &str| WORDS.iter().any(|(word, _)| word.eq_ignore_ascii_case(name));
+    let is_word = |name: &str| {
+        WORDS
+            .iter()
+            .any(|(word, _)| word.eq_ignore_ascii_case(name))
+    };
     let known = |name: &str| is_word(name) || option(name).is_some();
     if let Some(said) = given.unknown(known) {
         return Err(said.wrong("no option of `lurcher broker` is called so"));
@@ -91,7 +95,10 @@ fn decide(given: &Given) -> Result<Plan, String> {
         Some(file) => Some(PathBuf::from(file)),
         None => usual_state(&name),
     };
-    let endpoint = |text: &str| text.parse().map_err(|error: EndpointError| error.to_string());
+    let endpoint = |text: &str| {
+        text.parse()
+            .map_err(|error: EndpointError| error.to_string())
+    };
     let fixed = OPTIONS.iter().filter(|option| !option.reloads);
     let fixed = fixed.map(|option| option.name).chain(["send", "recv"]);
     let fixed = fixed.flat_map(|name| {
@@ -203,7 +210,9 @@ fn pool(said: &Said) -> Result<PoolSpec, String> {
         rest = before;
     }
     if workers.is_none() && plain.is_none() {
-        return Err(said.wrong("it has no address for workers: add ,workers=SPEC or ,plain=PULL;PUB"));
+        return Err(
+            said.wrong("it has no address for workers: add ,workers=SPEC or ,plain=PULL;PUB")
+        );
     }
     Ok(PoolSpec {
         name: name.to_owned(),
@@ -217,9 +226,7 @@ fn pool(said: &Said) -> Result<PoolSpec, String> {
 fn pair(said: &Said, text: &str, between: char) -> Result<(Endpoint, Endpoint), String> {
     match text.split_once(between) {
         Some((send, recv)) => Ok((spec(said, send)?, spec(said, recv)?)),
-        None => Err(said.wrong(format_args!(
-            "it takes two addresses, as PULL{between}PUB"
-        ))),
+        None => Err(said.wrong(format_args!("it takes two addresses, as PULL{between}PUB"))),
     }
 }
 
@@ -286,7 +293,13 @@ fn name_of(servers: &[(Endpoint, Endpoint)]) -> String {
 
 /// The file of a broker by that name; none where there is no memory for it.
 fn usual_state(name: &str) -> Option<PathBuf> {
-    let letter = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
+    let letter = |c: char| {
+        if c.is_ascii_alphanumeric() || c == '.' {
+            c
+        } else {
+            '-'
+        }
+    };
     let name: String = name.chars().map(letter).collect();
     let file = format!("lurcher-broker-{}-{name}", sys::effective_user());
     let memory = Path::new(MEMORY);
@@ -327,7 +340,10 @@ mod tests {
         assert_eq!((&*api.name, &*default.name), ("api", "default"));
         assert!(api.route.is_some() && api.pings.is_none());
         assert_eq!(api.plain.as_ref().unwrap().1.to_string(), "tcp://c:7");
-        assert_eq!(default.pings.as_ref().unwrap().to_string(), "tcp://127.0.0.1:8");
+        assert_eq!(
+            default.pings.as_ref().unwrap().to_string(),
+            "tcp://127.0.0.1:8"
+        );
         assert!(plan.pings_are_optional);
         assert!(plan.state.unwrap().to_str().unwrap().ends_with("-x"));
     }
@@ -345,19 +361,33 @@ mod tests {
         assert_eq!(rules.wait_max, Duration::from_millis(1500));
         assert_eq!(rules.deadline, Some(Duration::from_secs(60)));
         assert_eq!(rules.again, Again::Always);
-        assert_eq!(read(&format!("{base} --slots none")).unwrap().rules.slots, None);
+        assert_eq!(
+            read(&format!("{base} --slots none")).unwrap().rules.slots,
+            None
+        );
         for (wrong, why) in [
             ("--slots 0", "--slots `0`: neither none nor"),
             ("--retry maybe", "--retry `maybe`: neither no"),
             ("--pool api", "--pool `api`: it begins with a name"),
             ("--pool api=/x", "--pool `api=/x`: it has no address"),
             ("--plain tcp://a:1", "--plain `tcp://a:1`: it takes two"),
-            ("--pool default=/x,workers=tcp://a:1", "--pool: two are called `default`"),
+            (
+                "--pool default=/x,workers=tcp://a:1",
+                "--pool: two are called `default`",
+            ),
         ] {
             let error = read(&format!("{base} {wrong}")).unwrap_err();
             assert!(error.starts_with(why), "{wrong}: {error}");
         }
-        assert!(read("tcp://a:2").unwrap_err().starts_with("no address for workers"));
-        assert!(read("--workers tcp://a:2").unwrap_err().starts_with("no server"));
+        assert!(
+            read("tcp://a:2")
+                .unwrap_err()
+                .starts_with("no address for workers")
+        );
+        assert!(
+            read("--workers tcp://a:2")
+                .unwrap_err()
+                .starts_with("no server")
+        );
     }
 }

@@ -24,9 +24,9 @@ use std::process::ExitCode;
 use crate::handler::{Connection, ReplyError, StopHandle};
 
 pub(super) use args::{Args, describe};
-pub(super) use supervise::usual_port;
 use plan::App;
 use source::Source;
+pub(super) use supervise::usual_port;
 pub(super) use worker::{is_worker, obey};
 
 /// The option by which a handler watches its standard input.

@@ -336,7 +336,12 @@ pub(in crate::launcher) fn said<T, E: Display>(
         .transpose()
 }
 
-pub(in crate::launcher) fn number(given: &Given, name: &str, min: u32, max: u32) -> Result<Option<u32>, String> {
+pub(in crate::launcher) fn number(
+    given: &Given,
+    name: &str,
+    min: u32,
+    max: u32,
+) -> Result<Option<u32>, String> {
     said(given, name, |text| {
         let number = text
             .parse()

@@ -52,12 +52,6 @@ impl Kind {
         self
     }
 
-    /// For this pool.
-    pub(super) fn of_pool(mut self, pool: &str) -> Self {
-        pool.clone_into(&mut self.pool);
-        self
-    }
-
     /// Starts one; it may not have connected yet.
     pub(super) fn start(&self) -> Worker {
         let program = std::env::current_exe().expect("this program");
