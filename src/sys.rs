@@ -19,6 +19,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[cfg(feature = "gateway")]
 use tokio::io::{Interest, unix::AsyncFd};
 
+/// What this machine is called; `worker` where that is not known.
+pub fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "worker".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
 /// Bytes that were written to a socket and that the peer's kernel has not acknowledged (`SIOCOUTQ`; on a unix socket: that
 /// the peer has not read).
 pub fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {

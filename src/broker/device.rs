@@ -22,7 +22,8 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::answer::Form;
-use super::ledger::{Heritage, Known, Ledger, Left};
+use super::facts::Known;
+use super::ledger::{self, Heritage, Ledger, Left};
 use super::pools::{POOLS_MAX, Pools, Route};
 use super::server::Server;
 use super::{LOOK, Served, ServerState, Settings, Shared, StartError};
@@ -31,6 +32,7 @@ use crate::bus::server;
 use crate::drain::Watch;
 use crate::endpoint::{Endpoint, Mode};
 use crate::pool::{self, Addresses, Report};
+use crate::sticky::Key;
 use crate::wire::Protocol;
 use crate::wire::request::Request;
 
@@ -62,6 +64,8 @@ pub struct Rules {
     pub deadline: Option<Duration>,
     /// What becomes of requests whose worker was lost.
     pub again: Again,
+    /// What requests stick by: those with one key go to one worker, as long as that one is not busier than others.
+    pub sticky: Option<Key>,
 }
 
 impl Default for Rules {
@@ -73,6 +77,7 @@ impl Default for Rules {
             wait_max: Duration::from_secs(5),
             deadline: None,
             again: Again::default(),
+            sticky: None,
         }
     }
 }
@@ -98,6 +103,7 @@ impl Rules {
             again: self.again,
             deadline: self.deadline,
             form: Form::Problem,
+            sticky: self.sticky.clone(),
         }
     }
 }
@@ -109,6 +115,7 @@ pub(super) struct Inner {
     pub(super) again: Again,
     pub(super) deadline: Option<Duration>,
     pub(super) form: Form,
+    pub(super) sticky: Option<Key>,
 }
 
 impl Inner {
@@ -119,12 +126,13 @@ impl Inner {
             again: Again::Safe,
             deadline: None,
             form: Form::Text,
+            sticky: None,
         }
     }
 
     /// What a request sticks by.
-    pub(super) fn key(&self, _request: &Request) -> Option<u64> {
-        None
+    pub(super) fn key(&self, request: &Request, message: &Bytes) -> Option<u64> {
+        self.sticky.as_ref()?.of(&Known { request, message })
     }
 }
 
@@ -266,6 +274,9 @@ impl Device {
         };
         ledger.forget_servers();
         let now = Instant::now();
+        if heritage.is_one {
+            self.servers.iter().for_each(|server| server.tell_later(now));
+        }
         let mut unknown = 0;
         for (place, known) in heritage.servers.iter().enumerate() {
             let Some(known) = known else {
@@ -277,7 +288,7 @@ impl Device {
                 .filter(|left| left.server == place)
                 .copied()
                 .collect();
-            let Known { spec, ident, name } = known;
+            let ledger::Known { spec, ident, name } = known;
             match self.servers.iter().find(|server| server.spec() == *spec) {
                 Some(server) => {
                     server.sender.replace(ident.clone());

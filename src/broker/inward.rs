@@ -78,12 +78,16 @@ impl Server {
                     self.stored(table, id, body, self.retry(&request));
                 } else if table.recent.get(id) != Some(Knows::Nobody) {
                     // Nobody has been told of it: whoever gets it shall judge.
-                    self.request(table, id, self.arrived(&request, body, Follows::Nothing));
+                    self.request(
+                        table,
+                        id,
+                        self.arrived(&request, (message, body), Follows::Nothing),
+                    );
                 }
             }
             Kind::UploadStart { file } => {
                 let follows = Follows::Stored(Bytes::copy_from_slice(file));
-                self.request(table, id, self.arrived(&request, body, follows));
+                self.request(table, id, self.arrived(&request, (message, body), follows));
             }
             Kind::StreamStart => {
                 let follows = if request.headers.contains("UPLOAD_STREAM_DONE") {
@@ -91,13 +95,21 @@ impl Server {
                 } else {
                     Follows::Parts
                 };
-                self.request(table, id, self.arrived(&request, body, follows));
+                self.request(table, id, self.arrived(&request, (message, body), follows));
             }
             Kind::WebSocketHandshake => {
-                self.request(table, id, self.arrived(&request, body, Follows::Frames));
+                self.request(
+                    table,
+                    id,
+                    self.arrived(&request, (message, body), Follows::Frames),
+                );
             }
             Kind::Http | Kind::UploadForged => {
-                self.request(table, id, self.arrived(&request, body, Follows::Nothing));
+                self.request(
+                    table,
+                    id,
+                    self.arrived(&request, (message, body), Follows::Nothing),
+                );
             }
         }
     }
@@ -185,10 +197,15 @@ impl Server {
         if may { Retry::Safe } else { Retry::Never }
     }
 
-    fn arrived(&self, request: &Request, message: Bytes, follows: Follows) -> Arrived {
+    fn arrived(
+        &self,
+        request: &Request,
+        (whole, message): (&Bytes, Bytes),
+        follows: Follows,
+    ) -> Arrived {
         Arrived {
             pool: self.pools.of(&request.path),
-            key: self.shared.rules.borrow().key(request),
+            key: self.shared.rules.borrow().key(request, whole),
             message,
             retry: self.retry(request),
             asked: match request.method() {

@@ -19,6 +19,7 @@
 
 mod answer;
 mod device;
+mod facts;
 mod inward;
 mod leaving;
 mod ledger;

@@ -145,6 +145,12 @@ impl Pools {
             // It was made just now, and is set nowhere else.
             drop(named.pool.set(bound.run(Rc::new(ear), watch)));
         }
+        // A worker says which pool it works for; it may come to the address of any.
+        for pool in this.each() {
+            for (named, other) in this.all.iter().zip(this.each()) {
+                pool.admit(named.name.clone(), other);
+            }
+        }
         this
     }
 

@@ -452,6 +452,13 @@ impl Connection {
         }
     }
 
+    /// As [`Connection::set_slots`], unless [`Options::slots`] has said how many: for whoever serves with a bound of its own.
+    pub fn default_slots(&mut self, slots: usize) {
+        if self.options.slots.is_none() {
+            self.set_slots(u32::try_from(slots).unwrap_or(u32::MAX));
+        }
+    }
+
     /// Receives the next request or notice, from all servers in turn; `None` after [`Connection::shutdown`], when
     /// everything that had been pushed was returned. What cannot be decoded is logged and left out.
     ///

@@ -21,6 +21,7 @@ use tokio::runtime::Handle;
 use self::state::{State, Welcome};
 use crate::bus::client::{self, Context, OpenError, Sent};
 use crate::endpoint::Endpoint;
+use crate::sys;
 use crate::wire::request::Request;
 use crate::wire::worker::{NAME_BYTES_MAX, RequestId};
 
@@ -47,12 +48,7 @@ impl Introduction {
         static UNNAMED: AtomicU32 = AtomicU32::new(0);
         let name = name.map_or_else(
             || {
-                let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
-                let host = host.unwrap_or_default();
-                let host = match host.trim() {
-                    "" => "worker",
-                    host => host,
-                };
+                let host = sys::host_name();
                 let process = std::process::id();
                 match UNNAMED.fetch_add(1, Ordering::Relaxed) {
                     0 => format!("{host}-{process}"),

@@ -82,7 +82,7 @@ pub(super) const OPTIONS: &[Opt] = &[
             "pool",
             "NAME=ROUTE[,workers=SPEC][,plain=PULL;PUB][,pings=SPEC]",
             WORKERS,
-            "Workers of their own for the requests that a Mongrel2 route takes, as api=/api/,workers=tcp://127.0.0.1:9980; the first that takes one has it, the rest goes to --workers and --plain; may be repeated",
+            "Workers of their own for the requests that a Mongrel2 route takes, as api=/api/; the first that takes one has it, and the rest goes to those who name no pool. Workers of our dialect come to --workers and say which pool is theirs, others to addresses of its own; may be repeated",
         )
     },
     rule(
@@ -120,6 +120,12 @@ pub(super) const OPTIONS: &[Opt] = &[
         "no|safe|always",
         REQUESTS,
         "Whether another worker gets what a lost one may have begun, before a byte of its answer: never, if the method is GET, HEAD, OPTIONS or TRACE, or whatever it is [default: safe]",
+    ),
+    rule(
+        "sticky",
+        "KEY",
+        REQUESTS,
+        "What requests stick to a worker by: conn, cookie:NAME, header:NAME, path:N or regex:EXPR on `SENDER ID PATH HEADERS BODY`; with ,strict=SECONDS they wait for it so long [default: nothing]",
     ),
     fixed(
         "name",

@@ -10,6 +10,7 @@ use crate::endpoint::{Endpoint, EndpointError, Transport};
 use crate::handler::Options;
 use crate::launcher::given::{BROKER, Given, Said};
 use crate::launcher::run::source::{is_said, number, read, said, seconds, size};
+use crate::sticky::Key;
 use crate::sys;
 
 /// How long open requests may go on at the end.
@@ -159,6 +160,16 @@ fn pools(given: &Given) -> Result<(Vec<PoolSpec>, bool), String> {
             .transpose()
     };
     let workers = one("workers")?;
+    if workers.is_none()
+        && let Some(place) = pools
+            .iter()
+            .position(|pool: &PoolSpec| pool.workers.is_none() && pool.plain.is_none())
+        && let Some(said) = given.all("pool").get(place)
+    {
+        return Err(said.wrong(
+            "it has no address for workers: add ,workers=SPEC or ,plain=PULL;PUB, or give --workers",
+        ));
+    }
     let plain = match given.last("plain") {
         Some(said) => Some(pair(said, &said.value, ',')?),
         None => None,
@@ -208,11 +219,6 @@ fn pool(said: &Said) -> Result<PoolSpec, String> {
             _ => break,
         }
         rest = before;
-    }
-    if workers.is_none() && plain.is_none() {
-        return Err(
-            said.wrong("it has no address for workers: add ,workers=SPEC or ,plain=PULL;PUB")
-        );
     }
     Ok(PoolSpec {
         name: name.to_owned(),
@@ -274,6 +280,7 @@ fn rules(given: &Given) -> Result<Rules, String> {
         _ => Err("neither no, safe nor always"),
     };
     rules.again = said(given, "retry", again)?.unwrap_or_default();
+    rules.sticky = said(given, "sticky", Key::parse)?;
     Ok(rules)
 }
 
@@ -369,7 +376,6 @@ mod tests {
             ("--slots 0", "--slots `0`: neither none nor"),
             ("--retry maybe", "--retry `maybe`: neither no"),
             ("--pool api", "--pool `api`: it begins with a name"),
-            ("--pool api=/x", "--pool `api=/x`: it has no address"),
             ("--plain tcp://a:1", "--plain `tcp://a:1`: it takes two"),
             (
                 "--pool default=/x,workers=tcp://a:1",
@@ -379,6 +385,11 @@ mod tests {
             let error = read(&format!("{base} {wrong}")).unwrap_err();
             assert!(error.starts_with(why), "{wrong}: {error}");
         }
+        let error = read("tcp://a:2 --pool api=/x --plain tcp://a:3,tcp://a:4").unwrap_err();
+        assert!(
+            error.starts_with("--pool `api=/x`: it has no address"),
+            "{error}"
+        );
         assert!(
             read("tcp://a:2")
                 .unwrap_err()

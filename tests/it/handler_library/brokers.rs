@@ -305,7 +305,7 @@ fn what_a_worker_holds_goes_to_a_broker_that_was_started_anew() {
     let handler = run(broker.options(), async move |mut connection| {
         let whole = connection.recv().await.unwrap();
         let begun = connection.recv().await.unwrap();
-        let mut writer = begun.respond(200).stream().await.unwrap();
+        let mut writer = begun.respond(200).stream().unwrap();
         writer.write("some of it").await.unwrap();
         writer.flush().await.unwrap();
         let Some(Event::Disconnect(client)) = connection.recv().await.map(Event::from) else {
