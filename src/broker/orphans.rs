@@ -122,9 +122,9 @@ impl Server {
         let table = self.table.borrow();
         let undecided = table.orphans.iter().any(|(id, _)| {
             let conn = table.conns.get(&id.0);
-            conn.is_some_and(|conn| {
-                matches!(&conn.stage, Stage::Orphan(orphan) if orphan.held_by.is_none())
-            })
+            conn.is_some_and(
+                |conn| matches!(&conn.stage, Stage::Orphan(orphan) if orphan.held_by.is_none()),
+            )
         });
         if undecided {
             return;

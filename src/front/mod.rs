@@ -313,10 +313,18 @@ fn pool_settings(settings: &Settings, handler: &Handler) -> pool::Settings {
         sender: Bytes::copy_from_slice(handler.send_ident.as_bytes()),
         protocol: handler.protocol,
         topic: handler.recv_ident.clone().into_bytes(),
-        slots: handler.slots,
-        waiting_max: handler.queue.unwrap_or(settings.handler_queue),
-        waiting_bytes_max: settings.handler_queue_bytes,
-        wait_max: handler.wait.unwrap_or(settings.handler_wait),
+        rules: pool::Rules {
+            slots: handler.slots,
+            queue_max: handler.queue.unwrap_or(settings.handler_queue),
+            queue_bytes_max: settings.handler_queue_bytes,
+            wait_max: handler.wait.unwrap_or(settings.handler_wait),
+            start_grace: handler.wait.unwrap_or(settings.handler_wait),
+            sticky: handler.sticky.as_ref().map(|key| pool::Sticky {
+                strict: key.strict(),
+                ..pool::Sticky::default()
+            }),
+            ..pool::Rules::for_front()
+        },
         raw_payload: handler.raw_payload,
     }
 }

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use lurcher::bus::server::{Options, PeerId};
 use lurcher::drain::{self, Signal};
 use lurcher::pool::{
-    self, Addresses, Caller, Failure, Heartbeats, Pool, Refused, Replies, Retry, Settings, Ticket,
+    self, Addresses, Caller, Failure, Heartbeats, Pool, Refused, Replies, Retry, Rules, Settings,
+    Ticket,
 };
 use lurcher::wire::{ConnId, Protocol};
 
@@ -131,10 +132,13 @@ fn settings() -> Settings {
         sender: Bytes::from_static(b"front"),
         protocol: Protocol::Json,
         topic: Vec::new(),
-        slots: None,
-        waiting_max: 100,
-        waiting_bytes_max: 1 << 20,
-        wait_max: PATIENCE,
+        rules: Rules {
+            queue_max: 100,
+            queue_bytes_max: 1 << 20,
+            wait_max: PATIENCE,
+            start_grace: PATIENCE,
+            ..Rules::for_front()
+        },
         raw_payload: false,
     }
 }
