@@ -8,6 +8,8 @@
 
 mod bridge;
 mod broker;
+mod broker_document;
+mod broker_talk;
 mod bus_faults;
 mod bus_peers;
 mod bus_questions;
