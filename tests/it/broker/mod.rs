@@ -5,6 +5,7 @@ mod dialects;
 mod embedded;
 mod fronts;
 mod kills;
+mod library;
 mod load;
 mod restarts;
 mod rolling;
