@@ -304,6 +304,7 @@ impl Work {
                     Heard::Request(number, message) => self.take(number, &message),
                     Heard::Cancelled(number) => {
                         println!("\ncancelled");
+                        self.say_done(&number, Duration::ZERO);
                         self.waiting.retain(|job| job.number != number);
                         self.begun.retain(|job| job.number != number);
                     }
@@ -452,9 +453,13 @@ impl Work {
             let whole = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
             self.send(job, whole.as_bytes());
         }
+        self.say_done(&job.number, job.began.elapsed());
+    }
+
+    fn say_done(&self, number: &[u8], took: Duration) {
         if let Bus::Own(dealer) = &self.bus {
-            let took = job.began.elapsed().as_micros().to_string();
-            dealer.say(&[b"DONE", &job.number, took.as_bytes()]);
+            let took = took.as_micros().to_string();
+            dealer.say(&[b"DONE", number, took.as_bytes()]);
         }
     }
 
