@@ -13,7 +13,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::broker::{Given, Introduction};
+use super::broker::Introduction;
 use super::flow::Receiving;
 use super::names::{Found, Lookup, Names, System};
 use super::observer::Observer;
@@ -589,10 +589,12 @@ impl Connection {
                 None
             }
             Ok(message) => {
-                if let Some(given) = given
-                    && !begin(&server, given, &message)
-                {
-                    return None;
+                if let Some(link) = server.link() {
+                    match given {
+                        Some(given) if !link.begin(given, &message) => return None,
+                        None if message.is_disconnect() => link.disconnected(&message),
+                        _ => {}
+                    }
                 }
                 if message.sender != self.last_sender || self.sources.len() > 1 {
                     self.learn(&message.sender, &server);
@@ -933,11 +935,6 @@ impl Drop for Connection {
 fn passed(options: &Options, receiving: &Arc<Receiving>) -> impl FnOnce(Way) -> Publisher + use<> {
     let (observer, receiving) = (options.observer.clone(), Arc::clone(receiving));
     |way| Publisher::new(way, observer, receiving)
-}
-
-/// The program takes a request that a broker gave; false when it is nobody's any more.
-fn begin(server: &Publisher, given: Given, request: &wire::request::Request) -> bool {
-    server.link().is_none_or(|link| link.begin(given, request))
 }
 
 /// What brokers are told, where there are any.

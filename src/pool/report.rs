@@ -30,7 +30,7 @@ pub struct Worker {
     /// Where it came from.
     pub origin: Origin,
     /// `pairing` until its reply socket is heard, `ready`, `blocked` while its socket takes nothing, `stalled` when that has
-    /// lasted, `leaving` when it has gone and may be dead, `draining` when it only answers what it has.
+    /// lasted, `suspect` while it gives no sign of life, `leaving` when it has gone and may be dead, `draining` when it only answers what it has.
     pub state: &'static str,
     /// Requests that it has not answered.
     pub open: u32,

@@ -27,6 +27,8 @@ pub(super) struct State {
     waiting_shown: usize,
     /// Requests are called by their number and this in the own dialect, so that a broker that was started anew uses other names.
     labels_from: u32,
+    /// The highest of those numbers.
+    latest: u32,
     /// Tells attachments apart that have the same place one after the other.
     pub(super) serial: u32,
     pub(super) attached: Slab<Attached>,
@@ -135,6 +137,7 @@ impl State {
             open: Vec::new(),
             waiting_shown: 0,
             labels_from,
+            latest: 0,
             serial: 0,
             attached: Slab::new(),
             held: Held::default(),
@@ -168,6 +171,8 @@ impl State {
 
     pub(super) fn insert(&mut self, request: Request, open: Open) {
         let index = request.index();
+        // Once they begin anew, all of them have been used.
+        self.latest = self.latest.max(request.serial());
         if self.open.len() <= index {
             self.open.resize_with(index + 1, || None);
         }
@@ -219,6 +224,13 @@ impl State {
         let request = Request::from_parts(index, serial);
         let holder = self.workers.holder(request)?;
         (self.workers.peer(holder)?.id() == peer).then_some(request)
+    }
+
+    /// Whether a request of this pool was ever called so, and not one of a broker before it.
+    pub(super) fn has_called(&self, id: RequestId) -> bool {
+        let index = usize::try_from(id.0 >> 32).unwrap_or(usize::MAX);
+        let serial = ((id.0 & 0xffff_ffff) as u32).wrapping_sub(self.labels_from);
+        index < self.open.len() && (1..=self.latest).contains(&serial)
     }
 
     /// A worker is done with a request. False when it does not have it.

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use lurcher::balancer::Rules;
 use lurcher::bus::server::{Options, PeerId};
 use lurcher::drain::{self, Signal};
 use lurcher::pool::{
@@ -137,6 +138,7 @@ fn settings() -> Settings {
             queue_bytes_max: 1 << 20,
             wait_max: PATIENCE,
             start_grace: PATIENCE,
+            suspect_grace: Duration::from_millis(100),
             ..Rules::for_front()
         },
         raw_payload: false,

@@ -243,6 +243,14 @@ impl Link {
         begins
     }
 
+    /// The program hears that a client is gone.
+    pub(super) fn disconnected(&self, notice: &Request) {
+        let Self(core) = self;
+        let mut state = core.lock();
+        state.disconnected(notice, Instant::now());
+        core.after(state);
+    }
+
     /// Sends messages in order; waits while the broker is behind, or not there.
     ///
     /// # Cancel safety

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::table::{Address, Table};
+use super::table::{Address, Done, Table};
 use super::{Given, Introduction, Taken};
 use crate::bus::client::{self, Context, Dealer};
 use crate::endpoint::Endpoint;
@@ -363,6 +363,7 @@ impl State {
             .position(|taken| taken.given.is_some_and(|given| given.id == id));
         if let Some(taken) = waiting.and_then(|at| self.inbox.remove(at)) {
             self.inbox_bytes = self.inbox_bytes.saturating_sub(taken.message.len());
+            self.owe_done(id);
         } else if let Some((sender, client)) = self.table.cancel(id) {
             self.push_disconnect(&sender, client);
             if self.told.len() >= CANCELLED_MAX {
@@ -377,10 +378,30 @@ impl State {
         }
     }
 
-    /// A client's end is news once. One that is told of all the same ends its requests.
+    /// A request is done with that was never begun.
+    fn owe_done(&mut self, id: RequestId) {
+        let took = Duration::ZERO;
+        self.owe(FromWorker::Done { id, took });
+    }
+
+    /// The program hears that a client is gone, and is done with what that had open.
+    pub(super) fn disconnected(&mut self, notice: &Request, now: Instant) {
+        if self.table.is_empty() {
+            return;
+        }
+        let mut done = Vec::new();
+        let address = (notice.sender.clone(), notice.conn_id);
+        self.table.end(&address, now, &mut done);
+        for Done { id, took } in done {
+            self.owe(FromWorker::Done { id, took });
+        }
+        self.flush();
+    }
+
+    /// A client's end is news once.
     fn is_told(&mut self, message: &Bytes) -> bool {
-        // A notice, which is short, of a client that may have something open.
-        if (self.told.is_empty() && self.table.is_empty())
+        // A notice, which is short.
+        if self.told.is_empty()
             || message.len() > 512
             || !message.windows(4).take(300).any(|part| part == b" @* ")
         {
@@ -393,7 +414,6 @@ impl State {
             return false;
         }
         let address = (notice.sender.clone(), notice.conn_id);
-        self.table.end(&address, Instant::now(), &mut Vec::new());
         let told = self.told.iter().position(|told| *told == address);
         told.map(|at| self.told.remove(at)).is_some()
     }
@@ -417,6 +437,8 @@ impl State {
         }
         if let Some(at) = self.cancelled.iter().position(|id| *id == given.id) {
             self.cancelled.remove(at);
+            self.owe_done(given.id);
+            self.flush();
             return false;
         }
         if !self.told.is_empty() {
@@ -431,10 +453,7 @@ impl State {
             | Kind::UploadDone { .. }
             | Kind::StreamStart => self.table.begin(given.id, request, now),
             // Not to be answered.
-            _ => self.owe(FromWorker::Done {
-                id: given.id,
-                took: Duration::ZERO,
-            }),
+            _ => self.owe_done(given.id),
         }
         // Those may be done twice, so that it does no harm when a worker dies before this is out: it goes with what is said next, or
         // when the program asks for more.

@@ -34,6 +34,8 @@ struct Open {
     scanner: Scanner,
     /// Something of its response was handed over.
     spoken: bool,
+    /// Nobody waits for it any more.
+    cancelled: bool,
 }
 
 impl Open {
@@ -74,6 +76,7 @@ impl Table {
             since: now,
             scanner: Scanner::new(asked, version, !request.should_close()),
             spoken: false,
+            cancelled: false,
         };
         self.addresses.insert(id, address.clone());
         self.clients.entry(address).or_default().push_back(open);
@@ -168,14 +171,11 @@ impl Table {
         }
     }
 
-    /// Nobody waits for the answer to this request any more: whose it was, if it was begun.
+    /// Nobody waits for the answer to this request any more: whose it is, if it was begun. It stays until the program is done with it.
     pub(super) fn cancel(&mut self, id: RequestId) -> Option<Address> {
-        let address = self.addresses.remove(&id)?;
-        if let Some(opens) = self.clients.get_mut(&address) {
-            opens.retain(|open| open.id != id);
-            if opens.is_empty() {
-                self.clients.remove(&address);
-            }
+        let address = self.addresses.get(&id)?.clone();
+        for open in self.clients.get_mut(&address).into_iter().flatten() {
+            open.cancelled |= open.id == id;
         }
         Some(address)
     }
@@ -185,12 +185,16 @@ impl Table {
     pub(super) fn cut(&mut self) -> Vec<Address> {
         let mut cut = Vec::new();
         self.clients.retain(|address, opens| {
-            let stays = !opens.iter().any(|open| open.spoken);
+            // The end of the client was told.
+            let is_gone = opens.iter().any(|open| open.cancelled);
+            let stays = !is_gone && !opens.iter().any(|open| open.spoken);
             if !stays {
                 for open in opens {
                     self.addresses.remove(&open.id);
                 }
-                cut.push(address.clone());
+                if !is_gone {
+                    cut.push(address.clone());
+                }
             }
             stays
         });
@@ -273,9 +277,9 @@ mod tests {
         }
         say(&mut table, &[2], OK);
         let main = Bytes::from_static(b"main");
-        assert_eq!(table.cut(), [(main.clone(), ConnId(2))]);
         assert_eq!(table.cancel(RequestId(3)), Some((main.clone(), ConnId(3))));
-        assert_eq!(table.cancel(RequestId(3)), None);
+        assert_eq!(table.cancel(RequestId(4)), None);
+        assert_eq!(table.cut(), [(main.clone(), ConnId(2))]);
         assert_eq!(table.held(), [(RequestId(1), (main, ConnId(1)))]);
     }
 }

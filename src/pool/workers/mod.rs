@@ -646,6 +646,7 @@ impl Workers {
             super::Worker {
                 origin: worker.link.peer.origin(),
                 state: match worker.phase {
+                    _ if worker.silent => "suspect",
                     _ if worker.connected && worker.leave != Leave::No => "draining",
                     Phase::Pairing { .. } => "pairing",
                     Phase::Ready => "ready",
