@@ -380,6 +380,8 @@ impl Feed {
                 queue_bytes_max: usize::MAX,
                 wait_max: settings.wait_max,
                 start_grace: settings.wait_max,
+                // A request that workers die with, one after the other, ends as any other that was lost with one.
+                quarantine_after: 0,
                 ..pool::Rules::for_front()
             },
             raw_payload: true,

@@ -323,6 +323,8 @@ fn pool_settings(settings: &Settings, handler: &Handler) -> pool::Settings {
                 strict: key.strict(),
                 ..pool::Sticky::default()
             }),
+            // A request that handlers die with, one after the other, ends as any other that was lost with one.
+            quarantine_after: 0,
             ..pool::Rules::for_front()
         },
         raw_payload: handler.raw_payload,
