@@ -35,6 +35,7 @@ mod reload;
 mod replies;
 mod sendfile;
 mod site;
+mod sticky;
 mod stream;
 mod sweep;
 pub mod tls;
@@ -293,9 +294,14 @@ fn open_access_log(
 fn clashes<'a>(mut before: impl Iterator<Item = &'a Arc<Handler>>, handler: &Arc<Handler>) -> bool {
     let clash = before.any(|other| other.shares_a_socket(handler));
     if clash {
+        let sockets: Vec<_> = handler
+            .specs()
+            .map(|(_, spec)| spec.text.as_str())
+            .collect();
         warn!(
-            "handler {}: one of its sockets, {} and {}, is another handler's: its routes answer 404",
-            handler.send_ident, handler.send_spec.text, handler.recv_spec.text
+            "handler {}: one of its sockets, {}, is another handler's: its routes answer 404",
+            handler.send_ident,
+            sockets.join(" and ")
         );
     }
     clash
@@ -311,8 +317,12 @@ fn pool_settings(settings: &Settings, handler: &Handler) -> pool::Settings {
             slots: handler.slots,
             queue_max: handler.queue.unwrap_or(settings.handler_queue),
             queue_bytes_max: settings.handler_queue_bytes,
-            wait_max: settings.handler_wait,
-            start_grace: settings.handler_wait,
+            wait_max: handler.wait.unwrap_or(settings.handler_wait),
+            start_grace: handler.wait.unwrap_or(settings.handler_wait),
+            sticky: handler.sticky.as_ref().map(|key| pool::Sticky {
+                strict: key.strict(),
+                ..pool::Sticky::default()
+            }),
             // A request that handlers die with, one after the other, ends as any other that was lost with one.
             quarantine_after: 0,
             ..pool::Rules::for_front()
@@ -329,9 +339,12 @@ async fn bind_handler(
     let send = inside(&server.chroot, &handler.send_spec.endpoint);
     let recv = inside(&server.chroot, &handler.recv_spec.endpoint);
     let pool = pool_settings(settings, handler);
+    let workers = handler.workers.as_ref();
+    let workers = workers.map(|spec| inside(&server.chroot, &spec.endpoint));
     let addresses = pool::Addresses {
         plain: Some((&send, &recv)),
-        ..pool::Addresses::default()
+        workers: workers.as_ref(),
+        pings: None,
     };
     pool::bind(addresses, pool, &server::Options::default())
         .await
@@ -446,6 +459,7 @@ fn build_site(
                     pool: Rc::clone(pool),
                     protocol: known.protocol,
                     retry: known.retry,
+                    sticky: known.sticky.clone(),
                 }))
             }),
         Target::Dir(dir) => {
@@ -551,6 +565,9 @@ impl Shard {
     fn run_pool(self: &Rc<Self>, handler: Arc<Handler>, bound: BoundPool) {
         if let Some((send, recv)) = &bound.endpoints().plain {
             info!("handler {}: send {send} recv {recv}", handler.send_ident);
+        }
+        if let Some(workers) = &bound.endpoints().workers {
+            info!("handler {}: workers {workers}", handler.send_ident);
         }
         let pool = bound.run(Rc::clone(self) as Rc<dyn Replies>, &self.watch);
         self.pools.borrow_mut().push((handler, pool));

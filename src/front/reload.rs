@@ -157,9 +157,11 @@ impl Shard {
                 continue;
             }
             accepted.push(Arc::clone(&handler));
-            // What its PUB sockets are subscribed to cannot change under them.
+            // What its PUB sockets are subscribed to cannot change under them, nor where workers connect.
             let same = |(known, _): &&(Arc<Handler>, Rc<Pool>)| {
-                known.same_sockets(&handler) && known.recv_ident == handler.recv_ident
+                known.same_sockets(&handler)
+                    && known.recv_ident == handler.recv_ident
+                    && known.workers == handler.workers
             };
             let known = pools.iter().chain(&retiring).find(same);
             let in_use = pools

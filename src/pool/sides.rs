@@ -53,7 +53,7 @@ impl Sink for PushSide {
             state.take_back(request.tag);
         }
         if let Some(dead) = state.workers.leave(peer.id(), Instant::now()) {
-            self.0.give_up(state, dead);
+            self.0.bury(state, dead);
         }
         self.0.resume(state);
         self.0.tell_ended();
@@ -80,7 +80,10 @@ impl Sink for SubSide {
         match message.into_single() {
             Ok(frame) => match reply::decode_drain(&frame) {
                 Some(token) => self.0.drain_voice(peer.id(), token),
-                None => self.0.replies.reply(&self.0, peer.id(), frame),
+                None => match reply::decode_has(&frame) {
+                    Some((token, ids)) => self.0.broker_has(peer.id(), token, ids),
+                    None => self.0.replies.reply(&self.0, peer.id(), frame),
+                },
             },
             Err(_) => Name::RepliesMalformed.increment(),
         }
@@ -95,7 +98,7 @@ impl Sink for SubSide {
     fn lost(&self, peer: &Rc<Peer>, _: Vec<Unsent>) {
         let state = &mut *self.0.state.borrow_mut();
         for dead in state.workers.voice_lost(peer.id(), Instant::now()) {
-            self.0.give_up(state, dead);
+            self.0.bury(state, dead);
         }
         self.0.unsettled.notify_one();
     }

@@ -22,12 +22,16 @@ const EDGES: &[(&str, &[&str])] = &[
     ("routing", &[]),
     ("balancer", &[]),
     ("networks", &[]),
+    ("sticky", &[]),
     ("drain", &[]),
     ("metrics", &[]),
     ("sys", &[]),
     ("files", &["sys"]),
     ("bus", &["zmtp", "endpoint", "drain", "metrics", "sys"]),
-    ("config", &["routing", "endpoint", "wire", "networks"]),
+    (
+        "config",
+        &["routing", "endpoint", "wire", "networks", "sticky"],
+    ),
     (
         "pool",
         &[
@@ -52,6 +56,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "files",
             "websocket",
             "networks",
+            "sticky",
         ],
     ),
     (
@@ -69,6 +74,9 @@ const EDGES: &[(&str, &[&str])] = &[
             "drain",
             "metrics",
             "endpoint",
+            "routing",
+            "sticky",
+            "sys",
         ],
     ),
     (
@@ -110,6 +118,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "broker",
             "handler",
             "networks",
+            "sticky",
         ],
     ),
 ];
@@ -131,11 +140,12 @@ const HANDLERS_SEE: &[&str] = &[
 const OWNERS: &[(&str, &[&str])] = &[
     ("zmq", &["bus/client.rs", "bus/client/"]),
     ("zmq_sys", &["bus/client.rs", "bus/client/"]),
+    ("regex", &["sticky.rs"]),
     ("rusqlite", &["config/sqlite.rs", "config/sqlite/"]),
     ("clap", &["launcher/"]),
     ("mimalloc", &["main.rs"]),
     ("anyhow", &["launcher/"]),
-    ("toml", &["launcher/run/"]),
+    ("toml", &["launcher/given.rs"]),
     ("tracing_subscriber", &["launcher/"]),
     (
         "http_body_util",
@@ -169,6 +179,7 @@ const PURE: &[&str] = &[
     "routing",
     "balancer",
     "networks",
+    "sticky",
 ];
 const IMPURE: &[&str] = &[
     "tokio",

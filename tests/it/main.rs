@@ -7,6 +7,7 @@
 )]
 
 mod bridge;
+mod broker;
 mod broker_document;
 mod broker_talk;
 mod bus_faults;
@@ -46,4 +47,5 @@ mod tls;
 mod uploads;
 mod websocket;
 mod websocket_front;
+mod worker_routes;
 mod zmtp_golden;

@@ -37,7 +37,7 @@ use super::{FLUSH_TIMEOUT, Shard};
 use crate::bus::server::PeerId;
 use crate::http1::{Progress, ScanState, Scanner};
 use crate::metrics::Name;
-use crate::pool::{Failure, Pool, Ticket};
+use crate::pool::{Failure, Pool, Refused, Ticket};
 
 /// Turns of the loop before other tasks get theirs.
 const TURNS_MAX: usize = 32;
@@ -259,7 +259,7 @@ impl Connection {
     fn expire(&mut self) -> Result<(), Gone> {
         match &mut self.state {
             State::Head if self.client.hold.get() == Hold::Held => {
-                self.refuse(Trouble::Pool(Failure::WaitOver), false, None);
+                self.refuse(Trouble::Pool(Refused::now(Failure::WaitOver)), false, None);
             }
             State::WebSocket(_) => self.websocket_expired(),
             State::Head if !self.begun => self.close(Farewell::Told),
@@ -371,7 +371,7 @@ impl Connection {
     }
 
     /// The pool has given up the open request, or has ended under a WebSocket.
-    fn pool_failed(&mut self, why: Failure) {
+    fn pool_failed(&mut self, refused: Refused) {
         if matches!(self.state, State::WebSocket(_)) {
             return self.websocket_abandoned();
         }
@@ -381,7 +381,7 @@ impl Connection {
                 exchange.head_request,
                 exchange.line.take(),
             );
-            self.abandon(Trouble::Pool(why), started, head_request, line);
+            self.abandon(Trouble::Pool(refused), started, head_request, line);
         }
     }
 

@@ -665,7 +665,6 @@ impl Workers {
                     _ if worker.silent => "suspect",
                     _ if worker.connected && worker.leave != Leave::No => "draining",
                     Phase::Pairing { .. } => "pairing",
-                    _ if worker.connected && worker.silent => "suspect",
                     Phase::Ready if self.balancer.is_ejected(worker.key) => "ejected",
                     Phase::Ready => "ready",
                     Phase::Blocked { stalled: false, .. } => "blocked",
