@@ -35,7 +35,9 @@ impl Pool {
     pub(super) fn bury(self: &Rc<Self>, state: &mut State, worker: workers::Id) {
         match state.workers.broker(worker) {
             Some(kin) if !self.closed.get() => {
-                info!("a broker is lost: what it had is kept for its successor, for {BROKER_GRACE:?} at most");
+                info!(
+                    "a broker is lost: what it had is kept for its successor, for {BROKER_GRACE:?} at most"
+                );
                 let since = Instant::now();
                 state.awaited.push(Awaited { since, worker, kin });
                 self.unsettled.notify_one();

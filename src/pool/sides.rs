@@ -78,13 +78,15 @@ impl Sink for SubSide {
     fn message(&self, peer: &Rc<Peer>, message: Message) {
         Name::Replies.increment();
         match message.into_single() {
-            Ok(frame) => match reply::decode_drain(&frame) {
-                Some(token) => self.0.drain_voice(peer.id(), token),
-                None => match reply::decode_has(&frame) {
-                    Some((token, ids)) => self.0.broker_has(peer.id(), token, ids),
-                    None => self.0.replies.reply(&self.0, peer.id(), frame),
-                },
-            },
+            Ok(frame) => {
+                if let Some(token) = reply::decode_drain(&frame) {
+                    return self.0.drain_voice(peer.id(), token);
+                }
+                if let Some((token, ids)) = reply::decode_has(&frame) {
+                    return self.0.broker_has(peer.id(), token, ids);
+                }
+                self.0.replies.reply(&self.0, peer.id(), frame);
+            }
             Err(_) => Name::RepliesMalformed.increment(),
         }
     }

@@ -139,7 +139,9 @@ impl Workers {
 
     /// Whether a reply socket is of this kin.
     pub(in crate::pool) fn is_of_kin(&self, voice: PeerId, kin: Kin) -> bool {
-        self.voices.get(&voice).is_some_and(|voice| voice.kin == kin)
+        self.voices
+            .get(&voice)
+            .is_some_and(|voice| voice.kin == kin)
     }
 
     /// The workers of this kin that have left and still have something.
