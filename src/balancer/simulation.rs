@@ -614,7 +614,10 @@ impl World {
         let pause = 1 + self.below(120);
         self.plan(pause, Happens::Chaos);
         let Some(number) = self.anyone() else {
-            return if self.chance(3) { self.hire() } else { () };
+            if self.chance(3) {
+                self.hire();
+            }
+            return;
         };
         let key = self.mates[&number].key;
         match self.below(14) {
