@@ -137,6 +137,7 @@ fn settings() -> Settings {
             queue_bytes_max: 1 << 20,
             wait_max: PATIENCE,
             start_grace: PATIENCE,
+            suspect_grace: Duration::from_millis(100),
             ..Rules::for_front()
         },
         raw_payload: false,
