@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Dialect, Endpoints, Pool};
-pub use crate::balancer::Counts;
-use crate::balancer::{Durations, Histogram};
+use crate::balancer::Durations;
+pub use crate::balancer::{Counts, Histogram};
 use crate::bus::server::{Origin, PeerId};
 
 /// How a pool does.
