@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lurcher::balancer::Rules;
 use lurcher::bus::server::{Options, PeerId};
 use lurcher::drain::{self, Signal};
 use lurcher::pool::{
