@@ -313,6 +313,8 @@ fn pool_settings(settings: &Settings, handler: &Handler) -> pool::Settings {
             queue_bytes_max: settings.handler_queue_bytes,
             wait_max: settings.handler_wait,
             start_grace: settings.handler_wait,
+            // A request that handlers die with, one after the other, ends as any other that was lost with one.
+            quarantine_after: 0,
             ..pool::Rules::for_front()
         },
         raw_payload: handler.raw_payload,

@@ -643,12 +643,25 @@ impl Workers {
                 self.balancer.open(worker.key),
                 self.balancer.attached(worker.key),
             );
+            let name = self.balancer.name(worker.key).unwrap_or_default();
             super::Worker {
+                peer: worker.link.peer.id(),
+                name: String::from_utf8_lossy(name).into_owned(),
+                dialect: worker.link.dialect,
+                slots: self.balancer.slots(worker.key),
+                credit: self.balancer.credit(worker.key),
+                served: self.balancer.served(worker.key),
+                service: self
+                    .balancer
+                    .service_of(worker.key)
+                    .map(Into::into)
+                    .unwrap_or_default(),
                 origin: worker.link.peer.origin(),
                 state: match worker.phase {
-                    _ if worker.silent => "suspect",
                     _ if worker.connected && worker.leave != Leave::No => "draining",
                     Phase::Pairing { .. } => "pairing",
+                    _ if worker.connected && worker.silent => "suspect",
+                    Phase::Ready if self.balancer.is_ejected(worker.key) => "ejected",
                     Phase::Ready => "ready",
                     Phase::Blocked { stalled: false, .. } => "blocked",
                     Phase::Blocked { stalled: true, .. } => "stalled",
