@@ -26,7 +26,7 @@ impl Site {
     /// `more` is what else the handler has, `settings` as they stand in a `.conf`.
     fn start(more: &str, settings: &str) -> Self {
         let [send, recv, workers] = [(); 3].map(|()| format!("tcp://127.0.0.1:{}", free_port()));
-        let handler = handler(&send, &recv, &format!("workers='{workers}', {more}"));
+        let handler = handler(&send, &recv, &format!("workers='{workers}' {more}"));
         let front = Front::routed(settings, &format!("'/': {handler}"));
         Self {
             front,
@@ -66,7 +66,7 @@ impl Site {
 
 fn handler(send: &str, recv: &str, more: &str) -> String {
     format!(
-        "Handler(send_spec='{send}', send_ident='app-ident', recv_spec='{recv}', recv_ident='', {more})"
+        "Handler(send_spec='{send}', send_ident='app-ident', recv_spec='{recv}', recv_ident='' {more})"
     )
 }
 
@@ -394,7 +394,7 @@ fn a_reload_keeps_workers_whose_address_stays() {
 #[test]
 fn a_reload_gives_a_route_workers_and_takes_them_away() {
     let mut site = Site::start("", "");
-    let old = format!("workers='{}', ", site.workers);
+    let old = format!("workers='{}'", site.workers);
     site.reload(&old, "", 1);
     let port = site.workers.rsplit(':').next().unwrap();
     let free = || TcpListener::bind(format!("127.0.0.1:{port}")).is_ok();
@@ -409,7 +409,7 @@ fn a_reload_gives_a_route_workers_and_takes_them_away() {
     assert_eq!(client.answer().status, 200);
 
     // The handler that is there connects to the new sockets by itself.
-    site.reload("recv_ident='', )", &format!("recv_ident='', {old})"), 2);
+    site.reload("recv_ident=''  )", &format!("recv_ident='' {old})"), 2);
     let worker = site.worker("anna");
     plain.joined();
     let mut clients = [site.ask(&get("/a")), site.ask(&get("/b"))];
