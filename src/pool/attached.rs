@@ -156,7 +156,7 @@ impl Ticket {
     /// not busy with it any more.
     pub fn into_attachment(self, speaker: Rc<dyn Speaker>) -> Attachment {
         let state = &mut *self.pool.state.borrow_mut();
-        let worker = state.worker_of(self.place, self.serial);
+        let worker = state.worker_of(self.request);
         if let Some(worker) = worker {
             state.workers.attach_more(worker);
         }

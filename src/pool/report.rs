@@ -52,8 +52,8 @@ impl Pool {
         let state = self.state.borrow();
         Report {
             endpoints: self.endpoints.borrow().clone(),
-            waiting: state.waiting,
-            waiting_bytes: state.waiting_bytes,
+            waiting: state.waiting(),
+            waiting_bytes: state.workers.balancer.waiting_bytes(),
             voices: state.workers.voices(),
             workers: state.workers.report(Instant::now()),
         }

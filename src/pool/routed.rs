@@ -61,8 +61,8 @@ impl Pool {
     /// It begins with a request.
     pub(super) fn request_began(&self, peer: PeerId, id: RequestId) {
         let state = &mut *self.state.borrow_mut();
-        match state.open_at(peer, id) {
-            Some(open) => open.begun = true,
+        match state.labelled(peer, id) {
+            Some(request) => state.workers.balancer.began(request),
             None => Name::RepliesUnknownId.increment(),
         }
     }
@@ -70,7 +70,9 @@ impl Pool {
     /// It is done with a request, and took so long.
     pub(super) fn request_done(self: &Rc<Self>, peer: PeerId, id: RequestId, took: Duration) {
         let state = &mut *self.state.borrow_mut();
-        state.done(peer, id, took);
+        if !state.done(peer, id, took) {
+            Name::RepliesUnknownId.increment();
+        }
         self.resume(state);
         self.tell_ended();
     }
@@ -84,8 +86,12 @@ impl Pool {
     ) {
         Name::Replies.increment();
         let heard = id.is_none_or(|id| {
-            let state = &mut *self.state.borrow_mut();
-            state.open_at(peer, id).is_some() || state.workers.is_holding(peer, id)
+            let state = self.state.borrow();
+            // One that nobody waits for has no ticket.
+            let open = state
+                .labelled(peer, id)
+                .and_then(|request| state.open(request));
+            open.is_some() || state.workers.is_holding(peer, id)
         });
         if heard {
             self.replies.reply(self, peer, message);
@@ -145,9 +151,7 @@ impl Pool {
             state.take_back(request.tag);
         }
         let now = Instant::now();
-        let dead = state.workers.voice_lost(peer.id(), now);
-        let left = state.workers.leave(peer.id(), now);
-        for dead in dead.into_iter().chain(left) {
+        if let Some(dead) = state.workers.lose(peer.id(), now) {
             self.give_up(state, dead);
         }
         self.resume(state);

@@ -7,6 +7,8 @@
 )]
 
 mod bridge;
+mod broker_document;
+mod broker_talk;
 mod bus_faults;
 mod bus_peers;
 mod bus_questions;

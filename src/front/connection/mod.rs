@@ -114,7 +114,7 @@ struct Exchange {
 
 /// How long a message may wait for a handler of this pool, in milliseconds.
 fn wait_max(pool: &Pool) -> u64 {
-    u64::try_from(pool.settings().wait_max.as_millis()).unwrap_or(NEVER)
+    u64::try_from(pool.settings().rules.wait_max.as_millis()).unwrap_or(NEVER)
 }
 
 /// The socket is of no more use: the client is gone, or everything was said.
