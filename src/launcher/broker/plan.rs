@@ -181,7 +181,14 @@ fn pools(given: &Given) -> Result<(Vec<PoolSpec>, bool), String> {
         Some(said) => Some(spec(said, &said.value)?),
         None => {
             optional = true;
-            workers.as_ref().and_then(one_port_up)
+            let is_named = |up: &Endpoint| {
+                let named = plain.iter().flat_map(|(send, recv)| [send, recv]);
+                named.into_iter().any(|named| named.transport == up.transport)
+            };
+            workers
+                .as_ref()
+                .and_then(one_port_up)
+                .filter(|up| !is_named(up))
         }
     };
     if workers.is_some() || plain.is_some() {
