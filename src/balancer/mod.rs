@@ -33,7 +33,6 @@ mod rendezvous;
 mod requests;
 mod rules;
 mod service;
-pub mod simple;
 mod time;
 mod timers;
 mod workers;

@@ -6,9 +6,11 @@ use crate::pool::Failure;
 pub(super) fn answer(why: Failure, head_request: bool) -> (u16, String) {
     let (status, phrase, extra) = match why {
         Failure::HandlerLost => (502, "Bad Gateway", ""),
-        Failure::QueueFull | Failure::WaitOver => {
+        Failure::QueueFull | Failure::WaitOver | Failure::NoHandler => {
             (503, "Service Unavailable", "Retry-After: 1\r\n")
         }
+        Failure::DeadlineOver => (504, "Gateway Timeout", ""),
+        Failure::Quarantined => (500, "Internal Server Error", ""),
     };
     let body = format!("{phrase}: {why}");
     let length = body.len();

@@ -234,8 +234,8 @@ impl Server {
                 );
             }
             // The pool is closed.
-            Err(why) => {
-                self.close_with(id, answer(why, head_request).1.as_bytes());
+            Err(refused) => {
+                self.close_with(id, answer(refused.why, head_request).1.as_bytes());
                 table.recent.note(id, Knows::Nobody);
             }
         }
@@ -472,6 +472,9 @@ impl Server {
                 Some(Origin::Process(pid)) => Some(pid),
                 _ => None,
             };
+            if how == End::Answered {
+                exchange.ticket.answered();
+            }
             if let (End::Answered, Some(pid)) = (how, pid) {
                 self.shared.served.add(pid);
             }

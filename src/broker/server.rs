@@ -111,11 +111,17 @@ impl Server {
             sender: Bytes::from_static(b"lurcher"),
             protocol: Protocol::default(),
             topic: Vec::new(),
-            slots: settings.slots,
-            // The bounds are kept here, by not reading the server.
-            waiting_max: usize::MAX,
-            waiting_bytes_max: usize::MAX,
-            wait_max: settings.wait_max,
+            rules: pool::Rules {
+                slots: settings.slots,
+                // The bounds are kept here, by not reading the server.
+                queue_max: usize::MAX,
+                queue_bytes_max: usize::MAX,
+                wait_max: settings.wait_max,
+                start_grace: settings.wait_max,
+                // A request that handlers die with, one after the other, ends as any other that was lost with one.
+                quarantine_after: 0,
+                ..pool::Rules::for_front()
+            },
             raw_payload: true,
         };
         let own = server::Options {
@@ -123,11 +129,16 @@ impl Server {
             ipc_mode: Some(SOCKET_MODE),
             ..server::Options::default()
         };
-        let bound = pool::bind(own_send, own_recv, pool_settings, &own).await?;
+        let addresses = pool::Addresses {
+            plain: Some((own_send, own_recv)),
+            ..pool::Addresses::default()
+        };
+        let bound = pool::bind(addresses, pool_settings, &own).await?;
+        let specs = bound.endpoints().plain.clone();
         let publisher = Publisher::connect(context, recv, &options, settings.subscription_timeout)?;
         let receiver = Receiver::connect(context, send, &options)?;
         let this = Rc::new(Self {
-            specs: (bound.send_endpoint().clone(), bound.recv_endpoint().clone()),
+            specs: specs.unwrap_or_else(|| (own_send.clone(), own_recv.clone())),
             shared,
             pool: OnceCell::new(),
             table: RefCell::default(),

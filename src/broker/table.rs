@@ -14,7 +14,7 @@ use super::Exchange as Told;
 use super::recent::Recent;
 use crate::bus::server::PeerId;
 use crate::http1::{Asked, ScanState, Scanner, Version};
-use crate::pool::{Attachment, Caller, Failure, Pool, Retry, Speaker, Ticket};
+use crate::pool::{Attachment, Caller, Failure, Pool, Refused, Retry, Speaker, Ticket};
 use crate::wire::ConnId;
 
 /// Everything that is open at one server.
@@ -166,8 +166,8 @@ impl Caller for Link {
         false
     }
 
-    fn failed(&self, why: Failure) {
-        self.tell(Signal::Failed(why));
+    fn failed(&self, refused: Refused) {
+        self.tell(Signal::Failed(refused.why));
     }
 
     fn resumed(&self) {

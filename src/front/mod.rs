@@ -307,10 +307,16 @@ fn pool_settings(settings: &Settings, handler: &Handler) -> pool::Settings {
         sender: Bytes::copy_from_slice(handler.send_ident.as_bytes()),
         protocol: handler.protocol,
         topic: handler.recv_ident.clone().into_bytes(),
-        slots: handler.slots,
-        waiting_max: handler.queue.unwrap_or(settings.handler_queue),
-        waiting_bytes_max: settings.handler_queue_bytes,
-        wait_max: settings.handler_wait,
+        rules: pool::Rules {
+            slots: handler.slots,
+            queue_max: handler.queue.unwrap_or(settings.handler_queue),
+            queue_bytes_max: settings.handler_queue_bytes,
+            wait_max: settings.handler_wait,
+            start_grace: settings.handler_wait,
+            // A request that handlers die with, one after the other, ends as any other that was lost with one.
+            quarantine_after: 0,
+            ..pool::Rules::for_front()
+        },
         raw_payload: handler.raw_payload,
     }
 }
@@ -323,7 +329,11 @@ async fn bind_handler(
     let send = inside(&server.chroot, &handler.send_spec.endpoint);
     let recv = inside(&server.chroot, &handler.recv_spec.endpoint);
     let pool = pool_settings(settings, handler);
-    pool::bind(&send, &recv, pool, &server::Options::default())
+    let addresses = pool::Addresses {
+        plain: Some((&send, &recv)),
+        ..pool::Addresses::default()
+    };
+    pool::bind(addresses, pool, &server::Options::default())
         .await
         .map_err(|source| BindError::Handler {
             ident: handler.send_ident.clone(),
@@ -375,12 +385,9 @@ impl Front {
 
     /// The sockets of each handler, with their real ports: its `send_ident`, where requests leave, where replies come in.
     pub fn sockets(&self) -> impl Iterator<Item = (&str, &Endpoint, &Endpoint)> {
-        self.handlers.iter().map(|(handler, bound)| {
-            (
-                handler.send_ident.as_str(),
-                bound.send_endpoint(),
-                bound.recv_endpoint(),
-            )
+        self.handlers.iter().filter_map(|(handler, bound)| {
+            let (send, recv) = bound.endpoints().plain.as_ref()?;
+            Some((handler.send_ident.as_str(), send, recv))
         })
     }
 
@@ -542,12 +549,9 @@ impl Shard {
 
     /// Begins to serve the peers of a handler.
     fn run_pool(self: &Rc<Self>, handler: Arc<Handler>, bound: BoundPool) {
-        info!(
-            "handler {}: send {} recv {}",
-            handler.send_ident,
-            bound.send_endpoint(),
-            bound.recv_endpoint()
-        );
+        if let Some((send, recv)) = &bound.endpoints().plain {
+            info!("handler {}: send {send} recv {recv}", handler.send_ident);
+        }
         let pool = bound.run(Rc::clone(self) as Rc<dyn Replies>, &self.watch);
         self.pools.borrow_mut().push((handler, pool));
     }

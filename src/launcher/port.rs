@@ -223,7 +223,7 @@ impl Subject for Governed {
         ]);
         for handlers in self.front.handlers() {
             let report = handlers.report;
-            let [send, recv] = match &report.endpoints {
+            let [send, recv] = match &report.endpoints.plain {
                 Some((send, recv)) => [send.to_string(), recv.to_string()],
                 None => [String::new(), String::new()],
             };

@@ -7,9 +7,12 @@
 )]
 
 mod bridge;
+mod broker_document;
+mod broker_talk;
 mod bus_faults;
 mod bus_peers;
 mod bus_questions;
+mod bus_talk;
 mod compatibility;
 mod config_commands;
 mod control;

@@ -178,7 +178,12 @@ pub struct Peer {
     blocked_since: Cell<Option<Instant>>,
     silent: Cell<bool>,
     subscribed: Cell<bool>,
+    /// What a subscriber wants: how it begins, once for each time it has said so.
+    topics: RefCell<Vec<Bytes>>,
 }
+
+/// What a subscription costs beside its own bytes, for the bound on all of a peer's.
+const TOPIC_BYTES: usize = 64;
 
 impl Peer {
     pub(super) fn new(id: PeerId, origin: Origin, outbox: Outbox) -> Self {
@@ -194,6 +199,7 @@ impl Peer {
             blocked_since: Cell::new(None),
             silent: Cell::new(false),
             subscribed: Cell::new(false),
+            topics: RefCell::default(),
         }
     }
 
@@ -359,6 +365,31 @@ impl Peer {
     /// Whether our subscription is in effect there.
     pub fn is_subscribed(&self) -> bool {
         self.subscribed.get()
+    }
+
+    /// Whether it wants a message that begins so.
+    pub fn is_subscribed_to(&self, message: &[u8]) -> bool {
+        // Subscribers of ZMTP 1.0 say nothing and choose themselves.
+        self.version() < Version::V2_0
+            || self
+                .topics
+                .borrow()
+                .iter()
+                .any(|topic| message.starts_with(topic))
+    }
+
+    /// Notes what a subscriber wants, or does not want any more; false when it wants more than `max` bytes of topics.
+    pub(super) fn wants(&self, topic: Bytes, wanted: bool, max: usize) -> bool {
+        let mut topics = self.topics.borrow_mut();
+        if !wanted {
+            if let Some(place) = topics.iter().position(|other| *other == topic) {
+                topics.swap_remove(place);
+            }
+            return true;
+        }
+        topics.push(topic);
+        let cost = |topic: &Bytes| topic.len().saturating_add(TOPIC_BYTES);
+        topics.iter().map(cost).sum::<usize>() <= max
     }
 
     /// Whether it is lost or being closed, so that it takes nothing more.

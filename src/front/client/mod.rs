@@ -477,8 +477,8 @@ impl pool::Caller for Client {
         Self::has_mail(self)
     }
 
-    fn failed(&self, why: Failure) {
-        self.tell(Mail::Failed(why));
+    fn failed(&self, refused: pool::Refused) {
+        self.tell(Mail::Failed(refused.why));
     }
 
     fn resumed(&self) {

@@ -221,7 +221,7 @@ impl Connection {
                     upload,
                 }));
             }
-            Err(why) => self.refuse(Trouble::Pool(why), head_request, line),
+            Err(refused) => self.refuse(Trouble::Pool(refused.why), head_request, line),
         }
     }
 
