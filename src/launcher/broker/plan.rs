@@ -183,7 +183,9 @@ fn pools(given: &Given) -> Result<(Vec<PoolSpec>, bool), String> {
             optional = true;
             let is_named = |up: &Endpoint| {
                 let named = plain.iter().flat_map(|(send, recv)| [send, recv]);
-                named.into_iter().any(|named| named.transport == up.transport)
+                named
+                    .into_iter()
+                    .any(|named| named.transport == up.transport)
             };
             workers
                 .as_ref()
