@@ -894,7 +894,7 @@ mod slow_workers {
         let workers: Vec<Worker> = (0..10)
             .map(|number| desk.slots(&format!("w{number}"), 1))
             .collect();
-        for _ in 0..60 {
+        for _ in 0..110 {
             for _ in 0..10 {
                 desk.given();
             }
@@ -1120,6 +1120,81 @@ mod keys {
             assert_eq!(desk.balancer.pick_attached_by(Some(key)), Some(home));
         }
     }
+}
+
+#[test]
+fn no_word_of_a_worker_and_no_rule_is_too_big() {
+    let most = Rules {
+        slots: Some(u32::MAX),
+        prefetch_max: u32::MAX,
+        queue_max: usize::MAX,
+        queue_per_slot: Some(u32::MAX),
+        queue_bytes_max: usize::MAX,
+        wait_max: Duration::MAX,
+        start_grace: Duration::MAX,
+        retry_budget: Some(f64::INFINITY),
+        outlier: Some(Outlier {
+            factor: f64::INFINITY,
+            excess: Duration::MAX,
+            samples_min: 1,
+            ejection: Duration::MAX,
+            ..Outlier::default()
+        }),
+        suspect_grace: Duration::MAX,
+        sticky: Some(Sticky {
+            bound: f64::INFINITY,
+            strict: Some(Duration::MAX),
+        }),
+        slow_start: Duration::MAX,
+        ..Rules::default()
+    };
+    let now = start();
+    let mut balancer = Balancer::new(most, 1);
+    for name in ["a", "b", "c", "d"] {
+        let worker = NewWorker {
+            name: name.as_bytes(),
+            slots: Some(u32::MAX),
+            weight: u32::MAX,
+            ..NewWorker::default()
+        };
+        let worker = balancer.add(worker, now);
+        balancer.set_hop(worker, Duration::MAX);
+    }
+    for key in 0..100 {
+        let request = NewRequest {
+            bytes: usize::MAX,
+            key: Some(key),
+            ..NewRequest::default()
+        };
+        let request = balancer.submit(request, now).unwrap();
+        balancer.next(now).unwrap();
+        balancer.end(request, now, Some(Duration::MAX));
+    }
+    balancer.tick(now + ms(60_000));
+    assert_eq!(balancer.counts().served, 100);
+}
+
+#[test]
+fn a_burst_against_stuck_workers_is_refused_beyond_the_queue() {
+    let mut desk = desk(Rules::default());
+    for name in ["a", "b", "c", "d"] {
+        desk.slots(name, 4);
+    }
+    let mut refused = 0;
+    for _ in 0..100_000 {
+        match desk.balancer.submit(NewRequest::default(), desk.now) {
+            Ok(_) => while desk.balancer.next(desk.now).is_some() {},
+            Err(refusal) => {
+                assert_eq!(refusal.why, Failure::QueueFull);
+                assert!(refusal.retry_after >= Duration::from_secs(1));
+                refused += 1;
+            }
+        }
+    }
+    desk.balancer.check_invariants();
+    assert_eq!(desk.balancer.in_flight(), 16);
+    assert_eq!(desk.balancer.waiting(), 64, "four for each slot");
+    assert_eq!(refused, 100_000 - 80);
 }
 
 #[test]
