@@ -111,9 +111,6 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
             "Service Unavailable: no handler took the request in time",
         ),
         Trouble::Pool(Failure::NoHandler) => (503, "Service Unavailable: no handler is connected"),
-        Trouble::Pool(Failure::DeadlineOver) => {
-            (504, "Gateway Timeout: the handler did not answer in time")
-        }
         Trouble::Pool(Failure::HandlerLost) => (
             502,
             "Bad Gateway: the handler was lost while it had the request",
@@ -132,7 +129,9 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
         ),
         Trouble::MakerLost => (500, "Internal Server Error"),
         Trouble::Backend(fault) => of_backend(fault),
-        Trouble::HandlerTimeout => (504, "Gateway Timeout: the handler did not answer in time"),
+        Trouble::HandlerTimeout | Trouble::Pool(Failure::DeadlineOver) => {
+            (504, "Gateway Timeout: the handler did not answer in time")
+        }
     };
     Answer { status, body }
 }

@@ -15,7 +15,7 @@ use super::follow::Follow;
 use super::workers::{self, Workers};
 use super::{Caller, Failure, Refused, Retry};
 use crate::balancer::{self, Lost, Phase, Request};
-use crate::bus::server::PeerId;
+use crate::bus::server::{PeerId, Unsent};
 use crate::metrics::Name;
 use crate::wire::worker::{FromBroker, RequestId};
 
@@ -229,6 +229,25 @@ impl State {
         index < self.open.len() && (1..=self.latest).contains(&serial)
     }
 
+    /// A request goes on as an attached connection, with the worker that has it: it is open no more, and what its worker says by its
+    /// number is heard until that says that it is done.
+    pub(super) fn turn_into_attached(&mut self, request: Request) -> Option<workers::Id> {
+        let worker = self.worker_of(request);
+        if let Some(worker) = worker {
+            self.workers.attach_more(worker);
+            let label = self.label(request);
+            self.workers.go_on_hearing(worker, label);
+        }
+        if let Some(open) = self.remove(request) {
+            self.follow_ups -= usize::from(open.follow.is_some());
+            let took = open
+                .done
+                .or_else(|| self.workers.balancer.held_for(request, now()));
+            self.workers.end(request, now(), took);
+        }
+        worker
+    }
+
     /// A worker is done with a request. False when it does not have it.
     pub(super) fn done(&mut self, peer: PeerId, id: RequestId, took: Duration) -> bool {
         let Some(request) = self.labelled(peer, id) else {
@@ -306,6 +325,15 @@ impl State {
                 return self.abandon(request);
             }
             self.workers.balancer.unsent(request, now());
+        }
+    }
+
+    /// What a peer never got that is lost: everything in it that can go to another waits again.
+    pub(super) fn take_back_all(&mut self, unsent: &[Unsent]) {
+        self.take_back_messages(unsent);
+        let requests = |unsent: &&Unsent| is_request(unsent.tag) || is_part(unsent.tag);
+        for request in unsent.iter().rev().filter(requests) {
+            self.take_back(request.tag);
         }
     }
 

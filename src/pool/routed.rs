@@ -10,7 +10,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::requests::{is_part, is_request};
 use super::{Dialect, Pool};
 use crate::bus::server::{Peer, PeerId, Unsent};
 use crate::metrics::Name;
@@ -153,11 +152,7 @@ impl Pool {
     pub(super) fn worker_lost(self: &Rc<Self>, peer: &Rc<Peer>, unsent: &[Unsent]) {
         Name::HandlersLost.increment();
         let state = &mut *self.state.borrow_mut();
-        state.take_back_messages(unsent);
-        let requests = |unsent: &&Unsent| is_request(unsent.tag) || is_part(unsent.tag);
-        for request in unsent.iter().rev().filter(requests) {
-            state.take_back(request.tag);
-        }
+        state.take_back_all(unsent);
         let now = Instant::now();
         if let Some(dead) = state.workers.lose(peer.id(), now) {
             self.give_up(state, dead);

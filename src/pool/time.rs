@@ -124,8 +124,7 @@ impl Pool {
                     };
                     if let Some(peer) = state.workers.peer(id).cloned() {
                         warn!(peer = %peer.id(), origin = %peer.origin(), "a worker has been silent for too long: taken for dead");
-                        // What it was to get goes to others, or has been given up.
-                        drop(peer.take_unsent());
+                        state.take_back_all(&peer.take_unsent());
                         state.workers.say_to(peer.id(), &FromBroker::Bye);
                         peer.close();
                     }

@@ -310,7 +310,7 @@ async fn a_silent_worker_gets_nothing_and_is_dead_after_a_while() {
     assert_eq!(lives.has().len(), 0);
     pass(&pool, grace).await;
     assert!(silent.peer.is_gone(), "its connection is ended");
-    assert_eq!(lives.has(), ["REQUEST|2||s 2 x", "REQUEST|2||s 3 x"]);
+    assert_eq!(lives.has(), ["REQUEST|2||s 2 x", "REQUEST|1||s 2 x"]);
     // Its end is told later, and it comes back to life too late.
     silent.done(late);
     silent.dies();
@@ -331,7 +331,8 @@ async fn who_is_refused_is_told_when_to_come_again() {
     assert_eq!(refused.why, Failure::QueueFull);
     assert!(refused.retry_after >= Some(Duration::from_secs(1)));
     // Nobody comes: that is why they fail.
-    pass(&pool, pool.settings().rules.start_grace).await;
+    let grace = pool.settings().rules.start_grace;
+    pass(&pool, grace).await;
     for (_, note) in &open {
         assert_eq!(failures(note), [Failure::NoHandler]);
     }

@@ -464,7 +464,8 @@ impl Workers {
             .filter(|(_, worker)| worker.kin == kin)
             .map(|(_, worker)| worker.number)
             .collect();
-        let number = (0..).find(|number| !taken.contains(number)).unwrap_or(0);
+        let free = (0..=taken.len()).find(|number| !taken.contains(number));
+        let number = free.unwrap_or(0);
         let own;
         let facts = if facts.name.is_empty() {
             // The next one from there has the same name, and with it the same keys.
@@ -660,7 +661,6 @@ impl Workers {
                 state: match worker.phase {
                     _ if worker.connected && worker.leave != Leave::No => "draining",
                     Phase::Pairing { .. } => "pairing",
-                    _ if worker.connected && worker.silent => "suspect",
                     Phase::Ready if self.balancer.is_ejected(worker.key) => "ejected",
                     Phase::Ready => "ready",
                     Phase::Blocked { stalled: false, .. } => "blocked",

@@ -76,6 +76,16 @@ impl Workers {
         worker.holds.len() < HOLDS_MAX && worker.holds.insert(id)
     }
 
+    /// What a worker says to this request is heard although the request is over, as it is one that goes on as messages.
+    pub(in crate::pool) fn go_on_hearing(&mut self, id: super::Id, request: RequestId) {
+        let worker = self.all.get_mut(id.0);
+        if let Some(worker) = worker.filter(|worker| worker.link.dialect == Dialect::Own)
+            && worker.holds.len() < HOLDS_MAX
+        {
+            worker.holds.insert(request);
+        }
+    }
+
     /// Whether a worker has said that it has this request from before its connection.
     pub(in crate::pool) fn is_holding(&self, peer: PeerId, id: RequestId) -> bool {
         let worker = self.find(peer).and_then(|id| self.all.get(id.0));
