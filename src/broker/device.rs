@@ -31,7 +31,7 @@ use crate::bus::client::Context;
 use crate::bus::server;
 use crate::drain::Watch;
 use crate::endpoint::{Endpoint, Mode};
-use crate::pool::{self, Addresses, Report};
+use crate::pool::{self, Addresses, Outlier, Report, Sticky};
 use crate::sticky::Key;
 use crate::wire::Protocol;
 use crate::wire::request::Request;
@@ -58,8 +58,16 @@ pub struct Rules {
     pub waiting_max: usize,
     /// Bytes of those. Default: 64 MiB.
     pub waiting_bytes_max: usize,
+    /// Requests that wait for each slot of the workers that are there, if all say how many they have. Default: no such bound.
+    pub waiting_per_slot_max: Option<u32>,
     /// How long one waits before it is answered with 503. Default: 5 s.
     pub wait_max: Duration,
+    /// The same while there is no worker at all, as in the middle of a deploy. Default: 5 s.
+    pub start_grace: Duration,
+    /// Share of requests that may be given to a second worker, so that a crash does not double the load. Default: 0.2.
+    pub retry_budget: Option<f64>,
+    /// Whether and when a worker that is much slower than the others gets nothing for a time. Default: never.
+    pub outlier: Option<Outlier>,
     /// From its arrival, how long a request may take until its answer begins; then it is answered with 504. Default: no bound, since long polls wait.
     pub deadline: Option<Duration>,
     /// What becomes of requests whose worker was lost.
@@ -74,7 +82,11 @@ impl Default for Rules {
             slots: Some(1),
             waiting_max: 4096,
             waiting_bytes_max: 64 << 20,
+            waiting_per_slot_max: None,
             wait_max: Duration::from_secs(5),
+            start_grace: Duration::from_secs(5),
+            retry_budget: Some(0.2),
+            outlier: None,
             deadline: None,
             again: Again::default(),
             sticky: None,
@@ -89,10 +101,21 @@ impl Rules {
             sender: Bytes::from_static(b"lurcher"),
             protocol: Protocol::default(),
             topic: Vec::new(),
-            slots: self.slots,
-            waiting_max: self.waiting_max,
-            waiting_bytes_max: self.waiting_bytes_max,
-            wait_max: self.wait_max,
+            rules: pool::Rules {
+                slots: self.slots,
+                queue_max: self.waiting_max,
+                queue_per_slot: self.waiting_per_slot_max,
+                queue_bytes_max: self.waiting_bytes_max,
+                wait_max: self.wait_max,
+                start_grace: self.start_grace,
+                retry_budget: self.retry_budget,
+                outlier: self.outlier,
+                sticky: self.sticky.as_ref().map(|key| Sticky {
+                    strict: key.strict(),
+                    ..Sticky::default()
+                }),
+                ..pool::Rules::default()
+            },
             raw_payload: true,
         }
     }
@@ -274,6 +297,11 @@ impl Device {
         };
         ledger.forget_servers();
         let now = Instant::now();
+        if heritage.is_one {
+            self.servers
+                .iter()
+                .for_each(|server| server.tell_later(now));
+        }
         let mut unknown = 0;
         for (place, known) in heritage.servers.iter().enumerate() {
             let Some(known) = known else {

@@ -22,7 +22,10 @@ use crate::wire::ConnId;
 /// The first word, with the version of the layout in it.
 const MAGIC: u64 = u64::from_be_bytes(*b"LURBRK-1");
 
-/// Words before the servers: the magic one, and room for what may come.
+/// The words of the line: what this broker and those before and after it have in common.
+const LINE_AT: [usize; 2] = [1, 2];
+
+/// Words before the servers: the magic one, the line, and room for what may come.
 const HEAD_WORDS: usize = 16;
 
 /// Servers that can be noted, and words for each: its name for us, its ident, its name for workers.
@@ -71,6 +74,8 @@ pub(super) struct Known {
 /// What a predecessor has left.
 #[derive(Debug, Default)]
 pub(super) struct Heritage {
+    /// There was a predecessor.
+    pub(super) is_one: bool,
     pub(super) servers: Vec<Option<Known>>,
     pub(super) open: Vec<Left>,
 }
@@ -135,8 +140,21 @@ impl Ledger {
             this.clear();
             Heritage::default()
         };
+        if LINE_AT.iter().all(|at| this.get(*at) == 0) {
+            for at in LINE_AT {
+                // Without randomness: as unlikely to be another's as it can be made. It is no secret.
+                let random = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()));
+                this.set(at, random);
+            }
+        }
         this.set(0, MAGIC);
         Ok((this, heritage))
+    }
+
+    /// What all brokers of this ledger have in common, 32 hexadecimal digits: servers know by it that one continues another.
+    pub(super) fn line(&self) -> String {
+        let [one, two] = LINE_AT.map(|at| self.get(at));
+        format!("{one:016x}{two:016x}")
     }
 
     fn get(&self, at: usize) -> u64 {
@@ -192,7 +210,11 @@ impl Ledger {
         free.reverse();
         self.free = RefCell::new(free);
         self.fresh.set(fresh);
-        Heritage { servers, open }
+        Heritage {
+            is_one: true,
+            servers,
+            open,
+        }
     }
 
     fn server(&self, number: usize) -> Option<Known> {
@@ -311,7 +333,8 @@ mod tests {
         let (_folder, path) = path();
         let (ledger, heritage) = Ledger::open(&path).unwrap();
         assert!(heritage.open.is_empty());
-        ledger.set_server(1, "tcp://127.0.0.1:9998", b"ident", b"ident~2");
+        ledger.set_server(1, "tcp://127.0.0.1:9998", b"ident", b"ident-2");
+        let line = ledger.line();
         let one = ledger.enter(1, ConnId(u32::MAX), true).unwrap();
         let two = ledger.enter(1, ConnId(7), false).unwrap();
         let three = ledger.enter(1, ConnId(8), false).unwrap();
@@ -320,11 +343,12 @@ mod tests {
         // As a kill leaves it.
         drop(ledger);
         let (ledger, heritage) = Ledger::open(&path).unwrap();
+        assert_eq!(ledger.line(), line, "it continues the other");
         let known = heritage.servers[1].as_ref().unwrap();
         assert_eq!(known.spec, "tcp://127.0.0.1:9998");
         assert_eq!(
             (&known.ident[..], &known.name[..]),
-            (&b"ident"[..], &b"ident~2"[..])
+            (&b"ident"[..], &b"ident-2"[..])
         );
         let left = |slot, id, begun, head_request| Left {
             slot,
@@ -369,6 +393,7 @@ mod tests {
             std::fs::write(&path, &rubbish).unwrap();
             let (ledger, heritage) = Ledger::open(&path).unwrap();
             assert!(heritage.open.is_empty());
+            assert_ne!(ledger.line(), "a5".repeat(16));
             assert_eq!(ledger.enter(0, ConnId(1), false), Some(Slot(0)));
         }
         // The right beginning, and then rubbish.

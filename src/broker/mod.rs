@@ -373,11 +373,17 @@ impl Feed {
             sender: Bytes::from_static(b"lurcher"),
             protocol: Protocol::default(),
             topic: Vec::new(),
-            slots: settings.slots,
-            // The bounds are kept here, by not reading the server.
-            waiting_max: usize::MAX,
-            waiting_bytes_max: usize::MAX,
-            wait_max: settings.wait_max,
+            rules: pool::Rules {
+                slots: settings.slots,
+                // The bounds are kept here, by not reading the server.
+                queue_max: usize::MAX,
+                queue_bytes_max: usize::MAX,
+                wait_max: settings.wait_max,
+                start_grace: settings.wait_max,
+                // A request that workers die with, one after the other, ends as any other that was lost with one.
+                quarantine_after: 0,
+                ..pool::Rules::for_front()
+            },
             raw_payload: true,
         }
     }

@@ -17,10 +17,13 @@ use super::server::Server;
 use super::table::{Conn, Stage, Table};
 use crate::http1::{Asked, ScanState, Scanner, Version};
 use crate::pool::{Failure, Refused};
-use crate::wire::ConnId;
+use crate::wire::{ConnId, reply};
 
 /// How long workers get to come back and say what they have: they connect anew within a fifth of a second.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// How long a server may take to come back to be told what is known.
+const TELL_WITHIN: Duration = Duration::from_mins(1);
 
 /// The same where some workers cannot say it, and just answer.
 const PLAIN_GRACE: Duration = Duration::from_secs(5);
@@ -89,14 +92,52 @@ impl Server {
             table.put(left.id, conn);
             table.orphans.push((left.id, serial));
         }
+        self.ages.notify_one();
         if !left.is_empty() {
             info!(
                 requests = left.len(),
                 replies = self.spec(),
                 "an earlier broker had requests open: who has them may go on"
             );
-            self.ages.notify_one();
         }
+    }
+
+    /// Whatever it had given to an earlier broker, it shall be told what is known of that.
+    pub(super) fn tell_later(&self, now: Instant) {
+        self.to_tell.set(Some(now + TELL_WITHIN));
+        self.ages.notify_one();
+    }
+
+    /// Tells a Lurcher what is known of all that it had given to an earlier broker, once that is certain: the rest was lost on its way.
+    pub(super) fn tell_what_is_known(&self, now: Instant) {
+        let Some(until) = self.to_tell.get() else {
+            return;
+        };
+        match self.is_lurcher() {
+            Some(true) => {}
+            None if now < until => return,
+            // A Mongrel2 has nobody to hear it, and who is not there has nothing to lose.
+            Some(false) | None => return self.to_tell.set(None),
+        }
+        let table = self.table.borrow();
+        let undecided = table.orphans.iter().any(|(id, _)| {
+            let conn = table.conns.get(&id.0);
+            conn.is_some_and(
+                |conn| matches!(&conn.stage, Stage::Orphan(orphan) if orphan.held_by.is_none()),
+            )
+        });
+        if undecided {
+            return;
+        }
+        self.to_tell.set(None);
+        let Some(ledger) = &self.shared.ledger else {
+            return;
+        };
+        let mut message = Vec::new();
+        let ids = table.conns.keys().copied().map(ConnId);
+        reply::encode_has(&self.any_sender(), &ledger.line(), ids, &mut message);
+        drop(table);
+        self.say(message.into());
     }
 
     /// A worker says that it has a request of before.

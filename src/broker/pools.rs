@@ -199,7 +199,7 @@ impl Pools {
         names.retain(|_, other| *other != server);
         let numbered = |count: usize| {
             let mut name = ident.to_vec();
-            name.extend_from_slice(format!("~{count}").as_bytes());
+            name.extend_from_slice(format!("-{count}").as_bytes());
             Bytes::from(name)
         };
         let candidates = wished
@@ -288,11 +288,11 @@ mod tests {
         };
         let ident = Bytes::from_static(b"id");
         assert_eq!(pools.name(1, &ident, None), "id");
-        assert_eq!(pools.name(0, &ident, None), "id~1");
-        assert_eq!(pools.name(2, &ident, None), "id~3");
-        let own = Bytes::from_static(b"id~1");
-        assert_eq!(pools.name(0, &ident, Some(&own)), "id~1", "as before");
+        assert_eq!(pools.name(0, &ident, None), "id-1");
+        assert_eq!(pools.name(2, &ident, None), "id-3");
+        let own = Bytes::from_static(b"id-1");
+        assert_eq!(pools.name(0, &ident, Some(&own)), "id-1", "as before");
         assert_eq!(pools.name(1, &Bytes::from_static(b"new"), None), "new");
-        assert_eq!(pools.name(3, &Bytes::from_static(b"id~3"), None), "id~3~4");
+        assert_eq!(pools.name(3, &Bytes::from_static(b"id-3"), None), "id-3-4");
     }
 }

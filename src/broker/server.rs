@@ -81,6 +81,8 @@ pub(super) struct Server {
     pub(super) drained: Cell<bool>,
     malformed: Cell<u64>,
     pub(super) given_up: Cell<u64>,
+    /// When to stop trying to tell it what an earlier broker had and this one knows of.
+    pub(super) to_tell: Cell<Option<Instant>>,
 }
 
 impl Server {
@@ -97,7 +99,8 @@ impl Server {
         options.identity.clone_from(&settings.ident);
         options.message_bytes_max = settings.message_bytes_max;
         options.linger = settings.linger;
-        let token = leaving::token();
+        let line = shared.ledger.as_ref().map(|ledger| ledger.line());
+        let token = line.unwrap_or_else(leaving::token);
         options.token = Some(token.clone());
         options.broker = shared.broker.clone();
         let publisher = Publisher::connect(context, recv, &options, settings.subscription_timeout)?;
@@ -127,6 +130,7 @@ impl Server {
             drained: Cell::new(false),
             malformed: Cell::new(0),
             given_up: Cell::new(0),
+            to_tell: Cell::new(None),
         });
         pools.put_before(&this);
         Ok((this, receiver, token))
@@ -152,6 +156,17 @@ impl Server {
     /// Whether it is there and has not said that it is a Lurcher.
     pub(super) fn gives_no_credits(&self) -> bool {
         self.publisher.subscription().is_some() && !self.publisher.is_lurcher()
+    }
+
+    /// Whether it is there and has said that it is a Lurcher; none while it is not there.
+    pub(super) fn is_lurcher(&self) -> Option<bool> {
+        self.publisher.subscription()?;
+        Some(self.publisher.is_lurcher())
+    }
+
+    /// What may stand before a message to the server itself.
+    pub(super) fn any_sender(&self) -> Vec<u8> {
+        leaving::sender_for(&self.publisher)
     }
 
     /// How its server stands.
@@ -485,12 +500,14 @@ impl Server {
                 if self.aging.borrow().is_empty()
                     && self.table.borrow().orphans.is_empty()
                     && !self.unheard.get()
+                    && self.to_tell.get().is_none()
                 {
                     self.ages.notified().await;
                 }
                 let now = Instant::now();
                 self.settle(now);
                 self.settle_orphans(now);
+                self.tell_what_is_known(now);
                 if self.unheard.get() && self.is_given_up() {
                     self.unheard.set(false);
                     self.pools.hear();

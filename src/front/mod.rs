@@ -309,14 +309,26 @@ fn clashes<'a>(mut before: impl Iterator<Item = &'a Arc<Handler>>, handler: &Arc
 
 /// What a pool has to know of its handler.
 fn pool_settings(settings: &Settings, handler: &Handler) -> pool::Settings {
+    let wait = handler.wait.unwrap_or(settings.handler_wait);
+    let sticky = handler.sticky.as_ref().map(|rule| pool::Sticky {
+        strict: rule.strict(),
+        ..pool::Sticky::default()
+    });
     pool::Settings {
         sender: Bytes::copy_from_slice(handler.send_ident.as_bytes()),
         protocol: handler.protocol,
         topic: handler.recv_ident.clone().into_bytes(),
-        slots: handler.slots,
-        waiting_max: handler.queue.unwrap_or(settings.handler_queue),
-        waiting_bytes_max: settings.handler_queue_bytes,
-        wait_max: handler.wait.unwrap_or(settings.handler_wait),
+        rules: pool::Rules {
+            slots: handler.slots,
+            queue_max: handler.queue.unwrap_or(settings.handler_queue),
+            queue_bytes_max: settings.handler_queue_bytes,
+            wait_max: wait,
+            start_grace: wait,
+            sticky,
+            // A request that handlers die with, one after the other, ends as any other that was lost with one.
+            quarantine_after: 0,
+            ..pool::Rules::for_front()
+        },
         raw_payload: handler.raw_payload,
     }
 }

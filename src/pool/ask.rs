@@ -9,6 +9,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::Pool;
+use crate::balancer;
+pub use crate::balancer::Retry;
 use crate::bus::server::PeerId;
 use crate::wire::ConnId;
 
@@ -35,6 +37,19 @@ pub enum Failure {
     Quarantined,
 }
 
+impl From<balancer::Failure> for Failure {
+    fn from(failure: balancer::Failure) -> Self {
+        match failure {
+            balancer::Failure::QueueFull => Self::QueueFull,
+            balancer::Failure::WaitOver => Self::WaitOver,
+            balancer::Failure::NoWorker => Self::NoHandler,
+            balancer::Failure::DeadlineOver => Self::DeadlineOver,
+            balancer::Failure::WorkerLost => Self::HandlerLost,
+            balancer::Failure::Quarantined => Self::Quarantined,
+        }
+    }
+}
+
 /// That no handler will answer, and when it may be worth asking again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
@@ -55,13 +70,13 @@ impl Refused {
     }
 }
 
-/// Whether a request may be handed to a second handler when the first is lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Retry {
-    /// It may: answering twice does no harm.
-    Safe,
-    /// It may not, once a handler may have begun with it.
-    Never,
+impl From<balancer::Refusal> for Refused {
+    fn from(refusal: balancer::Refusal) -> Self {
+        Self {
+            why: refusal.why.into(),
+            retry_after: Some(refusal.retry_after),
+        }
+    }
 }
 
 /// What is to be done with a request.

@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use super::router::{PingSide, RouterSide};
 use super::sides::{PushSide, SubSide};
-use super::{HOUSEKEEPING, Pool, Replies, Settings};
+use super::time::keep_house;
+use super::{Pool, Replies, Settings};
 use crate::bus::server::{self, BindError, Bound, Kind};
 use crate::drain::Watch;
 use crate::endpoint::Endpoint;
@@ -122,16 +123,7 @@ impl BoundPool {
             pool.listening.borrow_mut().push(router);
             watch.spawn_local(RouterSide::look_after(weak));
         }
-        let housekeeper = Rc::downgrade(&pool);
-        watch.spawn_local(async move {
-            while let Some(pool) = housekeeper.upgrade().filter(|pool| !pool.closed.get()) {
-                if !pool.housekeeping() {
-                    pool.unsettled.notified().await;
-                }
-                drop(pool);
-                tokio::time::sleep(HOUSEKEEPING).await;
-            }
-        });
+        watch.spawn_local(keep_house(Rc::downgrade(&pool)));
         pool
     }
 }

@@ -20,6 +20,15 @@ impl Kin {
         token.map_or_else(|| Self::Origin(peer.origin()), Self::Token)
     }
 
+    /// What it is called among others of its pool.
+    pub(super) fn name(self) -> String {
+        match self {
+            Self::Token(token) => format!("{token:032x}"),
+            Self::Same(peer) => peer.to_string(),
+            Self::Origin(origin) => origin.to_string(),
+        }
+    }
+
     /// Whether it is certain what belongs together: all sockets of this kin are one handler's.
     pub(super) fn is_certain(self) -> bool {
         matches!(self, Self::Token(_) | Self::Same(_))

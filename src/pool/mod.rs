@@ -15,6 +15,7 @@
 mod ask;
 mod attached;
 mod bound;
+mod brokers;
 mod draining;
 mod follow;
 mod kin;
@@ -24,33 +25,35 @@ mod routed;
 mod router;
 mod session;
 mod sides;
+mod time;
 mod workers;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
 use std::fmt;
+use std::hash::BuildHasher as _;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use crate::balancer::{self, Assignment, Balancer, Fate, Lost, NewRequest, Phase, Request};
+pub use crate::balancer::{Order, Outlier, Rules, Sticky, Tie};
 use crate::bus::server::{Head, Listening, Origin, Outgoing, PeerId};
 use crate::metrics::Name;
 use crate::wire::Protocol;
 use crate::wire::request::{self, Notice};
-use crate::wire::worker::RequestId;
 
 pub use ask::{Address, Ask, Caller, Failure, Refused, Replies, Retry};
-use attached::Held;
 pub use attached::{Attachment, Sent, Speaker};
 pub use bound::{Addresses, BoundPool, Endpoints, bind};
 pub use follow::Room;
-pub use report::{Report, Worker};
-use requests::{End, NO_TAG, NOTICE_TAG, Open, Phase, State, is_request, tag};
+pub use report::{Counts, Report, Spread, Worker};
+use requests::{NO_TAG, NOTICE_TAG, Open, State, now, tag};
 pub use session::Heartbeats;
 pub use workers::Dialect;
 use workers::{Label, Link, Workers};
@@ -64,15 +67,6 @@ const LOSS_WINDOW: Duration = Duration::from_millis(200);
 /// A socket that has not drained for so long is stalled: what was not written to it goes to others.
 const STALL_AFTER: Duration = Duration::from_secs(1);
 
-/// How often unsettled matters (held peers, doubtful losses, stalls, waiting requests) are looked at.
-const HOUSEKEEPING: Duration = Duration::from_millis(50);
-
-/// How often a request may be handed to a peer that then dies with it: the first time and once more.
-const ATTEMPTS_MAX: u8 = 2;
-
-/// How long the log is left in peace about requests that found no handler: it has a line a minute, whatever clients do.
-const UNSERVED_PAUSE: Duration = Duration::from_mins(1);
-
 /// What is fixed about a pool.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -82,14 +76,8 @@ pub struct Settings {
     pub protocol: Protocol,
     /// What replies must begin with: `recv_ident`, empty for everything.
     pub topic: Vec<u8>,
-    /// Most open requests per peer, if bounded.
-    pub slots: Option<u32>,
-    /// Most requests that wait for a peer.
-    pub waiting_max: usize,
-    /// Most bytes of requests that wait for a peer.
-    pub waiting_bytes_max: usize,
-    /// Longest time that a request waits for a peer.
-    pub wait_max: Duration,
+    /// Who gets what, how long that may take, and what happens otherwise.
+    pub rules: Rules,
     /// Replies reach message sockets as they are, not in base64. Who reads replies looks at it.
     pub raw_payload: bool,
 }
@@ -101,6 +89,8 @@ pub struct Pool {
     replies: Rc<dyn Replies>,
     /// Told when something begins that time has to settle.
     unsettled: Notify,
+    /// When time is let settle things next, if that is known.
+    wakes_at: Cell<Option<Instant>>,
     listening: RefCell<Vec<Listening>>,
     /// Where it is bound.
     endpoints: RefCell<Endpoints>,
@@ -133,21 +123,16 @@ impl fmt::Debug for Pool {
 impl Pool {
     /// A pool without sockets.
     fn new(settings: Settings, replies: Rc<dyn Replies>) -> Rc<Self> {
+        // Different in each process, as the keys of hash tables are.
+        let chance = RandomState::new().hash_one(std::process::id());
+        let balancer = Balancer::new(settings.rules.clone(), chance);
+        let labels_from = (chance >> 32) as u32;
         Rc::new(Self {
-            state: RefCell::new(State {
-                workers: Workers::new(settings.slots),
-                open: Slab::new(),
-                queue: VecDeque::new(),
-                waiting: 0,
-                waiting_bytes: 0,
-                serial: 0,
-                attached: Slab::new(),
-                held: Held::default(),
-                follow_ups: 0,
-            }),
+            state: RefCell::new(State::new(Workers::new(balancer), labels_from)),
             settings: RefCell::new(settings),
             replies,
             unsettled: Notify::new(),
+            wakes_at: Cell::new(None),
             listening: RefCell::new(Vec::new()),
             endpoints: RefCell::default(),
             closed: Cell::new(false),
@@ -170,7 +155,10 @@ impl Pool {
     /// Replaces the settings, for what is handed over from now on. The topic stays what it was when the pool was bound.
     pub fn reconfigure(&self, mut settings: Settings) {
         let state = &mut *self.state.borrow_mut();
-        state.workers.set_slots(settings.slots);
+        if self.settings.borrow().rules != settings.rules {
+            let rules = settings.rules.clone();
+            state.workers.balancer.set_rules(rules, now());
+        }
         settings.topic = std::mem::take(&mut self.settings.borrow_mut().topic);
         self.settings.replace(settings);
         self.pull(state);
@@ -211,7 +199,8 @@ impl Pool {
         }
         let state = &mut *self.state.borrow_mut();
         if state.workers.is_empty() {
-            state.expire(Instant::now(), Duration::ZERO);
+            state.fail_waiting();
+            state.show_waiting();
         }
     }
 
@@ -237,45 +226,29 @@ impl Pool {
             // Its body came while its route was taken away.
             return Err(Refused::now(Failure::WaitOver));
         }
-        let Ask { retry, .. } = ask.into();
-        let state = &mut *self.state.borrow_mut();
-        state.serial = state.serial.wrapping_add(1);
-        let serial = state.serial;
-        let open = Open {
-            serial,
-            phase: Phase::Failed,
-            message,
+        let Ask {
             retry,
-            attempts: 0,
-            started: false,
-            begun: false,
-            follow: None,
-            caller,
+            key,
+            deadline,
+        } = ask.into();
+        let now = now();
+        let state = &mut *self.state.borrow_mut();
+        let asked = NewRequest {
+            bytes: message.len(),
+            retry,
+            key,
+            deadline: deadline.map(Instant::into_std),
         };
-        if state.waiting == 0
-            && let Some(worker) = state.workers.pick()
-        {
-            let place = state.open.insert(open);
-            self.hand_over(state, place, worker);
-            return Ok(Ticket {
-                pool: Rc::clone(self),
-                place,
-                serial,
-            });
+        let request = state.workers.balancer.submit(asked, now)?;
+        state.insert(request, Open::new(request, message, retry, caller));
+        self.pull_at(state, now);
+        if deadline.is_some() || state.waiting() > 0 {
+            self.expect_time(state);
         }
-        let settings = self.settings.borrow();
-        if state.waiting >= settings.waiting_max
-            || state.waiting_bytes.saturating_add(open.message.len()) > settings.waiting_bytes_max
-        {
-            return Err(Refused::now(Failure::QueueFull));
-        }
-        let place = state.open.insert(open);
-        state.enqueue(place, End::Back);
-        self.unsettled.notify_one();
         Ok(Ticket {
             pool: Rc::clone(self),
-            place,
-            serial,
+            request,
+            answered: Cell::new(false),
         })
     }
 
@@ -327,7 +300,7 @@ impl Pool {
     /// How many requests wait for a peer, and their bytes.
     pub fn waiting(&self) -> (usize, usize) {
         let state = self.state.borrow();
-        (state.waiting, state.waiting_bytes)
+        (state.waiting(), state.workers.balancer.waiting_bytes())
     }
 
     /// Where a connected peer came from.
@@ -377,7 +350,8 @@ impl Pool {
     pub fn close(&self) {
         let state = &mut *self.state.borrow_mut();
         self.end_sockets(state);
-        state.expire(Instant::now(), Duration::ZERO);
+        state.fail_waiting();
+        state.show_waiting();
         state.abandon_attached();
     }
 
@@ -401,52 +375,56 @@ impl Pool {
         Head::from(head.as_slice())
     }
 
-    /// Hands the request at `place` to a worker that was just picked; back to the queue when its socket is full.
-    fn hand_over(&self, state: &mut State, place: usize, worker: workers::Id) {
-        let Some(open) = state.open.get_mut(place) else {
+    /// Hands a request to the worker that it was assigned to; back to the queue when its socket is full.
+    fn hand_over(
+        &self,
+        state: &mut State,
+        given: Assignment,
+        to: workers::Id,
+        now: std::time::Instant,
+    ) {
+        let Assignment {
+            request, attempt, ..
+        } = given;
+        let (Some(open), Some(link)) = (state.open(request), state.workers.link(to)) else {
+            debug_assert!(false, "what waits has a ticket, and who takes it is there");
+            state.workers.end(request, now, None);
             return;
         };
-        let head = self.head(&Address::of(&open.caller));
         let outgoing = Outgoing {
-            head,
+            head: self.head(&Address::of(&open.caller)),
             body: open.message.clone(),
         };
-        let tag = tag(place, open.serial);
-        let label = Label {
-            id: RequestId(tag),
-            attempt: open.attempts + 1,
-            left: None,
-        };
-        if state
-            .workers
-            .link(worker)
-            .is_some_and(|link| link.send_request(label, outgoing, tag).is_ok())
-        {
-            open.phase = Phase::Handed { worker };
-            open.attempts += 1;
-            self.follow(state, place);
-        } else {
-            state.workers.end(worker);
-            state.workers.hold_back(worker);
-            state.enqueue(place, End::Front);
-            self.unsettled.notify_one();
+        let balancer = &state.workers.balancer;
+        let sent = link.send_request(outgoing, tag(request), || Label {
+            id: state.label(request),
+            attempt,
+            left: balancer
+                .deadline(request)
+                .map(|deadline| deadline.saturating_duration_since(now)),
+        });
+        if sent.is_ok() {
+            return self.follow(state, request);
         }
+        state.workers.hold_back(to);
+        state.workers.balancer.unsent(request, now);
+        self.unsettled.notify_one();
     }
 
     /// Hands over what waits, for as long as somebody can take it.
     fn pull(&self, state: &mut State) {
-        while state.waiting > 0
-            && let Some(worker) = state.workers.pick()
-        {
-            match state.dequeue() {
-                Some(place) => self.hand_over(state, place, worker),
-                None => state.workers.end(worker),
-            }
+        self.pull_at(state, now());
+    }
+
+    fn pull_at(&self, state: &mut State, now: std::time::Instant) {
+        while let Some((given, to)) = state.workers.next(now) {
+            self.hand_over(state, given, to, now);
         }
-        if self.closed.get() && state.waiting > 0 {
+        if self.closed.get() && state.waiting() > 0 {
             // Nobody will come for it.
-            state.expire(Instant::now(), Duration::ZERO);
+            state.fail_waiting();
         }
+        state.show_waiting();
     }
 
     /// Somebody may take more than before: messages that are held go out, then requests that wait.
@@ -457,156 +435,70 @@ impl Pool {
         self.pull(state);
     }
 
-    /// Lets time settle what is unsettled; says whether anything is left to settle.
-    fn housekeeping(self: &Rc<Self>) -> bool {
-        let now = Instant::now();
-        let state = &mut *self.state.borrow_mut();
-        for (peer, unsent) in state.workers.settle(now).into_iter().rev() {
-            let (requests, others): (Vec<_>, Vec<_>) = unsent
-                .into_iter()
-                .partition(|unsent| is_request(unsent.tag));
-            for request in requests.into_iter().rev() {
-                state.take_back(request.tag);
-            }
-            // Notices, messages and parts are for nobody else: they wait until it reads again.
-            for unsent in others {
-                // It had room for them before, and is told to be lost if it is gone meanwhile.
-                let _queued = peer.send_again(unsent);
-            }
-        }
-        self.resume_follow_ups(state);
-        self.resume(state);
-        self.tell_drained(state);
-        let expired = state.expire(now, self.settings.borrow().wait_max);
-        if expired > 0 {
-            self.tell_unserved(now, expired, !state.workers.is_anyone_connected());
-        }
-        if self.retiring.get().is_some() {
-            // What waits still needs a peer.
-            if state.waiting == 0 && !state.holds() {
-                self.deaf.set(true);
-                for listening in &*self.listening.borrow() {
-                    listening.stop_accepting();
-                }
-                if !state.workers.dismiss_idle() {
-                    self.end_sockets(state);
-                    state.abandon_attached();
-                }
-            }
-            return true;
-        }
-        state.waiting > 0 || state.workers.is_unsettled() || state.has_follow_ups()
-    }
-
-    /// Tells the log that requests found no handler, now and then: of the first ones at once, of further ones with the next line.
-    fn tell_unserved(&self, now: Instant, count: usize, nobody_is_there: bool) {
-        let (told, before) = self.unserved.get();
-        let count = before.saturating_add(count);
-        if told.is_some_and(|told| now.duration_since(told) < UNSERVED_PAUSE) {
-            return self.unserved.set((told, count));
-        }
-        self.unserved.set((Some(now), 0));
-        let why = if nobody_is_there {
-            "none is connected"
-        } else {
-            "those that are connected take no more"
-        };
-        let handler = self.endpoints.borrow();
-        let handler = handler.to_string();
-        warn!(
-            handler,
-            requests = count,
-            "no handler took requests in time: {why}"
-        );
-    }
-
     /// Ends what a dead worker had: handed on where that is safe, failed otherwise.
     fn give_up(self: &Rc<Self>, state: &mut State, worker: workers::Id) {
-        let latest = state.serial;
-        let mut places: Vec<(u32, usize)> = state
-            .open
-            .iter()
-            .filter(|(_, open)| {
-                open.phase == Phase::Handed { worker } || open.phase == Phase::Attached { worker }
-            })
-            .map(|(place, open)| (latest.wrapping_sub(open.serial), place))
-            .collect();
+        let Some(key) = state.workers.key(worker) else {
+            return;
+        };
+        let now = now();
+        // Of what was answered, or is wanted by nobody, it can say no more that it is done with it.
+        let left: Vec<Request> = state.workers.balancer.requests_of(key).collect();
+        for request in left {
+            if state.open(request).is_none() {
+                state.workers.balancer.end(request, now, None);
+            }
+        }
+        let lost = state.lose(key, now);
         debug!(
-            requests = places.len(),
+            requests = lost.len(),
             "handler is dead: what it had is handed on or failed"
         );
-        // The youngest first, as each goes to the head of the queue.
-        places.sort_unstable();
-        for (_, place) in places {
-            let Some(open) = state.open.get_mut(place) else {
+        for Lost { request, fate } in lost {
+            let Some(open) = state.open_mut(request) else {
                 continue;
             };
+            if open.failed {
+                continue;
+            }
             open.caller.retire_id();
-            if open.may_be_handed_on() {
-                Name::RequestsHandedOn.increment();
-                state.enqueue(place, End::Front);
-            } else {
-                Name::RequestsLostHandler.increment();
-                open.phase = Phase::Failed;
-                open.caller.failed(Refused::now(Failure::HandlerLost));
+            match fate {
+                Fate::Again => Name::RequestsHandedOn.increment(),
+                Fate::Failed(why) => {
+                    Name::RequestsLostHandler.increment();
+                    if why == balancer::Failure::Quarantined {
+                        warn!("a request is given to no further handler: those that had it died");
+                    }
+                    open.fail(Refused::now(why.into()));
+                }
             }
         }
         state.detach_all(worker);
         state.workers.forget(worker);
         self.resume(state);
+        self.expect_time(state);
         self.unsettled.notify_one();
     }
 
     /// The ticket of this request was dropped.
-    fn release(&self, place: usize, serial: u32) {
+    fn release(&self, request: Request, answered: bool) {
         let state = &mut *self.state.borrow_mut();
-        if state
-            .open
-            .get(place)
-            .is_none_or(|open| open.serial != serial)
-        {
-            return;
-        }
-        let open = state.open.remove(place);
-        state.follow_ups -= usize::from(open.follow.is_some());
-        match open.phase {
-            Phase::Waiting { .. } => state.unwait(open.message.len()),
-            Phase::Handed { worker } => state.workers.end(worker),
-            Phase::Attached { worker } => state.workers.detach(worker),
-            Phase::Failed => {}
-        }
-        if state.waiting > 0 {
-            self.pull(state);
-        }
+        state.release(request, answered);
+        self.pull(state);
         self.tell_ended();
-    }
-
-    fn with_open<R>(
-        &self,
-        place: usize,
-        serial: u32,
-        how: impl FnOnce(&mut Workers, &mut Open) -> R,
-    ) -> Option<R> {
-        let state = &mut *self.state.borrow_mut();
-        let open = state
-            .open
-            .get_mut(place)
-            .filter(|open| open.serial == serial)?;
-        Some(how(&mut state.workers, open))
     }
 }
 
 /// An open request. Dropping it ends the request: its response has ended, or its client is gone.
 pub struct Ticket {
     pool: Rc<Pool>,
-    place: usize,
-    serial: u32,
+    request: Request,
+    answered: Cell<bool>,
 }
 
 impl fmt::Debug for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ticket")
-            .field("place", &self.place)
+            .field("request", &self.request)
             .finish_non_exhaustive()
     }
 }
@@ -615,52 +507,54 @@ impl Ticket {
     /// The first bytes of a response came, from this reply socket: the request cannot be handed on any more. False when no
     /// peer has the request: then they are no response to it, and nothing changes.
     pub fn started(&self, voice: PeerId) -> bool {
-        let begun = self
-            .pool
-            .with_open(self.place, self.serial, |workers, open| {
-                if matches!(open.phase, Phase::Waiting { .. }) {
-                    return false;
-                }
-                open.started = true;
-                open.message = Bytes::new();
-                if let Phase::Handed { worker } = open.phase {
-                    workers.tie(worker, voice);
-                }
-                true
-            });
-        begun.unwrap_or(true)
+        let state = &mut *self.pool.state.borrow_mut();
+        let phase = state.phase(self.request);
+        if phase == Some(Phase::Waiting) {
+            return false;
+        }
+        let worker = state.worker_of(self.request);
+        if let Some((open, workers)) = state.open_and_workers(self.request) {
+            open.started = true;
+            open.message = Bytes::new();
+            if let Some(worker) = worker
+                && phase != Some(Phase::Attached)
+            {
+                workers.balancer.began(self.request);
+                workers.tie(worker, voice);
+            }
+        }
+        true
     }
 
     /// The response has become a stream: the request does not make its peer busy any more.
     pub fn attach(&self) {
-        self.pool
-            .with_open(self.place, self.serial, |workers, open| {
-                if let Phase::Handed { worker } = open.phase {
-                    open.phase = Phase::Attached { worker };
-                    workers.attach(worker);
-                }
-            });
+        let state = &mut *self.pool.state.borrow_mut();
+        let now = now();
+        state.workers.balancer.attach(self.request, now);
         // Its slot is free.
-        self.pool.pull(&mut self.pool.state.borrow_mut());
+        self.pool.pull_at(state, now);
+    }
+
+    /// The response has ended, so that nobody need be told that its answer is not wanted any more. Then the ticket is to be dropped.
+    pub fn answered(&self) {
+        self.answered.set(true);
     }
 
     /// The peer that has the request, if it was handed over.
     pub fn peer(&self) -> Option<PeerId> {
-        self.pool
-            .with_open(self.place, self.serial, |workers, open| match open.phase {
-                Phase::Handed { worker } | Phase::Attached { worker } => {
-                    workers.peer(worker).map(|peer| peer.id())
-                }
-                Phase::Waiting { .. } | Phase::Failed => None,
-            })?
+        let state = self.pool.state.borrow();
+        let worker = state.worker_of(self.request)?;
+        state.workers.peer(worker).map(|peer| peer.id())
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.pool.release(self.place, self.serial);
+        self.pool.release(self.request, self.answered.get());
     }
 }
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod worker_tests;

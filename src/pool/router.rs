@@ -281,7 +281,6 @@ impl Sink for RouterSide {
         let (heard, pool) = self.hear(peer, &message, now);
         let id = peer.id();
         match (heard, pool) {
-            (Heard::Nothing, _) => {}
             (Heard::Answer(word), _) => {
                 if word == FromBroker::Bye {
                     Name::RepliesMalformed.increment();
@@ -325,7 +324,7 @@ impl Sink for RouterSide {
                 }
             }
             // A worker that has said what it is has a pool; one that has not is told so.
-            (_, None) => {}
+            (Heard::Nothing, _) | (_, None) => {}
         }
     }
 

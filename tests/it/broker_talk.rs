@@ -8,7 +8,8 @@ use bytes::Bytes;
 use lurcher::bus::server::{Options, PeerId};
 use lurcher::drain::{self, Signal};
 use lurcher::pool::{
-    self, Addresses, Caller, Failure, Heartbeats, Pool, Refused, Replies, Retry, Settings, Ticket,
+    self, Addresses, Caller, Failure, Heartbeats, Pool, Refused, Replies, Retry, Rules, Settings,
+    Ticket,
 };
 use lurcher::wire::{ConnId, Protocol};
 
@@ -131,10 +132,14 @@ fn settings() -> Settings {
         sender: Bytes::from_static(b"front"),
         protocol: Protocol::Json,
         topic: Vec::new(),
-        slots: None,
-        waiting_max: 100,
-        waiting_bytes_max: 1 << 20,
-        wait_max: PATIENCE,
+        rules: Rules {
+            queue_max: 100,
+            queue_bytes_max: 1 << 20,
+            wait_max: PATIENCE,
+            start_grace: PATIENCE,
+            suspect_grace: Duration::from_millis(100),
+            ..Rules::for_front()
+        },
         raw_payload: false,
     }
 }
@@ -286,7 +291,7 @@ fn a_worker_that_is_of_no_use_is_told_why_and_its_connection_ends() {
         worker.say(&["HELLO", "1", "", "1", "1", ""]);
         assert_eq!(worker.hear().await[0], "WELCOME");
         let again = worker.hear().await;
-        assert_eq!((&again[0][..], &again[2][..]), ("REQUEST", "2"));
+        assert_eq!((again[0].as_str(), again[2].as_str()), ("REQUEST", "2"));
         assert_eq!(client.failed.get(), None, "it had not begun");
     });
 }
@@ -483,4 +488,60 @@ fn random_messages_do_not_stop_others_and_a_flood_of_them_is_ended() {
         assert_eq!(steady.hear().await[0], "REQUEST");
         assert_eq!(client.failed.get(), None);
     });
+}
+
+#[test]
+fn a_silent_worker_gets_nothing_until_it_is_heard() {
+    shard(async {
+        let broker = Broker::start().await;
+        let worker = broker.own("4").await;
+        let asked = worker.hear_all().await;
+        assert_eq!(asked[0], "PING");
+        worker.say(&["PONG", &asked[1], "1"]);
+        // What it is asked further stays unanswered.
+        let state = || broker.pool.report().workers[0].state;
+        until(|| state() == "suspect").await;
+        let (_ticket, client) = broker.submit(1, Retry::Never);
+        assert_eq!(client.handed.get(), 0);
+        worker.say(&["PONG", "0", "1"]);
+        assert_eq!(worker.hear().await[0], "REQUEST");
+        assert_ne!(state(), "suspect");
+    });
+}
+
+#[test]
+fn a_worker_that_stays_silent_is_dead_although_its_connection_stands() {
+    shard(async {
+        let broker = Broker::start().await;
+        let silent = broker.own("4").await;
+        let asked = silent.hear_all().await;
+        silent.say(&["PONG", &asked[1], "1"]);
+        let (_ticket, client) = broker.submit(7, Retry::Never);
+        let request = silent.hear().await;
+        let lives = broker.own("4").await;
+        let again = async {
+            loop {
+                let said = lives.hear_all().await;
+                match said[0].as_str() {
+                    "PING" => lives.say(&["PONG", &said[1], "1"]),
+                    _ => break said,
+                }
+            }
+        };
+        let again = again.await;
+        assert_eq!((&again[1], again[2].as_str()), (&request[1], "2"));
+        assert_eq!(client.handed.get(), 2);
+        // It wakes up, and what it says of that request comes too late, whatever it makes of the end of its connection.
+        silent.say(&["HELLO", "1", "", "4", "1", ""]);
+        silent.say(&["HELD", &request[1], "front 7"]);
+        silent.say(&["REPLY", &request[1], "front 1:7, late"]);
+        until_said(&silent, "CANCEL").await;
+        lives.say(&["REPLY", &again[1], "front 1:7, in time"]);
+        assert_eq!(broker.replied(1).await, ["front 1:7, in time"]);
+        assert!(broker.ears.held.borrow().is_empty());
+    });
+}
+
+async fn until_said(worker: &Dealer, word: &str) {
+    while worker.hear_all().await[0] != word {}
 }

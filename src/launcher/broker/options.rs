@@ -104,10 +104,22 @@ pub(super) const OPTIONS: &[Opt] = &[
         "Bytes of those; K, M and G are understood [default: 64M]",
     ),
     rule(
+        "queue-per-slot",
+        "COUNT",
+        REQUESTS,
+        "So many at most for each slot of the workers that are there, if all say how many they have; 4 is a good number then [default: no such bound]",
+    ),
+    rule(
         "wait",
         "SECONDS",
         REQUESTS,
         "How long one waits for a worker before it gets a 503 [default: 5]",
+    ),
+    rule(
+        "start-grace",
+        "SECONDS",
+        REQUESTS,
+        "The same while no worker is there at all, as in the middle of a deploy [default: 5]",
     ),
     rule(
         "deadline",
@@ -120,6 +132,18 @@ pub(super) const OPTIONS: &[Opt] = &[
         "no|safe|always",
         REQUESTS,
         "Whether another worker gets what a lost one may have begun, before a byte of its answer: never, if the method is GET, HEAD, OPTIONS or TRACE, or whatever it is [default: safe]",
+    ),
+    rule(
+        "retry-budget",
+        "SHARE|none",
+        REQUESTS,
+        "Share of the last ten seconds' requests that may be given to a second worker, beside a few that always may [default: 0.2]",
+    ),
+    rule(
+        "outlier",
+        "FACTOR|off",
+        WORKERS,
+        "A worker whose slowest answers take so many times longer than the median worker's gets nothing for 30 s and more, but never more than three in ten of them at once [default: off]",
     ),
     rule(
         "sticky",

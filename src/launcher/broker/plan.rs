@@ -10,6 +10,7 @@ use crate::endpoint::{Endpoint, EndpointError, Transport};
 use crate::handler::Options;
 use crate::launcher::given::{BROKER, Given, Said};
 use crate::launcher::run::source::{is_said, number, read, said, seconds, size};
+use crate::pool::Outlier;
 use crate::sticky::Key;
 use crate::sys;
 
@@ -180,7 +181,16 @@ fn pools(given: &Given) -> Result<(Vec<PoolSpec>, bool), String> {
         Some(said) => Some(spec(said, &said.value)?),
         None => {
             optional = true;
-            workers.as_ref().and_then(one_port_up)
+            let is_named = |up: &Endpoint| {
+                let named = plain.iter().flat_map(|(send, recv)| [send, recv]);
+                named
+                    .into_iter()
+                    .any(|named| named.transport == up.transport)
+            };
+            workers
+                .as_ref()
+                .and_then(one_port_up)
+                .filter(|up| !is_named(up))
         }
     };
     if workers.is_some() || plain.is_some() {
@@ -272,6 +282,41 @@ fn rules(given: &Given) -> Result<Rules, String> {
     if let Some(wait) = said(given, "wait", seconds)? {
         rules.wait_max = wait;
     }
+    if let Some(count) = number(given, "queue-per-slot", 1, QUEUE_MAX)? {
+        rules.waiting_per_slot_max = Some(count);
+    }
+    if let Some(grace) = said(given, "start-grace", seconds)? {
+        rules.start_grace = grace;
+    }
+    let budget = |text: &str| match text {
+        "none" => Ok(None),
+        _ => text
+            .parse()
+            .ok()
+            .filter(|share| (0.0..=1.0).contains(share))
+            .map(Some)
+            .ok_or("neither none nor a share from 0 to 1"),
+    };
+    if let Some(budget) = said(given, "retry-budget", budget)? {
+        rules.retry_budget = budget;
+    }
+    let outlier = |text: &str| match text {
+        "off" => Ok(None),
+        _ => text
+            .parse()
+            .ok()
+            .filter(|factor| (1.5..=1000.0).contains(factor))
+            .map(|factor| {
+                Some(Outlier {
+                    factor,
+                    ..Outlier::default()
+                })
+            })
+            .ok_or("neither off nor a factor from 1.5 to 1000"),
+    };
+    if let Some(outlier) = said(given, "outlier", outlier)? {
+        rules.outlier = outlier;
+    }
     rules.deadline = said(given, "deadline", seconds)?.filter(|time| !time.is_zero());
     let again = |text: &str| match text {
         "no" => Ok(Again::No),
@@ -359,7 +404,7 @@ mod tests {
     fn rules_are_read_and_mistakes_are_told_with_their_place() {
         let base = "tcp://a:2 --workers tcp://b:1";
         let rules = read(&format!(
-            "{base} --slots 4 --queue 10 --queue-bytes 2K --wait 1.5 --deadline 60 --retry always"
+            "{base} --slots 4 --queue 10 --queue-bytes 2K --wait 1.5 --deadline 60 --retry always --queue-per-slot 4 --start-grace 2 --retry-budget none --outlier 5"
         ))
         .unwrap()
         .rules;
@@ -368,12 +413,18 @@ mod tests {
         assert_eq!(rules.wait_max, Duration::from_millis(1500));
         assert_eq!(rules.deadline, Some(Duration::from_secs(60)));
         assert_eq!(rules.again, Again::Always);
+        assert_eq!(rules.waiting_per_slot_max, Some(4));
+        assert_eq!(rules.start_grace, Duration::from_secs(2));
+        assert_eq!(rules.retry_budget, None);
+        assert!(rules.outlier.is_some());
         assert_eq!(
             read(&format!("{base} --slots none")).unwrap().rules.slots,
             None
         );
         for (wrong, why) in [
             ("--slots 0", "--slots `0`: neither none nor"),
+            ("--retry-budget 1.1", "--retry-budget `1.1`: neither none"),
+            ("--outlier 1", "--outlier `1`: neither off"),
             ("--retry maybe", "--retry `maybe`: neither no"),
             ("--pool api", "--pool `api`: it begins with a name"),
             ("--plain tcp://a:1", "--plain `tcp://a:1`: it takes two"),

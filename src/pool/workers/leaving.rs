@@ -4,7 +4,6 @@ use tracing::debug;
 
 use super::super::kin::{Kin, token};
 use super::{Id, Link, Worker, Workers};
-use crate::balancer::Standing;
 use crate::bus::server::{Origin, PeerId};
 
 /// Whether a worker whose PULL is open gets new requests.
@@ -44,14 +43,13 @@ impl Workers {
     pub(super) fn drain_where(&mut self, how: Leave, which: impl Fn(&Worker) -> bool) -> Vec<Id> {
         let mut begun = Vec::new();
         for (index, worker) in &mut self.all {
-            let Some(key) = worker.key.filter(|_| which(worker)) else {
+            if !worker.connected || !which(worker) {
                 continue;
-            };
+            }
             match worker.leave {
                 Leave::No => {
-                    debug!(peer = %worker.link.peer.id(), held = worker.held, "handler gets no more requests");
+                    debug!(peer = %worker.link.peer.id(), "handler gets no more requests");
                     worker.leave = how;
-                    self.balancer.set(key, Standing::Held);
                     self.leaving += 1;
                     begun.push(Id(index));
                 }
@@ -59,6 +57,9 @@ impl Workers {
                 Leave::Unasked => worker.leave = how,
                 Leave::Untold | Leave::Told => {}
             }
+        }
+        for id in &begun {
+            self.restand(*id);
         }
         begun
     }
@@ -70,7 +71,7 @@ impl Workers {
         }
         let untold = self.all.iter().filter(|(_, worker)| {
             // Whoever asks has a token, so that nobody is told who would not understand it.
-            worker.leave == Leave::Untold && worker.key.is_some()
+            worker.leave == Leave::Untold && worker.connected
         });
         untold
             .map(|(index, worker)| (Id(index), worker.link.clone()))
@@ -90,12 +91,12 @@ impl Workers {
             && self
                 .all
                 .get(id.0)
-                .is_some_and(|worker| worker.key.is_some() && worker.leave != Leave::No)
+                .is_some_and(|worker| worker.connected && worker.leave != Leave::No)
     }
 
     /// Whether a request can be handed to somebody now.
     pub(in crate::pool) fn is_anyone_ready(&self) -> bool {
-        self.balancer.first().is_some()
+        self.balancer.has_room()
     }
 
     /// Whether somebody would take the messages of a connection now, though perhaps no request.
@@ -109,7 +110,7 @@ impl Workers {
         let workers = self.all.iter().map(|(_, worker)| worker);
         workers
             .filter(|worker| worker.link.peer.origin() == Origin::Process(process))
-            .map(|worker| worker.held as usize)
+            .map(|worker| self.held(worker) as usize)
             .sum()
     }
 }

@@ -36,19 +36,21 @@ pub(in crate::pool) struct Label {
 }
 
 impl Link {
-    /// Queues a request.
+    /// Queues a request. The label is asked for where it is needed.
     pub(in crate::pool) fn send_request(
         &self,
-        label: Label,
         message: Outgoing,
         tag: u64,
+        label: impl FnOnce() -> Label,
     ) -> Result<(), Full> {
-        let Label { id, attempt, left } = label;
         match self.dialect {
             Dialect::Plain => self.peer.send(message, tag),
-            Dialect::Own => worker::before_request(id, attempt, left, |frames| {
-                self.peer.send_behind(frames, message, tag)
-            }),
+            Dialect::Own => {
+                let Label { id, attempt, left } = label();
+                worker::before_request(id, attempt, left, |frames| {
+                    self.peer.send_behind(frames, message, tag)
+                })
+            }
             Dialect::M2wsgi => self.peer.send_behind(&[b""], message, tag),
         }
     }

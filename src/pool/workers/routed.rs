@@ -8,10 +8,13 @@ use tracing::debug;
 
 use super::super::NO_TAG;
 use super::super::kin::Kin;
+use super::super::requests::now;
 use super::super::routed::Facts;
 use super::leaving::Leave;
-use super::{Link, Voice, Workers};
+use super::{Dialect, Link, Voice, Workers};
+use crate::balancer::{NewWorker, Standing};
 use crate::bus::server::{Peer, PeerId};
+use crate::metrics::Name;
 use crate::wire::worker::{FromBroker, RequestId};
 
 /// Requests from before its connection that a worker may say it still has: what a broker gives to one worker at most.
@@ -35,17 +38,34 @@ impl Workers {
             peer: Rc::clone(peer),
             dialect: facts.dialect,
         };
-        self.enter(link, kin, now);
+        let facts = NewWorker {
+            name: facts.name,
+            slots: facts.slots,
+            weight: facts.weight,
+            standing: Standing::Held,
+            tells_start: facts.dialect == Dialect::Own,
+        };
+        self.enter(link, kin, facts, now);
+    }
+
+    /// A worker's connection has ended. Gives it when it had something.
+    pub(in crate::pool) fn lose(&mut self, peer: PeerId, now: Instant) -> Option<super::Id> {
+        self.voices.remove(&peer);
+        self.leave(peer, now)
     }
 
     /// How many requests a worker takes at once from now on.
     pub(in crate::pool) fn set_slots_of(&mut self, peer: PeerId, slots: Option<u32>) {
-        let _ = (peer, slots);
+        if let Some(key) = self.find(peer).and_then(|id| self.key(id)) {
+            self.balancer.set_slots(key, slots, now());
+        }
     }
 
     /// How long a word takes to a worker and back.
     pub(in crate::pool) fn set_hop(&mut self, peer: PeerId, hop: Duration) {
-        let _ = (peer, hop);
+        if let Some(key) = self.find(peer).and_then(|id| self.key(id)) {
+            self.balancer.set_hop(key, hop);
+        }
     }
 
     /// A worker has a request from before its connection. False when that is one too many.
@@ -54,6 +74,16 @@ impl Workers {
             return false;
         };
         worker.holds.len() < HOLDS_MAX && worker.holds.insert(id)
+    }
+
+    /// What a worker says to this request is heard although the request is over, as it is one that goes on as messages.
+    pub(in crate::pool) fn go_on_hearing(&mut self, id: super::Id, request: RequestId) {
+        let worker = self.all.get_mut(id.0);
+        if let Some(worker) = worker.filter(|worker| worker.link.dialect == Dialect::Own)
+            && worker.holds.len() < HOLDS_MAX
+        {
+            worker.holds.insert(request);
+        }
     }
 
     /// Whether a worker has said that it has this request from before its connection.
@@ -80,6 +110,14 @@ impl Workers {
         }
     }
 
+    /// Says a word of the own dialect to a worker.
+    pub(in crate::pool) fn say_to(&self, peer: PeerId, word: &FromBroker) {
+        let link = self.find(peer).and_then(|id| self.link(id));
+        if link.is_some_and(|link| link.say(word, NO_TAG).is_err()) {
+            Name::NoticesDropped.increment();
+        }
+    }
+
     /// Tells the workers that have a word for it that the broker goes.
     pub(in crate::pool) fn bid_farewell(&self) {
         for (_, worker) in &self.all {
@@ -90,6 +128,12 @@ impl Workers {
 
     /// A worker is silent, or is heard again.
     pub(in crate::pool) fn suspect(&mut self, peer: PeerId, silent: bool) {
-        let _ = (peer, silent);
+        let Some(id) = self.find(peer) else {
+            return;
+        };
+        if let Some(worker) = self.all.get_mut(id.0) {
+            worker.silent = silent;
+        }
+        self.restand(id);
     }
 }

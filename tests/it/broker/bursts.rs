@@ -152,7 +152,7 @@ fn clients_of_a_full_queue_are_told_when_to_come_again() {
 #[test]
 fn who_waits_too_long_is_told_so() {
     servers::each("", |server| {
-        let options = ["--slots", "1", "--wait", "0.3", "--start-grace", "0.3"];
+        let options = ["--slots", "1", "--wait", "0.3"];
         let device = Device::start(&[&server], &options);
         let ask = |path: &str| {
             let mut client = Client::connect(server.address);

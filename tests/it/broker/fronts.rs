@@ -2,9 +2,10 @@
 
 use super::Device;
 use super::load::Load;
-use crate::support::PATIENCE;
+use super::workers::Kind;
 use crate::support::client::{Asked, Client, fetch};
-use crate::support::servers::{self, Kind, Server};
+use crate::support::servers::{self, Server};
+use crate::support::{PATIENCE, free_port};
 
 /// A request without a body.
 fn get(path: &str) -> String {
@@ -14,8 +15,12 @@ fn get(path: &str) -> String {
 #[test]
 fn servers_of_one_name_whose_ids_are_the_same_get_their_own_answers() {
     // Mongrel2's ids begin with the same number on each, and both servers are called `app-ident`.
-    let started =
-        [Kind::Mongrel2, Kind::Mongrel2, Kind::Lurcher].map(|kind| Server::start(kind, "json", ""));
+    let started = [
+        servers::Kind::Mongrel2,
+        servers::Kind::Mongrel2,
+        servers::Kind::Lurcher,
+    ]
+    .map(|kind| Server::start(kind, "json", ""));
     let servers: Vec<&Server> = started.iter().flatten().collect();
     let device = Device::start(&servers, &["--slots", "2"]);
     let mut workers = vec![
@@ -37,8 +42,8 @@ fn servers_of_one_name_whose_ids_are_the_same_get_their_own_answers() {
 
 #[test]
 fn a_server_that_dies_takes_nothing_of_the_others_with_it() {
-    let [Some(mut first), Some(second)] =
-        [Kind::Lurcher, Kind::Lurcher].map(|kind| Server::start(kind, "json", ""))
+    let [Some(mut first), Some(second)] = [servers::Kind::Lurcher, servers::Kind::Lurcher]
+        .map(|kind| Server::start(kind, "json", ""))
     else {
         return;
     };
@@ -61,12 +66,15 @@ fn a_server_that_dies_takes_nothing_of_the_others_with_it() {
 #[test]
 fn a_pool_whose_workers_are_stuck_holds_up_no_other() {
     servers::each("", |server| {
-        let device = Device::start(
-            &[&server],
-            &["--slots", "1", "--pool", "slow=/hold/", "--pool", "rest=/"],
-        );
-        let mut stuck = device.own().of_pool("slow").ready();
-        let _brisk = device.own().of_pool("rest").ready();
+        let [slow, rest] = [(); 2].map(|()| format!("tcp://127.0.0.1:{}", free_port()));
+        let pools = [
+            format!("slow=/hold/,workers={slow}"),
+            format!("rest=/now/,workers={rest}"),
+        ];
+        let options = ["--slots", "1", "--pool", &pools[0], "--pool", &pools[1]];
+        let device = Device::start(&[&server], &options);
+        let mut stuck = Kind::own(&slow).ready();
+        let _brisk = Kind::own(&rest).ready();
         let mut held = Vec::new();
         for at in 0..5 {
             let mut client = Client::connect(server.address);

@@ -49,6 +49,9 @@ impl Device {
             specs.join(",")
         };
         let plain = format!("{pull},{publish}");
+        // What is left of a broker that is killed goes with the directory.
+        let name = format!("at-{}", workers.rsplit(':').next().unwrap_or_default());
+        let state = directory.join(&name).display().to_string();
         let mut arguments: Vec<String> = [
             "broker",
             &specs(0),
@@ -57,6 +60,10 @@ impl Device {
             &workers,
             "--plain",
             &plain,
+            "--name",
+            &name,
+            "--state",
+            &state,
         ]
         .map(str::to_owned)
         .to_vec();

@@ -52,12 +52,6 @@ impl Kind {
         self
     }
 
-    /// For this pool.
-    pub(super) fn of_pool(mut self, pool: &str) -> Self {
-        pool.clone_into(&mut self.pool);
-        self
-    }
-
     /// Starts one; it may not have connected yet.
     pub(super) fn start(&self) -> Worker {
         let program = std::env::current_exe().expect("this program");
@@ -310,6 +304,7 @@ impl Work {
                     Heard::Request(number, message) => self.take(number, &message),
                     Heard::Cancelled(number) => {
                         println!("\ncancelled");
+                        self.say_done(&number, Duration::ZERO);
                         self.waiting.retain(|job| job.number != number);
                         self.begun.retain(|job| job.number != number);
                     }
@@ -458,9 +453,13 @@ impl Work {
             let whole = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
             self.send(job, whole.as_bytes());
         }
+        self.say_done(&job.number, job.began.elapsed());
+    }
+
+    fn say_done(&self, number: &[u8], took: Duration) {
         if let Bus::Own(dealer) = &self.bus {
-            let took = job.began.elapsed().as_micros().to_string();
-            dealer.say(&[b"DONE", &job.number, took.as_bytes()]);
+            let took = took.as_micros().to_string();
+            dealer.say(&[b"DONE", number, took.as_bytes()]);
         }
     }
 
