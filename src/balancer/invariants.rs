@@ -1,7 +1,5 @@
 //! What must be true of a balancer after every step, worked out anew from its workers and requests. For tests.
 
-use std::collections::HashSet;
-
 use super::list::{List, NONE};
 use super::requests::State;
 use super::{Balancer, Standing};
@@ -32,30 +30,39 @@ impl Balancer {
         found
     }
 
+    /// One more than the highest index of a request.
+    fn marks(&self) -> usize {
+        let all = self.requests.iter();
+        all.map(|(index, _)| index as usize + 1).max().unwrap_or(0)
+    }
+
     /// Each request is in the list that its state names, and in no other.
     fn check_lists(&self) {
-        let mut listed = HashSet::new();
+        let mut listed = vec![false; self.marks()];
         for index in self.members(&self.queue) {
             let open = self.requests.get(index).expect("it was found");
             assert_eq!(open.state, State::Waiting);
-            assert!(listed.insert(index), "a request is in one list");
+            let twice = std::mem::replace(&mut listed[index as usize], true);
+            assert!(!twice, "a request is in one list");
         }
         for (place, entry) in &self.workers {
             let place = u32::try_from(place).expect("few workers");
             for index in self.members(&entry.strict) {
                 let open = self.requests.get(index).expect("it was found");
                 assert_eq!(open.state, State::Strict(place));
-                assert!(listed.insert(index), "a request is in one list");
+                let twice = std::mem::replace(&mut listed[index as usize], true);
+                assert!(!twice, "a request is in one list");
             }
             for index in self.members(&entry.held) {
                 let open = self.requests.get(index).expect("it was found");
                 assert_eq!(open.state.holder(), Some(place));
-                assert!(listed.insert(index), "a request is in one list");
+                let twice = std::mem::replace(&mut listed[index as usize], true);
+                assert!(!twice, "a request is in one list");
             }
         }
         for (index, open) in self.requests.iter() {
             assert_eq!(
-                listed.contains(&index),
+                listed[index as usize],
                 open.state != State::Failed,
                 "whatever has not failed is in a list: {open:?}"
             );
@@ -66,15 +73,14 @@ impl Balancer {
         let mut in_flight = 0;
         for worker in self.workers() {
             let entry = self.entry(worker).expect("it is there");
-            let states: Vec<State> = self
-                .requests_of(worker)
-                .filter_map(|request| self.requests.find(request))
-                .map(|open| open.state)
-                .collect();
-            let open = states.iter().filter(|state| state.is_in_flight()).count();
+            let states = || {
+                let open = self.requests_of(worker);
+                open.filter_map(|request| Some(self.requests.find(request)?.state))
+            };
+            let open = states().filter(|state| state.is_in_flight()).count();
             assert_eq!(entry.open as usize, open, "in flight is exact");
             assert!(
-                entry.attached as usize >= states.len() - open,
+                entry.attached as usize >= states().count() - open,
                 "streams are counted"
             );
             in_flight += entry.open;
@@ -143,11 +149,14 @@ impl Balancer {
     }
 
     fn check_times(&self) {
-        let times = self.timers.all();
-        for (index, open) in self.requests.iter() {
-            if let Some(at) = open.timer {
-                assert!(times.contains(&(at, (index, open.serial))));
+        let mut set = vec![false; self.marks()];
+        for (at, whose) in self.timers.iter() {
+            if self.requests.is_set(at, whose) {
+                set[whose.0 as usize] = true;
             }
+        }
+        for (index, open) in self.requests.iter() {
+            assert_eq!(set[index as usize], open.timer.is_some());
             if open.state.waits() {
                 let latest = open.since + self.rules.wait_max;
                 let at = open.timer.expect("whoever waits does not wait for ever");

@@ -329,6 +329,8 @@ impl Balancer {
         match open.state {
             State::Handed(worker) => {
                 open.attempts = open.attempts.saturating_sub(1);
+                // The time that it lay before a worker that did not read is not one that it waited for one.
+                open.since += now.saturating_duration_since(open.handed_at);
                 self.counts.unsent += 1;
                 self.release(request.index, worker);
                 self.wait_first(request.index);

@@ -81,7 +81,6 @@ impl Rules {
             wait_max: Duration::from_secs(30),
             start_grace: Duration::from_secs(30),
             retry_budget: None,
-            quarantine_after: 0,
             shed_late: false,
             ..Self::default()
         }

@@ -112,7 +112,7 @@ struct Mate {
 
 /// What is known of a request by whoever made it.
 struct Truth {
-    end: Option<String>,
+    end: Option<&'static str>,
     retry: Retry,
     begun: u32,
     deadline: Option<Instant>,
@@ -135,7 +135,7 @@ struct World {
     zombies: Vec<Request>,
     arrivals: usize,
     closing: bool,
-    seen: BTreeMap<String, u64>,
+    seen: BTreeMap<&'static str, u64>,
 }
 
 impl World {
@@ -175,8 +175,8 @@ impl World {
         self.below(one_in) == 0
     }
 
-    fn note(&mut self, what: impl Into<String>) {
-        *self.seen.entry(what.into()).or_insert(0) += 1;
+    fn note(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_insert(0) += 1;
     }
 
     fn plan(&mut self, millis: u64, what: Happens) {
@@ -307,7 +307,7 @@ impl World {
             Err(refusal) => {
                 assert!(refusal.retry_after >= Duration::from_secs(1));
                 assert!(refusal.retry_after <= Duration::from_mins(1));
-                self.note(format!("{:?}", refusal.why));
+                self.note(name_of(refusal.why));
             }
         }
         self.check();
@@ -441,10 +441,10 @@ impl World {
     }
 
     /// The request has come to its end, for whoever made it.
-    fn ended(&mut self, request: Request, how: &str) {
+    fn ended(&mut self, request: Request, how: &'static str) {
         let truth = self.truth.get_mut(&request).expect("it was accepted");
         assert_eq!(truth.end, None, "{request:?} ends a second time: {how}");
-        truth.end = Some(how.to_owned());
+        truth.end = Some(how);
         if how == "answered" {
             assert!(
                 truth.deadline.is_none_or(|deadline| self.now <= deadline),
@@ -455,7 +455,7 @@ impl World {
     }
 
     fn failed(&mut self, request: Request, why: Failure) {
-        self.ended(request, &format!("{why:?}"));
+        self.ended(request, name_of(why));
         assert_eq!(self.balancer.phase(request), Some(Phase::Failed));
         if self.balancer.worker_of(request).is_some() && self.chance(2) {
             self.zombies.push(request);
@@ -614,7 +614,10 @@ impl World {
         let pause = 1 + self.below(120);
         self.plan(pause, Happens::Chaos);
         let Some(number) = self.anyone() else {
-            return if self.chance(3) { self.hire() } else { () };
+            if self.chance(3) {
+                self.hire();
+            }
+            return;
         };
         let key = self.mates[&number].key;
         match self.below(14) {
@@ -742,6 +745,17 @@ impl World {
             u64::try_from(self.truth.len()).unwrap(),
             "what was accepted was counted"
         );
+    }
+}
+
+fn name_of(why: Failure) -> &'static str {
+    match why {
+        Failure::QueueFull => "QueueFull",
+        Failure::WaitOver => "WaitOver",
+        Failure::NoWorker => "NoWorker",
+        Failure::DeadlineOver => "DeadlineOver",
+        Failure::WorkerLost => "WorkerLost",
+        Failure::Quarantined => "Quarantined",
     }
 }
 

@@ -534,6 +534,21 @@ mod queue {
     }
 
     #[test]
+    fn what_nobody_wants_and_was_not_written_is_forgotten_by_its_worker() {
+        let mut desk = desk(plain());
+        let worker = desk.slots("a", 1);
+        let given = desk.given();
+        assert!(desk.balancer.abandon(given.request, desk.now));
+        desk.balancer.unsent(given.request, desk.now);
+        desk.balancer.check_invariants();
+        assert_eq!(desk.balancer.open(worker), 0);
+        assert_eq!(desk.balancer.waiting(), 0);
+        assert_eq!(desk.balancer.phase(given.request), Some(Phase::Failed));
+        desk.end(given.request);
+        assert_eq!(desk.balancer.phase(given.request), None);
+    }
+
+    #[test]
     fn those_who_are_refused_are_told_when_to_come_again() {
         let mut desk = desk(Rules {
             queue_max: 100,

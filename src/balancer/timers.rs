@@ -55,8 +55,8 @@ impl Timers {
     }
 
     #[cfg(test)]
-    pub(super) fn all(&self) -> std::collections::HashSet<(Instant, Whose)> {
-        self.heap.iter().map(|entry| entry.0).collect()
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Instant, Whose)> {
+        self.heap.iter().map(|entry| entry.0)
     }
 
     #[cfg(test)]

@@ -472,6 +472,9 @@ impl Server {
                 Some(Origin::Process(pid)) => Some(pid),
                 _ => None,
             };
+            if how == End::Answered {
+                exchange.ticket.answered();
+            }
             if let (End::Answered, Some(pid)) = (how, pid) {
                 self.shared.served.add(pid);
             }

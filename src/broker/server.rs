@@ -118,6 +118,8 @@ impl Server {
                 queue_bytes_max: usize::MAX,
                 wait_max: settings.wait_max,
                 start_grace: settings.wait_max,
+                // A request that handlers die with, one after the other, ends as any other that was lost with one.
+                quarantine_after: 0,
                 ..pool::Rules::for_front()
             },
             raw_payload: true,

@@ -156,12 +156,9 @@ impl Ticket {
     /// not busy with it any more.
     pub fn into_attachment(self, speaker: Rc<dyn Speaker>) -> Attachment {
         let state = &mut *self.pool.state.borrow_mut();
-        let worker = state.worker_of(self.request);
-        if let Some(worker) = worker {
-            state.workers.attach_more(worker);
-        }
+        let worker = state.turn_into_attached(self.request);
         self.pool.attachment(state, worker, speaker)
-        // The ticket ends here, and with it the open request.
+        // The ticket ends here, as that of a request that is over already.
     }
 }
 

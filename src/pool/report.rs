@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Endpoints, Pool};
-use crate::bus::server::Origin;
+use super::{Dialect, Endpoints, Pool};
+pub use crate::balancer::Counts;
+use crate::balancer::Durations;
+use crate::bus::server::{Origin, PeerId};
 
 /// How a pool does.
 #[derive(Debug, Clone)]
@@ -20,18 +22,70 @@ pub struct Report {
     pub waiting_bytes: usize,
     /// Reply sockets that are heard.
     pub voices: usize,
+    /// Requests in flight at all workers together.
+    pub in_flight: u32,
+    /// Most requests that may wait now.
+    pub queue_max: usize,
+    /// What has happened so far, by cause.
+    pub counts: Counts,
+    /// How long requests waited that were handed over.
+    pub waits: Spread,
+    /// How long workers took.
+    pub service: Spread,
     /// The peers that take requests, and those that only answer what they have.
     pub workers: Vec<Worker>,
+}
+
+/// How durations were spread: all that there were, and quantiles of the last thousand or so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spread {
+    /// How many there were.
+    pub count: u64,
+    /// All of them together.
+    pub total: Duration,
+    /// Half of them were shorter.
+    pub p50: Option<Duration>,
+    /// Nine of ten were shorter.
+    pub p90: Option<Duration>,
+    /// 99 of a hundred were shorter.
+    pub p99: Option<Duration>,
+}
+
+impl From<&Durations> for Spread {
+    fn from(durations: &Durations) -> Self {
+        Self {
+            count: durations.count(),
+            total: durations.total(),
+            p50: durations.quantile(0.5),
+            p90: durations.quantile(0.9),
+            p99: durations.quantile(0.99),
+        }
+    }
 }
 
 /// How one peer of a pool does.
 #[derive(Debug, Clone)]
 pub struct Worker {
+    /// Its connection.
+    pub peer: PeerId,
+    /// What it calls itself, or what it is called by where it came from.
+    pub name: String,
+    /// What it speaks.
+    pub dialect: Dialect,
     /// Where it came from.
     pub origin: Origin,
     /// `pairing` until its reply socket is heard, `ready`, `blocked` while its socket takes nothing, `stalled` when that has
-    /// lasted, `leaving` when it has gone and may be dead, `draining` when it only answers what it has.
+    /// lasted, `leaving` when it has gone and may be dead, `draining` when it only answers what it has,
+    /// `suspect` when it is silent, `ejected` when it gets nothing for being slow.
     pub state: &'static str,
+    /// How many requests it works on at once, by its own word or by the rules. None: no wall.
+    pub slots: Option<u32>,
+    /// Most requests that it is given at once: its slots, and what keeps it busy for the time of a hop.
+    pub credit: Option<u32>,
+    /// Requests that it has served.
+    pub served: u64,
+    /// How long it took.
+    pub service: Spread,
     /// Requests that it has not answered.
     pub open: u32,
     /// Responses of it that have become streams.
@@ -55,6 +109,11 @@ impl Pool {
             waiting: state.waiting(),
             waiting_bytes: state.workers.balancer.waiting_bytes(),
             voices: state.workers.voices(),
+            in_flight: state.workers.balancer.in_flight(),
+            queue_max: state.workers.balancer.queue_max(),
+            counts: *state.workers.balancer.counts(),
+            waits: state.workers.balancer.waits().into(),
+            service: state.workers.balancer.service().into(),
             workers: state.workers.report(Instant::now()),
         }
     }

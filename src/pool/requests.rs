@@ -15,7 +15,7 @@ use super::follow::Follow;
 use super::workers::{self, Workers};
 use super::{Caller, Failure, Refused, Retry};
 use crate::balancer::{self, Lost, Phase, Request};
-use crate::bus::server::PeerId;
+use crate::bus::server::{PeerId, Unsent};
 use crate::metrics::Name;
 use crate::wire::worker::{FromBroker, RequestId};
 
@@ -26,6 +26,8 @@ pub(super) struct State {
     waiting_shown: usize,
     /// Requests are called by their number and this in the own dialect, so that a broker that was started anew uses other names.
     labels_from: u32,
+    /// The highest of those numbers.
+    latest: u32,
     /// Tells attachments apart that have the same place one after the other.
     pub(super) serial: u32,
     pub(super) attached: Slab<Attached>,
@@ -132,6 +134,7 @@ impl State {
             open: Vec::new(),
             waiting_shown: 0,
             labels_from,
+            latest: 0,
             serial: 0,
             attached: Slab::new(),
             held: Held::default(),
@@ -164,6 +167,8 @@ impl State {
 
     pub(super) fn insert(&mut self, request: Request, open: Open) {
         let index = request.index();
+        // Once they begin anew, all of them have been used.
+        self.latest = self.latest.max(request.serial());
         if self.open.len() <= index {
             self.open.resize_with(index + 1, || None);
         }
@@ -215,6 +220,32 @@ impl State {
         let request = Request::from_parts(index, serial);
         let holder = self.workers.holder(request)?;
         (self.workers.peer(holder)?.id() == peer).then_some(request)
+    }
+
+    /// Whether a request of this pool was ever called so, and not one of a broker before it.
+    pub(super) fn has_called(&self, id: RequestId) -> bool {
+        let index = usize::try_from(id.0 >> 32).unwrap_or(usize::MAX);
+        let serial = ((id.0 & 0xffff_ffff) as u32).wrapping_sub(self.labels_from);
+        index < self.open.len() && (1..=self.latest).contains(&serial)
+    }
+
+    /// A request goes on as an attached connection, with the worker that has it: it is open no more, and what its worker says by its
+    /// number is heard until that says that it is done.
+    pub(super) fn turn_into_attached(&mut self, request: Request) -> Option<workers::Id> {
+        let worker = self.worker_of(request);
+        if let Some(worker) = worker {
+            self.workers.attach_more(worker);
+            let label = self.label(request);
+            self.workers.go_on_hearing(worker, label);
+        }
+        if let Some(open) = self.remove(request) {
+            self.follow_ups -= usize::from(open.follow.is_some());
+            let took = open
+                .done
+                .or_else(|| self.workers.balancer.held_for(request, now()));
+            self.workers.end(request, now(), took);
+        }
+        worker
     }
 
     /// A worker is done with a request. False when it does not have it.
@@ -294,6 +325,15 @@ impl State {
                 return self.abandon(request);
             }
             self.workers.balancer.unsent(request, now());
+        }
+    }
+
+    /// What a peer never got that is lost: everything in it that can go to another waits again.
+    pub(super) fn take_back_all(&mut self, unsent: &[Unsent]) {
+        self.take_back_messages(unsent);
+        let requests = |unsent: &&Unsent| is_request(unsent.tag) || is_part(unsent.tag);
+        for request in unsent.iter().rev().filter(requests) {
+            self.take_back(request.tag);
         }
     }
 

@@ -10,11 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::requests::{is_part, is_request};
 use super::{Dialect, Pool};
 use crate::bus::server::{Peer, PeerId, Unsent};
 use crate::metrics::Name;
-use crate::wire::worker::RequestId;
+use crate::wire::worker::{FromBroker, RequestId};
 
 /// What a worker says of itself.
 #[derive(Debug, Clone, Copy)]
@@ -51,8 +50,15 @@ impl Pool {
         self.state.borrow_mut().workers.set_hop(peer, hop);
     }
 
-    /// It still has a request that it was given before this connection, called so then: what it says of it is heard.
+    /// It still has a request that it was given before this connection, called so then: what it says of it is heard. Not where it was
+    /// this pool's own: that was settled when the connection before ended, and another may be answering it.
     pub(super) fn worker_holds(self: &Rc<Self>, peer: PeerId, id: RequestId, address: &Bytes) {
+        let state = self.state.borrow();
+        if state.has_called(id) {
+            state.workers.say_to(peer, &FromBroker::Cancel(id));
+            return;
+        }
+        drop(state);
         if self.state.borrow_mut().workers.holds(peer, id) {
             self.replies.held(self, peer, address);
         }
@@ -70,7 +76,8 @@ impl Pool {
     /// It is done with a request, and took so long.
     pub(super) fn request_done(self: &Rc<Self>, peer: PeerId, id: RequestId, took: Duration) {
         let state = &mut *self.state.borrow_mut();
-        if !state.done(peer, id, took) {
+        // One that has no slots may say it when its response has ended, and all is forgotten.
+        if !state.done(peer, id, took) && !state.has_called(id) {
             Name::RepliesUnknownId.increment();
         }
         self.resume(state);
@@ -145,11 +152,7 @@ impl Pool {
     pub(super) fn worker_lost(self: &Rc<Self>, peer: &Rc<Peer>, unsent: &[Unsent]) {
         Name::HandlersLost.increment();
         let state = &mut *self.state.borrow_mut();
-        state.take_back_messages(unsent);
-        let requests = |unsent: &&Unsent| is_request(unsent.tag) || is_part(unsent.tag);
-        for request in unsent.iter().rev().filter(requests) {
-            state.take_back(request.tag);
-        }
+        state.take_back_all(unsent);
         let now = Instant::now();
         if let Some(dead) = state.workers.lose(peer.id(), now) {
             self.give_up(state, dead);

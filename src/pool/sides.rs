@@ -5,7 +5,6 @@ use std::rc::Rc;
 use tokio::time::Instant;
 
 use super::Pool;
-use super::requests::{is_part, is_request};
 use crate::bus::server::{Message, Peer, Sink, Unsent};
 use crate::metrics::Name;
 use crate::wire::reply;
@@ -47,11 +46,7 @@ impl Sink for PushSide {
     fn lost(&self, peer: &Rc<Peer>, unsent: Vec<Unsent>) {
         Name::HandlersLost.increment();
         let state = &mut *self.0.state.borrow_mut();
-        state.take_back_messages(&unsent);
-        let requests = |unsent: &&Unsent| is_request(unsent.tag) || is_part(unsent.tag);
-        for request in unsent.iter().rev().filter(requests) {
-            state.take_back(request.tag);
-        }
+        state.take_back_all(&unsent);
         if let Some(dead) = state.workers.leave(peer.id(), Instant::now()) {
             self.0.give_up(state, dead);
         }

@@ -18,6 +18,16 @@ pub(super) struct Note {
     resumed: Cell<u32>,
 }
 
+impl From<u32> for Note {
+    /// The first id is to be this one.
+    fn from(base: u32) -> Self {
+        Self {
+            base,
+            ..Self::default()
+        }
+    }
+}
+
 impl Caller for Note {
     fn id(self: Rc<Self>) -> ConnId {
         ConnId(self.base + self.retired.get())
@@ -111,6 +121,7 @@ pub(super) fn pool(slots: Option<u32>) -> Rc<Pool> {
             slots,
             queue_max: 8,
             queue_bytes_max: 64,
+            quarantine_after: 0,
             ..Rules::for_front()
         },
         raw_payload: false,

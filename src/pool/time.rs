@@ -13,6 +13,7 @@ use super::requests::{State, is_request};
 use super::{Failure, Pool, Refused};
 use crate::balancer::Event;
 use crate::metrics::Name;
+use crate::wire::worker::FromBroker;
 
 /// How often unsettled matters (held peers, doubtful losses, stalls) are looked at.
 pub(super) const HOUSEKEEPING: Duration = Duration::from_millis(50);
@@ -123,6 +124,8 @@ impl Pool {
                     };
                     if let Some(peer) = state.workers.peer(id).cloned() {
                         warn!(peer = %peer.id(), origin = %peer.origin(), "a worker has been silent for too long: taken for dead");
+                        state.take_back_all(&peer.take_unsent());
+                        state.workers.say_to(peer.id(), &FromBroker::Bye);
                         peer.close();
                     }
                     self.give_up(state, id);

@@ -5,11 +5,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lurcher::balancer::Rules;
 use lurcher::bus::server::{Options, PeerId};
 use lurcher::drain::{self, Signal};
 use lurcher::pool::{
-    self, Addresses, Caller, Failure, Heartbeats, Pool, Refused, Replies, Retry, Settings, Ticket,
+    self, Addresses, Caller, Failure, Heartbeats, Pool, Refused, Replies, Retry, Rules, Settings,
+    Ticket,
 };
 use lurcher::wire::{ConnId, Protocol};
 
@@ -133,9 +133,12 @@ fn settings() -> Settings {
         protocol: Protocol::Json,
         topic: Vec::new(),
         rules: Rules {
-            slots: None,
+            queue_max: 100,
+            queue_bytes_max: 1 << 20,
+            wait_max: PATIENCE,
+            start_grace: PATIENCE,
             suspect_grace: Duration::from_millis(100),
-            ..Rules::default()
+            ..Rules::for_front()
         },
         raw_payload: false,
     }

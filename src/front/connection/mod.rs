@@ -35,7 +35,7 @@ use super::stream::Stream;
 use super::upgrade::Upgrading;
 use super::{FLUSH_TIMEOUT, Shard};
 use crate::bus::server::PeerId;
-use crate::http1::{Progress, Scanner};
+use crate::http1::{Progress, ScanState, Scanner};
 use crate::metrics::Name;
 use crate::pool::{Failure, Pool, Refused, Ticket};
 
@@ -323,6 +323,9 @@ impl Connection {
                 return;
             }
         };
+        if matches!(exchange.scanner.state(), ScanState::Ended { .. }) {
+            exchange.ticket.answered();
+        }
         self.finish_upload(&mut exchange);
         self.client.response_began.set(NEVER);
         self.client.end_flow();
@@ -354,6 +357,9 @@ impl Connection {
     fn handler_closes(&mut self, voice: PeerId) {
         if matches!(self.state, State::WebSocket(_)) {
             return self.websocket_handler_ends(voice);
+        }
+        if let State::Response(exchange) = &self.state {
+            exchange.ticket.answered();
         }
         self.end_exchange();
         let own = self.client.is_handled_by(voice);

@@ -464,7 +464,8 @@ impl Workers {
             .filter(|(_, worker)| worker.kin == kin)
             .map(|(_, worker)| worker.number)
             .collect();
-        let number = (0..).find(|number| !taken.contains(number)).unwrap_or(0);
+        let free = (0..=taken.len()).find(|number| !taken.contains(number));
+        let number = free.unwrap_or(0);
         let own;
         let facts = if facts.name.is_empty() {
             // The next one from there has the same name, and with it the same keys.
@@ -643,11 +644,25 @@ impl Workers {
                 self.balancer.open(worker.key),
                 self.balancer.attached(worker.key),
             );
+            let name = self.balancer.name(worker.key).unwrap_or_default();
             super::Worker {
+                peer: worker.link.peer.id(),
+                name: String::from_utf8_lossy(name).into_owned(),
+                dialect: worker.link.dialect,
+                slots: self.balancer.slots(worker.key),
+                credit: self.balancer.credit(worker.key),
+                served: self.balancer.served(worker.key),
+                service: self
+                    .balancer
+                    .service_of(worker.key)
+                    .map(Into::into)
+                    .unwrap_or_default(),
                 origin: worker.link.peer.origin(),
                 state: match worker.phase {
+                    _ if worker.silent => "suspect",
                     _ if worker.connected && worker.leave != Leave::No => "draining",
                     Phase::Pairing { .. } => "pairing",
+                    Phase::Ready if self.balancer.is_ejected(worker.key) => "ejected",
                     Phase::Ready => "ready",
                     Phase::Blocked { stalled: false, .. } => "blocked",
                     Phase::Blocked { stalled: true, .. } => "stalled",

@@ -14,6 +14,7 @@ use super::leaving::Leave;
 use super::{Dialect, Link, Voice, Workers};
 use crate::balancer::{NewWorker, Standing};
 use crate::bus::server::{Peer, PeerId};
+use crate::metrics::Name;
 use crate::wire::worker::{FromBroker, RequestId};
 
 /// Requests from before its connection that a worker may say it still has: what a broker gives to one worker at most.
@@ -75,6 +76,16 @@ impl Workers {
         worker.holds.len() < HOLDS_MAX && worker.holds.insert(id)
     }
 
+    /// What a worker says to this request is heard although the request is over, as it is one that goes on as messages.
+    pub(in crate::pool) fn go_on_hearing(&mut self, id: super::Id, request: RequestId) {
+        let worker = self.all.get_mut(id.0);
+        if let Some(worker) = worker.filter(|worker| worker.link.dialect == Dialect::Own)
+            && worker.holds.len() < HOLDS_MAX
+        {
+            worker.holds.insert(request);
+        }
+    }
+
     /// Whether a worker has said that it has this request from before its connection.
     pub(in crate::pool) fn is_holding(&self, peer: PeerId, id: RequestId) -> bool {
         let worker = self.find(peer).and_then(|id| self.all.get(id.0));
@@ -96,6 +107,14 @@ impl Workers {
     pub(in crate::pool) fn set_stuck(&mut self, peer: PeerId, stuck: Option<Duration>) {
         if let Some(worker) = self.find(peer).and_then(|id| self.all.get_mut(id.0)) {
             worker.no_progress = stuck;
+        }
+    }
+
+    /// Says a word of the own dialect to a worker.
+    pub(in crate::pool) fn say_to(&self, peer: PeerId, word: &FromBroker) {
+        let link = self.find(peer).and_then(|id| self.link(id));
+        if link.is_some_and(|link| link.say(word, NO_TAG).is_err()) {
+            Name::NoticesDropped.increment();
         }
     }
 
