@@ -291,7 +291,7 @@ fn a_worker_that_is_of_no_use_is_told_why_and_its_connection_ends() {
         worker.say(&["HELLO", "1", "", "1", "1", ""]);
         assert_eq!(worker.hear().await[0], "WELCOME");
         let again = worker.hear().await;
-        assert_eq!((&again[0][..], &again[2][..]), ("REQUEST", "2"));
+        assert_eq!((again[0].as_str(), again[2].as_str()), ("REQUEST", "2"));
         assert_eq!(client.failed.get(), None, "it had not begun");
     });
 }
@@ -522,14 +522,14 @@ fn a_worker_that_stays_silent_is_dead_although_its_connection_stands() {
         let again = async {
             loop {
                 let said = lives.hear_all().await;
-                match &said[0][..] {
+                match said[0].as_str() {
                     "PING" => lives.say(&["PONG", &said[1], "1"]),
                     _ => break said,
                 }
             }
         };
         let again = again.await;
-        assert_eq!((&again[1], &again[2][..]), (&request[1], "2"));
+        assert_eq!((&again[1], again[2].as_str()), (&request[1], "2"));
         assert_eq!(client.handed.get(), 2);
         // It wakes up, and what it says of that request comes too late, whatever it makes of the end of its connection.
         silent.say(&["HELLO", "1", "", "4", "1", ""]);
