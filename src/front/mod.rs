@@ -310,6 +310,12 @@ fn clashes<'a>(mut before: impl Iterator<Item = &'a Arc<Handler>>, handler: &Arc
 /// What a pool has to know of its handler.
 fn pool_settings(settings: &Settings, handler: &Handler) -> pool::Settings {
     let wait = handler.wait.unwrap_or(settings.handler_wait);
+    // Of plain handlers alone nobody knows what they have begun: a request that they die with, one after the other, ends as any
+    // other that was lost with one.
+    let quarantine_after = match handler.workers {
+        Some(_) => pool::Rules::default().quarantine_after,
+        None => 0,
+    };
     let sticky = handler.sticky.as_ref().map(|rule| pool::Sticky {
         strict: rule.strict(),
         ..pool::Sticky::default()
@@ -325,8 +331,7 @@ fn pool_settings(settings: &Settings, handler: &Handler) -> pool::Settings {
             wait_max: wait,
             start_grace: wait,
             sticky,
-            // A request that handlers die with, one after the other, ends as any other that was lost with one.
-            quarantine_after: 0,
+            quarantine_after,
             ..pool::Rules::for_front()
         },
         raw_payload: handler.raw_payload,

@@ -210,6 +210,34 @@ fn what_a_lost_worker_had_begun_is_handed_on_where_its_route_says_so() {
 }
 
 #[test]
+fn what_two_workers_died_with_is_given_to_no_third() {
+    let site = Site::start("retry='always'", "");
+    let first = site.worker("first");
+    let mut client = site.ask(&get("/poison"));
+    let given = first.given();
+    first.begin(&given);
+    let second = site.worker("second");
+    drop(first);
+    let given = second.given();
+    second.begin(&given);
+    let third = site.worker("third");
+    drop(second);
+    let answer = client.answer();
+    assert_eq!(answer.status, 500, "{answer:?}");
+    assert!(
+        answer
+            .body
+            .ends_with(b"several handlers were lost while they had the request")
+    );
+    // Others are as good as ever.
+    let mut client = site.ask(&get("/"));
+    let given = third.given();
+    assert_eq!(given.path, "/");
+    third.answer(&given, HELLO);
+    assert_eq!(client.answer().status, 200);
+}
+
+#[test]
 fn what_a_lost_worker_had_not_begun_is_handed_on_whatever_its_route_says() {
     let site = Site::start("retry='no'", "");
     let first = site.worker("first");
