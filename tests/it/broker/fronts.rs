@@ -50,13 +50,12 @@ fn a_server_that_dies_takes_nothing_of_the_others_with_it() {
     let device = Device::start(&[&first, &second], &["--slots", "1"]);
     let _workers = [device.own().ready(), device.own().ready()];
     let outcome = Load::on(second.address, 4, "/ms/2").run(|seen| {
-        // Whatever is held for the first when it dies takes no worker for ever.
+        // What is at work for the first when it dies keeps nobody.
         let mut client = Client::connect(first.address);
         client.send(get("/ms/20/x").as_bytes()).expect("send");
         seen.goes_on(50, &|| device.program.to_string());
         assert_eq!(client.answer().status, 200);
-        client.send(get("/hold/x").as_bytes()).expect("send");
-        seen.goes_on(50, &|| device.program.to_string());
+        client.send(get("/ms/50/x").as_bytes()).expect("send");
         first.program.kill();
         seen.goes_on(200, &|| device.program.to_string());
     });

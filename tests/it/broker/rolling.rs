@@ -65,16 +65,17 @@ fn a_broker_is_replaced_by_another_and_nobody_notices() {
     };
     let device = Device::start(&[&server], &["--slots", "1"]);
     let workers = [device.own().ready(), device.own().ready()];
+    let mut after = None;
     let outcome = Load::on(server.address, 4, "/ms/2").run(|seen| {
         seen.goes_on(50, &|| device.program.to_string());
-        // The next one has workers before the first lets go.
+        // The next one has workers before the first lets go, and all of it outlives the load.
         let next = Device::start(&[&server], &["--slots", "1"]);
         let others = [next.own().ready(), next.own().ready()];
+        let (next, _) = after.insert((next, others));
         seen.goes_on(50, &|| next.program.to_string());
         device.stop();
         drop(workers);
         seen.goes_on(50, &|| next.program.to_string());
-        drop(others);
     });
     assert!(outcome.refused.is_empty(), "{outcome:?}");
 }
