@@ -175,11 +175,9 @@ fn a_client_that_leaves_the_queue_and_one_that_finds_nobody_are_told_apart() {
         assert_eq!(figures.sum("lurcher_pool_waiting", &[]), 0.0);
         assert_eq!(figures.sum("lurcher_pool_shed_total", &[]), 0.0);
 
-        let hasty = Watched::start(
-            &server,
-            &["--wait", "0.05", "--start-grace", "0.05", "--name", "hasty"],
-        );
-        drop(watched);
+        watched.device.stop();
+
+        let hasty = Watched::start(&server, &["--wait", "0.05", "--start-grace", "0.05"]);
         assert_eq!(answered(ask(&server, "/now"), &hasty).status, 503);
         let figures = Figures::fetch(hasty.figures);
         assert_eq!(figures.sum("lurcher_pool_shed_total", &[]), 1.0);
