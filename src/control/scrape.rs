@@ -89,12 +89,12 @@ impl BoundFigures {
             }
             let (open, subject) = (Rc::clone(&open), Rc::clone(subject));
             watch.spawn_local(async move {
-                let _open = open;
                 match timeout(CONNECTION_TIMEOUT, serve(stream, &*subject)).await {
                     Ok(Err(error)) => debug!(%error, "a reader of figures left"),
                     Ok(Ok(())) => {}
                     Err(_) => debug!("a reader of figures was too slow"),
                 }
+                drop(open);
             });
         }
     }
