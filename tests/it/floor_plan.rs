@@ -141,6 +141,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("regex", &["sticky.rs"]),
     ("rusqlite", &["config/sqlite.rs", "config/sqlite/"]),
     ("clap", &["launcher/"]),
+    ("mimalloc", &["main.rs"]),
     ("anyhow", &["launcher/"]),
     ("toml", &["launcher/run/"]),
     ("tracing_subscriber", &["launcher/"]),
