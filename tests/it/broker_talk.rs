@@ -291,7 +291,7 @@ fn a_worker_that_is_of_no_use_is_told_why_and_its_connection_ends() {
         worker.say(&["HELLO", "1", "", "1", "1", ""]);
         assert_eq!(worker.hear().await[0], "WELCOME");
         let again = worker.hear().await;
-        assert_eq!((&again[0][..], &again[2][..]), ("REQUEST", "2"));
+        assert_eq!((again[0].as_str(), again[2].as_str()), ("REQUEST", "2"));
         assert_eq!(client.failed.get(), None, "it had not begun");
     });
 }
@@ -426,6 +426,12 @@ fn a_worker_of_m2wsgi_is_served_pinged_and_let_go() {
         back.say(&["", "front 1:8, from before"]);
         assert_eq!(back.hear().await, ["", "front 3 / 2:{},0:,"]);
         assert_eq!(broker.replied(3).await[2], "front 1:8, from before");
+        // And so is whoever came back only to finish what it had.
+        let leaves = broker.worker();
+        leaves.say(&["", "X"]);
+        assert_eq!(leaves.hear().await, ["", "X"]);
+        leaves.say(&["", "front 1:9, farewell"]);
+        assert_eq!(broker.replied(4).await[3], "front 1:9, farewell");
     });
 }
 
@@ -522,14 +528,14 @@ fn a_worker_that_stays_silent_is_dead_although_its_connection_stands() {
         let again = async {
             loop {
                 let said = lives.hear_all().await;
-                match &said[0][..] {
+                match said[0].as_str() {
                     "PING" => lives.say(&["PONG", &said[1], "1"]),
                     _ => break said,
                 }
             }
         };
         let again = again.await;
-        assert_eq!((&again[1], &again[2][..]), (&request[1], "2"));
+        assert_eq!((&again[1], again[2].as_str()), (&request[1], "2"));
         assert_eq!(client.handed.get(), 2);
         // It wakes up, and what it says of that request comes too late, whatever it makes of the end of its connection.
         silent.say(&["HELLO", "1", "", "4", "1", ""]);

@@ -133,6 +133,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("zmq_sys", &["bus/client.rs", "bus/client/"]),
     ("rusqlite", &["config/sqlite.rs", "config/sqlite/"]),
     ("clap", &["launcher/"]),
+    ("mimalloc", &["main.rs"]),
     ("anyhow", &["launcher/"]),
     ("toml", &["launcher/run/"]),
     ("tracing_subscriber", &["launcher/"]),
