@@ -88,7 +88,7 @@ impl Pool {
             }
             return soon;
         }
-        if state.workers.is_unsettled() || state.has_follow_ups() || state.holds() {
+        if state.workers.is_unsettled() || state.has_follow_ups() {
             return soon;
         }
         state.workers.balancer.due().map(Instant::from_std)
