@@ -1,12 +1,12 @@
-//! One server of a feed: its two sockets, the pool of its workers, and the tasks between them.
+//! One server: its two sockets, the pools before which it stands, and the tasks between them.
 //!
 //! Three tasks: one receives from the server, one sends to it, and one looks at what time settles. What a worker says is looked at
 //! on the task of its own socket.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,14 +16,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::leaving::{self, Leaving, Left};
+use super::ledger::Ledger;
+use super::pools::Pools;
 use super::table::{Signals, Stage, Table};
 use super::{Shared, StartError};
-use crate::bus::FEED;
 use crate::bus::client::{self, Context, Publisher, Receiver};
-use crate::bus::server::{self, Origin, PeerId};
+use crate::bus::server::Origin;
 use crate::drain::Watch;
 use crate::endpoint::Endpoint;
-use crate::pool::{self, Failure, Pool, Replies};
+use crate::pool::{Failure, Pool, Refused};
 use crate::wire::{ConnId, Protocol};
 
 /// Messages taken out of the server's socket at once.
@@ -39,19 +40,21 @@ const STREAM_AFTER: Duration = Duration::from_secs(1);
 /// How often it is looked what has become a stream or has waited for too long.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
 
-/// The mode of the workers' sockets: whoever may open one is their owner.
-const SOCKET_MODE: u32 = 0o600;
+/// A server of a device that has not taken its replies for so long gets no more until it takes them again: workers answer others too.
+const REPLIES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// One server.
 pub(super) struct Server {
     pub(super) shared: Rc<Shared>,
-    /// What its workers connect to.
-    pub(super) specs: (Endpoint, Endpoint),
-    pub(super) pool: OnceCell<Rc<Pool>>,
+    /// Its place among the servers.
+    pub(super) number: usize,
+    pub(super) pools: Rc<Pools>,
     pub(super) table: RefCell<Table>,
     pub(super) signals: Rc<Signals>,
     /// What stands in its messages.
     pub(super) sender: RefCell<Bytes>,
+    /// How its messages are written.
+    pub(super) protocol: Cell<Protocol>,
     publisher: Publisher,
     /// Connections of the publisher when it was last looked at.
     connections: Cell<u64>,
@@ -63,6 +66,10 @@ pub(super) struct Server {
     sending: Cell<bool>,
     /// Workers' replies are not read.
     unheard: Cell<bool>,
+    /// Since when it has taken nothing although there was too much for it.
+    full_since: Cell<Option<Instant>>,
+    /// Messages that it was not given because of that.
+    withheld: Cell<u64>,
     /// Responses that have begun and not ended at once, and attachments of which something is held, oldest first.
     pub(super) aging: RefCell<VecDeque<(Instant, ConnId, u64)>>,
     pub(super) ages: Notify,
@@ -74,76 +81,39 @@ pub(super) struct Server {
     /// The server has said that it has pushed its last request.
     pub(super) drained: Cell<bool>,
     malformed: Cell<u64>,
-}
-
-/// How the pool reaches the server that owns it.
-struct Ear(Weak<Server>);
-
-impl Replies for Ear {
-    fn reply(&self, pool: &Rc<Pool>, from: PeerId, message: Bytes) {
-        if let Some(server) = self.0.upgrade() {
-            server.replied(pool, from, message);
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.0.upgrade().is_some_and(|server| server.is_full())
-    }
+    pub(super) given_up: Cell<u64>,
+    /// When to stop trying to tell it what an earlier broker had and this one knows of.
+    pub(super) to_tell: Cell<Option<Instant>>,
 }
 
 impl Server {
-    pub(super) async fn start(
+    /// Connects to a server, the next before these pools. Nothing is received before [`Self::run`].
+    pub(super) fn connect(
+        number: usize,
         (send, recv): (&Endpoint, &Endpoint),
-        (own_send, own_recv): (&Endpoint, &Endpoint),
+        pools: &Rc<Pools>,
         shared: Rc<Shared>,
         context: &Context,
-        watch: &Watch,
-    ) -> Result<Rc<Self>, StartError> {
+    ) -> Result<(Rc<Self>, Receiver, String), StartError> {
         let settings = &shared.settings;
         let mut options = client::Options::default();
         options.identity.clone_from(&settings.ident);
         options.message_bytes_max = settings.message_bytes_max;
         options.linger = settings.linger;
-        let token = leaving::token();
+        let line = shared.ledger.as_ref().map(Ledger::line);
+        let token = line.unwrap_or_else(leaving::token);
         options.token = Some(token.clone());
-        let pool_settings = pool::Settings {
-            // Until the first message has come; it means nothing.
-            sender: Bytes::from_static(b"lurcher"),
-            protocol: Protocol::default(),
-            topic: Vec::new(),
-            rules: pool::Rules {
-                slots: settings.slots,
-                // The bounds are kept here, by not reading the server.
-                queue_max: usize::MAX,
-                queue_bytes_max: usize::MAX,
-                wait_max: settings.wait_max,
-                start_grace: settings.wait_max,
-                // A request that handlers die with, one after the other, ends as any other that was lost with one.
-                quarantine_after: 0,
-                ..pool::Rules::for_front()
-            },
-            raw_payload: true,
-        };
-        let own = server::Options {
-            speaks: FEED,
-            ipc_mode: Some(SOCKET_MODE),
-            ..server::Options::default()
-        };
-        let addresses = pool::Addresses {
-            plain: Some((own_send, own_recv)),
-            ..pool::Addresses::default()
-        };
-        let bound = pool::bind(addresses, pool_settings, &own).await?;
-        let specs = bound.endpoints().plain.clone();
+        options.broker.clone_from(&shared.broker);
         let publisher = Publisher::connect(context, recv, &options, settings.subscription_timeout)?;
         let receiver = Receiver::connect(context, send, &options)?;
         let this = Rc::new(Self {
-            specs: specs.unwrap_or_else(|| (own_send.clone(), own_recv.clone())),
+            number,
+            pools: Rc::clone(pools),
             shared,
-            pool: OnceCell::new(),
             table: RefCell::default(),
             signals: Rc::default(),
             sender: RefCell::default(),
+            protocol: Cell::default(),
             publisher,
             connections: Cell::new(0),
             out: RefCell::default(),
@@ -151,6 +121,8 @@ impl Server {
             out_there: Notify::new(),
             sending: Cell::new(false),
             unheard: Cell::new(false),
+            full_since: Cell::new(None),
+            withheld: Cell::new(0),
             aging: RefCell::default(),
             ages: Notify::new(),
             stop: CancellationToken::new(),
@@ -158,23 +130,44 @@ impl Server {
             over: CancellationToken::new(),
             drained: Cell::new(false),
             malformed: Cell::new(0),
+            given_up: Cell::new(0),
+            to_tell: Cell::new(None),
         });
-        let pool = bound.run(Rc::new(Ear(Rc::downgrade(&this))), watch);
-        // It was made just now, and is set nowhere else.
-        drop(this.pool.set(pool));
-        watch.spawn_local(Rc::clone(&this).receive(receiver, token));
-        watch.spawn_local(Rc::clone(&this).send());
-        watch.spawn_local(Rc::clone(&this).keep_house());
-        Ok(this)
+        pools.put_before(&this);
+        Ok((this, receiver, token))
     }
 
+    /// Begins to take requests.
+    pub(super) fn run(self: &Rc<Self>, receiver: Receiver, token: String, watch: &Watch) {
+        watch.spawn_local(Rc::clone(self).receive(receiver, token));
+        watch.spawn_local(Rc::clone(self).send());
+        watch.spawn_local(Rc::clone(self).keep_house());
+    }
+
+    /// The one pool of a feed's server.
     pub(super) fn pool(&self) -> &Rc<Pool> {
-        self.pool.get().expect("set before anything runs")
+        self.pools.get(0)
+    }
+
+    /// Where its replies go, by which it is known from one start to the next.
+    pub(super) fn spec(&self) -> String {
+        self.publisher.endpoint().to_string()
     }
 
     /// Whether it is there and has not said that it is a Lurcher.
     pub(super) fn gives_no_credits(&self) -> bool {
         self.publisher.subscription().is_some() && !self.publisher.is_lurcher()
+    }
+
+    /// Whether it is there and has said that it is a Lurcher; none while it is not there.
+    pub(super) fn is_lurcher(&self) -> Option<bool> {
+        self.publisher.subscription()?;
+        Some(self.publisher.is_lurcher())
+    }
+
+    /// What may stand before a message to the server itself.
+    pub(super) fn any_sender(&self) -> Vec<u8> {
+        leaving::sender_for(&self.publisher)
     }
 
     /// How its server stands.
@@ -201,6 +194,11 @@ impl Server {
         all
     }
 
+    /// Requests of before that somebody may have.
+    pub(super) fn orphans(&self) -> usize {
+        self.table.borrow().orphans.len()
+    }
+
     /// Requests that wait for the end of another of their connection.
     pub(super) fn held(&self) -> usize {
         self.table.borrow().held
@@ -215,7 +213,8 @@ impl Server {
     pub(super) fn close(&self) {
         self.stop.cancel();
         self.over.cancel();
-        self.pool().close();
+        self.pools.each().for_each(|pool| pool.close());
+        self.pools.let_go();
     }
 
     /// Completes when no new request is received any more.
@@ -354,9 +353,15 @@ impl Server {
 
     fn has_room(&self) -> bool {
         let settings = &self.shared.settings;
-        let (count, bytes) = self.pool().waiting();
-        count < settings.waiting_max
-            && bytes + self.table.borrow().held_bytes < settings.waiting_bytes_max
+        let held = self.table.borrow().held_bytes;
+        if self.shared.rules.borrow().is_shared {
+            // What waits for workers is bounded by the pools. What is said to that goes the way of replies.
+            return held < settings.waiting_bytes_max
+                && self.out.borrow().len() < settings.replies_max
+                && self.out_bytes.get() < settings.replies_bytes_max;
+        }
+        let (count, bytes) = self.pools.waiting();
+        count < settings.waiting_max && bytes + held < settings.waiting_bytes_max
     }
 
     /// The server may have been started anew, and what it calls by the ids that are known here is something else then. Requests
@@ -366,11 +371,16 @@ impl Server {
         let handed: Vec<u32> = table
             .conns
             .iter()
-            .filter(|(_, conn)| conn.peer().is_some())
+            .filter(|(_, conn)| conn.at().is_some() || matches!(conn.stage, Stage::Orphan(_)))
             .map(|(id, _)| *id)
             .collect();
         for id in handed {
             let gone = table.take(ConnId(id));
+            match gone.as_ref().map(|gone| &gone.stage) {
+                Some(Stage::Exchange(exchange)) => self.release(exchange.slot),
+                Some(Stage::Orphan(orphan)) => self.release(Some(orphan.slot)),
+                Some(Stage::Attached(_)) | None => {}
+            }
             for held in gone.into_iter().flat_map(|conn| conn.held) {
                 self.submit(table, ConnId(id), held, VecDeque::new());
             }
@@ -387,19 +397,43 @@ impl Server {
         }
     }
 
-    /// Whether workers' replies have nowhere to go.
-    fn is_full(&self) -> bool {
+    /// Whether workers' replies have nowhere to go, and should not be read for now.
+    pub(super) fn is_full(&self) -> bool {
         let settings = &self.shared.settings;
         let full = self.out.borrow().len() >= settings.replies_max
             || self.out_bytes.get() >= settings.replies_bytes_max;
-        if full {
-            self.unheard.set(true);
+        if !full {
+            self.full_since.set(None);
+            return false;
         }
-        full
+        let since = self.full_since.get().unwrap_or_else(Instant::now);
+        self.full_since.set(Some(since));
+        if self.is_given_up() {
+            return false;
+        }
+        if !self.unheard.replace(true) {
+            self.ages.notify_one();
+        }
+        true
+    }
+
+    /// Whether it has taken nothing for so long that others do not wait for it any more.
+    fn is_given_up(&self) -> bool {
+        let since = self.full_since.get();
+        self.shared.rules.borrow().is_shared
+            && since.is_some_and(|since| since.elapsed() >= REPLIES_PATIENCE)
     }
 
     /// Queues a message for the server.
     pub(super) fn say(&self, message: Bytes) {
+        if self.is_given_up() {
+            let count = self.withheld.get() + 1;
+            self.withheld.set(count);
+            if count.is_power_of_two() {
+                warn!(count, replies = %self.publisher.endpoint(), "server takes no replies: dropped one");
+            }
+            return;
+        }
         self.out_bytes.set(self.out_bytes.get() + message.len());
         self.out.borrow_mut().push_back(message);
         self.out_there.notify_one();
@@ -440,8 +474,15 @@ impl Server {
         let low = out.len() <= settings.replies_max / 2
             && self.out_bytes.get() <= settings.replies_bytes_max / 2;
         drop(out);
+        if low {
+            self.full_since.set(None);
+            // Requests may be taken again.
+            if self.signals.paused.get() {
+                self.signals.told.notify_one();
+            }
+        }
         if low && self.unheard.replace(false) {
-            self.pool().hear();
+            self.pools.hear();
         }
         batch
     }
@@ -457,10 +498,21 @@ impl Server {
     async fn keep_house(self: Rc<Self>) {
         let keeping = async {
             loop {
-                if self.aging.borrow().is_empty() {
+                if self.aging.borrow().is_empty()
+                    && self.table.borrow().orphans.is_empty()
+                    && !self.unheard.get()
+                    && self.to_tell.get().is_none()
+                {
                     self.ages.notified().await;
                 }
-                self.settle(Instant::now());
+                let now = Instant::now();
+                self.settle(now);
+                self.settle_orphans(now);
+                self.tell_what_is_known(now);
+                if self.unheard.get() && self.is_given_up() {
+                    self.unheard.set(false);
+                    self.pools.hear();
+                }
                 tokio::time::sleep(HOUSEKEEPING).await;
             }
         };
@@ -484,12 +536,12 @@ impl Server {
                 Some(Stage::Exchange(exchange)) => exchange.ticket.attach(),
                 Some(Stage::Attached(attached)) => match attached.held_since {
                     Some(held) if now.duration_since(held) >= wait_max => {
-                        self.hang_up(table, id, Failure::WaitOver);
+                        self.hang_up(table, id, Refused::now(Failure::WaitOver));
                     }
                     Some(_) => waiting.push((since, id, serial)),
                     None => {}
                 },
-                None => {}
+                Some(Stage::Orphan(_)) | None => {}
             }
         }
         let mut aging = self.aging.borrow_mut();

@@ -15,6 +15,7 @@
 mod ask;
 mod attached;
 mod bound;
+mod brokers;
 mod draining;
 mod follow;
 mod kin;

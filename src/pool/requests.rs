@@ -11,6 +11,7 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use super::attached::{Attached, Held};
+use super::brokers::Awaited;
 use super::follow::Follow;
 use super::workers::{self, Workers};
 use super::{Caller, Failure, Refused, Retry};
@@ -34,6 +35,8 @@ pub(super) struct State {
     pub(super) held: Held,
     /// Requests that have further messages, or may have.
     pub(super) follow_ups: usize,
+    /// Brokers that were lost and may come back.
+    pub(super) awaited: Vec<Awaited>,
 }
 
 /// A request that has a ticket.
@@ -139,6 +142,7 @@ impl State {
             attached: Slab::new(),
             held: Held::default(),
             follow_ups: 0,
+            awaited: Vec::new(),
         }
     }
 

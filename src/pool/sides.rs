@@ -48,7 +48,7 @@ impl Sink for PushSide {
         let state = &mut *self.0.state.borrow_mut();
         state.take_back_all(&unsent);
         if let Some(dead) = state.workers.leave(peer.id(), Instant::now()) {
-            self.0.give_up(state, dead);
+            self.0.bury(state, dead);
         }
         self.0.resume(state);
         self.0.tell_ended();
@@ -73,10 +73,15 @@ impl Sink for SubSide {
     fn message(&self, peer: &Rc<Peer>, message: Message) {
         Name::Replies.increment();
         match message.into_single() {
-            Ok(frame) => match reply::decode_drain(&frame) {
-                Some(token) => self.0.drain_voice(peer.id(), token),
-                None => self.0.replies.reply(&self.0, peer.id(), frame),
-            },
+            Ok(frame) => {
+                if let Some(token) = reply::decode_drain(&frame) {
+                    return self.0.drain_voice(peer.id(), token);
+                }
+                if let Some((token, ids)) = reply::decode_has(&frame) {
+                    return self.0.broker_has(peer.id(), token, ids);
+                }
+                self.0.replies.reply(&self.0, peer.id(), frame);
+            }
             Err(_) => Name::RepliesMalformed.increment(),
         }
     }
@@ -90,7 +95,7 @@ impl Sink for SubSide {
     fn lost(&self, peer: &Rc<Peer>, _: Vec<Unsent>) {
         let state = &mut *self.0.state.borrow_mut();
         for dead in state.workers.voice_lost(peer.id(), Instant::now()) {
-            self.0.give_up(state, dead);
+            self.0.bury(state, dead);
         }
         self.0.unsettled.notify_one();
     }

@@ -74,6 +74,7 @@ impl Pool {
         self.resume(state);
         self.tell_drained(state);
         self.tick(state, now);
+        let awaits = self.settle_brokers(state, now);
         if self.retiring.get().is_some() {
             // What waits still needs a peer.
             if state.waiting() == 0 && !state.holds() {
@@ -88,7 +89,7 @@ impl Pool {
             }
             return soon;
         }
-        if state.workers.is_unsettled() || state.has_follow_ups() {
+        if awaits || state.workers.is_unsettled() || state.has_follow_ups() {
             return soon;
         }
         state.workers.balancer.due().map(Instant::from_std)

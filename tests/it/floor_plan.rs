@@ -74,7 +74,9 @@ const EDGES: &[(&str, &[&str])] = &[
             "drain",
             "metrics",
             "endpoint",
+            "routing",
             "sticky",
+            "sys",
         ],
     ),
     (
@@ -143,7 +145,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("clap", &["launcher/"]),
     ("mimalloc", &["main.rs"]),
     ("anyhow", &["launcher/"]),
-    ("toml", &["launcher/run/"]),
+    ("toml", &["launcher/given.rs"]),
     ("tracing_subscriber", &["launcher/"]),
     (
         "http_body_util",

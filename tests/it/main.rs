@@ -7,6 +7,7 @@
 )]
 
 mod bridge;
+mod broker;
 mod broker_document;
 mod broker_talk;
 mod bus_faults;

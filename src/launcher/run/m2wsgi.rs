@@ -92,7 +92,7 @@ fn app(arguments: &[String]) -> Result<Option<Typed>, String> {
             }
             "conn-type" if !value.is_empty() && !value.eq_ignore_ascii_case("standard") => {
                 return Err(format!(
-                    "--conn-type={value}: only direct connections to a server are there"
+                    "--conn-type={value}: connections are direct; to work for a broker, give `broker+SPEC` for the send_spec"
                 ));
             }
             "conn-type" => {}

@@ -7,6 +7,7 @@ use super::super::LOSS_WINDOW;
 use super::super::kin::Kin;
 use super::leaving::Leave;
 use super::{Id, Phase, Voice, Workers};
+use crate::bus::BROKER_PROPERTY;
 use crate::bus::server::PeerId;
 
 impl Workers {
@@ -122,6 +123,32 @@ impl Workers {
             self.lost_voices.push_back((now, kin));
         }
         dead
+    }
+
+    /// What ties a broker to its successor; none for what is no broker, or has not said whose it is.
+    pub(in crate::pool) fn broker(&self, id: Id) -> Option<Kin> {
+        let worker = self.all.get(id.0)?;
+        worker.link.peer.property(BROKER_PROPERTY)?;
+        matches!(worker.kin, Kin::Token(_)).then_some(worker.kin)
+    }
+
+    /// Whether a reply socket of this kin is heard.
+    pub(in crate::pool) fn has_voice(&self, kin: Kin) -> bool {
+        self.voices.values().any(|voice| voice.kin == kin)
+    }
+
+    /// Whether a reply socket is of this kin.
+    pub(in crate::pool) fn is_of_kin(&self, voice: PeerId, kin: Kin) -> bool {
+        self.voices
+            .get(&voice)
+            .is_some_and(|voice| voice.kin == kin)
+    }
+
+    /// The workers of this kin that have left and still have something.
+    pub(in crate::pool) fn departed_of(&self, kin: Kin) -> Vec<Id> {
+        let departed = |worker: &super::Worker| worker.kin == kin && !worker.connected;
+        let all = self.all.iter().filter(|(_, worker)| departed(worker));
+        all.map(|(index, _)| Id(index)).collect()
     }
 
     /// Whether a voice of this kin, whose worker was not known, was lost just now; it is then used up.

@@ -1,0 +1,106 @@
+//! What an operator sees of a broker by the control port, and may have done.
+
+use std::rc::{Rc, Weak};
+
+use tokio::sync::mpsc;
+
+use crate::broker::Device;
+use crate::control::{Connection, Order, Subject, Table, Task};
+
+/// Orders that are not carried out yet; one more is refused.
+const ORDERS_MAX: usize = 8;
+
+/// A broker, as its control port sees it.
+pub(super) struct Desk {
+    name: String,
+    device: Weak<Device>,
+    orders: mpsc::Sender<Order>,
+}
+
+impl Desk {
+    /// A desk, and where what is asked for arrives.
+    pub(super) fn new(name: String, device: &Rc<Device>) -> (Self, mpsc::Receiver<Order>) {
+        let (orders, arrived) = mpsc::channel(ORDERS_MAX);
+        let device = Rc::downgrade(device);
+        let desk = Self {
+            name,
+            device,
+            orders,
+        };
+        (desk, arrived)
+    }
+}
+
+impl Subject for Desk {
+    fn info(&self) -> Table {
+        let mut info = Table::new(&["name", "pid", "servers", "pools", "open"]);
+        let device = self.device.upgrade();
+        let counts = device.map_or((0, 0, 0), |device| {
+            (device.servers().len(), device.pools().len(), device.open())
+        });
+        let (servers, pools, open) = counts;
+        info.rows.push(vec![
+            self.name.as_str().into(),
+            std::process::id().into(),
+            servers.into(),
+            pools.into(),
+            open.into(),
+        ]);
+        info
+    }
+
+    fn uuid(&self) -> String {
+        self.name.clone()
+    }
+
+    fn tasks(&self) -> Vec<Task> {
+        Vec::new()
+    }
+
+    fn connections(&self) -> Vec<Connection> {
+        Vec::new()
+    }
+
+    fn handlers(&self) -> Option<Table> {
+        let mut table = Table::new(&["pool", "addresses", "waiting", "waiting_bytes", "workers"]);
+        for pool in self.device.upgrade()?.pools() {
+            table.rows.push(vec![
+                pool.name.into(),
+                pool.report.endpoints.to_string().into(),
+                pool.report.waiting.into(),
+                pool.report.waiting_bytes.into(),
+                pool.report.workers.len().into(),
+            ]);
+        }
+        Some(table)
+    }
+
+    fn routes(&self) -> Option<Table> {
+        None
+    }
+
+    fn workers(&self) -> Option<Table> {
+        let mut table = Table::new(&["pool", "worker", "state", "in_flight", "attached", "queued"]);
+        for pool in self.device.upgrade()?.pools() {
+            for worker in pool.report.workers {
+                table.rows.push(vec![
+                    pool.name.clone().into(),
+                    worker.origin.to_string().into(),
+                    worker.state.into(),
+                    worker.open.into(),
+                    worker.attached.into(),
+                    worker.queued.into(),
+                ]);
+            }
+        }
+        Some(table)
+    }
+
+    fn kill(&self, _id: u32) -> bool {
+        false
+    }
+
+    fn order(&self, order: Order) -> bool {
+        self.orders.try_send(order).is_ok()
+    }
+}
