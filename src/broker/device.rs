@@ -319,15 +319,15 @@ impl Device {
                 .copied()
                 .collect();
             let ledger::Known { spec, ident, name } = known;
-            match self.servers.iter().find(|server| server.spec() == *spec) {
-                Some(server) => {
-                    server.sender.replace(ident.clone());
-                    server.call_itself(ident, Some(name));
-                    server.adopt(&left, now);
-                }
-                None => {
-                    unknown += left.len();
-                    left.iter().for_each(|left| ledger.leave(left.slot));
+            let found = self.servers.iter().find(|server| server.spec() == *spec);
+            if let Some(server) = found {
+                server.sender.replace(ident.clone());
+                server.call_itself(ident, Some(name));
+                server.adopt(&left, now);
+            } else {
+                unknown += left.len();
+                for left in &left {
+                    ledger.leave(left.slot);
                 }
             }
         }

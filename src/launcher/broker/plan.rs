@@ -421,7 +421,7 @@ mod tests {
         assert_eq!(rules.prefetch_max, 0);
         assert_eq!(rules.waiting_bytes_max, 2048);
         assert_eq!(rules.wait_max, Duration::from_millis(1500));
-        assert_eq!(rules.deadline, Some(Duration::from_secs(60)));
+        assert_eq!(rules.deadline, Some(Duration::from_mins(1)));
         assert_eq!(rules.again, Again::Always);
         assert_eq!(rules.waiting_per_slot_max, Some(4));
         assert_eq!(rules.start_grace, Duration::from_secs(2));
