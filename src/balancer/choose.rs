@@ -12,10 +12,11 @@ use super::{Balancer, Sticky, Worker};
 impl Balancer {
     /// The worker for a request that goes to any with room.
     pub(super) fn choose(&self, key: Option<u64>) -> Option<u32> {
+        let first = self.ready.first()?.worker;
         let by_key = key
             .zip(self.rules.sticky)
             .and_then(|(key, sticky)| self.best_within_bound(key, sticky));
-        by_key.or_else(|| self.ready.first().map(|rank| rank.worker))
+        Some(by_key.unwrap_or(first))
     }
 
     /// The best worker of a key that has room, and with the request no more than `bound` times its share of what is in flight.

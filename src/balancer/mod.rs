@@ -38,6 +38,10 @@ mod timers;
 mod workers;
 
 #[cfg(test)]
+mod failure_tests;
+#[cfg(test)]
+mod key_tests;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod statistics;

@@ -46,9 +46,10 @@ impl Balancer {
         }
         judged.sort_unstable();
         let middle = judged[(judged.len() - 1) / 2].0;
-        let limit = middle
-            .mul_f64(outlier.factor.max(1.0))
-            .max(middle + outlier.excess);
+        let times = middle.as_secs_f64() * outlier.factor.max(1.0);
+        let limit = Duration::try_from_secs_f64(times)
+            .unwrap_or(Duration::MAX)
+            .max(middle.saturating_add(outlier.excess));
         let mut room = self.ejectable(outlier).saturating_sub(self.ejected.len());
         for (quantile, worker) in judged.into_iter().rev() {
             if quantile <= limit {
@@ -69,7 +70,7 @@ impl Balancer {
             return;
         };
         entry.ejections = (entry.ejections + 1).min(EJECTIONS_MAX);
-        let until = now.checked_add(outlier.ejection * entry.ejections);
+        let until = now.checked_add(outlier.ejection.saturating_mul(entry.ejections));
         entry.ejected_until = Some(until.unwrap_or(now));
         self.ejected.push(worker);
         self.counts.ejected += 1;

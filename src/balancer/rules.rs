@@ -109,7 +109,7 @@ impl Default for Outlier {
         Self {
             factor: 5.0,
             excess: Duration::from_millis(50),
-            samples_min: 50,
+            samples_min: 100,
             interval: Duration::from_secs(5),
             ejection: Duration::from_secs(30),
             share_max: 0.3,

@@ -10,16 +10,16 @@ pub(super) fn start() -> Instant {
 }
 
 /// A balancer with a clock, which checks itself after each step.
-struct Desk {
-    balancer: Balancer,
-    now: Instant,
+pub(super) struct Desk {
+    pub(super) balancer: Balancer,
+    pub(super) now: Instant,
 }
 
-fn ms(millis: u64) -> Duration {
+pub(super) fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-fn desk(rules: Rules) -> Desk {
+pub(super) fn desk(rules: Rules) -> Desk {
     Desk {
         balancer: Balancer::new(rules, 1),
         now: start(),
@@ -27,7 +27,7 @@ fn desk(rules: Rules) -> Desk {
 }
 
 /// No wall, no bounds that matter, nothing clever.
-fn plain() -> Rules {
+pub(super) fn plain() -> Rules {
     Rules {
         outlier: None,
         ..Rules::for_front()
@@ -35,13 +35,13 @@ fn plain() -> Rules {
 }
 
 impl Desk {
-    fn worker(&mut self, worker: NewWorker<'_>) -> Worker {
+    pub(super) fn worker(&mut self, worker: NewWorker<'_>) -> Worker {
         let key = self.balancer.add(worker, self.now);
         self.balancer.check_invariants();
         key
     }
 
-    fn slots(&mut self, name: &str, slots: u32) -> Worker {
+    pub(super) fn slots(&mut self, name: &str, slots: u32) -> Worker {
         self.worker(NewWorker {
             name: name.as_bytes(),
             slots: Some(slots),
@@ -50,13 +50,13 @@ impl Desk {
         })
     }
 
-    fn submit_all(&mut self, request: NewRequest) -> Result<Request, Refusal> {
+    pub(super) fn submit_all(&mut self, request: NewRequest) -> Result<Request, Refusal> {
         let key = self.balancer.submit(request, self.now);
         self.balancer.check_invariants();
         key
     }
 
-    fn submit(&mut self) -> Request {
+    pub(super) fn submit(&mut self) -> Request {
         let request = NewRequest {
             bytes: 100,
             retry: Retry::Safe,
@@ -65,26 +65,26 @@ impl Desk {
         self.submit_all(request).expect("it is taken")
     }
 
-    fn next(&mut self) -> Option<Assignment> {
+    pub(super) fn next(&mut self) -> Option<Assignment> {
         let next = self.balancer.next(self.now);
         self.balancer.check_invariants();
         next
     }
 
     /// A request that some worker gets at once.
-    fn given(&mut self) -> Assignment {
+    pub(super) fn given(&mut self) -> Assignment {
         let request = self.submit();
         let next = self.next().expect("somebody takes it");
         assert_eq!(next.request, request);
         next
     }
 
-    fn end(&mut self, request: Request) {
+    pub(super) fn end(&mut self, request: Request) {
         self.balancer.end(request, self.now, None);
         self.balancer.check_invariants();
     }
 
-    fn served_in(&mut self, worker: Worker, service: Duration) {
+    pub(super) fn served_in(&mut self, worker: Worker, service: Duration) {
         let open = self
             .balancer
             .requests_of(worker)
@@ -94,18 +94,18 @@ impl Desk {
         self.balancer.check_invariants();
     }
 
-    fn lost(&mut self, worker: Worker) -> Vec<Lost> {
+    pub(super) fn lost(&mut self, worker: Worker) -> Vec<Lost> {
         let lost = self.balancer.lost(worker, self.now, &mut |_| true);
         self.balancer.check_invariants();
         lost
     }
 
-    fn set(&mut self, worker: Worker, standing: Standing) {
+    pub(super) fn set(&mut self, worker: Worker, standing: Standing) {
         self.balancer.set(worker, standing, self.now);
         self.balancer.check_invariants();
     }
 
-    fn pass(&mut self, time: Duration) -> Vec<Event> {
+    pub(super) fn pass(&mut self, time: Duration) -> Vec<Event> {
         self.now += time;
         let events = self.balancer.tick(self.now);
         self.balancer.check_invariants();
@@ -609,517 +609,79 @@ mod queue {
     }
 }
 
-mod deadlines {
-    use super::*;
-
-    fn until(desk: &Desk, left: Duration) -> NewRequest {
-        NewRequest {
-            retry: Retry::Safe,
-            deadline: Some(desk.now + left),
-            ..NewRequest::default()
-        }
+#[test]
+fn no_word_of_a_worker_and_no_rule_is_too_big() {
+    let most = Rules {
+        slots: Some(u32::MAX),
+        prefetch_max: u32::MAX,
+        queue_max: usize::MAX,
+        queue_per_slot: Some(u32::MAX),
+        queue_bytes_max: usize::MAX,
+        wait_max: Duration::MAX,
+        start_grace: Duration::MAX,
+        retry_budget: Some(f64::INFINITY),
+        outlier: Some(Outlier {
+            factor: f64::INFINITY,
+            excess: Duration::MAX,
+            samples_min: 1,
+            ejection: Duration::MAX,
+            ..Outlier::default()
+        }),
+        suspect_grace: Duration::MAX,
+        sticky: Some(Sticky {
+            bound: f64::INFINITY,
+            strict: Some(Duration::MAX),
+        }),
+        slow_start: Duration::MAX,
+        ..Rules::default()
+    };
+    let now = start();
+    let mut balancer = Balancer::new(most, 1);
+    for name in ["a", "b", "c", "d"] {
+        let worker = NewWorker {
+            name: name.as_bytes(),
+            slots: Some(u32::MAX),
+            weight: u32::MAX,
+            ..NewWorker::default()
+        };
+        let worker = balancer.add(worker, now);
+        balancer.set_hop(worker, Duration::MAX);
     }
-
-    #[test]
-    fn a_request_whose_deadline_is_over_is_refused() {
-        let mut desk = desk(plain());
-        desk.slots("a", 1);
-        let request = until(&desk, Duration::ZERO);
-        let refusal = desk.submit_all(request).unwrap_err();
-        assert_eq!(refusal.why, Failure::DeadlineOver);
-    }
-
-    #[test]
-    fn a_deadline_ends_the_wait() {
-        let mut desk = desk(plain());
-        let request = until(&desk, ms(300));
-        let request = desk.submit_all(request).unwrap();
-        let events = desk.pass(ms(300));
-        assert_eq!(events, [Event::Failed(request, Failure::DeadlineOver)]);
-        assert_eq!(desk.balancer.counts().failed_deadline_waiting, 1);
-    }
-
-    #[test]
-    fn a_deadline_ends_a_request_that_a_worker_has_and_its_slot_is_not_free_before_the_worker_is() {
-        let mut desk = desk(plain());
-        let worker = desk.slots("a", 1);
-        let request = until(&desk, ms(300));
-        let request = desk.submit_all(request).unwrap();
-        desk.next();
-        desk.balancer.began(request);
-        let events = desk.pass(ms(300));
-        assert_eq!(events, [Event::Failed(request, Failure::DeadlineOver)]);
-        assert_eq!(desk.pass(ms(300)), [], "once");
-        assert_eq!(desk.balancer.phase(request), Some(Phase::Failed));
-        assert_eq!(desk.balancer.worker_of(request), Some(worker));
-        desk.submit();
-        assert_eq!(desk.next(), None);
-        desk.end(request);
-        assert!(desk.next().is_some());
-    }
-
-    #[test]
-    fn a_stream_has_no_deadline() {
-        let mut desk = desk(plain());
-        desk.slots("a", 1);
-        let request = until(&desk, ms(300));
-        let request = desk.submit_all(request).unwrap();
-        desk.next();
-        desk.balancer.attach(request, desk.now);
-        assert_eq!(
-            desk.balancer.due(),
-            Some(desk.now + ms(300)),
-            "a stale time"
-        );
-        assert_eq!(desk.pass(ms(300)), []);
-        assert_eq!(desk.balancer.due(), None);
-    }
-
-    #[test]
-    fn a_request_that_would_be_too_late_is_refused_at_once_if_the_rules_want_that() {
-        for shed_late in [true, false] {
-            let mut desk = desk(Rules {
-                shed_late,
-                ..plain()
-            });
-            let worker = desk.slots("a", 1);
-            for _ in 0..20 {
-                desk.given();
-                desk.now += ms(100);
-                desk.served_in(worker, ms(100));
-            }
-            desk.given();
-            for _ in 0..9 {
-                desk.submit();
-            }
-            let late = until(&desk, ms(900));
-            assert_eq!(desk.submit_all(late).is_err(), shed_late);
-            assert_eq!(desk.balancer.counts().shed_late, u64::from(shed_late));
-            let in_time = until(&desk, ms(1_500));
-            assert!(desk.submit_all(in_time).is_ok());
-        }
-    }
-
-    #[test]
-    fn the_answer_that_nobody_wants_keeps_its_worker_busy() {
-        let mut desk = desk(plain());
-        let worker = desk.slots("a", 1);
-        let gone = desk.given();
-        let waiting = desk.submit();
-        assert!(desk.balancer.abandon(gone.request, desk.now));
-        assert!(!desk.balancer.abandon(waiting, desk.now));
-        desk.balancer.check_invariants();
-        assert_eq!(desk.balancer.open(worker), 1);
-        assert_eq!(desk.balancer.waiting(), 0);
-        assert_eq!(desk.lost(worker), [], "it is nobody's loss");
-        desk.end(gone.request);
-    }
-}
-
-mod death {
-    use super::*;
-
-    #[test]
-    fn what_was_not_begun_is_first_again_in_its_order_and_keeps_its_number() {
-        let mut desk = desk(plain());
-        let worker = desk.slots("a", 3);
-        let given = [desk.given(), desk.given(), desk.given()];
-        let behind = desk.submit();
-        desk.balancer.began(given[1].request);
-        desk.balancer.set_retry(given[1].request, Retry::Never);
-        let lost = desk.lost(worker);
-        let fates: Vec<Fate> = lost.iter().map(|lost| lost.fate).collect();
-        assert_eq!(
-            fates,
-            [Fate::Again, Fate::Failed(Failure::WorkerLost), Fate::Again]
-        );
-        desk.slots("b", 3);
-        for (request, attempt) in [(given[0].request, 2), (given[2].request, 2), (behind, 1)] {
-            let next = desk.next().unwrap();
-            assert_eq!((next.request, next.attempt), (request, attempt));
-        }
-        let counts = desk.balancer.counts();
-        assert_eq!((counts.requeued, counts.failed_worker_lost), (2, 1));
-    }
-
-    #[test]
-    fn at_a_worker_that_tells_no_start_everything_may_have_been_begun() {
-        for (retry, fate) in [
-            (Retry::Never, Fate::Failed(Failure::WorkerLost)),
-            (Retry::Safe, Fate::Again),
-        ] {
-            let mut desk = desk(plain());
-            let worker = desk.worker(NewWorker::default());
-            let given = desk.given();
-            desk.balancer.set_retry(given.request, retry);
-            assert_eq!(desk.lost(worker)[0].fate, fate);
-        }
-    }
-
-    #[test]
-    fn a_stream_ends_with_its_worker() {
-        let mut desk = desk(plain());
-        let worker = desk.slots("a", 1);
-        let stream = desk.given();
-        desk.balancer.attach(stream.request, desk.now);
-        let lost = desk.lost(worker);
-        assert_eq!(lost[0].fate, Fate::Failed(Failure::WorkerLost));
-        assert_eq!(desk.balancer.worker_of(stream.request), None);
-    }
-
-    #[test]
-    fn a_request_that_killed_two_is_given_to_nobody_else() {
-        let mut desk = desk(Rules {
-            attempts_max: 10,
-            ..plain()
-        });
-        desk.submit();
-        for (name, fate) in [
-            ("a", Fate::Again),
-            ("b", Fate::Failed(Failure::Quarantined)),
-        ] {
-            let worker = desk.slots(name, 1);
-            let next = desk.next().unwrap();
-            desk.balancer.began(next.request);
-            assert_eq!(desk.lost(worker)[0].fate, fate);
-        }
-        assert_eq!(desk.balancer.counts().quarantined, 1);
-    }
-
-    #[test]
-    fn a_request_that_kills_before_anything_is_said_is_found_out_too() {
-        let mut desk = desk(plain());
-        desk.submit();
-        let fates: Vec<Fate> = ["a", "b", "c", "d"]
-            .iter()
-            .map(|name| {
-                let worker = desk.slots(name, 1);
-                desk.next().unwrap();
-                desk.lost(worker)[0].fate
-            })
-            .collect();
-        assert_eq!(fates[..3], [Fate::Again; 3]);
-        assert_eq!(fates[3], Fate::Failed(Failure::Quarantined));
-    }
-
-    #[test]
-    fn a_request_is_not_begun_more_often_than_the_rules_say() {
-        let mut desk = desk(Rules {
-            attempts_max: 1,
-            quarantine_after: 0,
-            ..plain()
-        });
-        let worker = desk.slots("a", 1);
-        let given = desk.given();
-        desk.balancer.began(given.request);
-        assert_eq!(desk.lost(worker)[0].fate, Fate::Failed(Failure::WorkerLost));
-    }
-
-    #[test]
-    fn nothing_moves_that_its_owner_keeps() {
-        let mut desk = desk(plain());
-        let worker = desk.slots("a", 1);
-        desk.given();
-        let lost = desk.balancer.lost(worker, desk.now, &mut |_| false);
-        assert_eq!(lost[0].fate, Fate::Failed(Failure::WorkerLost));
-    }
-
-    #[test]
-    fn no_more_is_retried_than_the_budget_has() {
-        let mut desk = desk(Rules {
-            retry_budget: Some(0.2),
-            ..plain()
-        });
-        let worker = desk.worker(NewWorker::default());
-        for _ in 0..1000 {
-            desk.given();
-        }
-        let lost = desk.lost(worker);
-        let again = lost.iter().filter(|lost| lost.fate == Fate::Again).count();
-        assert_eq!(again, 300, "a fifth of the traffic, and ten seconds' floor");
-        assert_eq!(desk.balancer.counts().failed_over_budget, 700);
-    }
-
-    #[test]
-    fn what_was_not_begun_costs_no_budget() {
-        let mut desk = desk(Rules {
-            retry_budget: Some(0.0),
-            ..plain()
-        });
-        let worker = desk.slots("a", 1000);
-        for _ in 0..1000 {
-            desk.given();
-        }
-        let lost = desk.lost(worker);
-        assert!(lost.iter().all(|lost| lost.fate == Fate::Again));
-    }
-
-    #[test]
-    fn a_suspect_is_dead_after_a_while_unless_it_speaks() {
-        let mut desk = desk(Rules {
-            suspect_grace: ms(3_000),
-            ..plain()
-        });
-        let worker = desk.slots("a", 1);
-        desk.set(worker, Standing::Suspect);
-        desk.pass(ms(2_000));
-        desk.set(worker, Standing::Ready);
-        assert_eq!(desk.pass(ms(10_000)), []);
-        desk.set(worker, Standing::Suspect);
-        assert_eq!(desk.balancer.due(), Some(desk.now + ms(3_000)));
-        assert_eq!(desk.pass(ms(3_000)), [Event::Dead(worker)]);
-        assert_eq!(desk.pass(ms(3_000)), [], "once");
-        assert_eq!(desk.balancer.due(), None);
-    }
-
-    #[test]
-    fn everything_that_waits_can_be_failed() {
-        let mut desk = desk(plain());
-        let requests = [desk.submit(), desk.submit()];
-        assert_eq!(desk.balancer.fail_waiting(Failure::NoWorker), requests);
-        desk.balancer.check_invariants();
-        assert_eq!(desk.balancer.waiting(), 0);
-    }
-}
-
-mod slow_workers {
-    use super::*;
-
-    /// Ten workers with one slot that take a millisecond, but the first `slow` take a second; until they were compared.
-    fn crowd(slow: usize) -> (Desk, Vec<Worker>, Vec<Event>) {
-        let mut desk = desk(Rules {
-            outlier: Some(Outlier::default()),
-            ..plain()
-        });
-        let workers: Vec<Worker> = (0..10)
-            .map(|number| desk.slots(&format!("w{number}"), 1))
-            .collect();
-        for _ in 0..60 {
-            for _ in 0..10 {
-                desk.given();
-            }
-            for (number, worker) in workers.iter().enumerate() {
-                desk.served_in(*worker, if number < slow { ms(1000) } else { ms(1) });
-            }
-        }
-        let events = desk.pass(ms(5_000));
-        (desk, workers, events)
-    }
-
-    #[test]
-    fn a_worker_that_is_much_slower_is_left_out_for_a_while() {
-        let (mut desk, workers, events) = crowd(1);
-        assert_eq!(events, [Event::Ejected(workers[0])]);
-        assert!(desk.balancer.is_ejected(workers[0]));
-        for _ in 0..9 {
-            assert_ne!(desk.given().worker, workers[0]);
-        }
-        desk.submit();
-        assert_eq!(desk.next(), None);
-        assert_eq!(desk.balancer.due(), Some(desk.now + ms(30_000)));
-        let events = desk.pass(ms(30_000));
-        assert!(events.contains(&Event::Returned(workers[0])));
-        desk.submit();
-        assert_eq!(desk.next().map(|next| next.worker), Some(workers[0]));
-    }
-
-    #[test]
-    fn no_more_than_three_in_ten_are_left_out() {
-        let (desk, workers, events) = crowd(4);
-        assert_eq!(events.len(), 3);
-        let out = workers.iter().filter(|w| desk.balancer.is_ejected(**w));
-        assert_eq!(out.count(), 3);
-    }
-
-    #[test]
-    fn when_most_are_slow_nobody_is() {
-        let (_, _, events) = crowd(6);
-        assert_eq!(events, []);
-    }
-
-    #[test]
-    fn those_left_out_come_back_when_too_few_others_are_left() {
-        let (mut desk, workers, _) = crowd(3);
-        for worker in &workers[4..] {
-            desk.balancer.lost(*worker, desk.now, &mut |_| true);
-            desk.balancer.check_invariants();
-        }
-        let out = workers.iter().filter(|w| desk.balancer.is_ejected(**w));
-        assert_eq!(out.count(), 1, "of four");
-        desk.set(workers[3], Standing::Suspect);
-        let out: Vec<&Worker> = workers
-            .iter()
-            .filter(|w| desk.balancer.is_ejected(**w))
-            .collect();
-        assert!(out.len() <= 1);
-        assert!(desk.balancer.has_room());
-        assert!(desk.balancer.due() <= Some(desk.now), "to be told at once");
-    }
-
-    #[test]
-    fn rules_without_outliers_leave_out_nobody() {
-        let (mut desk, workers, _) = crowd(1);
-        desk.balancer.set_rules(plain(), desk.now);
-        desk.balancer.check_invariants();
-        assert!(!desk.balancer.is_ejected(workers[0]));
-    }
-}
-
-mod keys {
-    use super::*;
-
-    fn sticky(strict: Option<Duration>) -> Rules {
-        Rules {
-            sticky: Some(Sticky {
-                bound: 1.25,
-                strict,
-            }),
-            ..plain()
-        }
-    }
-
-    fn keyed(key: u64) -> NewRequest {
-        NewRequest {
+    for key in 0..100 {
+        let request = NewRequest {
+            bytes: usize::MAX,
             key: Some(key),
             ..NewRequest::default()
+        };
+        let request = balancer.submit(request, now).unwrap();
+        balancer.next(now).unwrap();
+        balancer.end(request, now, Some(Duration::MAX));
+    }
+    balancer.tick(now + ms(60_000));
+    assert_eq!(balancer.counts().served, 100);
+}
+
+#[test]
+fn a_burst_against_stuck_workers_is_refused_beyond_the_queue() {
+    let mut desk = desk(Rules::default());
+    for name in ["a", "b", "c", "d"] {
+        desk.slots(name, 4);
+    }
+    let mut refused = 0;
+    for _ in 0..100_000 {
+        match desk.balancer.submit(NewRequest::default(), desk.now) {
+            Ok(_) => while desk.balancer.next(desk.now).is_some() {},
+            Err(refusal) => {
+                assert_eq!(refusal.why, Failure::QueueFull);
+                assert!(refusal.retry_after >= Duration::from_secs(1));
+                refused += 1;
+            }
         }
     }
-
-    fn home(desk: &mut Desk, key: u64) -> Worker {
-        let request = desk.submit_all(keyed(key)).unwrap();
-        let next = desk.next().unwrap();
-        assert_eq!(next.request, request);
-        desk.end(request);
-        next.worker
-    }
-
-    #[test]
-    fn the_requests_of_a_key_go_to_one_worker_and_those_of_many_to_all() {
-        let mut desk = desk(sticky(None));
-        let workers: Vec<Worker> = (0..4).map(|n| desk.slots(&format!("w{n}"), 8)).collect();
-        let homes: Vec<Worker> = (0..100).map(|key| home(&mut desk, key)).collect();
-        let again: Vec<Worker> = (0..100).map(|key| home(&mut desk, key)).collect();
-        assert_eq!(homes, again);
-        assert!(workers.iter().all(|worker| homes.contains(worker)));
-    }
-
-    #[test]
-    fn a_worker_that_goes_moves_only_its_own_keys_and_gets_them_back() {
-        let mut desk = desk(sticky(None));
-        let workers: Vec<Worker> = (0..4).map(|n| desk.slots(&format!("w{n}"), 8)).collect();
-        let before: Vec<Worker> = (0..200).map(|key| home(&mut desk, key)).collect();
-        desk.lost(workers[2]);
-        let without: Vec<Worker> = (0..200).map(|key| home(&mut desk, key)).collect();
-        for (was, is) in before.iter().zip(&without) {
-            assert!(was == is || *was == workers[2]);
-            assert_ne!(*is, workers[2]);
-        }
-        let back = desk.slots("w2", 8);
-        for (key, was) in (0..200).zip(&before) {
-            let expected = if *was == workers[2] { back } else { *was };
-            assert_eq!(home(&mut desk, key), expected);
-        }
-    }
-
-    #[test]
-    fn a_key_yields_when_its_worker_has_more_than_its_share() {
-        let mut desk = desk(sticky(None));
-        let workers: Vec<Worker> = (0..4).map(|n| desk.slots(&format!("w{n}"), 1000)).collect();
-        for _ in 0..400 {
-            desk.submit_all(keyed(7)).unwrap();
-            desk.next().unwrap();
-            let open = workers.iter().map(|w| desk.balancer.open(*w));
-            let (most, all) = (open.clone().max().unwrap(), open.sum::<u32>());
-            assert!(f64::from(most) < 1.25 * f64::from(all) / 4.0 + 1.0);
-        }
-    }
-
-    #[test]
-    fn a_strict_key_waits_for_its_worker_and_nobody_waits_behind_it() {
-        let mut desk = desk(sticky(Some(ms(500))));
-        let workers = [desk.slots("a", 1), desk.slots("b", 1)];
-        let home = home(&mut desk, 7);
-        let other = workers[usize::from(home == workers[0])];
-        let busy = desk.submit_all(keyed(7)).unwrap();
-        desk.next().unwrap();
-        let strict = desk.submit_all(keyed(7)).unwrap();
-        assert_eq!(desk.next(), None, "its worker is busy");
-        let free = desk.submit_all(NewRequest::default()).unwrap();
-        let next = desk.next().unwrap();
-        assert_eq!((next.request, next.worker), (free, other));
-        desk.end(busy);
-        let next = desk.next().unwrap();
-        assert_eq!((next.request, next.worker), (strict, home));
-    }
-
-    #[test]
-    fn a_strict_key_takes_any_worker_after_a_while() {
-        let mut desk = desk(sticky(Some(ms(500))));
-        let workers = [desk.slots("a", 1), desk.slots("b", 1)];
-        let home = home(&mut desk, 7);
-        let other = workers[usize::from(home == workers[0])];
-        desk.submit_all(keyed(7)).unwrap();
-        desk.next().unwrap();
-        let strict = desk.submit_all(keyed(7)).unwrap();
-        assert_eq!(desk.balancer.due(), Some(desk.now + ms(500)));
-        assert_eq!(desk.pass(ms(500)), []);
-        let next = desk.next().unwrap();
-        assert_eq!((next.request, next.worker), (strict, other));
-        assert_eq!(desk.balancer.counts().strict_given_up, 1);
-    }
-
-    #[test]
-    fn a_strict_key_whose_worker_goes_waits_for_the_next_one() {
-        let mut desk = desk(sticky(Some(ms(500))));
-        let workers = [desk.slots("a", 1), desk.slots("b", 1)];
-        let home = home(&mut desk, 7);
-        let other = workers[usize::from(home == workers[0])];
-        let busy = desk.submit_all(keyed(7)).unwrap();
-        desk.next().unwrap();
-        let strict = desk.submit_all(keyed(7)).unwrap();
-        desk.set(home, Standing::Draining);
-        let next = desk.next().unwrap();
-        assert_eq!((next.request, next.worker), (strict, other));
-        desk.end(busy);
-        desk.end(strict);
-        desk.set(other, Standing::Held);
-        let strict = desk.submit_all(keyed(7)).unwrap();
-        desk.set(home, Standing::Ready);
-        let next = desk.next().unwrap();
-        assert_eq!((next.request, next.worker), (strict, home));
-    }
-
-    #[test]
-    fn who_came_first_is_first_whether_he_wants_one_worker_or_any() {
-        for strict_first in [true, false] {
-            let mut desk = desk(sticky(Some(ms(500))));
-            let only = desk.slots("a", 1);
-            let busy = desk.given();
-            let (first, second) = if strict_first {
-                (keyed(1), NewRequest::default())
-            } else {
-                (NewRequest::default(), keyed(1))
-            };
-            let first = desk.submit_all(first).unwrap();
-            let second = desk.submit_all(second).unwrap();
-            desk.end(busy.request);
-            assert_eq!(desk.next().map(|next| next.request), Some(first));
-            desk.served_in(only, ms(1));
-            assert_eq!(desk.next().map(|next| next.request), Some(second));
-        }
-    }
-
-    #[test]
-    fn connections_with_a_key_are_attached_to_its_worker() {
-        let mut desk = desk(sticky(None));
-        for number in 0..4 {
-            desk.slots(&format!("w{number}"), 8);
-        }
-        for key in 0..50 {
-            let home = home(&mut desk, key);
-            assert_eq!(desk.balancer.pick_attached_by(Some(key)), Some(home));
-        }
-    }
+    desk.balancer.check_invariants();
+    assert_eq!(desk.balancer.in_flight(), 16);
+    assert_eq!(desk.balancer.waiting(), 64, "four for each slot");
+    assert_eq!(refused, 100_000 - 80);
 }
 
 #[test]

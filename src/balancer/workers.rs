@@ -64,7 +64,9 @@ pub(super) struct Entry {
 impl Entry {
     /// What it can do, for comparison with others.
     pub(super) fn capacity(&self, slots: Option<u32>) -> u64 {
-        u64::from(self.weight) * u64::from(self.slots.or(slots).unwrap_or(1).max(1))
+        let slots = self.slots.or(slots).unwrap_or(1).max(1);
+        // Whatever a worker says of itself, there is room for further factors.
+        u64::from(self.weight.saturating_mul(slots))
     }
 
     /// Whether it belongs to those that share the work.
@@ -463,7 +465,7 @@ impl Balancer {
             let whole = self.rules.slow_start;
             let step = ramp_step(self.now?.saturating_duration_since(entry.joined), whole);
             // A nanosecond more, as the division may have lost one.
-            let until = whole * step / RAMP_STEPS + Duration::from_nanos(1);
+            let until = whole.saturating_mul(step) / RAMP_STEPS + Duration::from_nanos(1);
             entry.joined.checked_add(until)
         });
         steps.min()

@@ -1,7 +1,5 @@
 //! What is said in a worker's place: that there was none, that it was lost, that it was too late.
 
-use std::fmt::Write as _;
-
 use crate::pool::{Failure, Refused};
 
 /// What is said where nobody knows better: in how many seconds it may be worth asking again.
@@ -55,8 +53,7 @@ pub(super) fn answer(form: Form, refused: Refused, head_request: bool) -> (u16, 
         let after = refused.retry_after.map_or(RETRY_AFTER, |after| {
             after.as_secs() + u64::from(after.subsec_nanos() > 0)
         });
-        // It does not fail for a string.
-        let _ = write!(text, "Retry-After: {}\r\n", after.max(1));
+        text.push_str(&format!("Retry-After: {}\r\n", after.max(1)));
     }
     text.push_str("\r\n");
     if !head_request {

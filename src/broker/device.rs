@@ -54,6 +54,9 @@ pub enum Again {
 pub struct Rules {
     /// Most open requests of a worker that names no number itself: a plain handler, or one of m2wsgi's dialect. Default: 1.
     pub slots: Option<u32>,
+    /// Most requests that a worker is given beyond its slots, so that it need not wait for the next one. They wait behind what it does,
+    /// however long that takes. Default: 2.
+    pub prefetch_max: u32,
     /// Requests of a pool that wait for a worker; one more is answered with 503. Default: 4,096.
     pub waiting_max: usize,
     /// Bytes of those. Default: 64 MiB.
@@ -80,6 +83,7 @@ impl Default for Rules {
     fn default() -> Self {
         Self {
             slots: Some(1),
+            prefetch_max: 2,
             waiting_max: 4096,
             waiting_bytes_max: 64 << 20,
             waiting_per_slot_max: None,
@@ -103,6 +107,7 @@ impl Rules {
             topic: Vec::new(),
             rules: pool::Rules {
                 slots: self.slots,
+                prefetch_max: self.prefetch_max,
                 queue_max: self.waiting_max,
                 queue_per_slot: self.waiting_per_slot_max,
                 queue_bytes_max: self.waiting_bytes_max,
@@ -314,15 +319,15 @@ impl Device {
                 .copied()
                 .collect();
             let ledger::Known { spec, ident, name } = known;
-            match self.servers.iter().find(|server| server.spec() == *spec) {
-                Some(server) => {
-                    server.sender.replace(ident.clone());
-                    server.call_itself(ident, Some(name));
-                    server.adopt(&left, now);
-                }
-                None => {
-                    unknown += left.len();
-                    left.iter().for_each(|left| ledger.leave(left.slot));
+            let found = self.servers.iter().find(|server| server.spec() == *spec);
+            if let Some(server) = found {
+                server.sender.replace(ident.clone());
+                server.call_itself(ident, Some(name));
+                server.adopt(&left, now);
+            } else {
+                unknown += left.len();
+                for left in &left {
+                    ledger.leave(left.slot);
                 }
             }
         }

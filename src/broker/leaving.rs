@@ -55,7 +55,7 @@ pub(super) fn token() -> String {
 /// What may stand before a message to a server itself: what it has subscribed to.
 pub(super) fn sender_for(publisher: &Publisher) -> Vec<u8> {
     let topic = publisher.topic().filter(|topic| !topic.is_empty());
-    topic.map_or_else(|| ANY_SENDER.to_vec(), |topic| topic.to_vec())
+    topic.unwrap_or_else(|| ANY_SENDER.to_vec())
 }
 
 impl Leaving {

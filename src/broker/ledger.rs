@@ -269,17 +269,14 @@ impl Ledger {
 
     /// Notes a request; none when too many are open.
     pub(super) fn enter(&self, server: usize, id: ConnId, head_request: bool) -> Option<Slot> {
-        let place = match self.free.borrow_mut().pop() {
-            Some(place) => place,
-            None => {
-                let place = self.fresh.get();
-                if place as usize >= ENTRIES_MAX {
-                    return None;
-                }
-                self.fresh.set(place + 1);
-                place
-            }
-        };
+        let used = self.free.borrow_mut().pop();
+        let place = used.unwrap_or_else(|| self.fresh.get());
+        if place as usize >= ENTRIES_MAX {
+            return None;
+        }
+        if used.is_none() {
+            self.fresh.set(place + 1);
+        }
         let slot = Slot(place);
         self.write(slot, server, id, head_request, false);
         Some(slot)
@@ -407,7 +404,7 @@ mod tests {
     fn it_is_bounded() {
         let (_folder, path) = path();
         let (ledger, _) = Ledger::open(&path).unwrap();
-        let count = (0..=ENTRIES_MAX as u32)
+        let count = (0..=u32::try_from(ENTRIES_MAX).unwrap())
             .filter_map(|id| ledger.enter(0, ConnId(id), false))
             .count();
         assert_eq!(count, ENTRIES_MAX);

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::leaving::{self, Leaving, Left};
+use super::ledger::Ledger;
 use super::pools::Pools;
 use super::table::{Signals, Stage, Table};
 use super::{Shared, StartError};
@@ -99,10 +100,10 @@ impl Server {
         options.identity.clone_from(&settings.ident);
         options.message_bytes_max = settings.message_bytes_max;
         options.linger = settings.linger;
-        let line = shared.ledger.as_ref().map(|ledger| ledger.line());
+        let line = shared.ledger.as_ref().map(Ledger::line);
         let token = line.unwrap_or_else(leaving::token);
         options.token = Some(token.clone());
-        options.broker = shared.broker.clone();
+        options.broker.clone_from(&shared.broker);
         let publisher = Publisher::connect(context, recv, &options, settings.subscription_timeout)?;
         let receiver = Receiver::connect(context, send, &options)?;
         let this = Rc::new(Self {

@@ -123,7 +123,7 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
         ),
         Trouble::MakerLost => (500, "Internal Server Error"),
         Trouble::Backend(fault) => of_backend(fault),
-        Trouble::HandlerTimeout => (504, "Gateway Timeout: the handler did not answer in time"),
+        Trouble::HandlerTimeout => of_pool(Failure::DeadlineOver),
     };
     let retry_after = match trouble {
         Trouble::Pool(refused) => refused.retry_after.map_or(RETRY_AFTER, seconds),

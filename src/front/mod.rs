@@ -309,6 +309,17 @@ fn clashes<'a>(mut before: impl Iterator<Item = &'a Arc<Handler>>, handler: &Arc
 
 /// What a pool has to know of its handler.
 fn pool_settings(settings: &Settings, handler: &Handler) -> pool::Settings {
+    let wait = handler.wait.unwrap_or(settings.handler_wait);
+    // Of plain handlers alone nobody knows what they have begun: a request that they die with, one after the other, ends as any
+    // other that was lost with one.
+    let quarantine_after = match handler.workers {
+        Some(_) => pool::Rules::default().quarantine_after,
+        None => 0,
+    };
+    let sticky = handler.sticky.as_ref().map(|rule| pool::Sticky {
+        strict: rule.strict(),
+        ..pool::Sticky::default()
+    });
     pool::Settings {
         sender: Bytes::copy_from_slice(handler.send_ident.as_bytes()),
         protocol: handler.protocol,
@@ -317,14 +328,10 @@ fn pool_settings(settings: &Settings, handler: &Handler) -> pool::Settings {
             slots: handler.slots,
             queue_max: handler.queue.unwrap_or(settings.handler_queue),
             queue_bytes_max: settings.handler_queue_bytes,
-            wait_max: handler.wait.unwrap_or(settings.handler_wait),
-            start_grace: handler.wait.unwrap_or(settings.handler_wait),
-            sticky: handler.sticky.as_ref().map(|key| pool::Sticky {
-                strict: key.strict(),
-                ..pool::Sticky::default()
-            }),
-            // A request that handlers die with, one after the other, ends as any other that was lost with one.
-            quarantine_after: 0,
+            wait_max: wait,
+            start_grace: wait,
+            sticky,
+            quarantine_after,
             ..pool::Rules::for_front()
         },
         raw_payload: handler.raw_payload,

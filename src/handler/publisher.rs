@@ -27,6 +27,10 @@ const TARGETS_MAX: usize = 65_536;
 pub(super) type Key = (usize, u32);
 
 /// What leads to clients.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one for each server, behind an `Arc`, and most are servers' own"
+)]
 #[derive(Debug)]
 pub(super) enum Way {
     /// A server's SUB.

@@ -70,6 +70,10 @@ pub enum ReplyError {
 ///
 /// Replies wait while a server does not read; they are dropped when it is gone. All methods are for one server each, and
 /// those of one task arrive in order.
+///
+/// On a runtime of one thread, what tasks send while [`super::Connection::recv`] waits goes out together, when the tasks that are ready
+/// now have had their turn: one that blocks the thread then holds up what others have sent. Whoever receives and answers in turn
+/// sends at once.
 #[derive(Debug, Clone)]
 pub struct Replies {
     shared: Arc<Shared>,

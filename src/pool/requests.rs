@@ -219,18 +219,24 @@ impl State {
 
     /// The request that is called so, if this peer has it, with a ticket or without.
     pub(super) fn labelled(&self, peer: PeerId, id: RequestId) -> Option<Request> {
-        let index = u32::try_from(id.0 >> 32).ok()?;
-        let serial = ((id.0 & 0xffff_ffff) as u32).wrapping_sub(self.labels_from);
-        let request = Request::from_parts(index, serial);
+        let request = self.called(id)?;
         let holder = self.workers.holder(request)?;
         (self.workers.peer(holder)?.id() == peer).then_some(request)
     }
 
+    /// The request that is called so, if there is any.
+    fn called(&self, id: RequestId) -> Option<Request> {
+        let index = u32::try_from(id.0 >> 32).ok()?;
+        let serial = ((id.0 & 0xffff_ffff) as u32).wrapping_sub(self.labels_from);
+        Some(Request::from_parts(index, serial))
+    }
+
     /// Whether a request of this pool was ever called so, and not one of a broker before it.
     pub(super) fn has_called(&self, id: RequestId) -> bool {
-        let index = usize::try_from(id.0 >> 32).unwrap_or(usize::MAX);
-        let serial = ((id.0 & 0xffff_ffff) as u32).wrapping_sub(self.labels_from);
-        index < self.open.len() && (1..=self.latest).contains(&serial)
+        self.called(id).is_some_and(|request| {
+            let is_placed = request.index() < self.open.len();
+            is_placed && (1..=self.latest).contains(&request.serial())
+        })
     }
 
     /// A request goes on as an attached connection, with the worker that has it: it is open no more, and what its worker says by its
@@ -250,6 +256,13 @@ impl State {
             self.workers.end(request, now(), took);
         }
         worker
+    }
+
+    /// Whether a request of this pool was called so, and nothing is kept of it any more.
+    pub(super) fn has_forgotten(&self, id: RequestId) -> bool {
+        let request = self.called(id);
+        let is_kept = |request| self.workers.balancer.phase(request).is_some();
+        self.has_called(id) && !request.is_some_and(is_kept)
     }
 
     /// A worker is done with a request. False when it does not have it.

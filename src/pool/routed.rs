@@ -77,7 +77,7 @@ impl Pool {
     pub(super) fn request_done(self: &Rc<Self>, peer: PeerId, id: RequestId, took: Duration) {
         let state = &mut *self.state.borrow_mut();
         // One that has no slots may say it when its response has ended, and all is forgotten.
-        if !state.done(peer, id, took) && !state.has_called(id) {
+        if !state.done(peer, id, took) && !state.has_forgotten(id) {
             Name::RepliesUnknownId.increment();
         }
         self.resume(state);

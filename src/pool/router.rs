@@ -300,7 +300,9 @@ impl Sink for RouterSide {
             (Heard::Credit(credit), Some(pool)) => pool.worker_credit(id, Some(credit)),
             (Heard::Began(request), Some(pool)) => pool.request_began(id, request),
             (Heard::Done(request, took), Some(pool)) => pool.request_done(id, request, took),
-            (Heard::Replied(request, message), Some(pool)) => {
+            // One of m2wsgi's that came back only to leave has no pool, and may have something to say.
+            (Heard::Replied(request, message), pool) => {
+                let pool = pool.unwrap_or_else(|| Rc::clone(&self.home));
                 pool.worker_replied(id, request, message);
             }
             (Heard::Hop(hop), Some(pool)) => pool.worker_hop(id, hop),

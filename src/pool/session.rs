@@ -333,6 +333,8 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn frames(words: &[&str]) -> Vec<Bytes> {
@@ -575,5 +577,49 @@ mod tests {
             deaf.tick(false);
         }
         assert!(!deaf.session.is_suspect(), "it has no ear for pings");
+    }
+
+    /// Messages of known and senseless words, and of noise.
+    fn noise() -> impl Strategy<Value = Vec<Bytes>> {
+        let known = proptest::sample::select(vec![
+            "HELLO", "HELD", "CREDIT", "FIRST", "REPLY", "DONE", "PING", "PONG", "DRAIN", "BYE",
+            "X", "", "0", "1", "7",
+        ]);
+        let frame = prop_oneof![
+            5 => known.prop_map(|word| Bytes::from_static(word.as_bytes())),
+            1 => proptest::collection::vec(any::<u8>(), 0..9).prop_map(Bytes::from),
+        ];
+        prop_oneof![
+            3 => proptest::collection::vec(frame, 0..7),
+            1 => Just(frames(&HELLO)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_said_a_worker_joins_once_and_when_it_is_over_it_is_over(
+            said in proptest::collection::vec((noise(), any::<bool>()), 0..120),
+        ) {
+            let mut worker = Worker::new();
+            let (mut joined, mut over) = (false, false);
+            for (message, then_tick) in said {
+                let heard = worker.session.hear(&message, worker.now);
+                prop_assert!(!over || heard == Heard::Nothing);
+                match heard {
+                    Heard::Joins(_) | Heard::JoinsM2wsgi(_) => {
+                        prop_assert!(!joined);
+                        joined = true;
+                    }
+                    Heard::Refused(_) | Heard::Leaves => over = true,
+                    Heard::Began(_) | Heard::Done(..) | Heard::Credit(_) | Heard::Holds(..) | Heard::Drains | Heard::Hop(_) => {
+                        prop_assert!(joined);
+                    }
+                    _ => {}
+                }
+                if then_tick {
+                    worker.tick(joined);
+                }
+            }
+        }
     }
 }

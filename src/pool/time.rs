@@ -89,7 +89,7 @@ impl Pool {
             }
             return soon;
         }
-        if awaits || state.workers.is_unsettled() || state.has_follow_ups() || state.holds() {
+        if awaits || state.workers.is_unsettled() || state.has_follow_ups() {
             return soon;
         }
         state.workers.balancer.due().map(Instant::from_std)

@@ -1,9 +1,10 @@
 //! Workers that say what they begin and finish, and the rules of a broker, in a pool without sockets.
 
 use super::routed::Facts;
-use super::tests::{HERE, Note, pass};
+use super::tests::{HERE, Note, pass, talker};
 use super::*;
 use crate::bus::server::Peer;
+use crate::wire::ConnId;
 use crate::wire::worker::RequestId;
 
 /// A worker of the own dialect, as the pool sees it.
@@ -246,7 +247,7 @@ async fn what_a_dead_worker_had_not_begun_goes_on_whatever_it_is_and_what_it_had
     dies.began(answered);
     dies.done(answered);
     pool.worker_replied(dies.peer.id(), Some(answered), Bytes::from_static(b"late"));
-    assert!(Name::RepliesUnknownId.get() >= before + 3);
+    assert!(Name::RepliesUnknownId.get() >= before + 2);
     assert_eq!(next.open(), 3);
     let counts = pool.report().counts;
     assert_eq!(
@@ -272,6 +273,38 @@ async fn words_to_a_request_are_heard_from_the_one_that_has_it_and_from_nobody_e
     drop(ticket);
     say(&has, Some(id), "behind the end");
     assert_eq!(*ears.0.borrow(), ["own", "to somebody"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_becomes_a_connection_takes_no_slot_and_is_heard_until_it_is_done() {
+    let (pool, ears) = pool_that_hears(Rules::default());
+    let worker = Worker::join(&pool, "w", 1);
+    let (handshake, _) = ask(&pool, 1, Retry::Safe);
+    let id = worker.last();
+    worker.began(id);
+    let attachment = handshake.into_attachment(talker(1));
+    attachment.send(Bytes::from_static(b"frame"));
+    let (next, _) = ask(&pool, 2, Retry::Safe);
+    assert_eq!(
+        worker.has(),
+        ["REQUEST|1||s 1 x", "MESSAGE|s 1 frame", "REQUEST|1||s 2 x"],
+        "and nothing is cancelled"
+    );
+    let say = |text: &'static str| {
+        pool.worker_replied(
+            worker.peer.id(),
+            Some(id),
+            Bytes::from_static(text.as_bytes()),
+        );
+    };
+    say("frame");
+    worker.done(id);
+    say("too late");
+    assert_eq!(*ears.0.borrow(), ["frame"]);
+    assert_eq!(pool.report().workers[0].attached, 1);
+    drop(attachment);
+    assert_eq!(pool.report().workers[0].attached, 0);
+    drop(next);
 }
 
 #[tokio::test(start_paused = true)]
@@ -416,8 +449,8 @@ async fn a_stalled_worker_is_not_waited_for_with_what_it_never_got() {
 async fn callers_of_several_servers_share_a_pool() {
     struct Of(&'static str);
     impl Caller for Of {
-        fn id(self: Rc<Self>) -> crate::wire::ConnId {
-            crate::wire::ConnId(7)
+        fn id(self: Rc<Self>) -> ConnId {
+            ConnId(7)
         }
         fn sender(&self) -> Option<Bytes> {
             Some(Bytes::from_static(self.0.as_bytes()))
@@ -437,7 +470,7 @@ async fn callers_of_several_servers_share_a_pool() {
         Some(worker.peer.id()),
         Address {
             sender: Some(Bytes::from_static(b"two")),
-            id: crate::wire::ConnId(8),
+            id: ConnId(8),
         },
         Notice::Disconnect,
     );

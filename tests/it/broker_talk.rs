@@ -426,6 +426,12 @@ fn a_worker_of_m2wsgi_is_served_pinged_and_let_go() {
         back.say(&["", "front 1:8, from before"]);
         assert_eq!(back.hear().await, ["", "front 3 / 2:{},0:,"]);
         assert_eq!(broker.replied(3).await[2], "front 1:8, from before");
+        // And so is whoever came back only to finish what it had.
+        let leaves = broker.worker();
+        leaves.say(&["", "X"]);
+        assert_eq!(leaves.hear().await, ["", "X"]);
+        leaves.say(&["", "front 1:9, farewell"]);
+        assert_eq!(broker.replied(4).await[3], "front 1:9, farewell");
     });
 }
 

@@ -143,6 +143,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("regex", &["sticky.rs"]),
     ("rusqlite", &["config/sqlite.rs", "config/sqlite/"]),
     ("clap", &["launcher/"]),
+    ("mimalloc", &["main.rs"]),
     ("anyhow", &["launcher/"]),
     ("toml", &["launcher/given.rs"]),
     ("tracing_subscriber", &["launcher/"]),

@@ -41,7 +41,7 @@ const PATIENCE_PAUSE: Duration = Duration::from_secs(30);
 const SENDS_PER_LOOK: u32 = 1024;
 
 /// Messages that are gathered, and their bytes: more are handed over without waiting for the end of the turn.
-const GATHERED_MAX: usize = 64;
+const GATHERED_MAX: usize = 16;
 const GATHERED_BYTES_MAX: usize = 64 * 1024;
 
 /// What became of a message.

@@ -92,6 +92,12 @@ pub(super) const OPTIONS: &[Opt] = &[
         "Open requests of a worker that does not say itself how many it takes: plain handlers, and m2wsgi's [default: 1]",
     ),
     rule(
+        "prefetch",
+        "COUNT",
+        WORKERS,
+        "Most requests that a worker is given beyond its slots where its answers take about as long as the way to it; they wait behind what it does [default: 2]",
+    ),
+    rule(
         "queue",
         "COUNT",
         REQUESTS,

@@ -181,7 +181,16 @@ fn pools(given: &Given) -> Result<(Vec<PoolSpec>, bool), String> {
         Some(said) => Some(spec(said, &said.value)?),
         None => {
             optional = true;
-            workers.as_ref().and_then(one_port_up)
+            let is_named = |up: &Endpoint| {
+                let named = plain.iter().flat_map(|(send, recv)| [send, recv]);
+                named
+                    .into_iter()
+                    .any(|named| named.transport == up.transport)
+            };
+            workers
+                .as_ref()
+                .and_then(one_port_up)
+                .filter(|up| !is_named(up))
         }
     };
     if workers.is_some() || plain.is_some() {
@@ -263,6 +272,9 @@ fn rules(given: &Given) -> Result<Rules, String> {
     };
     if let Some(slots) = said(given, "slots", slots)? {
         rules.slots = slots;
+    }
+    if let Some(count) = number(given, "prefetch", 0, SLOTS_MAX)? {
+        rules.prefetch_max = count;
     }
     if let Some(queue) = number(given, "queue", 1, QUEUE_MAX)? {
         rules.waiting_max = queue as usize;
@@ -395,14 +407,15 @@ mod tests {
     fn rules_are_read_and_mistakes_are_told_with_their_place() {
         let base = "tcp://a:2 --workers tcp://b:1";
         let rules = read(&format!(
-            "{base} --slots 4 --queue 10 --queue-bytes 2K --wait 1.5 --deadline 60 --retry always --queue-per-slot 4 --start-grace 2 --retry-budget none --outlier 5"
+            "{base} --slots 4 --prefetch 0 --queue 10 --queue-bytes 2K --wait 1.5 --deadline 60 --retry always --queue-per-slot 4 --start-grace 2 --retry-budget none --outlier 5"
         ))
         .unwrap()
         .rules;
         assert_eq!((rules.slots, rules.waiting_max), (Some(4), 10));
+        assert_eq!(rules.prefetch_max, 0);
         assert_eq!(rules.waiting_bytes_max, 2048);
         assert_eq!(rules.wait_max, Duration::from_millis(1500));
-        assert_eq!(rules.deadline, Some(Duration::from_secs(60)));
+        assert_eq!(rules.deadline, Some(Duration::from_mins(1)));
         assert_eq!(rules.again, Again::Always);
         assert_eq!(rules.waiting_per_slot_max, Some(4));
         assert_eq!(rules.start_grace, Duration::from_secs(2));

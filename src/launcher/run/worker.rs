@@ -85,13 +85,7 @@ fn become_program(order: &Order) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     let (send, recv) = specs(&order.plan);
-    let specs = |specs: &[Endpoint]| {
-        let spec = |spec: &Endpoint| match spec.is_broker() {
-            true => spec.spec(),
-            false => spec.to_string(),
-        };
-        specs.iter().map(spec).collect::<Vec<_>>().join(",")
-    };
+    let specs = |specs: &[Endpoint]| specs.iter().map(shown).collect::<Vec<_>>().join(",");
     let mut command = Command::new(program);
     command
         .args(arguments)
@@ -386,12 +380,15 @@ pub(in crate::launcher) fn end_of_stdin() -> oneshot::Receiver<()> {
     end
 }
 
+/// A spec as libzmq knows it, or marked as a broker's.
+fn shown(spec: &Endpoint) -> String {
+    if spec.is_broker() {
+        spec.spec()
+    } else {
+        spec.to_string()
+    }
+}
+
 fn list<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> String {
-    endpoints
-        .map(|spec| match spec.is_broker() {
-            true => spec.spec(),
-            false => spec.to_string(),
-        })
-        .collect::<Vec<_>>()
-        .join(", ")
+    endpoints.map(shown).collect::<Vec<_>>().join(", ")
 }

@@ -659,6 +659,7 @@ impl Workers {
                     .unwrap_or_default(),
                 origin: worker.link.peer.origin(),
                 state: match worker.phase {
+                    _ if worker.silent => "suspect",
                     _ if worker.connected && worker.leave != Leave::No => "draining",
                     Phase::Pairing { .. } => "pairing",
                     Phase::Ready if self.balancer.is_ejected(worker.key) => "ejected",

@@ -85,7 +85,7 @@ async fn work(mut connection: Connection, tell: mpsc::Sender<String>) {
                 tasks.spawn(async move {
                     let mut writer = request.respond(200).stream().unwrap();
                     for _ in 0..LARGE / 10_000 {
-                        writer.write([b'x'; 10_000]).await.unwrap();
+                        writer.write(vec![b'x'; 10_000]).await.unwrap();
                     }
                     writer.finish().await.unwrap();
                 });
@@ -107,7 +107,8 @@ async fn work(mut connection: Connection, tell: mpsc::Sender<String>) {
                     .unwrap();
             }
             Event::WebSocketFrame(frame) => {
-                if !connection.answer_control(&frame).await.unwrap() {
+                let is_answered = connection.answer_control(&frame).await.unwrap();
+                if !is_answered {
                     let text = [b"heard ", &frame.payload()[..]].concat();
                     let (client, opcode) = (frame.client(), frame.opcode());
                     client.send_websocket(text, opcode).await.unwrap();
