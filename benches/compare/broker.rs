@@ -58,8 +58,9 @@ struct Service {
 }
 
 impl Service {
-    /// Starts all of it, with one worker for each of these service times, and waits for the first answers.
-    fn start(front: &str, way: &str, times: &[Duration]) -> Result<Self, String> {
+    /// Starts all of it, with one worker for each of these service times, and waits for the first answers. `slots` is a number or
+    /// `none`.
+    fn start(front: &str, way: &str, times: &[Duration], slots: &str) -> Result<Self, String> {
         let directory =
             tempfile::tempdir().map_err(|error| format!("a temporary directory: {error}"))?;
         let front = Front::alone(front)?;
@@ -74,7 +75,7 @@ impl Service {
         let specs = match way {
             "direct" => service.front.specs.to_vec(),
             "plain" | "own" => {
-                service.broker = Some(service.broker(workers, &[pull, publish])?);
+                service.broker = Some(service.broker(workers, &[pull, publish], slots)?);
                 if way == "own" {
                     vec![workers.clone()]
                 } else {
@@ -88,6 +89,7 @@ impl Service {
             let worker = Command::new(&own)
                 .arg("worker")
                 .arg(time.as_micros().to_string())
+                .arg(slots)
                 .args(&specs)
                 .spawn();
             service
@@ -100,14 +102,14 @@ impl Service {
         Ok(service)
     }
 
-    fn broker(&self, workers: &str, plain: &[&str; 2]) -> Result<Child, String> {
+    fn broker(&self, workers: &str, plain: &[&str; 2], slots: &str) -> Result<Child, String> {
         let log = self.directory.path().join("broker.log");
         let log = fs::File::create(log).map_err(|error| error.to_string())?;
         Command::new(env!("CARGO_BIN_EXE_lurcher"))
             .arg("broker")
             .args(&self.front.specs)
             .args(["--workers", workers, "--plain", &plain.join(",")])
-            .args(["--slots", "1"])
+            .args(["--slots", slots, "--state", "none"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(|error| error.to_string())?)
             .stderr(log)
@@ -176,7 +178,7 @@ fn uneven(options: &Options, brokers: &mut Brokers) -> Result<(), String> {
     for round in 1..=options.rounds {
         for (place, way) in options.brokers.iter().enumerate() {
             // Afresh each time: a backlog of one run is none of the next's.
-            let service = Service::start(UNEVEN_FRONT, way, &times)?;
+            let service = Service::start(UNEVEN_FRONT, way, &times, "1")?;
             let seen = paced::load(service.front.address, rate, time, round as u64)?;
             println!(
                 "round {round}, uneven workers, {way:<7} {:>6} requests  p50 {:>8.2} ms  p99 {:>8.2} ms  worst {:>8.2} ms  {} failed",
@@ -192,7 +194,7 @@ fn even(options: &Options, front: usize, name: &str, brokers: &mut Brokers) -> R
     let times = [Duration::ZERO; EVEN];
     let mut running = Vec::new();
     for way in &options.brokers {
-        running.push(Service::start(name, way, &times)?);
+        running.push(Service::start(name, way, &times, "none")?);
     }
     let time = Duration::from_secs(options.seconds);
     for round in 1..=options.rounds {

@@ -118,7 +118,7 @@ fn uneven(text: &mut String, names: &[String], brokers: &Brokers) {
 fn even(text: &mut String, names: &[String], brokers: &Brokers, front: usize, name: &str) {
     line!(
         text,
-        "\n{EVEN} workers that answer at once, wrk with so many connections; front {name}."
+        "\n{EVEN} workers that answer at once, wrk with so many connections; front {name}. Behind the broker slots are no limit."
     );
     header(text, "connections, figure", names);
     let rows: [Row<Cost>; 5] = [

@@ -4,17 +4,18 @@ use std::time::{Duration, Instant};
 
 use crate::idle::BODY;
 
-/// `worker MICROSECONDS SEND RECV`: takes requests from a pair of sockets until it is killed. `worker MICROSECONDS WORKERS`: from a
-/// broker, in its own dialect.
+/// `worker MICROSECONDS SLOTS SEND RECV`: takes requests from a pair of sockets until it is killed. `worker MICROSECONDS SLOTS
+/// WORKERS`: from a broker, in its own dialect; SLOTS may be `none`.
 pub(crate) fn main(mut words: impl Iterator<Item = String>) -> Result<(), String> {
-    let (Some(time), Some(first)) = (words.next(), words.next()) else {
-        return Err("usage: worker MICROSECONDS (SEND RECV | WORKERS)".to_owned());
+    let (Some(time), Some(slots), Some(first)) = (words.next(), words.next(), words.next()) else {
+        return Err("usage: worker MICROSECONDS SLOTS (SEND RECV | WORKERS)".to_owned());
     };
     let time = time.parse().map_err(|error| format!("{time}: {error}"))?;
     let time = Duration::from_micros(time);
     match words.next() {
         Some(recv) => plain(time, &first, &recv).map_err(|error| format!("{first}: {error}")),
-        None => own(time, &first).map_err(|error| format!("{first}: {error}")),
+        None => own(time, slots.strip_prefix("none").unwrap_or(&slots), &first)
+            .map_err(|error| format!("{first}: {error}")),
     }
 }
 
@@ -39,7 +40,7 @@ fn plain(time: Duration, send: &str, recv: &str) -> zmq::Result<()> {
     }
 }
 
-fn own(time: Duration, workers: &str) -> zmq::Result<()> {
+fn own(time: Duration, slots: &str, workers: &str) -> zmq::Result<()> {
     let context = zmq::Context::new();
     let dealer = context.socket(zmq::DEALER)?;
     dealer.set_linger(0)?;
@@ -47,7 +48,8 @@ fn own(time: Duration, workers: &str) -> zmq::Result<()> {
     dealer.set_sndhwm(0)?;
     dealer.connect(workers)?;
     // Version, name, slots, weight, pool.
-    dealer.send_multipart([&b"HELLO"[..], b"1", b"", b"1", b"1", b""], 0)?;
+    let slots = slots.as_bytes();
+    dealer.send_multipart([&b"HELLO"[..], b"1", b"", slots, b"1", b""], 0)?;
     let mut reply = Vec::new();
     let mut answered = 0_u64;
     loop {
