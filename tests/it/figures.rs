@@ -28,31 +28,31 @@ fn a_front_tells_of_its_handlers_by_the_same_names_as_a_broker() {
     let mut client = Client::connect(front.address);
     client.send(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     let figures = Figures::until(address, "one waits", |figures| {
-        figures.sum("lurcher_pool_waiting", &pool) == 1.0
+        figures.count("lurcher_pool_waiting", &pool) == 1
     });
-    assert_eq!(figures.sum("lurcher_requests_waiting", &[]), 1.0);
-    assert_eq!(figures.sum("lurcher_requests_total", &[]), 1.0);
-    assert_eq!(figures.sum("lurcher_pool_waiting_max", &pool), 4096.0);
+    assert_eq!(figures.count("lurcher_requests_waiting", &[]), 1);
+    assert_eq!(figures.count("lurcher_requests_total", &[]), 1);
+    assert_eq!(figures.count("lurcher_pool_waiting_max", &pool), 4096);
 
     let peer = Peer::connect(&front.send, &front.recv, Replies::Xpub);
     peer.joined();
     let figures = Figures::until(address, "it is at work", |figures| {
-        figures.sum("lurcher_worker_in_flight", &pool) == 1.0
+        figures.count("lurcher_worker_in_flight", &pool) == 1
     });
-    assert_eq!(figures.sum("lurcher_pool_waiting", &pool), 0.0);
-    assert_eq!(figures.sum("lurcher_pool_wait_seconds_count", &pool), 1.0);
-    assert_eq!(figures.sum("lurcher_pool_reply_sockets", &pool), 1.0);
+    assert_eq!(figures.count("lurcher_pool_waiting", &pool), 0);
+    assert_eq!(figures.count("lurcher_pool_wait_seconds_count", &pool), 1);
+    assert_eq!(figures.count("lurcher_pool_reply_sockets", &pool), 1);
     // Nobody has said how many a plain handler takes, so there is no bound either.
     assert!(figures.values("lurcher_worker_slots", "worker").is_empty());
     assert!(figures.values("lurcher_worker_credit", "worker").is_empty());
     drop(peer);
     let figures = Figures::until(address, "it has gone", |figures| {
-        figures.sum("lurcher_pool_workers_lost_total", &pool) == 1.0
+        figures.count("lurcher_pool_workers_lost_total", &pool) == 1
     });
     assert!(figures.values("lurcher_worker_state", "worker").is_empty());
-    let ended = figures.sum("lurcher_pool_requeued_total", &[("cause", "begun")])
-        + figures.sum("lurcher_pool_failed_total", &[("cause", "worker_lost")]);
-    assert_eq!(ended, 1.0, "{figures:#?}");
+    let ended = figures.count("lurcher_pool_requeued_total", &[("cause", "begun")])
+        + figures.count("lurcher_pool_failed_total", &[("cause", "worker_lost")]);
+    assert_eq!(ended, 1, "{figures:#?}");
 }
 
 #[test]

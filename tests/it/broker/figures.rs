@@ -70,89 +70,89 @@ fn figures_move_as_requests_pass_wait_are_shed_and_go_to_another() {
         let mut first = watched.device.own().ready();
         assert_eq!(answered(ask(&server, "/now"), &watched).status, 200);
         let figures = watched.until("one is served", |figures| {
-            figures.sum("lurcher_pool_served_total", &[("pool", "default")]) == 1.0
+            figures.count("lurcher_pool_served_total", &[("pool", "default")]) == 1
         });
         for (name, count) in [
-            ("lurcher_pool_accepted_total", 1.0),
-            ("lurcher_pool_handed_total", 1.0),
-            ("lurcher_pool_waiting_max", 1.0),
-            ("lurcher_pool_wait_seconds_count", 1.0),
-            ("lurcher_pool_service_seconds_count", 1.0),
-            ("lurcher_worker_served_total", 1.0),
-            ("lurcher_worker_service_seconds_count", 1.0),
-            ("lurcher_worker_slots", 1.0),
-            ("lurcher_pool_in_flight", 0.0),
-            ("lurcher_pool_shed_total", 0.0),
-            ("lurcher_pool_requeued_total", 0.0),
+            ("lurcher_pool_accepted_total", 1),
+            ("lurcher_pool_handed_total", 1),
+            ("lurcher_pool_waiting_max", 1),
+            ("lurcher_pool_wait_seconds_count", 1),
+            ("lurcher_pool_service_seconds_count", 1),
+            ("lurcher_worker_served_total", 1),
+            ("lurcher_worker_service_seconds_count", 1),
+            ("lurcher_worker_slots", 1),
+            ("lurcher_pool_in_flight", 0),
+            ("lurcher_pool_shed_total", 0),
+            ("lurcher_pool_requeued_total", 0),
         ] {
-            assert_eq!(figures.sum(name, &[]), count, "{name}: {figures:#?}");
+            assert_eq!(figures.count(name, &[]), count, "{name}: {figures:#?}");
         }
-        assert!(figures.sum("lurcher_worker_credit", &[]) >= 1.0);
+        assert!(figures.count("lurcher_worker_credit", &[]) >= 1);
         let ready = [("state", "ready"), ("dialect", "own")];
-        assert_eq!(figures.sum("lurcher_worker_state", &ready), 1.0);
+        assert_eq!(figures.count("lurcher_worker_state", &ready), 1);
 
         // One is at work, one waits, and one is too many. How many more than its slots a worker is given is its credit.
         let held = ask(&server, "/hold/a");
         first.has_begun("/hold/a", 1);
         let mut others = vec![ask(&server, "/hold/b")];
         let figures = watched.until("one is there", |figures| {
-            figures.sum("lurcher_pool_accepted_total", &[]) == 3.0
+            figures.count("lurcher_pool_accepted_total", &[]) == 3
         });
-        if figures.sum("lurcher_pool_waiting", &[]) == 0.0 {
-            let credit = figures.sum("lurcher_worker_credit", &[]);
-            assert!(credit > 1.0, "{figures:#?}");
+        if figures.count("lurcher_pool_waiting", &[]) == 0 {
+            let credit = figures.count("lurcher_worker_credit", &[]);
+            assert!(credit > 1, "{figures:#?}");
         }
         let figures = loop {
             let figures = Figures::fetch(watched.figures);
-            if figures.sum("lurcher_pool_waiting", &[]) == 1.0 {
+            if figures.count("lurcher_pool_waiting", &[]) == 1 {
                 break figures;
             }
-            let accepted = figures.sum("lurcher_pool_accepted_total", &[]);
+            let accepted = figures.count("lurcher_pool_accepted_total", &[]);
             assert!(others.len() < 4, "{figures:#?}");
             others.push(ask(&server, "/hold/b"));
             watched.until("one more is there", |figures| {
-                figures.sum("lurcher_pool_accepted_total", &[]) > accepted
+                figures.count("lurcher_pool_accepted_total", &[]) > accepted
             });
         };
-        let given = figures.sum("lurcher_pool_in_flight", &[]);
-        assert_eq!(given, figures.sum("lurcher_worker_in_flight", &[]));
-        assert!(figures.sum("lurcher_pool_waiting_bytes", &[]) > 0.0);
+        let given = figures.count("lurcher_pool_in_flight", &[]);
+        assert_eq!(given, figures.count("lurcher_worker_in_flight", &[]));
+        assert!(figures.count("lurcher_pool_waiting_bytes", &[]) > 0);
         assert_eq!(answered(ask(&server, "/now"), &watched).status, 503);
         let figures = watched.until("one is shed", |figures| {
-            figures.sum("lurcher_pool_shed_total", &[("cause", "queue_full")]) == 1.0
+            figures.count("lurcher_pool_shed_total", &[("cause", "queue_full")]) == 1
         });
-        assert_eq!(figures.sum("lurcher_pool_shed_total", &[]), 1.0);
+        assert_eq!(figures.count("lurcher_pool_shed_total", &[]), 1);
 
         // What it had goes to the next one, by cause; what is told of itself goes with it.
         let gone = figures.values("lurcher_worker_state", "worker");
         let gone: Vec<String> = gone.into_iter().map(str::to_owned).collect();
         first.kill();
         let figures = watched.until("it is lost", |figures| {
-            figures.sum("lurcher_pool_workers_lost_total", &[]) == 1.0
+            figures.count("lurcher_pool_workers_lost_total", &[]) == 1
         });
         assert_eq!(
-            figures.sum("lurcher_pool_requeued_total", &[("cause", "begun")]),
-            1.0
+            figures.count("lurcher_pool_requeued_total", &[("cause", "begun")]),
+            1
         );
         assert_eq!(
-            figures.sum("lurcher_pool_requeued_total", &[("cause", "not_begun")]),
-            given - 1.0
+            figures.count("lurcher_pool_requeued_total", &[("cause", "not_begun")]),
+            given - 1
         );
         assert!(figures.values("lurcher_worker_state", "worker").is_empty());
-        assert_eq!(figures.sum("lurcher_pool_workers", &[]), 0.0);
+        assert_eq!(figures.count("lurcher_pool_workers", &[]), 0);
         let mut second = watched.device.own().slots(8).ready();
         second.has_begun("/hold/a", 1);
         second.has_begun("/hold/b", others.len());
         second.release();
         assert_eq!(answered(held, &watched).status, 200);
-        let asked = others.len();
+        let asked = others.len() as u64;
         for other in others {
             assert_eq!(answered(other, &watched).status, 200);
         }
         let figures = watched.until("all are served", |figures| {
-            figures.sum("lurcher_pool_served_total", &[]) == 2.0 + asked as f64
+            figures.count("lurcher_pool_served_total", &[]) == 2 + asked
         });
-        assert_eq!(figures.sum("lurcher_pool_waiting", &[]), 0.0);
+        assert_eq!(figures.count("lurcher_pool_waiting", &[]), 0);
         assert!(figures.sum("lurcher_pool_wait_seconds_sum", &[]) > 0.0);
         let here = figures.values("lurcher_worker_state", "worker");
         assert_eq!(here.len(), 1);
@@ -166,23 +166,23 @@ fn a_client_that_leaves_the_queue_and_one_that_finds_nobody_are_told_apart() {
         let watched = Watched::start(&server, &["--wait", "60", "--start-grace", "60"]);
         let waits = ask(&server, "/now");
         watched.until("one waits", |figures| {
-            figures.sum("lurcher_pool_waiting", &[]) == 1.0
+            figures.count("lurcher_pool_waiting", &[]) == 1
         });
         drop(waits);
         let figures = watched.until("it has left", |figures| {
-            figures.sum("lurcher_pool_withdrawn_total", &[]) == 1.0
+            figures.count("lurcher_pool_withdrawn_total", &[]) == 1
         });
-        assert_eq!(figures.sum("lurcher_pool_waiting", &[]), 0.0);
-        assert_eq!(figures.sum("lurcher_pool_shed_total", &[]), 0.0);
+        assert_eq!(figures.count("lurcher_pool_waiting", &[]), 0);
+        assert_eq!(figures.count("lurcher_pool_shed_total", &[]), 0);
 
         watched.device.stop();
 
         let hasty = Watched::start(&server, &["--wait", "0.05", "--start-grace", "0.05"]);
         assert_eq!(answered(ask(&server, "/now"), &hasty).status, 503);
         let figures = Figures::fetch(hasty.figures);
-        assert_eq!(figures.sum("lurcher_pool_shed_total", &[]), 1.0);
+        assert_eq!(figures.count("lurcher_pool_shed_total", &[]), 1);
         let cause = [("cause", "no_worker")];
-        assert_eq!(figures.sum("lurcher_pool_shed_total", &cause), 1.0);
+        assert_eq!(figures.count("lurcher_pool_shed_total", &cause), 1);
     });
 }
 
@@ -195,13 +195,13 @@ fn status_shows_pools_and_workers_to_people_and_to_programs() {
     let _own = watched.device.own().slots(2).ready();
     let _plain = watched.device.plain().ready();
     watched.until("both are ready", |figures| {
-        figures.sum("lurcher_pool_workers", &[("state", "ready")]) == 2.0
+        figures.count("lurcher_pool_workers", &[("state", "ready")]) == 2
     });
     for _ in 0..4 {
         assert_eq!(answered(ask(&server, "/now"), &watched).status, 200);
     }
     watched.until("all are served", |figures| {
-        figures.sum("lurcher_worker_served_total", &[]) == 4.0
+        figures.count("lurcher_worker_served_total", &[]) == 4
     });
     let text = watched.prints(&["status"]);
     let heads: Vec<_> = text
@@ -237,7 +237,7 @@ fn status_shows_pools_and_workers_to_people_and_to_programs() {
     // The same text by the control port as by HTTP, and one that Prometheus takes.
     let text = watched.prints(&["control", "metrics", "format=prometheus"]);
     let told = Figures::read(&text);
-    assert_eq!(told.sum("lurcher_pool_served_total", &[]), 4.0);
+    assert_eq!(told.count("lurcher_pool_served_total", &[]), 4);
     let fetched = Figures::fetch(watched.figures);
     assert_eq!(told.families, fetched.families);
     promtool(&text);

@@ -149,6 +149,15 @@ impl Figures {
             .sum()
     }
 
+    /// The same of what is counted.
+    #[track_caller]
+    pub(crate) fn count(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        let sum = self.sum(name, labels);
+        // As a text, which no rounding can touch.
+        let read = sum.to_string().parse();
+        read.unwrap_or_else(|_| panic!("{name} is no count: {sum}"))
+    }
+
     /// The values of a label of what has this name.
     pub(crate) fn values(&self, name: &str, label: &str) -> HashSet<&str> {
         let all = self.samples.keys().filter(|(of, _)| of == name);
