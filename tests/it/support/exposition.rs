@@ -20,11 +20,14 @@ pub(crate) struct Family {
     pub(crate) help: String,
 }
 
+/// A name with labels.
+type Series = (String, BTreeMap<String, String>);
+
 /// The figures of one text.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     pub(crate) families: BTreeMap<String, Family>,
-    samples: BTreeMap<(String, BTreeMap<String, String>), f64>,
+    samples: BTreeMap<Series, f64>,
 }
 
 impl Figures {
@@ -113,8 +116,7 @@ impl Figures {
     /// Buckets never fall, and the last holds everything.
     #[track_caller]
     fn check_histograms(&self) {
-        let mut last: BTreeMap<(String, BTreeMap<String, String>), Vec<(f64, f64)>> =
-            BTreeMap::new();
+        let mut last: BTreeMap<Series, Vec<(f64, f64)>> = BTreeMap::new();
         for ((name, labels), value) in &self.samples {
             if let (Some(family), Some(bound)) = (name.strip_suffix("_bucket"), labels.get("le")) {
                 let bound = match bound.as_str() {
