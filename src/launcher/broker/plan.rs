@@ -384,11 +384,11 @@ mod tests {
     #[test]
     fn pools_with_routes_come_first_and_the_rest_goes_to_the_default() {
         let plan = read(
-            "tcp://a:1 --workers tcp://127.0.0.1:7 --plain tcp://b:8,tcp://b:9 \
+            "tcp://a:2 --workers tcp://127.0.0.1:7 --plain tcp://b:8,tcp://b:9 \
              --pool api=/api/(x{1,2}),workers=tcp://c:5,plain=tcp://c:6;tcp://c:7 --name x",
         )
         .unwrap();
-        assert_eq!(plan.servers[0].1.to_string(), "tcp://a:0");
+        assert_eq!(plan.servers[0].1.to_string(), "tcp://a:1");
         let [api, default] = plan.pools.as_slice() else {
             panic!("{:?}", plan.pools)
         };
