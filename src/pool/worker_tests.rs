@@ -208,6 +208,79 @@ async fn a_deadline_that_is_over_fails_the_request_cancels_it_and_leaves_it_with
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_began_in_time_misses_no_deadline_however_late_its_worker_is_done() {
+    let pool = pool(Rules::default());
+    let worker = Worker::join(&pool, "w", 2);
+    let until = Ask {
+        deadline: Some(Instant::now() + Duration::from_secs(1)),
+        ..Ask::from(Retry::Never)
+    };
+    let (whole, _) = ask(&pool, 1, until);
+    let id = worker.last();
+    worker.began(id);
+    whole.started(worker.peer.id());
+    whole.answered();
+    drop(whole);
+    let (long, note) = ask(&pool, 2, until);
+    worker.began(worker.last());
+    long.started(worker.peer.id());
+    pass(&pool, Duration::from_secs(2)).await;
+    assert_eq!(failures(&note), []);
+    assert_eq!(worker.has().len(), 2, "nothing is cancelled");
+    assert_eq!(pool.report().counts.failed_deadline_open, 0);
+    worker.done(id);
+    assert_eq!((worker.open(), pool.report().counts.served), (1, 1));
+    drop(long);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_is_done_without_an_answer_lets_nobody_wait_beyond_the_deadline() {
+    let pool = pool(Rules::default());
+    let worker = Worker::join(&pool, "w", 1);
+    let until = Ask {
+        deadline: Some(Instant::now() + Duration::from_secs(1)),
+        ..Ask::from(Retry::Never)
+    };
+    let (has, note) = ask(&pool, 1, until);
+    let id = worker.last();
+    worker.began(id);
+    worker.done(id);
+    let (next, _) = ask(&pool, 2, Retry::Never);
+    assert_eq!(worker.has().len(), 2, "its slot is free");
+    pass(&pool, Duration::from_secs(2)).await;
+    assert_eq!(failures(&note), [Failure::DeadlineOver]);
+    assert_eq!(worker.has().len(), 2, "it has nothing to be cancelled");
+    drop((has, next));
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_long_a_stream_goes_on_says_nothing_of_how_long_its_worker_takes() {
+    let pool = pool(Rules::default());
+    let worker = Worker::join(&pool, "w", 4);
+    let took = Duration::from_hours(1);
+    let stream = |ends_before_it_is_done: bool| {
+        let (ticket, _) = ask(&pool, 1, Retry::Never);
+        let id = worker.last();
+        worker.began(id);
+        ticket.started(worker.peer.id());
+        ticket.attach();
+        if ends_before_it_is_done {
+            ticket.answered();
+            drop(ticket);
+            pool.request_done(worker.peer.id(), id, took);
+        } else {
+            pool.request_done(worker.peer.id(), id, took);
+            drop(ticket);
+        }
+    };
+    stream(true);
+    stream(false);
+    let report = pool.report();
+    assert_eq!((report.counts.served, report.service.count), (2, 0));
+    assert_eq!((report.workers[0].open, report.workers[0].attached), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_dead_worker_had_not_begun_goes_on_whatever_it_is_and_what_it_had_as_is_safe() {
     let pool = pool(Rules::default());
     let dies = Worker::join(&pool, "w", 4);
