@@ -274,18 +274,16 @@ impl State {
             return self.workers.let_hold_go(peer, id);
         };
         let now = now();
-        match self.open_and_workers(request) {
+        if let Some((open, workers)) = self.open_and_workers(request) {
             // It is open for its caller still, and keeps its worker no more.
-            Some((open, workers)) => {
-                open.done = Some(took);
-                workers.balancer.free(request, now);
-            }
-            None => {
-                let streams = self.workers.balancer.phase(request) == Some(Phase::Attached);
-                let took = (!streams).then_some(took);
-                self.workers.end(request, now, took);
-            }
+            open.done = Some(took);
+            workers.balancer.free(request, now);
+            return true;
         }
+        let streams = self.workers.balancer.phase(request) == Some(Phase::Attached);
+        // A worker that never began with what was cancelled says that it took no time.
+        let took = (!streams && !took.is_zero()).then_some(took);
+        self.workers.end(request, now, took);
         true
     }
 

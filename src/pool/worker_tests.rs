@@ -254,7 +254,7 @@ async fn a_worker_that_is_done_without_an_answer_lets_nobody_wait_beyond_the_dea
 }
 
 #[tokio::test(start_paused = true)]
-async fn how_long_a_stream_goes_on_says_nothing_of_how_long_its_worker_takes() {
+async fn streams_and_what_was_never_begun_say_nothing_of_how_long_a_worker_takes() {
     let pool = pool(Rules::default());
     let worker = Worker::join(&pool, "w", 4);
     let took = Duration::from_hours(1);
@@ -275,8 +275,11 @@ async fn how_long_a_stream_goes_on_says_nothing_of_how_long_its_worker_takes() {
     };
     stream(true);
     stream(false);
+    // Nor does what it never began with.
+    drop(ask(&pool, 1, Retry::Never));
+    pool.request_done(worker.peer.id(), worker.last(), Duration::ZERO);
     let report = pool.report();
-    assert_eq!((report.counts.served, report.service.count), (2, 0));
+    assert_eq!((report.workers[0].served, report.service.count), (3, 0));
     assert_eq!((report.workers[0].open, report.workers[0].attached), (0, 0));
 }
 
