@@ -561,6 +561,8 @@ impl Drop for Ticket {
 }
 
 #[cfg(test)]
+mod chaos_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod worker_tests;

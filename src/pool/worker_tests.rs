@@ -8,13 +8,13 @@ use crate::wire::ConnId;
 use crate::wire::worker::RequestId;
 
 /// A worker of the own dialect, as the pool sees it.
-struct Worker {
+pub(super) struct Worker {
     pool: Rc<Pool>,
-    peer: Rc<Peer>,
+    pub(super) peer: Rc<Peer>,
 }
 
 impl Worker {
-    fn join(pool: &Rc<Pool>, name: &str, slots: u32) -> Self {
+    pub(super) fn join(pool: &Rc<Pool>, name: &str, slots: u32) -> Self {
         let worker = Self {
             pool: Rc::clone(pool),
             peer: Peer::unconnected(HERE),
@@ -47,25 +47,25 @@ impl Worker {
         RequestId(last.expect("it has one")[1].parse().expect("a number"))
     }
 
-    fn messages(&self) -> Vec<Vec<String>> {
+    pub(super) fn messages(&self) -> Vec<Vec<String>> {
         let messages = self.peer.queued();
         messages.iter().map(|bytes| frames(bytes)).collect()
     }
 
-    fn takes_all(&self) {
+    pub(super) fn takes_all(&self) {
         self.peer.take_unsent();
     }
 
-    fn began(&self, id: RequestId) {
+    pub(super) fn began(&self, id: RequestId) {
         self.pool.request_began(self.peer.id(), id);
     }
 
-    fn done(&self, id: RequestId) {
+    pub(super) fn done(&self, id: RequestId) {
         let took = Duration::from_millis(3);
         self.pool.request_done(self.peer.id(), id, took);
     }
 
-    fn dies(&self) {
+    pub(super) fn dies(&self) {
         let unsent = self.peer.take_unsent();
         self.pool.worker_lost(&self.peer, &unsent);
     }
@@ -98,7 +98,7 @@ fn pool(rules: Rules) -> Rc<Pool> {
 
 /// What was said.
 #[derive(Default)]
-struct Ears(RefCell<Vec<Bytes>>);
+pub(super) struct Ears(pub(super) RefCell<Vec<Bytes>>);
 
 impl Replies for Ears {
     fn reply(&self, _: &Rc<Pool>, _: PeerId, message: Bytes) {
@@ -106,7 +106,7 @@ impl Replies for Ears {
     }
 }
 
-fn pool_that_hears(rules: Rules) -> (Rc<Pool>, Rc<Ears>) {
+pub(super) fn pool_that_hears(rules: Rules) -> (Rc<Pool>, Rc<Ears>) {
     let settings = Settings {
         sender: Bytes::from_static(b"s"),
         protocol: Protocol::Json,
