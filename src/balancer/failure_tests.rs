@@ -72,6 +72,38 @@ mod deadlines {
     }
 
     #[test]
+    fn an_answer_that_has_begun_has_no_deadline() {
+        let mut desk = desk(plain());
+        desk.slots("a", 1);
+        let request = until(&desk, ms(300));
+        let request = desk.submit_all(request).unwrap();
+        desk.next();
+        desk.balancer.began(request);
+        desk.balancer.lift_deadline(request);
+        assert_eq!(desk.pass(ms(300)), []);
+        assert_eq!(desk.balancer.phase(request), Some(Phase::Begun));
+    }
+
+    #[test]
+    fn a_deadline_ends_a_request_that_its_worker_is_done_with_without_an_answer() {
+        let mut desk = desk(plain());
+        let worker = desk.slots("a", 1);
+        let request = until(&desk, ms(300));
+        let request = desk.submit_all(request).unwrap();
+        desk.next();
+        desk.balancer.free(request, desk.now);
+        assert_eq!(
+            (desk.balancer.open(worker), desk.balancer.attached(worker)),
+            (0, 1)
+        );
+        let events = desk.pass(ms(300));
+        assert_eq!(events, [Event::Failed(request, Failure::DeadlineOver)]);
+        assert_eq!(desk.balancer.attached(worker), 0);
+        assert_eq!(desk.balancer.worker_of(request), None);
+        desk.end(request);
+    }
+
+    #[test]
     fn a_request_that_would_be_too_late_is_refused_at_once_if_the_rules_want_that() {
         for shed_late in [true, false] {
             let mut desk = desk(Rules {

@@ -6,7 +6,7 @@ use super::{Balancer, Standing};
 
 impl Balancer {
     /// Panics when counts, lists, order, times and standing do not agree.
-    pub(super) fn check_invariants(&self) {
+    pub(crate) fn check_invariants(&self) {
         self.check_lists();
         self.check_workers();
         self.check_queue();

@@ -218,7 +218,8 @@ impl Balancer {
     pub fn queue_max(&self) -> usize {
         let by_slots = self.rules.queue_per_slot.zip(self.slots_known);
         match by_slots {
-            Some((per_slot, slots)) if self.present > 0 => slots
+            // Workers that take nothing at the moment say nothing of how long that lasts.
+            Some((per_slot, slots)) if self.present > 0 && slots > 0 => slots
                 .saturating_mul(per_slot as usize)
                 .min(self.rules.queue_max),
             _ => self.rules.queue_max,
@@ -365,6 +366,20 @@ impl Balancer {
 
     /// The response has become a stream: the request takes no slot any more, and has no deadline.
     pub fn attach(&mut self, request: Request, now: Instant) {
+        self.free(request, now);
+        self.lift_deadline(request);
+    }
+
+    /// The answer has begun, or is not waited for by anybody: the request has no deadline any more.
+    pub fn lift_deadline(&mut self, request: Request) {
+        if let Some(open) = self.requests.find_mut(request) {
+            open.deadline = None;
+            self.arm(request.index);
+        }
+    }
+
+    /// Its worker is done with the request, though it has not ended: it takes no slot any more. Its deadline holds.
+    pub fn free(&mut self, request: Request, now: Instant) {
         let now = self.pass(now);
         let Some(open) = self.requests.find_mut(request) else {
             return;
@@ -574,20 +589,26 @@ impl Balancer {
         }
     }
 
-    /// Fails a request that waits, or leaves one over at its worker. It is known until it is ended.
+    /// Fails a request that waits, or leaves one over at its worker, unless that is done with it. It is known until it is ended.
     pub(super) fn fail(&mut self, index: u32, why: Failure) {
         let Some(open) = self.requests.get(index) else {
             return;
         };
-        let holder = open.state.holder();
+        let state = open.state;
+        let holder = state.holder();
         self.counts.fail(why, holder.is_some());
         if let Some(entry) = holder.and_then(|worker| self.workers.get_mut(worker as usize)) {
             entry.overdue += u64::from(why == Failure::DeadlineOver);
         }
-        if open.state.waits() {
+        if state.waits() {
             self.unlink(index);
         }
-        self.set_state(index, holder.map_or(State::Failed, State::Over));
+        if let State::Attached(worker) = state {
+            self.release(index, worker);
+            self.set_state(index, State::Failed);
+        } else {
+            self.set_state(index, holder.map_or(State::Failed, State::Over));
+        }
         self.arm(index);
     }
 

@@ -408,6 +408,20 @@ mod queue {
     }
 
     #[test]
+    fn what_comes_while_nobody_takes_anything_waits_like_what_comes_while_nobody_is_there() {
+        let mut desk = desk(Rules {
+            queue_per_slot: Some(4),
+            ..plain()
+        });
+        let worker = desk.slots("a", 2);
+        desk.balancer.set_slots(worker, Some(0), desk.now);
+        desk.submit();
+        assert_eq!(desk.next(), None);
+        desk.balancer.set_slots(worker, Some(2), desk.now);
+        assert!(desk.next().is_some());
+    }
+
+    #[test]
     fn the_queue_is_bounded_by_bytes() {
         let mut desk = desk(Rules {
             queue_bytes_max: 250,

@@ -66,11 +66,11 @@ impl Balancer {
         };
         let why = match open.state {
             State::Waiting | State::Strict(_) => self.waited_out(index, now),
-            State::Handed(_) | State::Begun(_) => open
+            State::Handed(_) | State::Begun(_) | State::Attached(_) => open
                 .deadline
                 .filter(|deadline| *deadline <= now)
                 .map(|_| Failure::DeadlineOver),
-            State::Attached(_) | State::Over(_) | State::Failed => None,
+            State::Over(_) | State::Failed => None,
         };
         if let Some(why) = why {
             self.fail(index, why);
@@ -127,8 +127,8 @@ impl Balancer {
                     .flatten()
                     .min()
             }
-            State::Handed(_) | State::Begun(_) => open.deadline,
-            State::Attached(_) | State::Over(_) | State::Failed => None,
+            State::Handed(_) | State::Begun(_) | State::Attached(_) => open.deadline,
+            State::Over(_) | State::Failed => None,
         };
         if wanted == open.timer {
             return;

@@ -514,7 +514,10 @@ impl Ticket {
         }
         let worker = state.worker_of(self.request);
         if let Some((open, workers)) = state.open_and_workers(self.request) {
-            open.started = true;
+            if !std::mem::replace(&mut open.started, true) {
+                // It was met.
+                workers.balancer.lift_deadline(self.request);
+            }
             open.message = Bytes::new();
             if let Some(worker) = worker
                 && phase != Some(Phase::Attached)
@@ -530,7 +533,10 @@ impl Ticket {
     pub fn attach(&self) {
         let state = &mut *self.pool.state.borrow_mut();
         let now = now();
-        state.workers.balancer.attach(self.request, now);
+        if let Some((open, workers)) = state.open_and_workers(self.request) {
+            open.streams |= open.done.is_none();
+            workers.balancer.attach(self.request, now);
+        }
         // Its slot is free.
         self.pool.pull_at(state, now);
     }
@@ -554,6 +560,8 @@ impl Drop for Ticket {
     }
 }
 
+#[cfg(test)]
+mod chaos_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -51,6 +51,8 @@ pub(super) struct Open {
     pub(super) failed: bool,
     /// Its worker has said that it is done with it, after that time.
     pub(super) done: Option<Duration>,
+    /// Its response had become a stream before that: how long that goes on tells nothing of how long its worker takes.
+    pub(super) streams: bool,
     /// Boxed, as few requests have any.
     pub(super) follow: Option<Box<Follow>>,
     pub(super) caller: Rc<dyn Caller>,
@@ -70,6 +72,7 @@ impl Open {
             started: false,
             failed: false,
             done: None,
+            streams: false,
             follow: None,
             caller,
         }
@@ -271,14 +274,16 @@ impl State {
             return self.workers.let_hold_go(peer, id);
         };
         let now = now();
-        match self.open_and_workers(request) {
+        if let Some((open, workers)) = self.open_and_workers(request) {
             // It is open for its caller still, and keeps its worker no more.
-            Some((open, workers)) => {
-                open.done = Some(took);
-                workers.balancer.attach(request, now);
-            }
-            None => self.workers.end(request, now, Some(took)),
+            open.done = Some(took);
+            workers.balancer.free(request, now);
+            return true;
         }
+        let streams = self.workers.balancer.phase(request) == Some(Phase::Attached);
+        // A worker that never began with what was cancelled says that it took no time.
+        let took = (!streams && !took.is_zero()).then_some(took);
+        self.workers.end(request, now, took);
         true
     }
 
@@ -309,12 +314,14 @@ impl State {
             && self.workers.is_walled(request)
         {
             // Its worker is at it until it says that it is not, and takes nothing else for it.
-            if !answered {
+            if answered {
+                self.workers.balancer.lift_deadline(request);
+            } else {
                 self.workers.balancer.abandon(request, now);
             }
             return;
         }
-        let took = open.done.or_else(|| {
+        let took = open.done.filter(|_| !open.streams).or_else(|| {
             let in_flight = matches!(
                 self.workers.balancer.phase(request),
                 Some(Phase::Handed | Phase::Begun)

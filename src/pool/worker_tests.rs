@@ -8,13 +8,13 @@ use crate::wire::ConnId;
 use crate::wire::worker::RequestId;
 
 /// A worker of the own dialect, as the pool sees it.
-struct Worker {
+pub(super) struct Worker {
     pool: Rc<Pool>,
-    peer: Rc<Peer>,
+    pub(super) peer: Rc<Peer>,
 }
 
 impl Worker {
-    fn join(pool: &Rc<Pool>, name: &str, slots: u32) -> Self {
+    pub(super) fn join(pool: &Rc<Pool>, name: &str, slots: u32) -> Self {
         let worker = Self {
             pool: Rc::clone(pool),
             peer: Peer::unconnected(HERE),
@@ -47,25 +47,25 @@ impl Worker {
         RequestId(last.expect("it has one")[1].parse().expect("a number"))
     }
 
-    fn messages(&self) -> Vec<Vec<String>> {
+    pub(super) fn messages(&self) -> Vec<Vec<String>> {
         let messages = self.peer.queued();
         messages.iter().map(|bytes| frames(bytes)).collect()
     }
 
-    fn takes_all(&self) {
+    pub(super) fn takes_all(&self) {
         self.peer.take_unsent();
     }
 
-    fn began(&self, id: RequestId) {
+    pub(super) fn began(&self, id: RequestId) {
         self.pool.request_began(self.peer.id(), id);
     }
 
-    fn done(&self, id: RequestId) {
+    pub(super) fn done(&self, id: RequestId) {
         let took = Duration::from_millis(3);
         self.pool.request_done(self.peer.id(), id, took);
     }
 
-    fn dies(&self) {
+    pub(super) fn dies(&self) {
         let unsent = self.peer.take_unsent();
         self.pool.worker_lost(&self.peer, &unsent);
     }
@@ -98,7 +98,7 @@ fn pool(rules: Rules) -> Rc<Pool> {
 
 /// What was said.
 #[derive(Default)]
-struct Ears(RefCell<Vec<Bytes>>);
+pub(super) struct Ears(pub(super) RefCell<Vec<Bytes>>);
 
 impl Replies for Ears {
     fn reply(&self, _: &Rc<Pool>, _: PeerId, message: Bytes) {
@@ -106,7 +106,7 @@ impl Replies for Ears {
     }
 }
 
-fn pool_that_hears(rules: Rules) -> (Rc<Pool>, Rc<Ears>) {
+pub(super) fn pool_that_hears(rules: Rules) -> (Rc<Pool>, Rc<Ears>) {
     let settings = Settings {
         sender: Bytes::from_static(b"s"),
         protocol: Protocol::Json,
@@ -205,6 +205,82 @@ async fn a_deadline_that_is_over_fails_the_request_cancels_it_and_leaves_it_with
     );
     worker.done(id);
     assert_eq!(worker.open(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_began_in_time_misses_no_deadline_however_late_its_worker_is_done() {
+    let pool = pool(Rules::default());
+    let worker = Worker::join(&pool, "w", 2);
+    let until = Ask {
+        deadline: Some(Instant::now() + Duration::from_secs(1)),
+        ..Ask::from(Retry::Never)
+    };
+    let (whole, _) = ask(&pool, 1, until);
+    let id = worker.last();
+    worker.began(id);
+    whole.started(worker.peer.id());
+    whole.answered();
+    drop(whole);
+    let (long, note) = ask(&pool, 2, until);
+    worker.began(worker.last());
+    long.started(worker.peer.id());
+    pass(&pool, Duration::from_secs(2)).await;
+    assert_eq!(failures(&note), []);
+    assert_eq!(worker.has().len(), 2, "nothing is cancelled");
+    assert_eq!(pool.report().counts.failed_deadline_open, 0);
+    worker.done(id);
+    assert_eq!((worker.open(), pool.report().counts.served), (1, 1));
+    drop(long);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_is_done_without_an_answer_lets_nobody_wait_beyond_the_deadline() {
+    let pool = pool(Rules::default());
+    let worker = Worker::join(&pool, "w", 1);
+    let until = Ask {
+        deadline: Some(Instant::now() + Duration::from_secs(1)),
+        ..Ask::from(Retry::Never)
+    };
+    let (has, note) = ask(&pool, 1, until);
+    let id = worker.last();
+    worker.began(id);
+    worker.done(id);
+    let (next, _) = ask(&pool, 2, Retry::Never);
+    assert_eq!(worker.has().len(), 2, "its slot is free");
+    pass(&pool, Duration::from_secs(2)).await;
+    assert_eq!(failures(&note), [Failure::DeadlineOver]);
+    assert_eq!(worker.has().len(), 2, "it has nothing to be cancelled");
+    drop((has, next));
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_and_what_was_never_begun_say_nothing_of_how_long_a_worker_takes() {
+    let pool = pool(Rules::default());
+    let worker = Worker::join(&pool, "w", 4);
+    let took = Duration::from_hours(1);
+    let stream = |ends_before_it_is_done: bool| {
+        let (ticket, _) = ask(&pool, 1, Retry::Never);
+        let id = worker.last();
+        worker.began(id);
+        ticket.started(worker.peer.id());
+        ticket.attach();
+        if ends_before_it_is_done {
+            ticket.answered();
+            drop(ticket);
+            pool.request_done(worker.peer.id(), id, took);
+        } else {
+            pool.request_done(worker.peer.id(), id, took);
+            drop(ticket);
+        }
+    };
+    stream(true);
+    stream(false);
+    // Nor does what it never began with.
+    drop(ask(&pool, 1, Retry::Never));
+    pool.request_done(worker.peer.id(), worker.last(), Duration::ZERO);
+    let report = pool.report();
+    assert_eq!((report.workers[0].served, report.service.ever.count()), (3, 0));
+    assert_eq!((report.workers[0].open, report.workers[0].attached), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
