@@ -70,6 +70,8 @@ pub(super) struct Exchange {
     /// What has come behind the request and cannot go to its worker yet: frames before the 101, parts of a body.
     pub(super) parts: VecDeque<Bytes>,
     pub(super) parts_bytes: usize,
+    /// It has gone on for so long that it is a stream.
+    pub(super) is_stream: bool,
     pub(super) began: Instant,
     pub(super) told: Option<Box<Told>>,
     /// Where it stands for a successor of this process.

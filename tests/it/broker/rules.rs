@@ -121,6 +121,24 @@ fn a_stream_takes_no_slot_for_ever() {
 }
 
 #[test]
+fn an_answer_of_known_length_is_not_cut_off_by_a_stop() {
+    servers::each("", |server| {
+        let mut device = Device::start(&[&server], &["--slots", "1"]);
+        let mut worker = device.own().ready();
+        let mut long = ask(&server, "GET", "/stream/length/x");
+        long.upto(b"begins");
+        // It is a stream by now.
+        let answer = answered(&mut ask(&server, "GET", "/now"), &device);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        device.program.signal("TERM");
+        device.program.said("1 that are open", 1);
+        worker.release();
+        long.upto(b"/stream/length/x");
+        assert!(device.program.ended().success(), "{}", device.program);
+    });
+}
+
+#[test]
 fn a_worker_that_falls_silent_gets_no_more_and_what_it_had_ends() {
     let Some(server) = Server::start(servers::Kind::Lurcher, "json", "") else {
         return;
