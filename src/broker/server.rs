@@ -43,6 +43,9 @@ const HOUSEKEEPING: Duration = Duration::from_millis(200);
 /// A server of a device that has not taken its replies for so long gets no more until it takes them again: workers answer others too.
 const REPLIES_PATIENCE: Duration = Duration::from_secs(2);
 
+/// So far apart it may be seen that both connections to a server are lost. Where one alone is, the server is still that one.
+const LOST_TOGETHER: Duration = Duration::from_secs(2);
+
 /// What is known of the ends of a server's connections.
 #[derive(Debug, Clone, Copy, Default)]
 struct Losses {
@@ -52,8 +55,8 @@ struct Losses {
     back: u64,
     /// The way here was lost: the number of the last entry then, and when that was.
     ended: Option<(u64, Instant)>,
-    /// The way back was lost too.
-    is_back_lost: bool,
+    /// When it was seen that the way back was lost.
+    back_lost: Option<Instant>,
 }
 
 /// One server.
@@ -394,12 +397,15 @@ impl Server {
         }
         let back = self.publisher.connection();
         if losses.back != back {
-            losses.is_back_lost |= losses.back != 0 && back > 1;
+            let is_first = losses.back == 0;
+            losses.back_lost = (!is_first || back > 1).then(Instant::now);
             losses.back = back;
         }
-        if let Some((serial, since)) = losses.ended.filter(|_| losses.is_back_lost) {
+        if let (Some((serial, since)), Some(back)) = (losses.ended, losses.back_lost)
+            && since.max(back) - since.min(back) <= LOST_TOGETHER
+        {
             losses.ended = None;
-            losses.is_back_lost = false;
+            losses.back_lost = None;
             self.forget(serial, since);
         }
         self.losses.set(losses);
