@@ -55,6 +55,10 @@ pub(super) enum Stage {
 }
 
 /// An open request.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts of which each may be so or not, whatever the others are"
+)]
 pub(super) struct Exchange {
     /// The pool that it was given to.
     pub(super) pool: u16,
