@@ -85,7 +85,8 @@ fn a_deadline_ends_what_is_at_work_and_what_waits() {
         let begin = Instant::now();
         let mut late = ask(&server, "GET", "/hold/x");
         worker.has_begun("/hold/x", 1);
-        let mut waits = ask(&server, "GET", "/now");
+        // Whether it still waits then or has just been begun.
+        let mut waits = ask(&server, "GET", "/hold/y");
         for client in [&mut late, &mut waits] {
             let answer = answered(client, &device);
             assert!([503, 504].contains(&answer.status), "{answer:?}");
