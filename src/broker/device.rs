@@ -318,10 +318,16 @@ impl Device {
                 .filter(|left| left.server == place)
                 .copied()
                 .collect();
-            let ledger::Known { spec, ident, name } = known;
+            let ledger::Known {
+                spec,
+                ident,
+                name,
+                protocol,
+            } = known;
             let found = self.servers.iter().find(|server| server.spec() == *spec);
             if let Some(server) = found {
                 server.sender.replace(ident.clone());
+                server.protocol.set(*protocol);
                 server.call_itself(ident, Some(name));
                 server.adopt(&left, now);
             } else {
@@ -366,7 +372,7 @@ impl Device {
             .collect()
     }
 
-    /// Requests that no worker has answered yet, those that wait too, without streams and WebSocket connections.
+    /// Requests that no worker has answered yet, those that wait too, without WebSocket connections and streams of unknown length.
     pub fn open(&self) -> usize {
         let held: usize = self.servers.iter().map(|server| server.held()).sum();
         let open = |pool: &Rc<pool::Pool>| {
@@ -381,7 +387,7 @@ impl Device {
             + self
                 .servers
                 .iter()
-                .map(|server| server.orphans())
+                .map(|server| server.orphans() + server.long_answers())
                 .sum::<usize>()
     }
 

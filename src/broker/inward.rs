@@ -10,7 +10,7 @@ use tracing::{debug, error, warn};
 
 use super::answer::answer;
 use super::device::Again;
-use super::ledger::Slot;
+use super::ledger::{Known, Slot};
 use super::pools::At;
 use super::recent::Knows;
 use super::server::Server;
@@ -55,8 +55,8 @@ impl Server {
         };
         let id = request.conn_id;
         let kind = request.kind();
-        if *self.sender.borrow() != request.sender && kind != Kind::Drained {
-            self.learn(&request.sender, &body);
+        if kind != Kind::Drained {
+            self.learn(&request.sender, protocol(&body));
         }
         let table = &mut *self.table.borrow_mut();
         match kind {
@@ -115,13 +115,23 @@ impl Server {
     }
 
     /// The sender and the protocol of the server's messages, for what is sent to workers.
-    fn learn(&self, sender: &Bytes, body: &[u8]) {
+    fn learn(&self, sender: &Bytes, protocol: Protocol) {
+        let is_new_name = *self.sender.borrow() != *sender;
+        let is_new_protocol = self.protocol.replace(protocol) != protocol;
+        if !is_new_name && !is_new_protocol {
+            return;
+        }
         let sender = Bytes::copy_from_slice(sender);
-        self.sender.replace(sender.clone());
-        let protocol = protocol(body);
-        self.protocol.set(protocol);
+        if is_new_name {
+            self.sender.replace(sender.clone());
+        }
         if self.shared.rules.borrow().is_shared {
-            return self.call_itself(&sender, None);
+            if is_new_name {
+                self.call_itself(&sender, None);
+            } else {
+                self.note_names();
+            }
+            return;
         }
         let mut settings = self.pool().settings().clone();
         settings.sender = sender;
@@ -132,10 +142,23 @@ impl Server {
     /// Has a name towards workers from now on.
     pub(super) fn call_itself(&self, ident: &Bytes, wished: Option<&Bytes>) {
         let name = self.pools.name(self.number, ident, wished);
-        if let Some(ledger) = &self.shared.ledger {
-            ledger.set_server(self.number, &self.spec(), ident, &name);
-        }
         self.signals.sender.replace(Some(name));
+        self.note_names();
+    }
+
+    /// Notes who the server is, for a successor of this process.
+    fn note_names(&self) {
+        if let (Some(ledger), Some(name)) = (&self.shared.ledger, &*self.signals.sender.borrow()) {
+            ledger.set_server(
+                self.number,
+                &Known {
+                    spec: self.spec(),
+                    ident: self.sender.borrow().clone(),
+                    name: name.clone(),
+                    protocol: self.protocol.get(),
+                },
+            );
+        }
     }
 
     /// Whom a message to a worker is about.
@@ -285,8 +308,12 @@ impl Server {
                     && matches!(&conn.stage, Stage::Exchange(exchange) if exchange.ticket.peer().is_some())
             };
             let other = table.conns.iter().find(|(_, conn)| is_with_worker(conn));
-            if let Some(other) = other.map(|(id, _)| *id) {
-                table.take(ConnId(other));
+            let other = other.map(|(id, _)| *id);
+            if let Some(Stage::Exchange(other)) = other
+                .and_then(|id| table.take(ConnId(id)))
+                .map(|conn| conn.stage)
+            {
+                self.release(other.slot);
             }
         }
         let serial = table.next_serial();
@@ -343,6 +370,7 @@ impl Server {
                     follows: arrived.follows,
                     parts: VecDeque::new(),
                     parts_bytes: 0,
+                    is_stream: false,
                     began: arrived.came,
                     told: arrived.told,
                     slot,

@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use crate::sys::{self, SharedWords};
-use crate::wire::ConnId;
+use crate::wire::{ConnId, Protocol};
 
 /// The first word, with the version of the layout in it.
 const MAGIC: u64 = u64::from_be_bytes(*b"LURBRK-1");
@@ -42,6 +42,9 @@ const WORDS: usize = ENTRIES_AT + ENTRIES_MAX;
 const SERVER_SHIFT: u32 = 32;
 const BEGUN: u64 = 1 << 48;
 const HEAD_REQUEST: u64 = 1 << 49;
+
+/// In the lengths of a server's names: its messages are tnetstrings.
+const TNETSTRING: u64 = 1 << 48;
 
 /// An entry's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +72,8 @@ pub(super) struct Known {
     pub(super) ident: Bytes,
     /// What workers call it.
     pub(super) name: Bytes,
+    /// How its messages are written.
+    pub(super) protocol: Protocol,
 }
 
 /// What a predecessor has left.
@@ -233,17 +238,28 @@ impl Ledger {
             spec: String::from_utf8(part(0, spec)?.to_vec()).ok()?,
             ident: Bytes::copy_from_slice(part(spec, ident)?),
             name: Bytes::copy_from_slice(part(spec + ident, name)?),
+            protocol: if lengths & TNETSTRING == 0 {
+                Protocol::Json
+            } else {
+                Protocol::Tnetstring
+            },
         })
     }
 
     /// Notes who a server is. One whose names are too long is not known to a successor, and what is open at it neither.
-    pub(super) fn set_server(&self, number: usize, spec: &str, ident: &[u8], name: &[u8]) {
+    pub(super) fn set_server(&self, number: usize, known: &Known) {
+        let Known {
+            spec,
+            ident,
+            name,
+            protocol,
+        } = known;
         if number >= SERVERS_MAX {
             return;
         }
         let at = HEAD_WORDS + number * SERVER_WORDS;
         self.set(at, 0);
-        let mut bytes = Vec::from(spec);
+        let mut bytes = Vec::from(spec.as_bytes());
         bytes.extend_from_slice(ident);
         bytes.extend_from_slice(name);
         if bytes.len() > (SERVER_WORDS - 1) * 8 {
@@ -256,7 +272,11 @@ impl Ledger {
             }
             self.set(at + 1 + place, u64::from_ne_bytes(word));
         }
-        let lengths = (spec.len() as u64) << 32 | (ident.len() as u64) << 16 | name.len() as u64;
+        let mut lengths =
+            (spec.len() as u64) << 32 | (ident.len() as u64) << 16 | name.len() as u64;
+        if *protocol == Protocol::Tnetstring {
+            lengths |= TNETSTRING;
+        }
         self.set(at, lengths);
     }
 
@@ -330,7 +350,13 @@ mod tests {
         let (_folder, path) = path();
         let (ledger, heritage) = Ledger::open(&path).unwrap();
         assert!(heritage.open.is_empty());
-        ledger.set_server(1, "tcp://127.0.0.1:9998", b"ident", b"ident-2");
+        let server = Known {
+            spec: "tcp://127.0.0.1:9998".to_owned(),
+            ident: Bytes::from_static(b"ident"),
+            name: Bytes::from_static(b"ident-2"),
+            protocol: Protocol::Tnetstring,
+        };
+        ledger.set_server(1, &server);
         let line = ledger.line();
         let one = ledger.enter(1, ConnId(u32::MAX), true).unwrap();
         let two = ledger.enter(1, ConnId(7), false).unwrap();
@@ -341,12 +367,7 @@ mod tests {
         drop(ledger);
         let (ledger, heritage) = Ledger::open(&path).unwrap();
         assert_eq!(ledger.line(), line, "it continues the other");
-        let known = heritage.servers[1].as_ref().unwrap();
-        assert_eq!(known.spec, "tcp://127.0.0.1:9998");
-        assert_eq!(
-            (&known.ident[..], &known.name[..]),
-            (&b"ident"[..], &b"ident-2"[..])
-        );
+        assert_eq!(heritage.servers[1].as_ref(), Some(&server));
         let left = |slot, id, begun, head_request| Left {
             slot,
             server: 1,

@@ -190,6 +190,7 @@ impl Server {
         let mut rest = std::mem::take(&mut table.orphans);
         let mut lost = 0_usize;
         let answers_unasked = self.pools.each().any(|pool| pool.report().voices > 0);
+        let deadline = self.shared.rules.borrow().deadline;
         rest.retain(|(id, serial)| {
             let Some(Conn {
                 stage: Stage::Orphan(orphan),
@@ -203,6 +204,12 @@ impl Server {
                 // By its reply socket too, where that is all that it has.
                 pool.origin(at.peer).is_some() || pool.speaks_for(at.peer, at.peer)
             };
+            // When they came is not known: their time begins anew.
+            let is_late = deadline.is_some_and(|most| now >= orphan.since + most);
+            if is_late && !orphan.started {
+                self.hang_up(table, *id, Refused::now(Failure::DeadlineOver));
+                return false;
+            }
             if orphan.held_by.is_some_and(is_there) || now < orphan.until(answers_unasked) {
                 return true;
             }

@@ -155,9 +155,12 @@ impl Server {
             scanner,
             began,
             told,
+            slot,
             ..
         }) = stage
         {
+            // Whoever answers its frames may do so after this process too.
+            self.release(slot);
             if let (Some(mut told), Some(observer)) = (told, &self.shared.settings.observer) {
                 told.status = scanner.status();
                 told.took = Instant::now().duration_since(began);

@@ -18,8 +18,8 @@ use tracing::{error, warn};
 use super::leaving::{self, Leaving, Left};
 use super::ledger::Ledger;
 use super::pools::Pools;
-use super::table::{Signals, Stage, Table};
-use super::{Shared, StartError};
+use super::table::{Conn, Signals, Stage, Table};
+use super::{End, Shared, StartError};
 use crate::bus::client::{self, Context, Publisher, Receiver};
 use crate::bus::server::Origin;
 use crate::drain::Watch;
@@ -43,6 +43,22 @@ const HOUSEKEEPING: Duration = Duration::from_millis(200);
 /// A server of a device that has not taken its replies for so long gets no more until it takes them again: workers answer others too.
 const REPLIES_PATIENCE: Duration = Duration::from_secs(2);
 
+/// So far apart it may be seen that both connections to a server are lost. Where one alone is, the server is still that one.
+const LOST_TOGETHER: Duration = Duration::from_secs(2);
+
+/// What is known of the ends of a server's connections.
+#[derive(Debug, Clone, Copy, Default)]
+struct Losses {
+    /// How often the way here was lost.
+    here: u64,
+    /// The publisher's connection when it was last looked at.
+    back: u64,
+    /// The way here was lost: the number of the last entry then, and when that was.
+    ended: Option<(u64, Instant)>,
+    /// When it was seen that the way back was lost.
+    back_lost: Option<Instant>,
+}
+
 /// One server.
 pub(super) struct Server {
     pub(super) shared: Rc<Shared>,
@@ -56,8 +72,8 @@ pub(super) struct Server {
     /// How its messages are written.
     pub(super) protocol: Cell<Protocol>,
     publisher: Publisher,
-    /// Connections of the publisher when it was last looked at.
-    connections: Cell<u64>,
+    /// What is known of the ends of its connections.
+    losses: Cell<Losses>,
     /// Replies that the server has yet to take, and their bytes.
     out: RefCell<VecDeque<Bytes>>,
     out_bytes: Cell<usize>,
@@ -115,7 +131,7 @@ impl Server {
             sender: RefCell::default(),
             protocol: Cell::default(),
             publisher,
-            connections: Cell::new(0),
+            losses: Cell::default(),
             out: RefCell::default(),
             out_bytes: Cell::new(0),
             out_there: Notify::new(),
@@ -204,6 +220,13 @@ impl Server {
         self.table.borrow().held
     }
 
+    /// Responses that have become streams, and will end: it was said how long they are.
+    pub(super) fn long_answers(&self) -> usize {
+        let will_end = |conn: &Conn| matches!(&conn.stage, Stage::Exchange(exchange) if exchange.is_stream && exchange.scanner.has_length());
+        let table = self.table.borrow();
+        table.conns.values().filter(|conn| will_end(conn)).count()
+    }
+
     /// Begins to stop receiving.
     pub(super) fn begin_stop(&self) {
         self.stop.cancel();
@@ -274,7 +297,7 @@ impl Server {
                 () = until.cancelled() => break,
                 taken = next(receiver, batch) => taken,
             };
-            if !self.look(&taken) {
+            if !self.look(&taken, receiver) {
                 break;
             }
             self.take_in(batch);
@@ -308,7 +331,7 @@ impl Server {
                 () = self.signals.told.notified() => {}
                 () = tokio::time::sleep(leaving::LULL) => {}
                 taken = next(receiver, batch) => {
-                    if !self.look(&taken) {
+                    if !self.look(&taken, receiver) {
                         break false;
                     }
                 }
@@ -324,16 +347,13 @@ impl Server {
     }
 
     /// Looks at the way back when something was received; false when the way here is broken.
-    fn look(&self, taken: &std::io::Result<usize>) -> bool {
+    fn look(&self, taken: &std::io::Result<usize>, receiver: &mut Receiver) -> bool {
         let patience = self.shared.settings.subscription_timeout;
         let replies = self.publisher.endpoint();
         if let Err(error) = self.publisher.expect(patience) {
             error!(%error, %replies, "socket for replies is broken");
         }
-        let connections = self.publisher.connections();
-        if self.connections.replace(connections) != connections && connections > 1 {
-            self.forget_all();
-        }
+        self.look_for_losses(receiver);
         if let Err(error) = taken {
             // libzmq has no such errors for a socket that is used as it should be.
             error!(%error, %replies, "socket for requests is broken, closing it");
@@ -364,25 +384,51 @@ impl Server {
         count < settings.waiting_max && bytes + held < settings.waiting_bytes_max
     }
 
-    /// The server may have been started anew, and what it calls by the ids that are known here is something else then. Requests
-    /// that a worker has are followed no more; their answers pass all the same.
-    fn forget_all(&self) {
+    /// Both ways to a server that dies are lost; what it had given is of before the end of the way here.
+    fn look_for_losses(&self, receiver: &mut Receiver) {
+        let mut losses = self.losses.get();
+        // It looks, which the number alone does not.
+        receiver.is_connected();
+        let here = receiver.losses();
+        if losses.here != here {
+            losses.here = here;
+            // What was taken out of the socket just now has no number yet.
+            losses.ended = Some((self.table.borrow().serial, Instant::now()));
+        }
+        let back = self.publisher.connection();
+        if losses.back != back {
+            let is_first = losses.back == 0;
+            losses.back_lost = (!is_first || back > 1).then(Instant::now);
+            losses.back = back;
+        }
+        if let (Some((serial, since)), Some(back)) = (losses.ended, losses.back_lost)
+            && since.max(back) - since.min(back) <= LOST_TOGETHER
+        {
+            losses.ended = None;
+            losses.back_lost = None;
+            self.forget(serial, since);
+        }
+        self.losses.set(losses);
+    }
+
+    /// The server may have been started anew, and what it calls by the ids that are known here is something else then: an answer to
+    /// what it had asked would be another client's. What is waiting goes, and what a worker has is followed no more. `last` is the
+    /// number of the last entry of before, and `since` when that was.
+    fn forget(&self, last: u64, since: Instant) {
         let table = &mut *self.table.borrow_mut();
-        let handed: Vec<u32> = table
+        let of_before: Vec<u32> = table
             .conns
             .iter()
-            .filter(|(_, conn)| conn.at().is_some() || matches!(conn.stage, Stage::Orphan(_)))
+            .filter(|(_, conn)| conn.serial <= last)
             .map(|(id, _)| *id)
             .collect();
-        for id in handed {
-            let gone = table.take(ConnId(id));
-            match gone.as_ref().map(|gone| &gone.stage) {
-                Some(Stage::Exchange(exchange)) => self.release(exchange.slot),
-                Some(Stage::Orphan(orphan)) => self.release(Some(orphan.slot)),
-                Some(Stage::Attached(_)) | None => {}
-            }
-            for held in gone.into_iter().flat_map(|conn| conn.held) {
-                self.submit(table, ConnId(id), held, VecDeque::new());
+        for id in of_before {
+            let id = ConnId(id);
+            let held = self.end(table, id, End::ClientGone);
+            let mut held: VecDeque<_> =
+                held.into_iter().filter(|held| held.came >= since).collect();
+            if let Some(next) = held.pop_front() {
+                self.submit(table, id, next, held);
             }
         }
         table.recent.clear();
@@ -533,7 +579,10 @@ impl Server {
             self.aging.borrow_mut().pop_front();
             let table = &mut *self.table.borrow_mut();
             match table.current(id, serial).map(|conn| &mut conn.stage) {
-                Some(Stage::Exchange(exchange)) => exchange.ticket.attach(),
+                Some(Stage::Exchange(exchange)) => {
+                    exchange.ticket.attach();
+                    exchange.is_stream = true;
+                }
                 Some(Stage::Attached(attached)) => match attached.held_since {
                     Some(held) if now.duration_since(held) >= wait_max => {
                         self.hang_up(table, id, Refused::now(Failure::WaitOver));

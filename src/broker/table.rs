@@ -55,6 +55,10 @@ pub(super) enum Stage {
 }
 
 /// An open request.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts of which each may be so or not, whatever the others are"
+)]
 pub(super) struct Exchange {
     /// The pool that it was given to.
     pub(super) pool: u16,
@@ -70,6 +74,8 @@ pub(super) struct Exchange {
     /// What has come behind the request and cannot go to its worker yet: frames before the 101, parts of a body.
     pub(super) parts: VecDeque<Bytes>,
     pub(super) parts_bytes: usize,
+    /// It has gone on for so long that it is a stream.
+    pub(super) is_stream: bool,
     pub(super) began: Instant,
     pub(super) told: Option<Box<Told>>,
     /// Where it stands for a successor of this process.

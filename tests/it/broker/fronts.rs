@@ -100,3 +100,36 @@ fn a_pool_whose_workers_are_stuck_holds_up_no_other() {
         }
     });
 }
+
+#[test]
+fn what_waited_for_a_server_that_died_is_not_what_its_successors_clients_get() {
+    servers::each("", |mut server| {
+        let control = server.directory().join("broker.control");
+        let control = format!("ipc://{}", control.display());
+        let options = ["--slots", "1", "--wait", "20", "--control", &control];
+        let device = Device::start(&[&server], &options);
+        let mut worker = device.own().ready();
+        let address = server.address;
+        let ask = |path: &str| {
+            let mut client = Client::connect(address);
+            client.send(get(path).as_bytes()).expect("send");
+            client
+        };
+        let _held = ask("/hold/a");
+        worker.has_begun("/hold/", 1);
+        let _waiting: Vec<_> = (0..4).map(|_| ask("/now/of-before")).collect();
+        while super::restarts::open(&control) < 5 {
+            std::thread::yield_now();
+        }
+        server.restart();
+        // A Mongrel2 gives these the same numbers as those of before.
+        let paths: Vec<String> = (0..8).map(|at| format!("/now/{at}")).collect();
+        let mut clients: Vec<Client> = paths.iter().map(|path| ask(path)).collect();
+        for (client, path) in clients.iter_mut().zip(&paths) {
+            let answer = client.try_answer(Asked::default(), PATIENCE);
+            let answer = answer.unwrap_or_else(|| panic!("silent\n{}", device.program));
+            let body = String::from_utf8_lossy(&answer.body);
+            assert!(body.ends_with(path), "{path}: {answer:?}");
+        }
+    });
+}

@@ -194,6 +194,31 @@ fn what_handlers_can_do_they_can_do_for_a_broker() {
 }
 
 #[test]
+fn a_websocket_outlives_its_broker() {
+    servers::each("", |server| {
+        let mut device = Device::start(&[&server], &["--wait", "20"]);
+        let worker = Worker::start(&device, "w");
+        let mut client = Client::connect(server.address);
+        client
+            .send(
+                b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                  Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n",
+            )
+            .unwrap();
+        client.upto(b"\r\n\r\n");
+        client.send(&frame("one")).unwrap();
+        client.upto(b"heard one");
+        device.replace();
+        let answer = fetch(server.address, &post("/", "back"));
+        assert_eq!(answer.body, b"got back");
+        client.send(&frame("two")).unwrap();
+        client.upto(b"heard two");
+        worker.stop();
+        device.stop();
+    });
+}
+
+#[test]
 fn two_workers_of_the_library_leave_one_after_the_other_and_nobody_notices() {
     servers::each("", |server| {
         let device = Device::start(&[&server], &["--wait", "20"]);

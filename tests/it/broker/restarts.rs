@@ -10,7 +10,7 @@ use crate::support::client::{Asked, Client};
 use crate::support::servers::{self, Kind, Server};
 
 /// How many requests a broker has open, by its control port.
-fn open(control: &str) -> u64 {
+pub(super) fn open(control: &str) -> u64 {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lurcher"));
     let output = command
         .args(["control", "--control", control, "info"])
@@ -45,6 +45,29 @@ fn workers_come_back_to_a_broker_that_was_killed_within_a_second() {
             assert_eq!(client.answer().status, 200);
         }
     });
+}
+
+#[test]
+fn a_successor_keeps_to_the_deadline_and_speaks_as_its_servers_do() {
+    for kind in [Kind::Lurcher, Kind::Mongrel2] {
+        let Some(server) = Server::start(kind, "tnetstring", "") else {
+            continue;
+        };
+        let mut device = Device::start(&[&server], &["--deadline", "4"]);
+        let mut worker = device.own().ready();
+        let mut client = Client::connect(server.address);
+        client
+            .send(b"POST /hold/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+            .expect("send");
+        worker.has_begun("/hold/", 1);
+        device.replace();
+        worker.program.said("worker ready", 2);
+        // Nothing has come from the server since.
+        let answer = client.try_answer(Asked::default(), PATIENCE);
+        let answer = answer.unwrap_or_else(|| panic!("{kind:?}: silent\n{}", device.program));
+        assert_eq!(answer.status, 504, "{kind:?}: {answer:?}");
+        worker.program.said("in tnetstring", 1);
+    }
 }
 
 #[test]

@@ -85,7 +85,8 @@ fn a_deadline_ends_what_is_at_work_and_what_waits() {
         let begin = Instant::now();
         let mut late = ask(&server, "GET", "/hold/x");
         worker.has_begun("/hold/x", 1);
-        let mut waits = ask(&server, "GET", "/now");
+        // Whether it still waits then or has just been begun.
+        let mut waits = ask(&server, "GET", "/hold/y");
         for client in [&mut late, &mut waits] {
             let answer = answered(client, &device);
             assert!([503, 504].contains(&answer.status), "{answer:?}");
@@ -117,6 +118,24 @@ fn a_stream_takes_no_slot_for_ever() {
             worker.release();
             stream.upto(b"/stream/x\r\n0\r\n\r\n");
         }
+    });
+}
+
+#[test]
+fn an_answer_of_known_length_is_not_cut_off_by_a_stop() {
+    servers::each("", |server| {
+        let mut device = Device::start(&[&server], &["--slots", "1"]);
+        let mut worker = device.own().ready();
+        let mut long = ask(&server, "GET", "/stream/length/x");
+        long.upto(b"begins");
+        // It is a stream by now.
+        let answer = answered(&mut ask(&server, "GET", "/now"), &device);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        device.program.signal("TERM");
+        device.program.said("1 that are open", 1);
+        worker.release();
+        long.upto(b"/stream/length/x");
+        assert!(device.program.ended().success(), "{}", device.program);
     });
 }
 

@@ -117,7 +117,7 @@ impl Worker {
 
 /// Whoever names a worker by the environment gets it: it answers `PID PATH`. What is under `/now` it answers at once, what is under
 /// `/ms/N` after so many milliseconds, of which it begins as many at once as it has slots; what is under `/hold` when it is told. Of
-/// `/stream` it says a first line, and the rest when it is told; `/die` kills it.
+/// `/stream` it says a first line (under `/stream/length` with the length of all), and the rest when it is told; `/die` kills it.
 #[test]
 fn work_if_asked() {
     let Ok(words) = std::env::var(WORKER) else {
@@ -175,6 +175,15 @@ impl Job {
     /// Once it has begun there is nothing to do for it.
     fn streams(&self) -> bool {
         self.path.starts_with("/stream")
+    }
+
+    /// It is said beforehand how long it will be.
+    fn has_length(&self) -> bool {
+        self.path.starts_with("/stream/length")
+    }
+
+    fn body(&self) -> String {
+        format!("{} {}", std::process::id(), self.path)
     }
 }
 
@@ -399,10 +408,15 @@ impl Work {
     }
 
     fn take(&mut self, number: Vec<u8>, message: &[u8]) {
-        let (sender, id, path, _) = address(message);
+        let (sender, id, path, rest) = address(message);
         if path == "@*" {
             // Its client is gone.
-            println!("\nnotice {id}");
+            let is_json = rest
+                .split(|&byte| byte == b':')
+                .nth(1)
+                .is_some_and(|rest| rest.starts_with(b"{"));
+            let protocol = if is_json { "json" } else { "tnetstring" };
+            println!("\nnotice {id} in {protocol}");
             return;
         }
         self.waiting.push_back(Job {
@@ -436,7 +450,11 @@ impl Work {
         {
             dealer.say(&[b"FIRST", &job.number]);
         }
-        if job.streams() {
+        if job.has_length() {
+            let length = "begins".len() + job.body().len();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\nbegins");
+            self.send(&job, head.as_bytes());
+        } else if job.streams() {
             let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nbegins\r\n";
             self.send(&job, head.as_bytes());
         }
@@ -448,8 +466,10 @@ impl Work {
             std::process::abort();
         }
         self.progress += 1;
-        let body = format!("{} {}", std::process::id(), job.path);
-        if job.streams() {
+        let body = job.body();
+        if job.has_length() {
+            self.send(job, body.as_bytes());
+        } else if job.streams() {
             let rest = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
             self.send(job, rest.as_bytes());
         } else {
