@@ -31,7 +31,7 @@ use crate::bus::client::Context;
 use crate::bus::server;
 use crate::drain::Watch;
 use crate::endpoint::{Endpoint, Mode};
-use crate::pool::{self, Addresses, Outlier, Report, Sticky};
+use crate::pool::{self, Addresses, Heartbeats, Outlier, Report, Sticky};
 use crate::sticky::Key;
 use crate::wire::Protocol;
 use crate::wire::request::Request;
@@ -77,6 +77,8 @@ pub struct Rules {
     pub again: Again,
     /// What requests stick by: those with one key go to one worker, as long as that one is not busier than others.
     pub sticky: Option<Key>,
+    /// How workers are asked for signs of life, and what their silence means.
+    pub heartbeats: Heartbeats,
 }
 
 impl Default for Rules {
@@ -94,6 +96,7 @@ impl Default for Rules {
             deadline: None,
             again: Again::default(),
             sticky: None,
+            heartbeats: Heartbeats::default(),
         }
     }
 }
@@ -274,6 +277,9 @@ impl Device {
         });
         let context = Context::new();
         let pools = Pools::run(sockets, watch);
+        for pool in pools.each() {
+            pool.set_heartbeats(rules.heartbeats);
+        }
         let mut device = Self {
             servers: Vec::with_capacity(servers.len()),
             pools: Rc::clone(&pools),
@@ -343,6 +349,7 @@ impl Device {
     pub fn set_rules(&self, rules: &Rules) {
         for pool in self.pools.each() {
             pool.reconfigure(rules.pool_settings());
+            pool.set_heartbeats(rules.heartbeats);
         }
         self.shared.rules.replace(rules.inner());
     }

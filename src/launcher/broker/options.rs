@@ -145,6 +145,18 @@ pub(super) const OPTIONS: &[Opt] = &[
         REQUESTS,
         "Share of the last ten seconds' requests that may be given to a second worker, beside a few that always may [default: 0.2]",
     ),
+    fixed(
+        "ping-interval",
+        "SECONDS",
+        WORKERS,
+        "How often workers are asked whether they are there; one that leaves three in a row unanswered gets nothing more [default: 1]",
+    ),
+    rule(
+        "stuck-after",
+        "SECONDS|never",
+        WORKERS,
+        "A worker that says how far its program is, and has something, and has come no further for so long, gets nothing more [default: never]",
+    ),
     rule(
         "outlier",
         "FACTOR|off",

@@ -24,6 +24,9 @@ const QUEUE_MAX: u32 = 10_000_000;
 /// Where memory is that files can be had of, and processes come and go without it.
 const MEMORY: &str = "/dev/shm";
 
+/// Shortest time between two questions whether a worker is there: beyond it they are work of their own.
+const PING_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
 /// Longest name: it stands in the name of a file.
 const NAME_BYTES_MAX: usize = 128;
 
@@ -327,6 +330,24 @@ fn rules(given: &Given) -> Result<Rules, String> {
         "always" => Ok(Again::Always),
         _ => Err("neither no, safe nor always"),
     };
+    let interval = |text: &str| match seconds(text) {
+        Ok(time) if time < PING_INTERVAL_MIN => Err("less than 0.1 seconds"),
+        time => time,
+    };
+    if let Some(interval) = said(given, "ping-interval", interval)? {
+        rules.heartbeats.interval = interval;
+    }
+    let stuck = |text: &str| match text {
+        "never" => Ok(None),
+        _ => seconds(text)
+            .ok()
+            .filter(|time| !time.is_zero())
+            .map(Some)
+            .ok_or("neither never nor a number of seconds above 0"),
+    };
+    if let Some(stuck) = said(given, "stuck-after", stuck)? {
+        rules.heartbeats.stuck_after = stuck;
+    }
     rules.again = said(given, "retry", again)?.unwrap_or_default();
     rules.sticky = said(given, "sticky", Key::parse)?;
     Ok(rules)
@@ -429,6 +450,8 @@ mod tests {
             ("--slots 0", "--slots `0`: neither none nor"),
             ("--retry-budget 1.1", "--retry-budget `1.1`: neither none"),
             ("--outlier 1", "--outlier `1`: neither off"),
+            ("--ping-interval 0", "--ping-interval `0`: less than 0.1"),
+            ("--stuck-after 0", "--stuck-after `0`: neither never"),
             ("--retry maybe", "--retry `maybe`: neither no"),
             ("--pool api", "--pool `api`: it begins with a name"),
             ("--plain tcp://a:1", "--plain `tcp://a:1`: it takes two"),
