@@ -447,7 +447,10 @@ fn a_worker_of_m2wsgi_takes_as_many_at_once_as_the_pools_rules_say() {
         worker.say(&["", ""]);
         let tickets = [1, 2, 3].map(|id| broker.submit(id, Retry::Never));
         for id in [1, 2] {
-            assert_eq!(worker.hear().await, ["", &format!("front {id} / 2:{{}},0:,")]);
+            assert_eq!(
+                worker.hear().await,
+                ["", &format!("front {id} / 2:{{}},0:,")]
+            );
         }
         worker.say(&["", "front 1:1, answer"]);
         broker.replied(1).await;

@@ -126,7 +126,7 @@ fn one_port_up(spec: &str) -> Result<String, String> {
         return Err(unknown());
     };
     *port = port.checked_add(1).ok_or_else(unknown)?;
-    Ok(up.to_string())
+    Ok(up.spec())
 }
 
 #[cfg(test)]

@@ -277,6 +277,9 @@ fn tell(plan: &Plan, device: &Device) {
         if let Some(pings) = &endpoints.pings {
             places.push(format!("pings at {pings}"));
         }
+        if places.is_empty() {
+            places.push("workers that say its name".to_owned());
+        }
         info!("pool {}: {}", spec.name, places.join(", "));
     }
 }

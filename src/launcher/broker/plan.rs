@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::args::WORDS;
 use super::options::{OPTIONS, option};
 use crate::broker::{Again, PoolSpec, Route, Rules};
-use crate::endpoint::{Endpoint, EndpointError, Transport};
+use crate::endpoint::{Endpoint, EndpointError, Mode, Transport};
 use crate::handler::Options;
 use crate::launcher::given::{BROKER, Given, Said};
 use crate::launcher::run::source::{is_said, number, read, said, seconds, size};
@@ -81,6 +81,7 @@ pub(super) fn plan(
 fn decide(given: &Given) -> Result<Plan, String> {
     let servers = servers(given)?;
     let (pools, pings_are_optional) = pools(given)?;
+    told_apart(&servers, &pools)?;
     let text = |name: &str| given.last(name).map(|said| said.value.clone());
     let name = match given.last("name") {
         Some(said) => {
@@ -131,7 +132,14 @@ fn servers(given: &Given) -> Result<Vec<(Endpoint, Endpoint)>, String> {
         let mut specs = Vec::new();
         for said in given.all(name) {
             for text in said.value.split(',') {
-                specs.push(spec(said, text)?);
+                let server = spec(said, text)?;
+                if server.is_broker() {
+                    return Err(said.wrong("that is where a broker takes workers, and no server"));
+                }
+                if server.mode == Some(Mode::Bind) {
+                    return Err(said.wrong("a broker goes to its servers: it cannot be bound"));
+                }
+                specs.push(server);
             }
         }
         Ok(specs)
@@ -151,6 +159,38 @@ fn spec(said: &Said, text: &str) -> Result<Endpoint, String> {
         .map_err(|error: EndpointError| said.wrong(error))
 }
 
+/// An address to which workers come.
+fn place(said: &Said, text: &str) -> Result<Endpoint, String> {
+    let place = spec(said, text)?;
+    if place.mode == Some(Mode::Connect) {
+        return Err(said.wrong("workers come to it: it cannot be connected"));
+    }
+    Ok(place)
+}
+
+/// Finds an address that two sockets are to have: one of them would wait for the other, or for itself.
+fn told_apart(servers: &[(Endpoint, Endpoint)], pools: &[PoolSpec]) -> Result<(), String> {
+    let servers = servers.iter().flat_map(|(send, recv)| [send, recv]);
+    let pools = pools.iter().flat_map(|pool| {
+        let plain = pool
+            .plain
+            .iter()
+            .flat_map(|(pull, publish)| [pull, publish]);
+        pool.workers.iter().chain(plain).chain(&pool.pings)
+    });
+    let is_any = |spec: &Endpoint| matches!(spec.transport, Transport::Tcp { port: None, .. });
+    let mut seen: Vec<&Endpoint> = Vec::new();
+    for spec in servers.chain(pools).filter(|spec| !is_any(spec)) {
+        if seen.iter().any(|other| other.transport == spec.transport) {
+            return Err(format!(
+                "{spec} is named twice: every socket has an address of its own"
+            ));
+        }
+        seen.push(spec);
+    }
+    Ok(())
+}
+
 /// The pools, those with a route first, and whether the pings of the last were not asked for.
 fn pools(given: &Given) -> Result<(Vec<PoolSpec>, bool), String> {
     let mut pools = Vec::new();
@@ -160,7 +200,7 @@ fn pools(given: &Given) -> Result<(Vec<PoolSpec>, bool), String> {
     let one = |name: &str| {
         given
             .last(name)
-            .map(|said| spec(said, &said.value))
+            .map(|said| place(said, &said.value))
             .transpose()
     };
     let workers = one("workers")?;
@@ -181,15 +221,19 @@ fn pools(given: &Given) -> Result<(Vec<PoolSpec>, bool), String> {
     let mut optional = false;
     let pings = match given.last("pings") {
         Some(said) if said.value == "none" => None,
-        Some(said) => Some(spec(said, &said.value)?),
+        Some(said) => Some(place(said, &said.value)?),
         None => {
             optional = true;
-            let is_named = |up: &Endpoint| {
-                let named = plain.iter().flat_map(|(send, recv)| [send, recv]);
-                named
-                    .into_iter()
-                    .any(|named| named.transport == up.transport)
-            };
+            let others = pools.iter().flat_map(|pool: &PoolSpec| {
+                let plain = pool
+                    .plain
+                    .iter()
+                    .flat_map(|(pull, publish)| [pull, publish]);
+                pool.workers.iter().chain(plain).chain(&pool.pings)
+            });
+            let own = plain.iter().flat_map(|(pull, publish)| [pull, publish]);
+            let named: Vec<_> = own.chain(others).map(|named| &named.transport).collect();
+            let is_named = |up: &Endpoint| named.contains(&&up.transport);
             workers
                 .as_ref()
                 .and_then(one_port_up)
@@ -226,12 +270,20 @@ fn pool(said: &Said) -> Result<PoolSpec, String> {
     let (mut workers, mut plain, mut pings) = (None, None, None);
     while let Some((before, last)) = rest.rsplit_once(',') {
         match last.split_once('=') {
-            Some(("workers", text)) => workers = Some(spec(said, text)?),
+            Some(("workers", text)) => workers = Some(place(said, text)?),
             Some(("plain", text)) => plain = Some(pair(said, text, ';')?),
-            Some(("pings", text)) => pings = Some(spec(said, text)?),
+            Some(("pings", text)) => pings = Some(place(said, text)?),
+            Some((part, text)) if text.contains("://") => {
+                return Err(said.wrong(format_args!(
+                    "behind the route may stand workers=, plain= and pings=, not {part}="
+                )));
+            }
             _ => break,
         }
         rest = before;
+    }
+    if !rest.starts_with(['/', '@', '<', '(']) {
+        return Err(said.wrong("no path is like its route, which begins with /, @ or <"));
     }
     Ok(PoolSpec {
         name: name.to_owned(),
@@ -244,7 +296,7 @@ fn pool(said: &Said) -> Result<PoolSpec, String> {
 
 fn pair(said: &Said, text: &str, between: char) -> Result<(Endpoint, Endpoint), String> {
     match text.split_once(between) {
-        Some((send, recv)) => Ok((spec(said, send)?, spec(said, recv)?)),
+        Some((send, recv)) => Ok((place(said, send)?, place(said, recv)?)),
         None => Err(said.wrong(format_args!("it takes two addresses, as PULL{between}PUB"))),
     }
 }
@@ -455,6 +507,23 @@ mod tests {
             ("--retry maybe", "--retry `maybe`: neither no"),
             ("--pool api", "--pool `api`: it begins with a name"),
             ("--plain tcp://a:1", "--plain `tcp://a:1`: it takes two"),
+            (
+                "--pool api=api",
+                "--pool `api=api`: no path is like its route",
+            ),
+            (
+                "--pool api=/x,worker=tcp://a:4",
+                "--pool `api=/x,worker=tcp://a:4`: behind the route may",
+            ),
+            (
+                "--workers tcp://b:1#connect",
+                "--workers `tcp://b:1#connect`: workers come",
+            ),
+            ("--plain tcp://b:2,tcp://b:2", "tcp://b:2 is named twice"),
+            ("--workers tcp://a:2", "tcp://a:2 is named twice"),
+            ("tcp://a:2", "tcp://a:2 is named twice"),
+            ("tcp://c:2#bind", "SEND `tcp://c:2#bind`: a broker goes to"),
+            ("broker+tcp://c:2", "SEND `broker+tcp://c:2`: that is where"),
             (
                 "--pool default=/x,workers=tcp://a:1",
                 "--pool: two are called `default`",

@@ -73,6 +73,7 @@ fn by_the_name_of_m2wsgis_dispatcher_the_broker_takes_its_arguments() {
         let name = server.directory().join("m2wsgi.device.dispatcher");
         symlink(env!("CARGO_BIN_EXE_lurcher"), &name).expect("a link");
         let mut dispatcher = Command::new(&name);
+        dispatcher.env("LURCHER_BROKER_STATE", "none");
         dispatcher.args(["--sticky", "--ping-interval=2"]);
         dispatcher.args([&server.send, &server.recv, &workers, &pings]);
         let mut dispatcher = Program::start(&mut dispatcher);
