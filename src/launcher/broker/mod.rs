@@ -288,6 +288,15 @@ fn tell(plan: &Plan, device: &Device) {
             places.push("workers that say its name".to_owned());
         }
         info!("pool {}: {}", spec.name, places.join(", "));
+        let plain = endpoints
+            .plain
+            .iter()
+            .flat_map(|(pull, publish)| [pull, publish]);
+        for open in endpoints.workers.iter().chain(plain) {
+            if !open.is_local() {
+                warn!("{open} is neither loopback nor ipc: whoever reaches it can take part");
+            }
+        }
     }
 }
 
