@@ -31,7 +31,7 @@ use crate::bus::client::Context;
 use crate::bus::server;
 use crate::drain::Watch;
 use crate::endpoint::{Endpoint, Mode};
-use crate::pool::{self, Addresses, Heartbeats, Outlier, Report, Sticky};
+use crate::pool::{self, Addresses, Heartbeats, Order, Outlier, Report, Sticky, Tie};
 use crate::sticky::Key;
 use crate::wire::Protocol;
 use crate::wire::request::Request;
@@ -79,6 +79,14 @@ pub struct Rules {
     pub sticky: Option<Key>,
     /// How workers are asked for signs of life, and what their silence means.
     pub heartbeats: Heartbeats,
+    /// How long a worker that gives no sign of life is waited for before it is taken for dead. Default: 3 s.
+    pub suspect_grace: Duration,
+    /// Which of the requests that wait is next. Default: the oldest.
+    pub order: Order,
+    /// Which of several equally busy workers is next. Default: the one that was idle for longest.
+    pub tie: Tie,
+    /// Time in which a worker that has just come is brought up to its full share. Default: none.
+    pub slow_start: Duration,
 }
 
 impl Default for Rules {
@@ -97,6 +105,10 @@ impl Default for Rules {
             again: Again::default(),
             sticky: None,
             heartbeats: Heartbeats::default(),
+            suspect_grace: Duration::from_secs(3),
+            order: Order::Fifo,
+            tie: Tie::LongestIdle,
+            slow_start: Duration::ZERO,
         }
     }
 }
@@ -122,6 +134,10 @@ impl Rules {
                     strict: key.strict(),
                     ..Sticky::default()
                 }),
+                suspect_grace: self.suspect_grace,
+                order: self.order,
+                tie: self.tie,
+                slow_start: self.slow_start,
                 ..pool::Rules::default()
             },
             raw_payload: true,

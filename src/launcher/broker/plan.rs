@@ -11,7 +11,7 @@ use crate::endpoint::{Endpoint, EndpointError, Mode, Transport};
 use crate::handler::Options;
 use crate::launcher::given::{BROKER, Given, Said};
 use crate::launcher::run::source::{is_said, number, read, said, seconds, size};
-use crate::pool::Outlier;
+use crate::pool::{Order, Outlier, Tie};
 use crate::sticky::Key;
 use crate::sys;
 
@@ -395,7 +395,7 @@ fn rules(given: &Given) -> Result<Rules, String> {
     if let Some(interval) = said(given, "ping-interval", interval)? {
         rules.heartbeats.interval = interval;
     }
-    let stuck = |text: &str| match text {
+    let after = |text: &str| match text {
         "never" => Ok(None),
         _ => seconds(text)
             .ok()
@@ -403,8 +403,25 @@ fn rules(given: &Given) -> Result<Rules, String> {
             .map(Some)
             .ok_or("neither never nor a number of seconds above 0"),
     };
-    if let Some(stuck) = said(given, "stuck-after", stuck)? {
+    if let Some(stuck) = said(given, "stuck-after", after)? {
         rules.heartbeats.stuck_after = stuck;
+    }
+    if let Some(Some(target)) = said(given, "lifo-after", after)? {
+        rules.order = Order::AdaptiveLifo { target };
+    }
+    if let Some(grace) = said(given, "suspect-grace", seconds)? {
+        rules.suspect_grace = grace;
+    }
+    if let Some(time) = said(given, "slow-start", seconds)? {
+        rules.slow_start = time;
+    }
+    let tie = |text: &str| match text {
+        "idle" => Ok(Tie::LongestIdle),
+        "busy" => Ok(Tie::MostRecent),
+        _ => Err("neither idle nor busy"),
+    };
+    if let Some(tie) = said(given, "tie", tie)? {
+        rules.tie = tie;
     }
     rules.again = said(given, "retry", again)?.unwrap_or_default();
     rules.sticky = said(given, "sticky", Key::parse)?;
@@ -486,7 +503,8 @@ mod tests {
     fn rules_are_read_and_mistakes_are_told_with_their_place() {
         let base = "tcp://a:2 --workers tcp://b:1";
         let rules = read(&format!(
-            "{base} --slots 4 --prefetch 0 --queue 10 --queue-bytes 2K --wait 1.5 --deadline 60 --retry always --queue-per-slot 4 --start-grace 2 --retry-budget none --outlier 5"
+            "{base} --slots 4 --prefetch 0 --queue 10 --queue-bytes 2K --wait 1.5 --deadline 60 --retry always --queue-per-slot 4 --start-grace 2 --retry-budget none --outlier 5 \
+             --ping-interval 2 --stuck-after 9 --suspect-grace 4 --slow-start 6 --tie busy --lifo-after 0.5"
         ))
         .unwrap()
         .rules;
@@ -500,6 +518,14 @@ mod tests {
         assert_eq!(rules.start_grace, Duration::from_secs(2));
         assert_eq!(rules.retry_budget, None);
         assert!(rules.outlier.is_some());
+        let life = rules.heartbeats;
+        assert_eq!(life.interval, Duration::from_secs(2));
+        assert_eq!(life.stuck_after, Some(Duration::from_secs(9)));
+        assert_eq!(rules.suspect_grace, Duration::from_secs(4));
+        assert_eq!(rules.slow_start, Duration::from_secs(6));
+        assert_eq!(rules.tie, Tie::MostRecent);
+        let target = Duration::from_millis(500);
+        assert_eq!(rules.order, Order::AdaptiveLifo { target });
         assert_eq!(
             read(&format!("{base} --slots none")).unwrap().rules.slots,
             None
@@ -509,6 +535,8 @@ mod tests {
             ("--retry-budget 1.1", "--retry-budget `1.1`: neither none"),
             ("--outlier 1", "--outlier `1`: neither off"),
             ("--ping-interval 0", "--ping-interval `0`: less than 0.1"),
+            ("--lifo-after x", "--lifo-after `x`: neither never"),
+            ("--tie none", "--tie `none`: neither idle"),
             ("--stuck-after 0", "--stuck-after `0`: neither never"),
             ("--retry maybe", "--retry `maybe`: neither no"),
             ("--pool api", "--pool `api`: it begins with a name"),
