@@ -388,6 +388,14 @@ fn rules(given: &Given) -> Result<Rules, String> {
         "always" => Ok(Again::Always),
         _ => Err("neither no, safe nor always"),
     };
+    choose(given, &mut rules)?;
+    rules.again = said(given, "retry", again)?.unwrap_or_default();
+    rules.sticky = said(given, "sticky", Key::parse)?;
+    Ok(rules)
+}
+
+/// Which worker is next, which request, and what a worker's silence means.
+fn choose(given: &Given, rules: &mut Rules) -> Result<(), String> {
     let interval = |text: &str| match seconds(text) {
         Ok(time) if time < PING_INTERVAL_MIN => Err("less than 0.1 seconds"),
         time => time,
@@ -423,9 +431,7 @@ fn rules(given: &Given) -> Result<Rules, String> {
     if let Some(tie) = said(given, "tie", tie)? {
         rules.tie = tie;
     }
-    rules.again = said(given, "retry", again)?.unwrap_or_default();
-    rules.sticky = said(given, "sticky", Key::parse)?;
-    Ok(rules)
+    Ok(())
 }
 
 /// The same for the same servers.
