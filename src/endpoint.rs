@@ -5,7 +5,7 @@
 //! broker is meant, to which workers go.
 
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 /// The longest ipc path in bytes: `sun_path` has 108, and the last one is the final zero.
@@ -142,6 +142,15 @@ impl Endpoint {
     /// Whether a broker takes workers there: `broker+` stands before the spec.
     pub fn is_broker(&self) -> bool {
         self.mode == Some(Mode::Worker)
+    }
+
+    /// Whether only this machine can reach it: loopback by its name or address, a file, or a name within the process.
+    pub fn is_local(&self) -> bool {
+        let Transport::Tcp { host, .. } = &self.transport else {
+            return true;
+        };
+        let is_loopback = |address: IpAddr| address.is_loopback();
+        host == "localhost" || host == "lo" || host.parse().is_ok_and(is_loopback)
     }
 
     /// The same place as one where a broker takes workers.

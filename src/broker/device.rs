@@ -31,7 +31,7 @@ use crate::bus::client::Context;
 use crate::bus::server;
 use crate::drain::Watch;
 use crate::endpoint::{Endpoint, Mode};
-use crate::pool::{self, Addresses, Outlier, Report, Sticky};
+use crate::pool::{self, Addresses, Heartbeats, Order, Outlier, Report, Sticky, Tie};
 use crate::sticky::Key;
 use crate::wire::Protocol;
 use crate::wire::request::Request;
@@ -77,6 +77,16 @@ pub struct Rules {
     pub again: Again,
     /// What requests stick by: those with one key go to one worker, as long as that one is not busier than others.
     pub sticky: Option<Key>,
+    /// How workers are asked for signs of life, and what their silence means.
+    pub heartbeats: Heartbeats,
+    /// How long a worker that gives no sign of life is waited for before it is taken for dead. Default: 3 s.
+    pub suspect_grace: Duration,
+    /// Which of the requests that wait is next. Default: the oldest.
+    pub order: Order,
+    /// Which of several equally busy workers is next. Default: the one that was idle for longest.
+    pub tie: Tie,
+    /// Time in which a worker that has just come is brought up to its full share. Default: none.
+    pub slow_start: Duration,
 }
 
 impl Default for Rules {
@@ -94,6 +104,11 @@ impl Default for Rules {
             deadline: None,
             again: Again::default(),
             sticky: None,
+            heartbeats: Heartbeats::default(),
+            suspect_grace: Duration::from_secs(3),
+            order: Order::Fifo,
+            tie: Tie::LongestIdle,
+            slow_start: Duration::ZERO,
         }
     }
 }
@@ -119,6 +134,10 @@ impl Rules {
                     strict: key.strict(),
                     ..Sticky::default()
                 }),
+                suspect_grace: self.suspect_grace,
+                order: self.order,
+                tie: self.tie,
+                slow_start: self.slow_start,
                 ..pool::Rules::default()
             },
             raw_payload: true,
@@ -274,6 +293,9 @@ impl Device {
         });
         let context = Context::new();
         let pools = Pools::run(sockets, watch);
+        for pool in pools.each() {
+            pool.set_heartbeats(rules.heartbeats);
+        }
         let mut device = Self {
             servers: Vec::with_capacity(servers.len()),
             pools: Rc::clone(&pools),
@@ -349,6 +371,7 @@ impl Device {
     pub fn set_rules(&self, rules: &Rules) {
         for pool in self.pools.each() {
             pool.reconfigure(rules.pool_settings());
+            pool.set_heartbeats(rules.heartbeats);
         }
         self.shared.rules.replace(rules.inner());
     }

@@ -211,15 +211,7 @@ impl Checker<'_> {
 
     /// Warns of sockets that others can reach: whoever connects there is a handler.
     fn open(&mut self, part: &str, what: &str, text: &str, endpoint: &Endpoint) {
-        let Transport::Tcp { host, .. } = &endpoint.transport else {
-            return;
-        };
-        let local = host == "localhost"
-            || host == "lo"
-            || host
-                .parse()
-                .is_ok_and(|address: IpAddr| address.is_loopback());
-        if !local {
+        if !endpoint.is_local() {
             let who = if what == "control_port" {
                 "can stop the server"
             } else {

@@ -44,7 +44,11 @@ pub fn main(built_in: &'static [BuiltIn]) -> ExitCode {
             serve::as_mongrel2(arguments)
         }
         Some("m2sh") => return m2sh::main(&program, arguments),
-        Some(name @ ("m2wsgi" | "m2wsgi.device.response" | "m2wsgi.device.dispatcher")) => {
+        Some("m2wsgi.device.dispatcher") => {
+            log::install(std::env::var("LURCHER_LOG").ok().as_deref());
+            broker::as_dispatcher(arguments)
+        }
+        Some(name @ ("m2wsgi" | "m2wsgi.device.response")) => {
             log::install(std::env::var("LURCHER_LOG").ok().as_deref());
             run::as_m2wsgi(name, arguments, built_in)
         }

@@ -179,7 +179,11 @@ impl RouterSide {
         let facts = Facts {
             dialect: Dialect::M2wsgi,
             name: b"",
-            slots: Some(self.rules().m2wsgi_slots),
+            // None is as many as the pool gives to whoever says no number.
+            slots: match self.home.settings().rules.slots {
+                Some(_) => None,
+                None => Some(self.rules().m2wsgi_slots),
+            },
             weight: 1,
         };
         self.join(peer, &self.home, facts);

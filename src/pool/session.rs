@@ -25,8 +25,8 @@ pub struct Heartbeats {
     /// How long its program may come no further, by its own count, while it has something. Default: none, for ever: it may be
     /// waiting for another. Then it gets nothing more.
     pub stuck_after: Option<Duration>,
-    /// Requests that a worker of m2wsgi's dialect, which cannot say it, takes at once. Default: 1: its program does one thing
-    /// after the other.
+    /// Requests that a worker of m2wsgi's dialect, which cannot say it, takes at once where the pool's rules set no number
+    /// either. Default: 1: its program does one thing after the other.
     pub m2wsgi_slots: u32,
 }
 

@@ -436,6 +436,29 @@ fn a_worker_of_m2wsgi_is_served_pinged_and_let_go() {
 }
 
 #[test]
+fn a_worker_of_m2wsgi_takes_as_many_at_once_as_the_pools_rules_say() {
+    shard(async {
+        let broker = Broker::start().await;
+        let mut two = settings();
+        two.rules.slots = Some(2);
+        two.rules.prefetch_max = 0;
+        broker.pool.reconfigure(two);
+        let worker = broker.worker();
+        worker.say(&["", ""]);
+        let tickets = [1, 2, 3].map(|id| broker.submit(id, Retry::Never));
+        for id in [1, 2] {
+            assert_eq!(
+                worker.hear().await,
+                ["", &format!("front {id} / 2:{{}},0:,")]
+            );
+        }
+        worker.say(&["", "front 1:1, answer"]);
+        broker.replied(1).await;
+        assert_eq!(tickets[2].1.handed.get(), 0);
+    });
+}
+
+#[test]
 fn random_messages_do_not_stop_others_and_a_flood_of_them_is_ended() {
     shard(async {
         let broker = Broker::start().await;

@@ -1,12 +1,14 @@
 //! `lurcher broker`: the device between servers and workers, as one process on one thread.
 //!
-//! `args` is what is typed (`options` is one table), `plan` what is meant, `desk` what an operator sees. What the device does is `crate::broker`'s.
+//! `args` is what is typed (`options` is one table; `m2wsgi` the same in that program's words), `plan` what is meant, `desk` what an operator sees. What the device does is `crate::broker`'s.
 
 mod args;
 mod desk;
+mod m2wsgi;
 mod options;
 mod plan;
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -39,15 +41,36 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Stands between servers and workers until it is told to stop.
 pub(super) fn main(args: &Args) -> anyhow::Result<ExitCode> {
-    let typed = args.typed();
-    let replan = || plan::plan(&typed, |name| std::env::var(name).ok());
+    run(&args.typed())
+}
+
+/// By the name `m2wsgi.device.dispatcher`, with that program's arguments.
+pub(super) fn as_dispatcher(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
+    let arguments: Vec<String> = arguments
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
+    match m2wsgi::read(&arguments) {
+        Ok(Some(typed)) => run(&typed),
+        Ok(None) => {
+            // Nobody is left to tell when stdout is gone.
+            drop(writeln!(std::io::stdout(), "{}", m2wsgi::USAGE));
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(why) => Ok(usage(&format!("{}: {why}", m2wsgi::NAME))),
+    }
+}
+
+fn usage(why: &str) -> ExitCode {
+    // Nobody is left to tell when stderr is gone.
+    drop(writeln!(std::io::stderr(), "lurcher: {why}"));
+    ExitCode::from(2)
+}
+
+fn run(typed: &[(String, String)]) -> anyhow::Result<ExitCode> {
+    let replan = || plan::plan(typed, |name| std::env::var(name).ok());
     let plan = match replan() {
         Ok(plan) => plan,
-        Err(why) => {
-            // Nobody is left to tell when stderr is gone.
-            drop(writeln!(std::io::stderr(), "lurcher: {why}"));
-            return Ok(ExitCode::from(2));
-        }
+        Err(why) => return Ok(usage(&why)),
     };
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -165,8 +188,10 @@ impl Orders<'_> {
                 "reload: addresses, pools, names and files have changed: that takes effect at the next start"
             );
         }
-        device.set_rules(&plan.rules);
-        self.plan.rules = plan.rules;
+        let before = std::mem::replace(&mut self.plan.rules, plan.rules);
+        // Workers have been told it.
+        self.plan.rules.heartbeats.interval = before.heartbeats.interval;
+        device.set_rules(&self.plan.rules);
         self.plan.graceful_timeout = plan.graceful_timeout;
         info!("options reloaded");
     }
@@ -259,7 +284,19 @@ fn tell(plan: &Plan, device: &Device) {
         if let Some(pings) = &endpoints.pings {
             places.push(format!("pings at {pings}"));
         }
+        if places.is_empty() {
+            places.push("workers that say its name".to_owned());
+        }
         info!("pool {}: {}", spec.name, places.join(", "));
+        let plain = endpoints
+            .plain
+            .iter()
+            .flat_map(|(pull, publish)| [pull, publish]);
+        for open in endpoints.workers.iter().chain(plain) {
+            if !open.is_local() {
+                warn!("{open} is neither loopback nor ipc: whoever reaches it can take part");
+            }
+        }
     }
 }
 

@@ -128,6 +128,12 @@ pub(super) const OPTIONS: &[Opt] = &[
         "The same while no worker is there at all, as in the middle of a deploy [default: 5]",
     ),
     rule(
+        "lifo-after",
+        "SECONDS|never",
+        REQUESTS,
+        "While the oldest has waited longer than this for some time, the youngest goes first: then some are answered in time and not all too late [default: never]",
+    ),
+    rule(
         "deadline",
         "SECONDS",
         REQUESTS,
@@ -144,6 +150,36 @@ pub(super) const OPTIONS: &[Opt] = &[
         "SHARE|none",
         REQUESTS,
         "Share of the last ten seconds' requests that may be given to a second worker, beside a few that always may [default: 0.2]",
+    ),
+    fixed(
+        "ping-interval",
+        "SECONDS",
+        WORKERS,
+        "How often workers are asked whether they are there; one that leaves three in a row unanswered gets nothing more [default: 1]",
+    ),
+    rule(
+        "stuck-after",
+        "SECONDS|never",
+        WORKERS,
+        "A worker that says how far its program is, and has something, and has come no further for so long, gets nothing more [default: never]",
+    ),
+    rule(
+        "suspect-grace",
+        "SECONDS",
+        WORKERS,
+        "How long a worker that gives no sign of life is waited for before it counts as dead [default: 3]",
+    ),
+    rule(
+        "tie",
+        "idle|busy",
+        WORKERS,
+        "Which of several workers with equally many open requests gets the next: the one that was idle for longest, or the one that was busy last, which has warm caches [default: idle]",
+    ),
+    rule(
+        "slow-start",
+        "SECONDS",
+        WORKERS,
+        "Time in which a worker that has just come is brought up to its full share [default: 0]",
     ),
     rule(
         "outlier",

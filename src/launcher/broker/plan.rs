@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::args::WORDS;
 use super::options::{OPTIONS, option};
 use crate::broker::{Again, PoolSpec, Route, Rules};
-use crate::endpoint::{Endpoint, EndpointError, Transport};
+use crate::endpoint::{Endpoint, EndpointError, Mode, Transport};
 use crate::handler::Options;
 use crate::launcher::given::{BROKER, Given, Said};
 use crate::launcher::run::source::{is_said, number, read, said, seconds, size};
-use crate::pool::Outlier;
+use crate::pool::{Order, Outlier, Tie};
 use crate::sticky::Key;
 use crate::sys;
 
@@ -24,6 +24,9 @@ const QUEUE_MAX: u32 = 10_000_000;
 
 /// Where memory is that files can be had of, and processes come and go without it.
 const MEMORY: &str = "/dev/shm";
+
+/// Shortest time between two questions whether a worker is there: beyond it they are work of their own.
+const PING_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 /// Longest name: it stands in the name of a file.
 const NAME_BYTES_MAX: usize = 128;
@@ -80,6 +83,7 @@ pub(super) fn plan(
 fn decide(given: &Given) -> Result<Plan, String> {
     let servers = servers(given)?;
     let (pools, pings_are_optional) = pools(given)?;
+    told_apart(&servers, &pools)?;
     let text = |name: &str| given.last(name).map(|said| said.value.clone());
     let name = match given.last("name") {
         Some(said) => {
@@ -134,7 +138,14 @@ fn servers(given: &Given) -> Result<Vec<(Endpoint, Endpoint)>, String> {
         let mut specs = Vec::new();
         for said in given.all(name) {
             for text in said.value.split(',') {
-                specs.push(spec(said, text)?);
+                let server = spec(said, text)?;
+                if server.is_broker() {
+                    return Err(said.wrong("that is where a broker takes workers, and no server"));
+                }
+                if server.mode == Some(Mode::Bind) {
+                    return Err(said.wrong("a broker goes to its servers: it cannot be bound"));
+                }
+                specs.push(server);
             }
         }
         Ok(specs)
@@ -154,6 +165,38 @@ fn spec(said: &Said, text: &str) -> Result<Endpoint, String> {
         .map_err(|error: EndpointError| said.wrong(error))
 }
 
+/// An address to which workers come.
+fn place(said: &Said, text: &str) -> Result<Endpoint, String> {
+    let place = spec(said, text)?;
+    if place.mode == Some(Mode::Connect) {
+        return Err(said.wrong("workers come to it: it cannot be connected"));
+    }
+    Ok(place)
+}
+
+/// Finds an address that two sockets are to have: one of them would wait for the other, or for itself.
+fn told_apart(servers: &[(Endpoint, Endpoint)], pools: &[PoolSpec]) -> Result<(), String> {
+    let servers = servers.iter().flat_map(|(send, recv)| [send, recv]);
+    let pools = pools.iter().flat_map(|pool| {
+        let plain = pool
+            .plain
+            .iter()
+            .flat_map(|(pull, publish)| [pull, publish]);
+        pool.workers.iter().chain(plain).chain(&pool.pings)
+    });
+    let is_any = |spec: &Endpoint| matches!(spec.transport, Transport::Tcp { port: None, .. });
+    let mut seen: Vec<&Endpoint> = Vec::new();
+    for spec in servers.chain(pools).filter(|spec| !is_any(spec)) {
+        if seen.iter().any(|other| other.transport == spec.transport) {
+            return Err(format!(
+                "{spec} is named twice: every socket has an address of its own"
+            ));
+        }
+        seen.push(spec);
+    }
+    Ok(())
+}
+
 /// The pools, those with a route first, and whether the pings of the last were not asked for.
 fn pools(given: &Given) -> Result<(Vec<PoolSpec>, bool), String> {
     let mut pools = Vec::new();
@@ -163,7 +206,7 @@ fn pools(given: &Given) -> Result<(Vec<PoolSpec>, bool), String> {
     let one = |name: &str| {
         given
             .last(name)
-            .map(|said| spec(said, &said.value))
+            .map(|said| place(said, &said.value))
             .transpose()
     };
     let workers = one("workers")?;
@@ -184,15 +227,19 @@ fn pools(given: &Given) -> Result<(Vec<PoolSpec>, bool), String> {
     let mut optional = false;
     let pings = match given.last("pings") {
         Some(said) if said.value == "none" => None,
-        Some(said) => Some(spec(said, &said.value)?),
+        Some(said) => Some(place(said, &said.value)?),
         None => {
             optional = true;
-            let is_named = |up: &Endpoint| {
-                let named = plain.iter().flat_map(|(send, recv)| [send, recv]);
-                named
-                    .into_iter()
-                    .any(|named| named.transport == up.transport)
-            };
+            let others = pools.iter().flat_map(|pool: &PoolSpec| {
+                let plain = pool
+                    .plain
+                    .iter()
+                    .flat_map(|(pull, publish)| [pull, publish]);
+                pool.workers.iter().chain(plain).chain(&pool.pings)
+            });
+            let own = plain.iter().flat_map(|(pull, publish)| [pull, publish]);
+            let named: Vec<_> = own.chain(others).map(|named| &named.transport).collect();
+            let is_named = |up: &Endpoint| named.contains(&&up.transport);
             workers
                 .as_ref()
                 .and_then(one_port_up)
@@ -229,12 +276,20 @@ fn pool(said: &Said) -> Result<PoolSpec, String> {
     let (mut workers, mut plain, mut pings) = (None, None, None);
     while let Some((before, last)) = rest.rsplit_once(',') {
         match last.split_once('=') {
-            Some(("workers", text)) => workers = Some(spec(said, text)?),
+            Some(("workers", text)) => workers = Some(place(said, text)?),
             Some(("plain", text)) => plain = Some(pair(said, text, ';')?),
-            Some(("pings", text)) => pings = Some(spec(said, text)?),
+            Some(("pings", text)) => pings = Some(place(said, text)?),
+            Some((part, text)) if text.contains("://") => {
+                return Err(said.wrong(format_args!(
+                    "behind the route may stand workers=, plain= and pings=, not {part}="
+                )));
+            }
             _ => break,
         }
         rest = before;
+    }
+    if !rest.starts_with(['/', '@', '<', '(']) {
+        return Err(said.wrong("no path is like its route, which begins with /, @ or <"));
     }
     Ok(PoolSpec {
         name: name.to_owned(),
@@ -247,7 +302,7 @@ fn pool(said: &Said) -> Result<PoolSpec, String> {
 
 fn pair(said: &Said, text: &str, between: char) -> Result<(Endpoint, Endpoint), String> {
     match text.split_once(between) {
-        Some((send, recv)) => Ok((spec(said, send)?, spec(said, recv)?)),
+        Some((send, recv)) => Ok((place(said, send)?, place(said, recv)?)),
         None => Err(said.wrong(format_args!("it takes two addresses, as PULL{between}PUB"))),
     }
 }
@@ -333,9 +388,50 @@ fn rules(given: &Given) -> Result<Rules, String> {
         "always" => Ok(Again::Always),
         _ => Err("neither no, safe nor always"),
     };
+    choose(given, &mut rules)?;
     rules.again = said(given, "retry", again)?.unwrap_or_default();
     rules.sticky = said(given, "sticky", Key::parse)?;
     Ok(rules)
+}
+
+/// Which worker is next, which request, and what a worker's silence means.
+fn choose(given: &Given, rules: &mut Rules) -> Result<(), String> {
+    let interval = |text: &str| match seconds(text) {
+        Ok(time) if time < PING_INTERVAL_MIN => Err("less than 0.1 seconds"),
+        time => time,
+    };
+    if let Some(interval) = said(given, "ping-interval", interval)? {
+        rules.heartbeats.interval = interval;
+    }
+    let after = |text: &str| match text {
+        "never" => Ok(None),
+        _ => seconds(text)
+            .ok()
+            .filter(|time| !time.is_zero())
+            .map(Some)
+            .ok_or("neither never nor a number of seconds above 0"),
+    };
+    if let Some(stuck) = said(given, "stuck-after", after)? {
+        rules.heartbeats.stuck_after = stuck;
+    }
+    if let Some(Some(target)) = said(given, "lifo-after", after)? {
+        rules.order = Order::AdaptiveLifo { target };
+    }
+    if let Some(grace) = said(given, "suspect-grace", seconds)? {
+        rules.suspect_grace = grace;
+    }
+    if let Some(time) = said(given, "slow-start", seconds)? {
+        rules.slow_start = time;
+    }
+    let tie = |text: &str| match text {
+        "idle" => Ok(Tie::LongestIdle),
+        "busy" => Ok(Tie::MostRecent),
+        _ => Err("neither idle nor busy"),
+    };
+    if let Some(tie) = said(given, "tie", tie)? {
+        rules.tie = tie;
+    }
+    Ok(())
 }
 
 /// The same for the same servers.
@@ -413,7 +509,8 @@ mod tests {
     fn rules_are_read_and_mistakes_are_told_with_their_place() {
         let base = "tcp://a:2 --workers tcp://b:1";
         let rules = read(&format!(
-            "{base} --slots 4 --prefetch 0 --queue 10 --queue-bytes 2K --wait 1.5 --deadline 60 --retry always --queue-per-slot 4 --start-grace 2 --retry-budget none --outlier 5"
+            "{base} --slots 4 --prefetch 0 --queue 10 --queue-bytes 2K --wait 1.5 --deadline 60 --retry always --queue-per-slot 4 --start-grace 2 --retry-budget none --outlier 5 \
+             --ping-interval 2 --stuck-after 9 --suspect-grace 4 --slow-start 6 --tie busy --lifo-after 0.5"
         ))
         .unwrap()
         .rules;
@@ -427,6 +524,14 @@ mod tests {
         assert_eq!(rules.start_grace, Duration::from_secs(2));
         assert_eq!(rules.retry_budget, None);
         assert!(rules.outlier.is_some());
+        let life = rules.heartbeats;
+        assert_eq!(life.interval, Duration::from_secs(2));
+        assert_eq!(life.stuck_after, Some(Duration::from_secs(9)));
+        assert_eq!(rules.suspect_grace, Duration::from_secs(4));
+        assert_eq!(rules.slow_start, Duration::from_secs(6));
+        assert_eq!(rules.tie, Tie::MostRecent);
+        let target = Duration::from_millis(500);
+        assert_eq!(rules.order, Order::AdaptiveLifo { target });
         assert_eq!(
             read(&format!("{base} --slots none")).unwrap().rules.slots,
             None
@@ -435,9 +540,30 @@ mod tests {
             ("--slots 0", "--slots `0`: neither none nor"),
             ("--retry-budget 1.1", "--retry-budget `1.1`: neither none"),
             ("--outlier 1", "--outlier `1`: neither off"),
+            ("--ping-interval 0", "--ping-interval `0`: less than 0.1"),
+            ("--lifo-after x", "--lifo-after `x`: neither never"),
+            ("--tie none", "--tie `none`: neither idle"),
+            ("--stuck-after 0", "--stuck-after `0`: neither never"),
             ("--retry maybe", "--retry `maybe`: neither no"),
             ("--pool api", "--pool `api`: it begins with a name"),
             ("--plain tcp://a:1", "--plain `tcp://a:1`: it takes two"),
+            (
+                "--pool api=api",
+                "--pool `api=api`: no path is like its route",
+            ),
+            (
+                "--pool api=/x,worker=tcp://a:4",
+                "--pool `api=/x,worker=tcp://a:4`: behind the route may",
+            ),
+            (
+                "--workers tcp://b:1#connect",
+                "--workers `tcp://b:1#connect`: workers come",
+            ),
+            ("--plain tcp://b:2,tcp://b:2", "tcp://b:2 is named twice"),
+            ("--workers tcp://a:2", "tcp://a:2 is named twice"),
+            ("tcp://a:2", "tcp://a:2 is named twice"),
+            ("tcp://c:2#bind", "SEND `tcp://c:2#bind`: a broker goes to"),
+            ("broker+tcp://c:2", "SEND `broker+tcp://c:2`: that is where"),
             (
                 "--pool default=/x,workers=tcp://a:1",
                 "--pool: two are called `default`",

@@ -132,7 +132,7 @@ pub(super) const COMMON: &[Common] = &[
         "pool",
         "NAME",
         SERVERS,
-        "The broker's pool to work for [default: its first]",
+        "The broker's pool to work for [default: the one whose address it is]",
     ),
     one(
         "weight",

@@ -47,6 +47,32 @@ fn what_is_wrong_is_told_in_one_line() {
 }
 
 #[test]
+fn addresses_that_others_can_reach_are_warned_of() {
+    let [open, closed] = [(); 2].map(|()| crate::support::free_port());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lurcher"));
+    command.args(["broker", "tcp://127.0.0.1:2", "tcp://127.0.0.1:3"]);
+    command.args(["--workers", &format!("tcp://127.0.0.1:{closed}")]);
+    command.args(["--pool", &format!("api=/api/,workers=tcp://*:{open}")]);
+    command.args([
+        "--pool",
+        "more=/more/",
+        "--pings",
+        "none",
+        "--state",
+        "none",
+    ]);
+    let mut program = Program::start(&mut command);
+    program.said("pool more: workers that say its name", 1);
+    program.said("pool default: workers at", 1);
+    program.said(
+        "is neither loopback nor ipc: whoever reaches it can take part",
+        1,
+    );
+    assert!(program.terminate().success(), "{program}");
+    assert_eq!(program.to_string().matches("neither loopback").count(), 1);
+}
+
+#[test]
 fn one_broker_of_a_name_runs_at_a_time_and_a_stop_in_order_leaves_nothing() {
     let Some(server) = Server::start(Kind::Lurcher, "json", "") else {
         return;

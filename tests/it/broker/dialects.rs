@@ -1,6 +1,7 @@
 //! Workers of all three dialects, one program of each, at one broker at the same time.
 
 use std::io;
+use std::os::unix::fs::symlink;
 use std::process::Command;
 
 use super::Device;
@@ -59,6 +60,32 @@ fn a_handler_of_m2wsgis_dispatcher_is_served_and_pinged_and_leaves_in_order() {
             seen.goes_on(100, &|| format!("{}\n{second}", device.program));
         });
         assert!(outcome.refused.is_empty(), "{outcome:?}");
+    });
+}
+
+#[test]
+fn by_the_name_of_m2wsgis_dispatcher_the_broker_takes_its_arguments() {
+    if !pyzmq() {
+        return;
+    }
+    servers::each("", |server| {
+        let [workers, pings] = [(); 2].map(|()| format!("tcp://127.0.0.1:{}", free_port()));
+        let name = server.directory().join("m2wsgi.device.dispatcher");
+        symlink(env!("CARGO_BIN_EXE_lurcher"), &name).expect("a link");
+        let mut dispatcher = Command::new(&name);
+        dispatcher.env("LURCHER_BROKER_STATE", "none");
+        dispatcher.args(["--sticky", "--ping-interval=2"]);
+        dispatcher.args([&server.send, &server.recv, &workers, &pings]);
+        let mut dispatcher = Program::start(&mut dispatcher);
+        dispatcher.said(&format!("workers at {workers}, pings at {pings}"), 1);
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/broker/m2wsgi.py");
+        let (end, _held) = io::pipe().expect("a pipe");
+        let mut handler = Command::new(PYTHON);
+        handler.args([script, &workers, &pings]);
+        let mut handler = Program::start_with_stdin(&mut handler, end);
+        handler.said("pinged 1", 1);
+        let request = "GET /here HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        assert_eq!(fetch(server.address, request).body, b"/here");
     });
 }
 
