@@ -1,5 +1,6 @@
 //! From what was said to what will be done. Read again on a reload, when the file of options may have changed.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,6 +42,7 @@ pub(super) struct Plan {
     pub(super) graceful_timeout: Duration,
     pub(super) pid_file: Option<PathBuf>,
     pub(super) control: Option<Endpoint>,
+    pub(super) metrics: Option<SocketAddr>,
     pub(super) stop_on_eof: bool,
     /// What was said of options that a reload does not take up, to see that it has changed.
     pub(super) fixed: Vec<(String, String)>,
@@ -113,6 +115,10 @@ fn decide(given: &Given) -> Result<Plan, String> {
         graceful_timeout: said(given, "graceful-timeout", seconds)?.unwrap_or(GRACEFUL_TIMEOUT),
         pid_file: text("pid-file").map(PathBuf::from),
         control: said(given, "control", endpoint)?,
+        metrics: said(given, "metrics", |text| {
+            text.parse()
+                .map_err(|_| "no address with a port, as 127.0.0.1:9127")
+        })?,
         stop_on_eof: is_said(given, "stop-on-eof")?,
         fixed: fixed.collect(),
         name,
