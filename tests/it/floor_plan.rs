@@ -22,6 +22,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("routing", &[]),
     ("balancer", &[]),
     ("networks", &[]),
+    ("numbered", &[]),
     ("sticky", &[]),
     ("drain", &[]),
     ("metrics", &[]),
@@ -35,7 +36,7 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "pool",
         &[
-            "balancer", "wire", "http1", "bus", "drain", "metrics", "endpoint",
+            "balancer", "wire", "http1", "bus", "drain", "metrics", "endpoint", "numbered",
         ],
     ),
     (
@@ -77,6 +78,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "routing",
             "sticky",
             "sys",
+            "numbered",
         ],
     ),
     (
@@ -118,6 +120,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "broker",
             "handler",
             "networks",
+            "numbered",
             "sticky",
         ],
     ),
