@@ -62,6 +62,14 @@ names! {
 }
 
 impl Name {
+    /// Whether it is what is there now, and falls too; the others count what has happened.
+    pub fn falls(self) -> bool {
+        matches!(
+            self,
+            Self::ConnectionsOpen | Self::RequestsWaiting | Self::WebSocketsOpen
+        )
+    }
+
     fn value(self) -> &'static AtomicU64 {
         &VALUES[self as usize]
     }

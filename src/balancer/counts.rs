@@ -29,6 +29,8 @@ pub struct Counts {
     pub failed_over_budget: u64,
     /// Failed: they were begun by too many workers that died.
     pub quarantined: u64,
+    /// Left the queue, as nobody waits for their answers any more.
+    pub withdrawn: u64,
     /// Back at the head of the queue, as their worker was lost and had not begun with them.
     pub requeued: u64,
     /// Back at the head of the queue, as their worker was lost and they may be begun again.

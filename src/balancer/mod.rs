@@ -21,6 +21,7 @@
 mod budget;
 mod choose;
 mod counts;
+mod histogram;
 #[cfg(test)]
 mod invariants;
 mod list;
@@ -54,6 +55,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 pub use counts::Counts;
+pub use histogram::{BOUNDS, Histogram};
 pub use loss::{Fate, Lost};
 pub use rules::{Order, Outlier, Rules, Sticky, Tie};
 pub use service::Durations;

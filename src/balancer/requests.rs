@@ -332,6 +332,9 @@ impl Balancer {
                 // The time that it lay before a worker that did not read is not one that it waited for one.
                 open.since += now.saturating_duration_since(open.handed_at);
                 self.counts.unsent += 1;
+                if let Some(entry) = self.workers.get_mut(worker as usize) {
+                    entry.unsent += 1;
+                }
                 self.release(request.index, worker);
                 self.wait_first(request.index);
             }
@@ -389,7 +392,10 @@ impl Balancer {
         };
         let (state, handed_at) = (open.state, open.handed_at);
         match state {
-            State::Waiting | State::Strict(_) => self.unlink(request.index),
+            State::Waiting | State::Strict(_) => {
+                self.counts.withdrawn += 1;
+                self.unlink(request.index);
+            }
             State::Failed => {}
             State::Handed(worker)
             | State::Begun(worker)
@@ -575,6 +581,9 @@ impl Balancer {
         };
         let holder = open.state.holder();
         self.counts.fail(why, holder.is_some());
+        if let Some(entry) = holder.and_then(|worker| self.workers.get_mut(worker as usize)) {
+            entry.overdue += u64::from(why == Failure::DeadlineOver);
+        }
         if open.state.waits() {
             self.unlink(index);
         }

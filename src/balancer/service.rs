@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use super::Histogram;
+
 /// Buckets to each doubling, as a power of two.
 const FINE_BITS: u32 = 2;
 
@@ -22,16 +24,14 @@ pub struct Durations {
     buckets: [u16; BUCKETS],
     /// Sum of the buckets.
     weight: u32,
-    /// How many were ever added.
-    count: u64,
-    /// All that were ever added, together.
-    total: Duration,
+    /// All that were ever added.
+    ever: Histogram,
 }
 
 impl std::fmt::Debug for Durations {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Durations")
-            .field("count", &self.count)
+            .field("count", &self.count())
             .field("median", &self.quantile(0.5))
             .finish_non_exhaustive()
     }
@@ -42,8 +42,7 @@ impl Default for Durations {
         Self {
             buckets: [0; BUCKETS],
             weight: 0,
-            count: 0,
-            total: Duration::ZERO,
+            ever: Histogram::default(),
         }
     }
 }
@@ -62,18 +61,22 @@ impl Durations {
             *bucket += 1;
             self.weight += 1;
         }
-        self.count += 1;
-        self.total = self.total.saturating_add(duration);
+        self.ever.add(duration);
     }
 
     /// How many were ever added.
     pub fn count(&self) -> u64 {
-        self.count
+        self.ever.count()
     }
 
     /// All that were ever added, together.
     pub fn total(&self) -> Duration {
-        self.total
+        self.ever.total()
+    }
+
+    /// All that were ever added.
+    pub fn ever(&self) -> &Histogram {
+        &self.ever
     }
 
     /// How many of the lately added count for the quantiles.

@@ -51,6 +51,9 @@ pub(super) struct Entry {
     pub(super) median: Option<Duration>,
     median_age: u32,
     served: u64,
+    /// Requests that did not reach it and went back, and those whose deadline was over while it had them.
+    pub(super) unsent: u64,
+    pub(super) overdue: u64,
     /// When it came, or came back, and how far it is since: [`RAMP_STEPS`] is all.
     pub(super) joined: Instant,
     pub(super) ramp: u32,
@@ -133,6 +136,8 @@ impl Balancer {
             median: None,
             median_age: 0,
             served: 0,
+            unsent: 0,
+            overdue: 0,
             joined: now,
             ramp: RAMP_STEPS,
             suspect_since: (worker.standing == Standing::Suspect).then_some(now),
@@ -274,6 +279,21 @@ impl Balancer {
     /// Requests that a worker had when they ended.
     pub fn served(&self, worker: Worker) -> u64 {
         self.entry(worker).map_or(0, |entry| entry.served)
+    }
+
+    /// Requests that never reached a worker and went back to the queue.
+    pub fn unsent_of(&self, worker: Worker) -> u64 {
+        self.entry(worker).map_or(0, |entry| entry.unsent)
+    }
+
+    /// Requests whose deadline was over while a worker had them.
+    pub fn overdue_of(&self, worker: Worker) -> u64 {
+        self.entry(worker).map_or(0, |entry| entry.overdue)
+    }
+
+    /// What a worker can do by its own word, compared with others.
+    pub fn weight(&self, worker: Worker) -> u32 {
+        self.entry(worker).map_or(0, |entry| entry.weight)
     }
 
     /// How long the worker takes.

@@ -53,7 +53,7 @@ pub(super) fn answer(form: Form, refused: Refused, head_request: bool) -> (u16, 
         let after = refused.retry_after.map_or(RETRY_AFTER, |after| {
             after.as_secs() + u64::from(after.subsec_nanos() > 0)
         });
-        text.push_str(&format!("Retry-After: {}\r\n", after.max(1)));
+        text.extend(["Retry-After: ", &after.max(1).to_string(), "\r\n"]);
     }
     text.push_str("\r\n");
     if !head_request {

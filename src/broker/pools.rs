@@ -272,8 +272,8 @@ mod tests {
         let takes = |route: &str, path: &str| Route::parse(route).unwrap().takes(path.as_bytes());
         assert!(takes("/api/", "/api/x"));
         assert!(!takes("/api/", "/ap"), "a device has no backward routes");
-        assert!(takes("/u/([0-9]+$)", "/u/17"));
-        assert!(!takes("/u/([0-9]+$)", "/u/me"));
+        assert!(takes("/u/([0-9]+)$", "/u/17"));
+        assert!(!takes("/u/([0-9]+)$", "/u/me"));
         assert!(takes("@chat", "@chat"));
         assert!(Route::parse("").is_err());
     }

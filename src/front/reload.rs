@@ -248,12 +248,14 @@ fn postponed(old: &Plan, new: &Plan) -> Vec<&'static str> {
         }
     };
     let other_control_port = control_port(old) != control_port(new);
+    let other_figures = old.settings().metrics_port != new.settings().metrics_port;
     let (old, new) = (old.server(), new.server());
     [
         ("chroot", old.chroot != new.chroot),
         ("pid_file", old.pid_file != new.pid_file),
         ("error_log", old.error_log != new.error_log),
         ("control_port", other_control_port),
+        ("metrics_port", other_figures),
     ]
     .into_iter()
     .filter_map(|(name, differs)| differs.then_some(name))

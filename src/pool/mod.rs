@@ -52,7 +52,7 @@ pub use ask::{Address, Ask, Caller, Failure, Refused, Replies, Retry};
 pub use attached::{Attachment, Sent, Speaker};
 pub use bound::{Addresses, BoundPool, Endpoints, bind};
 pub use follow::Room;
-pub use report::{Counts, Report, Spread, Worker};
+pub use report::{Counts, Histogram, Report, Spread, Worker};
 use requests::{NO_TAG, NOTICE_TAG, Open, State, now, tag};
 pub use session::Heartbeats;
 pub use workers::Dialect;

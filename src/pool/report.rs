@@ -2,13 +2,14 @@
 //!
 //! A picture of a moment; nothing is counted here.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{Dialect, Endpoints, Pool};
-pub use crate::balancer::Counts;
 use crate::balancer::Durations;
+pub use crate::balancer::{Counts, Histogram};
 use crate::bus::server::{Origin, PeerId};
 
 /// How a pool does.
@@ -37,12 +38,10 @@ pub struct Report {
 }
 
 /// How durations were spread: all that there were, and quantiles of the last thousand or so.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Spread {
-    /// How many there were.
-    pub count: u64,
-    /// All of them together.
-    pub total: Duration,
+    /// All that there were, by fixed bounds.
+    pub ever: Histogram,
     /// Half of them were shorter.
     pub p50: Option<Duration>,
     /// Nine of ten were shorter.
@@ -54,8 +53,7 @@ pub struct Spread {
 impl From<&Durations> for Spread {
     fn from(durations: &Durations) -> Self {
         Self {
-            count: durations.count(),
-            total: durations.total(),
+            ever: durations.ever().clone(),
             p50: durations.quantile(0.5),
             p90: durations.quantile(0.9),
             p99: durations.quantile(0.99),
@@ -68,7 +66,7 @@ impl From<&Durations> for Spread {
 pub struct Worker {
     /// Its connection.
     pub peer: PeerId,
-    /// What it calls itself, or what it is called by where it came from.
+    /// What it calls itself, or what it is called by where it came from. No two of a report have the same.
     pub name: String,
     /// What it speaks.
     pub dialect: Dialect,
@@ -82,8 +80,14 @@ pub struct Worker {
     pub slots: Option<u32>,
     /// Most requests that it is given at once: its slots, and what keeps it busy for the time of a hop.
     pub credit: Option<u32>,
-    /// Requests that it has served.
+    /// Its share, compared with others.
+    pub weight: u32,
+    /// Requests that ended while it had them.
     pub served: u64,
+    /// Requests that it never took, and that went back to the queue.
+    pub unsent: u64,
+    /// Requests whose deadline was over while it had them.
+    pub overdue: u64,
     /// How long it took.
     pub service: Spread,
     /// Requests that it has not answered.
@@ -116,5 +120,19 @@ impl Pool {
             service: state.workers.balancer.service().into(),
             workers: state.workers.report(Instant::now()),
         }
+    }
+}
+
+/// Gives those that call themselves the same a number more, so that watchers do not take two for one.
+pub(super) fn tell_apart(workers: &mut [Worker]) {
+    let mut seen: HashMap<String, usize> = HashMap::with_capacity(workers.len());
+    for worker in workers {
+        let mut name = worker.name.clone();
+        while let Some(count) = seen.get_mut(&name) {
+            *count += 1;
+            name = format!("{}~{count}", worker.name);
+        }
+        seen.insert(name.clone(), 1);
+        worker.name = name;
     }
 }

@@ -62,7 +62,15 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     (
         "control",
-        &["bus", "tnetstring", "endpoint", "drain", "metrics"],
+        &[
+            "pool",
+            "http1",
+            "bus",
+            "tnetstring",
+            "endpoint",
+            "drain",
+            "metrics",
+        ],
     ),
     (
         "broker",

@@ -23,6 +23,7 @@ mod directories;
 mod exchanges;
 mod fastcgi;
 mod feed;
+mod figures;
 mod files_handler;
 mod floor_plan;
 mod flow_control;

@@ -4,8 +4,8 @@ use std::rc::{Rc, Weak};
 
 use tokio::sync::mpsc;
 
-use crate::broker::Device;
-use crate::control::{Connection, Order, Subject, Table, Task};
+use crate::broker::{Device, PoolState};
+use crate::control::{Connection, Order, Pool, Subject, Table, Task};
 
 /// Orders that are not carried out yet; one more is refused.
 const ORDERS_MAX: usize = 8;
@@ -62,38 +62,20 @@ impl Subject for Desk {
     }
 
     fn handlers(&self) -> Option<Table> {
-        let mut table = Table::new(&["pool", "addresses", "waiting", "waiting_bytes", "workers"]);
-        for pool in self.device.upgrade()?.pools() {
-            table.rows.push(vec![
-                pool.name.into(),
-                pool.report.endpoints.to_string().into(),
-                pool.report.waiting.into(),
-                pool.report.waiting_bytes.into(),
-                pool.report.workers.len().into(),
-            ]);
-        }
-        Some(table)
+        None
+    }
+
+    fn pools(&self) -> Option<Vec<Pool>> {
+        let all = self.device.upgrade()?.pools().into_iter();
+        let pool = |state: PoolState| Pool {
+            name: state.name,
+            report: state.report,
+        };
+        Some(all.map(pool).collect())
     }
 
     fn routes(&self) -> Option<Table> {
         None
-    }
-
-    fn workers(&self) -> Option<Table> {
-        let mut table = Table::new(&["pool", "worker", "state", "in_flight", "attached", "queued"]);
-        for pool in self.device.upgrade()?.pools() {
-            for worker in pool.report.workers {
-                table.rows.push(vec![
-                    pool.name.clone().into(),
-                    worker.origin.to_string().into(),
-                    worker.state.into(),
-                    worker.open.into(),
-                    worker.attached.into(),
-                    worker.queued.into(),
-                ]);
-            }
-        }
-        Some(table)
     }
 
     fn kill(&self, _id: u32) -> bool {

@@ -205,13 +205,20 @@ async fn start(plan: &Plan, watch: &Watch) -> anyhow::Result<Device> {
     started.context("stand between servers and workers")
 }
 
-/// Opens the control port: where the plan says, else where such ports usually are; that one need not be had.
+/// Opens the port for figures, if one is named, and the control port: where the plan says, else where such ports usually are; that one need not be had.
 async fn open_port(
     plan: &Plan,
     device: &Rc<Device>,
     watch: &Watch,
 ) -> anyhow::Result<mpsc::Receiver<Order>> {
     let (desk, orders) = Desk::new(plan.name.clone(), device);
+    let desk = Rc::new(desk);
+    if let Some(address) = plan.metrics {
+        let figures = control::bind_figures(address).await;
+        figures
+            .with_context(|| format!("open the port for figures, {address}"))?
+            .run(Rc::<Desk>::clone(&desk), watch);
+    }
     let usual = usual_port(plan.pid_file.as_deref(), &plan.name);
     let (endpoint, is_asked) = match (&plan.control, usual) {
         (Some(endpoint), _) => (endpoint.clone(), true),
@@ -224,7 +231,7 @@ async fn open_port(
     {
         Ok(port) => {
             info!("control port on {}", port.endpoint());
-            port.run(Rc::new(desk), watch);
+            port.run(desk, watch);
         }
         Err(error) if is_asked => return Err(error),
         Err(error) => info!("running without a control port; name one with --control: {error:#}"),

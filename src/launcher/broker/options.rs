@@ -188,6 +188,12 @@ pub(super) const OPTIONS: &[Opt] = &[
         "Where it is asked for its status, stopped and reloaded, as ipc:///run/broker.control [default: beside the pid file, else in $XDG_RUNTIME_DIR]",
     ),
     fixed(
+        "metrics",
+        "ADDRESS:PORT",
+        WATCHING,
+        "Where a Prometheus fetches figures, by HTTP at /metrics, as 127.0.0.1:9127 [default: nowhere]",
+    ),
+    fixed(
         "options",
         "FILE",
         WATCHING,

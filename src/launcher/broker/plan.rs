@@ -1,5 +1,6 @@
 //! From what was said to what will be done. Read again on a reload, when the file of options may have changed.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,6 +42,7 @@ pub(super) struct Plan {
     pub(super) graceful_timeout: Duration,
     pub(super) pid_file: Option<PathBuf>,
     pub(super) control: Option<Endpoint>,
+    pub(super) metrics: Option<SocketAddr>,
     pub(super) stop_on_eof: bool,
     /// What was said of options that a reload does not take up, to see that it has changed.
     pub(super) fixed: Vec<(String, String)>,
@@ -113,6 +115,10 @@ fn decide(given: &Given) -> Result<Plan, String> {
         graceful_timeout: said(given, "graceful-timeout", seconds)?.unwrap_or(GRACEFUL_TIMEOUT),
         pid_file: text("pid-file").map(PathBuf::from),
         control: said(given, "control", endpoint)?,
+        metrics: said(given, "metrics", |text| {
+            text.parse()
+                .map_err(|_| "no address with a port, as 127.0.0.1:9127")
+        })?,
         stop_on_eof: is_said(given, "stop-on-eof")?,
         fixed: fixed.collect(),
         name,
@@ -384,11 +390,11 @@ mod tests {
     #[test]
     fn pools_with_routes_come_first_and_the_rest_goes_to_the_default() {
         let plan = read(
-            "tcp://a:1 --workers tcp://127.0.0.1:7 --plain tcp://b:8,tcp://b:9 \
+            "tcp://a:2 --workers tcp://127.0.0.1:7 --plain tcp://b:8,tcp://b:9 \
              --pool api=/api/(x{1,2}),workers=tcp://c:5,plain=tcp://c:6;tcp://c:7 --name x",
         )
         .unwrap();
-        assert_eq!(plan.servers[0].1.to_string(), "tcp://a:0");
+        assert_eq!(plan.servers[0].1.to_string(), "tcp://a:1");
         let [api, default] = plan.pools.as_slice() else {
             panic!("{:?}", plan.pools)
         };

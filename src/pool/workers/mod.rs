@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::kin::Kin;
+use super::report::tell_apart;
 use super::requests::now;
 use super::{LOSS_WINDOW, NO_TAG, PAIRING_GRACE, STALL_AFTER};
 use crate::balancer::{self, Assignment, Balancer, NewWorker, Request, Standing};
@@ -652,7 +653,10 @@ impl Workers {
                 dialect: worker.link.dialect,
                 slots: self.balancer.slots(worker.key),
                 credit: self.balancer.credit(worker.key),
+                weight: self.balancer.weight(worker.key),
                 served: self.balancer.served(worker.key),
+                unsent: self.balancer.unsent_of(worker.key),
+                overdue: self.balancer.overdue_of(worker.key),
                 service: self
                     .balancer
                     .service_of(worker.key)
@@ -682,7 +686,9 @@ impl Workers {
                 no_progress: worker.no_progress,
             }
         };
-        self.all.iter().map(|(_, worker)| report(worker)).collect()
+        let mut all: Vec<_> = self.all.iter().map(|(_, worker)| report(worker)).collect();
+        tell_apart(&mut all);
+        all
     }
 
     /// Reply sockets that are subscribed.

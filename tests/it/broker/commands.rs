@@ -1,5 +1,6 @@
 //! `lurcher broker` as a command: what is wrong with what was typed, one of a name, reloads, and a stop in order.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use super::Device;
@@ -19,7 +20,7 @@ fn lurcher(arguments: &[&str]) -> (Option<i32>, String) {
 fn what_is_wrong_is_told_in_one_line() {
     for (arguments, why) in [
         (
-            &["broker", "tcp://127.0.0.1:1"][..],
+            &["broker", "tcp://127.0.0.1:2"][..],
             "lurcher: no address for workers: give --workers, --plain or --pool\n",
         ),
         (
@@ -50,10 +51,12 @@ fn one_broker_of_a_name_runs_at_a_time_and_a_stop_in_order_leaves_nothing() {
     let Some(server) = Server::start(Kind::Lurcher, "json", "") else {
         return;
     };
-    let folder = scratch();
-    let state = folder.path().join("state");
-    let options = ["--state", state.to_str().expect("text")];
-    let mut device = Device::start(&[&server], &options);
+    let mut device = Device::start(&[&server], &[]);
+    let mut state = device
+        .arguments
+        .iter()
+        .skip_while(|word| *word != "--state");
+    let state = PathBuf::from(state.nth(1).expect("its file"));
     let mut worker = device.own().ready();
     let words: Vec<&str> = device.arguments.iter().map(String::as_str).collect();
     let (code, text) = lurcher(&words);
@@ -72,7 +75,7 @@ fn one_broker_of_a_name_runs_at_a_time_and_a_stop_in_order_leaves_nothing() {
     let answer = client.try_answer(Asked::default(), PATIENCE);
     assert_eq!(answer.expect("an answer").status, 200, "{}", device.program);
     assert!(device.program.ended().success(), "{}", device.program);
-    assert!(!state.exists());
+    assert!(!device.directory.join(state).exists());
 }
 
 #[test]

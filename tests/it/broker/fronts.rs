@@ -71,7 +71,7 @@ fn a_pool_whose_workers_are_stuck_holds_up_no_other() {
             format!("rest=/now/,workers={rest}"),
         ];
         let options = ["--slots", "1", "--pool", &pools[0], "--pool", &pools[1]];
-        let device = Device::start(&[&server], &options);
+        let _device = Device::start(&[&server], &options);
         let mut stuck = Kind::own(&slow).ready();
         let _brisk = Kind::own(&rest).ready();
         let mut held = Vec::new();

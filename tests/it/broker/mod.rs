@@ -4,6 +4,7 @@ mod bursts;
 mod commands;
 mod dialects;
 mod embedded;
+mod figures;
 mod fronts;
 mod kills;
 mod library;

@@ -4,6 +4,7 @@
 
 pub(crate) mod client;
 pub(crate) mod dealer;
+pub(crate) mod exposition;
 pub(crate) mod front;
 pub(crate) mod golden;
 pub(crate) mod handler;
