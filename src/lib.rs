@@ -41,6 +41,8 @@ pub mod balancer;
 
 pub mod networks;
 
+pub mod numbered;
+
 #[cfg(feature = "config")]
 pub mod sticky;
 

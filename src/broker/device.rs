@@ -177,6 +177,11 @@ impl Inner {
         }
     }
 
+    /// Whether requests stick by anything.
+    pub(super) fn is_sticky(&self) -> bool {
+        self.sticky.is_some()
+    }
+
     /// What a request sticks by.
     pub(super) fn key(&self, request: &Request, message: &Bytes) -> Option<u64> {
         self.sticky.as_ref()?.of(&Known { request, message })

@@ -21,7 +21,7 @@ use crate::http1::{Asked, Scanner, Version};
 use crate::metrics::Name;
 use crate::pool::{Address, Ask, Attachment, Failure, Refused, Retry, Room, Sent, Speaker};
 use crate::websocket::encode_close;
-use crate::wire::request::{Kind, Notice, Request};
+use crate::wire::request::{Glance, Kind, Notice, Request};
 use crate::wire::{ConnId, Protocol, reply};
 
 /// Requests that one connection may be ahead of its answers: well above what clients pipeline.
@@ -46,6 +46,9 @@ const SAFE: [&[u8]; 4] = [b"GET", b"HEAD", b"OPTIONS", b"TRACE"];
 impl Server {
     /// A message from the server.
     pub(super) fn received(&self, message: &Bytes) {
+        if self.received_ordinary(message) {
+            return;
+        }
         let request = match Request::decode(message.clone()) {
             Ok(request) => request,
             Err(error) => return self.tell_malformed(&error),
@@ -75,7 +78,7 @@ impl Server {
                     _ => false,
                 };
                 if announced {
-                    self.stored(table, id, body, self.retry(&request));
+                    self.stored(table, id, body, self.retry(request.method()));
                 } else if table.recent.get(id) != Some(Knows::Nobody) {
                     // Nobody has been told of it: whoever gets it shall judge.
                     self.request(
@@ -112,6 +115,31 @@ impl Server {
                 );
             }
         }
+    }
+
+    /// Most messages are ordinary requests, of which little needs to be known; false for others, and where more is asked for.
+    fn received_ordinary(&self, message: &Bytes) -> bool {
+        if self.shared.settings.observer.is_some() || self.shared.rules.borrow().is_sticky() {
+            return false;
+        }
+        let Some(glance) = Glance::of(message).filter(|seen| *self.sender.borrow() == seen.sender)
+        else {
+            return false;
+        };
+        let arrived = Arrived {
+            pool: self.pools.of(glance.path),
+            key: None,
+            message: message.slice(glance.behind_address()..),
+            retry: self.retry(Some(glance.method)),
+            asked: asked(Some(glance.method)),
+            version: version(Some(glance.version)),
+            keep_alive: !glance.should_close(),
+            follows: Follows::Nothing,
+            came: Instant::now(),
+            told: None,
+        };
+        self.request(&mut self.table.borrow_mut(), glance.conn_id, arrived);
+        true
     }
 
     /// The sender and the protocol of the server's messages, for what is sent to workers.
@@ -209,13 +237,11 @@ impl Server {
     }
 
     /// Whether a second worker may be asked.
-    fn retry(&self, request: &Request) -> Retry {
+    fn retry(&self, method: Option<&[u8]>) -> Retry {
         let may = match self.shared.rules.borrow().again {
             Again::No => false,
             Again::Always => true,
-            Again::Safe => request
-                .method()
-                .is_some_and(|method| SAFE.contains(&method)),
+            Again::Safe => method.is_some_and(|method| SAFE.contains(&method)),
         };
         if may { Retry::Safe } else { Retry::Never }
     }
@@ -230,16 +256,9 @@ impl Server {
             pool: self.pools.of(&request.path),
             key: self.shared.rules.borrow().key(request, whole),
             message,
-            retry: self.retry(request),
-            asked: match request.method() {
-                Some(b"HEAD") => Asked::Head,
-                Some(b"CONNECT") => Asked::Connect,
-                _ => Asked::Other,
-            },
-            version: match request.version() {
-                Some(b"HTTP/1.0") => Version::Http10,
-                _ => Version::Http11,
-            },
+            retry: self.retry(request.method()),
+            asked: asked(request.method()),
+            version: version(request.version()),
             keep_alive: !request.should_close(),
             follows,
             came: Instant::now(),
@@ -779,6 +798,22 @@ impl Server {
                 }
             }
         }
+    }
+}
+
+/// What kind of request it is, for whoever follows its response.
+fn asked(method: Option<&[u8]>) -> Asked {
+    match method {
+        Some(b"HEAD") => Asked::Head,
+        Some(b"CONNECT") => Asked::Connect,
+        _ => Asked::Other,
+    }
+}
+
+fn version(word: Option<&[u8]>) -> Version {
+    match word {
+        Some(b"HTTP/1.0") => Version::Http10,
+        _ => Version::Http11,
     }
 }
 

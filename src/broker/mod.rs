@@ -32,7 +32,6 @@ mod server;
 mod table;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -48,6 +47,7 @@ use crate::bus::client::{Context, OpenError};
 use crate::bus::server::{BindError, Options as BindOptions, Origin};
 use crate::drain::Watch;
 use crate::endpoint::{Endpoint, Mode, Transport};
+use crate::numbered::Numbered;
 use crate::pool::{self, Addresses, Failure};
 use crate::wire::{ConnId, Protocol};
 
@@ -248,7 +248,7 @@ pub struct Counts {
 
 /// Requests answered, by process.
 #[derive(Default)]
-struct Served(RefCell<HashMap<u32, u64>>);
+struct Served(RefCell<Numbered<u32, u64>>);
 
 /// Processes that are kept count of; with more of them those that are gone are looked for with each new one.
 const SERVED_MAX: usize = 4096;

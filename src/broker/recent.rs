@@ -3,9 +3,8 @@
 //! A server does not tell of every connection that ends, so what is known here cannot be kept until it is not needed. There are
 //! two generations: what is looked up or noted goes to the young one, and when that is full the old one is forgotten.
 
-use std::collections::HashMap;
-
 use super::pools::At;
+use crate::numbered::Numbered;
 use crate::wire::ConnId;
 
 /// Connections in one generation; two of them take about 4 MB. News of a connection that was idle for longer than so many
@@ -26,8 +25,8 @@ pub(super) enum Knows {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
-    young: HashMap<u32, Knows>,
-    old: HashMap<u32, Knows>,
+    young: Numbered<u32, Knows>,
+    old: Numbered<u32, Knows>,
 }
 
 impl Recent {

@@ -34,6 +34,11 @@ const RECEIVED_AT_ONCE: usize = 256;
 const SENT_AT_ONCE: usize = 256;
 const SENT_BYTES_AT_ONCE: usize = 1 << 20;
 
+/// Messages that are enough to wake libzmq for, and how often the sockets are looked at before that. Each look takes as long as what it
+/// brings; several bring what one core's worth of workers says at a time.
+const GATHERED_MAX: usize = 32;
+const GATHERING_TURNS: usize = 3;
+
 /// A response that has gone on for so long is a stream: as in a front.
 const STREAM_AFTER: Duration = Duration::from_secs(1);
 
@@ -488,11 +493,12 @@ impl Server {
     async fn send(self: Rc<Self>) {
         let sending = async {
             loop {
-                let batch = self.next_batch();
-                if batch.is_empty() {
+                if self.out.borrow().is_empty() {
                     self.out_there.notified().await;
+                    self.wait_for_more().await;
                     continue;
                 }
+                let batch = self.next_batch();
                 self.sending.set(true);
                 // The one task that may wait for the server.
                 if let Err(error) = self.publisher.send_all(batch).await {
@@ -502,6 +508,22 @@ impl Server {
             }
         };
         self.over.run_until_cancelled(sending).await;
+    }
+
+    /// While others are at work, what they have said meanwhile goes out together with what is there: waking libzmq's thread costs more
+    /// than a message. Whoever is alone does not wait.
+    async fn wait_for_more(&self) {
+        for _ in 0..GATHERING_TURNS {
+            let before = self.out.borrow().len();
+            if before >= GATHERED_MAX || self.table.borrow().exchanges == 0 {
+                return;
+            }
+            // The sockets are looked at once more.
+            tokio::task::yield_now().await;
+            if self.out.borrow().len() == before {
+                return;
+            }
+        }
     }
 
     fn next_batch(&self) -> Vec<Bytes> {

@@ -3,7 +3,7 @@
 //! Bookkeeping only. A connection has an entry for as long as something of it is open; afterwards [`Recent`] knows whose it was.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -17,13 +17,14 @@ use super::pools::{At, Pools};
 use super::recent::Recent;
 use crate::bus::server::PeerId;
 use crate::http1::{Asked, ScanState, Scanner, Version};
+use crate::numbered::Numbered;
 use crate::pool::{Attachment, Caller, Pool, Refused, Retry, Speaker, Ticket};
 use crate::wire::ConnId;
 
 /// Everything that is open at one server.
 #[derive(Default)]
 pub(super) struct Table {
-    pub(super) conns: HashMap<u32, Conn>,
+    pub(super) conns: Numbered<u32, Conn>,
     pub(super) recent: Recent,
     /// Tells entries apart that have the same id one after the other.
     pub(super) serial: u64,

@@ -413,7 +413,11 @@ impl Pool {
 
     /// Hands over what waits, for as long as somebody can take it.
     fn pull(&self, state: &mut State) {
-        self.pull_at(state, now());
+        if state.waiting() > 0 {
+            self.pull_at(state, now());
+        } else {
+            state.show_waiting();
+        }
     }
 
     fn pull_at(&self, state: &mut State, now: std::time::Instant) {

@@ -5,7 +5,6 @@
 //! the PUB that asks those of m2wsgi's dialect for signs of life.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use super::workers::Link;
 use super::{Dialect, NO_TAG, Pool};
 use crate::bus::server::{Listening, Message, Peer, PeerId, Sink, Unsent};
 use crate::metrics::Name;
+use crate::numbered::Numbered;
 use crate::wire::worker::{FromBroker, Hello, VERSION};
 
 /// What m2wsgi's workers are pinged with.
@@ -28,7 +28,7 @@ const M2WSGI_PING: &[u8] = b"";
 /// The ROUTER side of a pool.
 pub(super) struct RouterSide {
     home: Rc<Pool>,
-    seats: RefCell<HashMap<PeerId, Seat>>,
+    seats: RefCell<Numbered<PeerId, Seat>>,
     pings: RefCell<Option<Listening>>,
     /// Told when there is somebody to look after, and when this is over.
     wake: Rc<Notify>,
@@ -126,13 +126,13 @@ impl RouterSide {
     }
 
     /// What a worker has said, and the pool that it works for.
-    fn hear(&self, peer: &Rc<Peer>, message: &Message, now: Instant) -> (Heard, Option<Rc<Pool>>) {
+    fn hear(&self, peer: &Rc<Peer>, message: &Message) -> (Heard, Option<Rc<Pool>>) {
         let mut seats = self.seats.borrow_mut();
         let Some(seat) = seats.get_mut(&peer.id()) else {
             // It was sent away, and its connection has not ended yet.
             return (Heard::Nothing, None);
         };
-        let heard = seat.session.hear(message.frames(), now);
+        let heard = seat.session.hear(message.frames(), Instant::now);
         let (turned, pool) = (seat.turn(), seat.pool.clone());
         drop(seats);
         if let Some(turned) = turned {
@@ -142,7 +142,7 @@ impl RouterSide {
     }
 
     /// A worker of the own dialect has said what it is.
-    fn welcome(&self, peer: &Rc<Peer>, hello: &Hello, now: Instant) {
+    fn welcome(&self, peer: &Rc<Peer>, hello: &Hello) {
         let Some(pool) = self.home.named(&hello.pool) else {
             let name = hello.pool.escape_ascii();
             return self.refuse(peer, &format!("there is no pool \"{name}\" here"));
@@ -156,7 +156,7 @@ impl RouterSide {
         // Before its first request.
         say(peer, &welcome);
         if let Some(seat) = self.seats.borrow_mut().get_mut(&peer.id()) {
-            say(peer, &FromBroker::Ping(seat.session.ask(now)));
+            say(peer, &FromBroker::Ping(seat.session.ask(Instant::now())));
         }
         let facts = Facts {
             dialect: Dialect::Own,
@@ -281,8 +281,7 @@ impl Sink for RouterSide {
     fn subscribed(&self, _: &Rc<Peer>) {}
 
     fn message(&self, peer: &Rc<Peer>, message: Message) {
-        let now = Instant::now();
-        let (heard, pool) = self.hear(peer, &message, now);
+        let (heard, pool) = self.hear(peer, &message);
         let id = peer.id();
         match (heard, pool) {
             (Heard::Answer(word), _) => {
@@ -291,7 +290,7 @@ impl Sink for RouterSide {
                 }
                 say(peer, &word);
             }
-            (Heard::Joins(hello), _) => self.welcome(peer, &hello, now),
+            (Heard::Joins(hello), _) => self.welcome(peer, &hello),
             (Heard::JoinsM2wsgi(reply), _) => {
                 self.join_m2wsgi(peer);
                 if let Some(reply) = reply {

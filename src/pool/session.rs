@@ -160,11 +160,11 @@ impl Session {
         self.state == State::M2wsgi
     }
 
-    /// What it has just said.
+    /// What it has just said. The clock is looked at where that matters: most words are about requests, and many.
     pub(super) fn hear<'f>(
         &mut self,
         frames: impl IntoIterator<Item = &'f Bytes>,
-        now: Instant,
+        clock: impl FnOnce() -> Instant,
     ) -> Heard {
         if self.state == State::Over {
             return Heard::Nothing;
@@ -180,7 +180,7 @@ impl Session {
             (State::New | State::Own, Some(first)) if !first.is_empty() => {
                 let is_hello = **first == b"HELLO"[..];
                 match FromWorker::decode(frames) {
-                    Ok(Some(said)) => self.hear_own(said, now),
+                    Ok(Some(said)) => self.hear_own(said, clock),
                     // Whatever later versions say, and this one need not know.
                     Ok(None) if self.state == State::Own => Heard::Nothing,
                     Ok(None) => Heard::Senseless(Senseless::NoHello),
@@ -235,7 +235,7 @@ impl Session {
         }
     }
 
-    fn hear_own(&mut self, said: FromWorker, now: Instant) -> Heard {
+    fn hear_own(&mut self, said: FromWorker, clock: impl FnOnce() -> Instant) -> Heard {
         match said {
             FromWorker::Hello(_) if self.state == State::Own => {
                 self.refuse("it has said HELLO before".into())
@@ -258,7 +258,7 @@ impl Session {
             FromWorker::Reply { id, message } => Heard::Replied(id, message),
             FromWorker::Done { id, took } => Heard::Done(id, took),
             FromWorker::Ping(number) => Heard::Answer(FromBroker::Pong(number)),
-            FromWorker::Pong { number, progress } => self.hear_pong(number, progress, now),
+            FromWorker::Pong { number, progress } => self.hear_pong(number, progress, clock()),
             FromWorker::Drain if self.drains => Heard::DrainsStill,
             FromWorker::Drain => {
                 self.drains = true;
@@ -373,7 +373,7 @@ mod tests {
         }
 
         fn says(&mut self, words: &[&str]) -> Heard {
-            self.session.hear(&frames(words), self.now)
+            self.session.hear(&frames(words), || self.now)
         }
 
         /// A second later.
@@ -603,7 +603,7 @@ mod tests {
             let mut worker = Worker::new();
             let (mut joined, mut over) = (false, false);
             for (message, then_tick) in said {
-                let heard = worker.session.hear(&message, worker.now);
+                let heard = worker.session.hear(&message, || worker.now);
                 prop_assert!(!over || heard == Heard::Nothing);
                 match heard {
                     Heard::Joins(_) | Heard::JoinsM2wsgi(_) => {

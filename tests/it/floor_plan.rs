@@ -22,6 +22,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("routing", &[]),
     ("balancer", &[]),
     ("networks", &[]),
+    ("numbered", &[]),
     ("sticky", &[]),
     ("drain", &[]),
     ("metrics", &[]),
@@ -35,7 +36,7 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "pool",
         &[
-            "balancer", "wire", "http1", "bus", "drain", "metrics", "endpoint",
+            "balancer", "wire", "http1", "bus", "drain", "metrics", "endpoint", "numbered",
         ],
     ),
     (
@@ -85,6 +86,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "routing",
             "sticky",
             "sys",
+            "numbered",
         ],
     ),
     (
@@ -126,6 +128,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "broker",
             "handler",
             "networks",
+            "numbered",
             "sticky",
         ],
     ),

@@ -90,12 +90,55 @@ impl From<&[u8]> for Head {
     }
 }
 
-impl From<Vec<u8>> for Head {
-    fn from(bytes: Vec<u8>) -> Self {
-        if bytes.len() <= HEAD_INLINE_BYTES {
-            Self::from(&bytes[..])
+/// Puts a [`Head`] together; allocates only for one that is long.
+struct HeadWriter {
+    inline: [u8; HEAD_INLINE_BYTES],
+    length: u8,
+    /// All of it, once it is long.
+    heap: Vec<u8>,
+}
+
+impl Default for HeadWriter {
+    fn default() -> Self {
+        Self {
+            inline: [0; HEAD_INLINE_BYTES],
+            length: 0,
+            heap: Vec::new(),
+        }
+    }
+}
+
+impl HeadWriter {
+    fn extend(&mut self, bytes: &[u8]) {
+        let from = usize::from(self.length);
+        let to = from.saturating_add(bytes.len());
+        if self.heap.is_empty()
+            && let (Some(place), Ok(length)) = (self.inline.get_mut(from..to), u8::try_from(to))
+        {
+            place.copy_from_slice(bytes);
+            self.length = length;
+            return;
+        }
+        if self.heap.is_empty() {
+            self.heap.reserve(to);
+            self.heap
+                .extend_from_slice(self.inline.get(..from).unwrap_or_default());
+        }
+        self.heap.extend_from_slice(bytes);
+    }
+}
+
+impl From<HeadWriter> for Head {
+    fn from(written: HeadWriter) -> Self {
+        let HeadWriter {
+            inline: bytes,
+            length,
+            heap,
+        } = written;
+        if heap.is_empty() {
+            Self(HeadBytes::Inline { bytes, length })
         } else {
-            Self(HeadBytes::Heap(bytes.into()))
+            Self(HeadBytes::Heap(heap.into()))
         }
     }
 }
@@ -320,14 +363,13 @@ impl Peer {
         let last = message.size();
         self.enqueue(small.saturating_add(last), |outbox| {
             let framing = outbox.framing();
-            let own = message.head.as_slice();
-            let mut head = Vec::with_capacity(small + own.len() + (frames.len() + 1) * 9);
+            let mut head = HeadWriter::default();
             for frame in frames {
-                head.extend_from_slice(framing.encode(frame.len(), true).as_ref());
-                head.extend_from_slice(frame);
+                head.extend(framing.encode(frame.len(), true).as_ref());
+                head.extend(frame);
             }
-            head.extend_from_slice(framing.encode(last, false).as_ref());
-            head.extend_from_slice(own);
+            head.extend(framing.encode(last, false).as_ref());
+            head.extend(message.head.as_slice());
             Entry {
                 tag,
                 header: EncodedHeader::EMPTY,

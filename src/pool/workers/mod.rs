@@ -34,6 +34,7 @@ use super::{LOSS_WINDOW, NO_TAG, PAIRING_GRACE, STALL_AFTER};
 use crate::balancer::{self, Assignment, Balancer, NewWorker, Request, Standing};
 use crate::bus::server::{Origin, Peer, PeerId, Unsent};
 use crate::metrics::Name;
+use crate::numbered::Numbered;
 use crate::wire::worker::{FromBroker, RequestId};
 
 use leaving::Leave;
@@ -53,8 +54,8 @@ pub(super) struct Workers {
     all: Slab<Worker>,
     /// The worker behind each key of the balancer, by [`balancer::Worker::index`].
     by_key: Vec<Option<Id>>,
-    by_peer: HashMap<PeerId, Id>,
-    voices: HashMap<PeerId, Voice>,
+    by_peer: Numbered<PeerId, Id>,
+    voices: Numbered<PeerId, Voice>,
     /// Voices lost within [`LOSS_WINDOW`] whose worker was not known.
     lost_voices: VecDeque<(Instant, Kin)>,
     /// How many voices of an origin belong to workers that have left: they vouch for nobody who comes.
@@ -141,8 +142,8 @@ impl Workers {
             balancer,
             all: Slab::new(),
             by_key: Vec::new(),
-            by_peer: HashMap::new(),
-            voices: HashMap::new(),
+            by_peer: Numbered::default(),
+            voices: Numbered::default(),
             lost_voices: VecDeque::new(),
             departed: HashMap::new(),
             leaving: 0,
