@@ -279,7 +279,10 @@ async fn streams_and_what_was_never_begun_say_nothing_of_how_long_a_worker_takes
     drop(ask(&pool, 1, Retry::Never));
     pool.request_done(worker.peer.id(), worker.last(), Duration::ZERO);
     let report = pool.report();
-    assert_eq!((report.workers[0].served, report.service.ever.count()), (3, 0));
+    assert_eq!(
+        (report.workers[0].served, report.service.ever.count()),
+        (3, 0)
+    );
     assert_eq!((report.workers[0].open, report.workers[0].attached), (0, 0));
 }
 
