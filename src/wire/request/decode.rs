@@ -96,13 +96,13 @@ impl Request {
     /// `keep-alive`. Mongrel2 leaves that closing to the handler.
     pub fn should_close(&self) -> bool {
         let values = self.headers.all("connection");
-        says_close(values.iter().map(|value| &value[..]), self.version())
+        says_close(&values.iter().map(|value| &value[..]), self.version())
     }
 }
 
 /// Whether a request of this version with these values of `Connection` wants it closed.
 pub(super) fn says_close<'a>(
-    values: impl Iterator<Item = &'a [u8]> + Clone,
+    values: &(impl Iterator<Item = &'a [u8]> + Clone),
     version: Option<&[u8]>,
 ) -> bool {
     let says = |token: &[u8]| {
