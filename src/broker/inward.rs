@@ -12,17 +12,18 @@ use super::answer::answer;
 use super::device::Again;
 use super::ledger::{Known, Slot};
 use super::pools::At;
+use super::reading::{asked, behind_address, protocol, request_line, version};
 use super::recent::Knows;
 use super::server::Server;
 use super::table::{Arrived, Attached, Conn, Exchange, Follows, Link, Signal, Stage, Table};
 use super::{End, Exchange as Told};
 use crate::bus::server::Origin;
-use crate::http1::{Asked, Scanner, Version};
+use crate::http1::{Asked, Scanner};
 use crate::metrics::Name;
 use crate::pool::{Address, Ask, Attachment, Failure, Refused, Retry, Room, Sent, Speaker};
 use crate::websocket::encode_close;
 use crate::wire::request::{Glance, Kind, Notice, Request};
-use crate::wire::{ConnId, Protocol, reply};
+use crate::wire::{ConnId, reply};
 
 /// Requests that one connection may be ahead of its answers: well above what clients pipeline.
 const AHEAD_MAX: usize = 256;
@@ -36,9 +37,6 @@ const TRY_AGAIN_LATER: u16 = 1013;
 
 /// Requests that are followed at once. Beyond that the oldest knowledge is worth less than the memory: one is let go for each.
 const EXCHANGES_MAX: usize = 1 << 18;
-
-/// Bytes of a target that the log gets.
-const LINE_MAX: usize = 1024;
 
 /// Methods that may be asked of a second worker.
 const SAFE: [&[u8]; 4] = [b"GET", b"HEAD", b"OPTIONS", b"TRACE"];
@@ -798,57 +796,5 @@ impl Server {
                 }
             }
         }
-    }
-}
-
-/// What kind of request it is, for whoever follows its response.
-fn asked(method: Option<&[u8]>) -> Asked {
-    match method {
-        Some(b"HEAD") => Asked::Head,
-        Some(b"CONNECT") => Asked::Connect,
-        _ => Asked::Other,
-    }
-}
-
-fn version(word: Option<&[u8]>) -> Version {
-    match word {
-        Some(b"HTTP/1.0") => Version::Http10,
-        _ => Version::Http11,
-    }
-}
-
-/// What is behind `SENDER SP CONNID SP`.
-fn behind_address(message: &Bytes) -> Option<Bytes> {
-    let mut spaces = memchr::memchr_iter(b' ', message);
-    let second = spaces.nth(1)?;
-    Some(message.slice(second + 1..))
-}
-
-/// A request in a few words: its method and its target.
-fn request_line(behind_address: &[u8]) -> String {
-    let mut message = b"- 0 ".to_vec();
-    message.extend_from_slice(behind_address);
-    let Ok(request) = Request::decode(message.into()) else {
-        return String::new();
-    };
-    let text = |value: Option<&[u8]>| {
-        let value = value.unwrap_or_default();
-        let value = value.get(..LINE_MAX).unwrap_or(value);
-        String::from_utf8_lossy(value).into_owned()
-    };
-    let (method, target) = (text(request.method()), text(request.headers.first("URI")));
-    format!("{method} {target}")
-}
-
-/// The protocol, by what stands behind the length of the headers.
-fn protocol(body: &[u8]) -> Protocol {
-    let headers = body.splitn(2, |byte| *byte == b' ').nth(1);
-    let first = headers.and_then(|headers| {
-        let colon = memchr::memchr(b':', headers)?;
-        headers.get(colon + 1).copied()
-    });
-    match first {
-        Some(b'{') | None => Protocol::Json,
-        Some(_) => Protocol::Tnetstring,
     }
 }

@@ -27,6 +27,7 @@ mod orphans;
 mod outward;
 mod pools;
 mod processes;
+mod reading;
 mod recent;
 mod server;
 mod table;
