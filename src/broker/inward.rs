@@ -23,7 +23,7 @@ use crate::metrics::Name;
 use crate::pool::{Address, Ask, Attachment, Failure, Refused, Retry, Room, Sent, Speaker};
 use crate::websocket::encode_close;
 use crate::wire::request::{Glance, Kind, Notice, Request};
-use crate::wire::{ConnId, reply};
+use crate::wire::{ConnId, Protocol, reply};
 
 /// Requests that one connection may be ahead of its answers: well above what clients pipeline.
 const AHEAD_MAX: usize = 256;

@@ -52,8 +52,11 @@ fn replay_with<'a>(
                         .collect();
                     outcome.messages.push(frames);
                 }
-                // What a subscriber wants is not in the recording.
-                Ok(Some(Event::Wants { .. })) => {}
+                // In the recording what a subscriber wants is a message, as it is on the wire before 3.1.
+                Ok(Some(Event::Wants { topic, wanted })) => {
+                    let frame = [&[u8::from(wanted)], &topic[..]].concat();
+                    outcome.messages.push(vec![(frame.len(), hash(&frame))]);
+                }
                 Ok(Some(event)) => panic!("{event:?} without a timer"),
                 Err(_) => {
                     outcome.failed = true;
