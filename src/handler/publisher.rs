@@ -4,7 +4,6 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use std::task::Context as Cx;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -254,32 +253,17 @@ impl Publisher {
         }
     }
 
-    /// As [`client::Publisher::gather`].
-    pub(super) fn gather(&self, cx: &mut Cx<'_>) -> io::Result<()> {
-        match &self.way {
-            Way::Server(socket) => socket.gather(cx),
-            Way::Broker(link) => {
-                link.gather(cx);
-                Ok(())
-            }
+    /// As [`client::Publisher::write_overdue`].
+    pub(super) fn write_overdue(&self) {
+        if let Way::Server(socket) = &self.way {
+            socket.write_overdue();
         }
     }
 
-    /// As [`client::Publisher::end_gathering`].
-    pub(super) fn end_gathering(&self) -> io::Result<()> {
-        match &self.way {
-            Way::Server(socket) => socket.end_gathering(),
-            Way::Broker(link) => {
-                link.end_gathering();
-                Ok(())
-            }
-        }
-    }
-
-    /// As [`client::Publisher::settled`].
+    /// Waits until nothing waits to be handed over any more.
     pub(super) async fn settled(&self) -> io::Result<()> {
         match &self.way {
-            Way::Server(socket) => socket.settled().await,
+            Way::Server(_) => Ok(()),
             Way::Broker(link) => link.settled().await,
         }
     }

@@ -8,7 +8,7 @@
     reason = "tests know their bytes"
 )]
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -35,7 +35,7 @@ impl Wire {
 
     fn with(role: SocketType, options: Options) -> Self {
         let now = Instant::now();
-        let session = Session::new(role, Rc::new(options), now);
+        let session = Session::new(role, Arc::new(options), now);
         let mut wire = Self {
             session,
             input: BytesMut::new(),

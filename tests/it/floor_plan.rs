@@ -176,7 +176,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("flate2", &["websocket/"]),
     ("rustls", &["front/tls/"]),
     ("tokio_rustls", &["front/tls/"]),
-    ("socket2", &["sys.rs", "bus/server.rs", "bus/server/"]),
+    ("socket2", &["sys.rs", "bus/"]),
 ];
 
 /// Floor 0: no runtime, no I/O, no clock.
