@@ -26,10 +26,6 @@ const TARGETS_MAX: usize = 65_536;
 pub(super) type Key = (usize, u32);
 
 /// What leads to clients.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one for each server, behind an `Arc`, and most are servers' own"
-)]
 #[derive(Debug)]
 pub(super) enum Way {
     /// A server's SUB.
@@ -221,10 +217,10 @@ impl Publisher {
         }
     }
 
-    /// As [`client::Publisher::send_now`]; never to a broker, which is told in its own way.
-    pub(super) fn send_now(&self, message: &[u8]) -> io::Result<bool> {
+    /// As [`client::Publisher::try_send`], and says whether it was done; never to a broker, which is told in its own way.
+    pub(super) fn send_now(&self, message: Vec<u8>) -> io::Result<bool> {
         match &self.way {
-            Way::Server(socket) => socket.send_now(message),
+            Way::Server(socket) => Ok(socket.try_send(message.into())?.is_none()),
             Way::Broker(_) => Ok(false),
         }
     }

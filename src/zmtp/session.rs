@@ -102,7 +102,7 @@ pub struct Session {
     silent: bool,
     time_to_live: Option<Duration>,
     subscription: Subscription,
-    /// A publisher's subscriber of ZMTP 1.0 says nothing and sorts out by itself: that it wants everything is still to be told.
+    /// XPUB: a subscriber of ZMTP 1.0 says nothing and sorts out by itself. That it wants everything is still to be told.
     wants_all: bool,
 }
 
@@ -384,8 +384,7 @@ impl Session {
     fn enter_traffic(&mut self, now: Instant) -> Event {
         self.state = State::Traffic;
         self.knows_ping = self.remote.version >= Version::V3_1;
-        self.wants_all = self.remote.version < Version::V2_0
-            && matches!(self.role, SocketType::Pub | SocketType::Xpub);
+        self.wants_all = self.remote.version < Version::V2_0 && self.role == SocketType::Xpub;
         if matches!(self.role, SocketType::Sub | SocketType::Xsub) {
             let options = Arc::clone(&self.options);
             for topic in &options.topics {

@@ -99,7 +99,7 @@ async fn a_message_above_the_limit_costs_the_connection_and_not_the_socket() {
 
 #[tokio::test]
 async fn what_is_not_received_stays_with_the_server() {
-    const SIZE: usize = 60_000;
+    const SIZE: u32 = 60_000;
     let (listener, endpoint) = listen().await;
     let options = Options {
         received_max: 10,
@@ -111,9 +111,9 @@ async fn what_is_not_received_stays_with_the_server() {
     let pushing = async {
         for number in 0..all {
             let mut message = vec![2, 0, 0, 0, 0];
-            message.extend((SIZE as u32).to_be_bytes());
+            message.extend(SIZE.to_be_bytes());
             message.extend(number.to_be_bytes());
-            message.resize(9 + SIZE, 0);
+            message.resize(9 + SIZE as usize, 0);
             stream.write_all(&message).await.unwrap();
         }
     };
@@ -126,7 +126,7 @@ async fn what_is_not_received_stays_with_the_server() {
             let message = recv(&mut receiver).await;
             assert_eq!(
                 (&message[..4], message.len()),
-                (&number.to_be_bytes()[..], SIZE)
+                (&number.to_be_bytes()[..], SIZE as usize)
             );
         }
     };

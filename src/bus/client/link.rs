@@ -79,6 +79,10 @@ pub(super) enum Turn {
 }
 
 /// One connection.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, and most combinations occur"
+)]
 pub(super) struct Link {
     pub(super) id: u64,
     stream: Stream,
@@ -445,7 +449,7 @@ impl Link {
 
     fn tell(&mut self, event: Event, hub: &mut Hub, core: &Core) -> Result<(), Ended> {
         match event {
-            Event::Message(message) => self.receive_message(message, hub, core),
+            Event::Message(message) => receive_message(message, hub, core),
             Event::Ready => self.join(hub, core),
             Event::Wants { topic, wanted } => return self.note_wish(topic, wanted, hub, core),
             Event::Silent => return Err(Ended::Silent),
@@ -489,36 +493,6 @@ impl Link {
                 self.push(|outbox| Entry::behind(outbox.framing(), &before, last, 0));
             }
         }
-    }
-
-    fn receive_message(&mut self, message: Message, hub: &mut Hub, core: &Core) {
-        // Nobody is there to receive it.
-        if hub.closing.is_some() {
-            return;
-        }
-        if core.role == SocketType::Pull {
-            match message.into_single() {
-                Ok(message) => {
-                    hub.received_bytes += message.len();
-                    hub.messages.push_back(copied(message));
-                }
-                Err(_) => {
-                    // Nobody who speaks this protocol sends several parts.
-                    tracing::debug!(endpoint = %core.endpoint, "dropped a message in several parts");
-                    return;
-                }
-            }
-        } else {
-            let frames: Vec<Bytes> = message
-                .frames()
-                .take(FRAMES_MAX)
-                .map(|frame| copied(frame.clone()))
-                .collect();
-            hub.received_bytes += frames.iter().map(Bytes::len).sum::<usize>();
-            hub.talks.push_back(frames);
-            hub.has_news = true;
-        }
-        hub.call_owner();
     }
 
     fn note_wish(
@@ -655,6 +629,30 @@ impl Link {
             hub.early.clear();
         }
     }
+}
+
+/// Keeps a message for the owner.
+fn receive_message(message: Message, hub: &mut Hub, core: &Core) {
+    // Nobody is there to receive it.
+    if hub.closing.is_some() {
+        return;
+    }
+    if core.role == SocketType::Pull {
+        let Ok(message) = message.into_single() else {
+            // Nobody who speaks this protocol sends several parts.
+            tracing::debug!(endpoint = %core.endpoint, "dropped a message in several parts");
+            return;
+        };
+        hub.received_bytes += message.len();
+        hub.messages.push_back(copied(message));
+    } else {
+        let frames = message.frames().take(FRAMES_MAX);
+        let frames: Vec<Bytes> = frames.map(|frame| copied(frame.clone())).collect();
+        hub.received_bytes += frames.iter().map(Bytes::len).sum::<usize>();
+        hub.talks.push_back(frames);
+        hub.has_news = true;
+    }
+    hub.call_owner();
 }
 
 /// A frame that does not keep a large buffer for a few bytes.

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::link::Link;
 use super::shared::{Core, Ear, Habits, PATIENCE_PAUSE, Says, State};
 use super::{Context, OpenError, Options, dead, open};
 use crate::endpoint::Endpoint;
@@ -121,20 +122,10 @@ impl Publisher {
             .with(|state| (state.hub.ear == Ear::Listens).then_some(state.hub.subscriptions))
     }
 
-    /// Sends one message if that can be done without waiting; false when not.
-    ///
-    /// # Errors
-    ///
-    /// As [`Publisher::send`].
-    pub fn send_now(&self, message: &[u8]) -> io::Result<bool> {
-        let sent = self.try_send(Bytes::copy_from_slice(message))?;
-        Ok(sent.is_none())
-    }
-
     /// What the server subscribes to, the first topic of several: what is sent to it must begin so.
     pub fn topic(&self) -> Option<Vec<u8>> {
         self.core.with(|state| {
-            let mut topics = state.links.iter().flat_map(|link| link.topics());
+            let mut topics = state.links.iter().flat_map(Link::topics);
             topics.next().map(|topic| topic.to_vec())
         })
     }
@@ -273,8 +264,12 @@ impl Publisher {
         });
     }
 
-    /// The common case without waiting; the message comes back when it must be done the long way.
-    fn try_send(&self, message: Bytes) -> io::Result<Option<Bytes>> {
+    /// Sends one message if that can be done without waiting; it comes back when not.
+    ///
+    /// # Errors
+    ///
+    /// As [`Publisher::send`].
+    pub fn try_send(&self, message: Bytes) -> io::Result<Option<Bytes>> {
         self.core.with(|state| {
             if state.hub.is_dead {
                 return Err(dead());

@@ -68,6 +68,10 @@ pub(super) struct State {
 }
 
 /// What the connections of a socket tell its owner.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, and most combinations occur"
+)]
 pub(super) struct Hub {
     /// PULL: what was received.
     pub(super) messages: VecDeque<Bytes>,
