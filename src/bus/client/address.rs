@@ -74,18 +74,19 @@ impl Dialed {
         let socket = match &endpoint.transport {
             Transport::Tcp { host, port } => {
                 let mut failed = io::Error::new(io::ErrorKind::NotFound, "no such name");
-                let mut connected = None;
+                let mut found = None;
                 for address in (host.as_str(), port.unwrap_or(0)).to_socket_addrs()? {
                     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-                    match socket.connect_timeout(&address.into(), CONNECT_TIMEOUT) {
+                    let connected = socket.connect_timeout(&address.into(), CONNECT_TIMEOUT);
+                    match connected.and_then(|()| another(SockRef::from(&socket))) {
                         Ok(()) => {
-                            connected = Some(socket);
+                            found = Some(socket);
                             break;
                         }
                         Err(error) => failed = error,
                     }
                 }
-                connected.ok_or(failed)?
+                found.ok_or(failed)?
             }
             Transport::Ipc { path } => {
                 let name = path.strip_prefix('@').map(|name| format!("\0{name}"));
@@ -125,11 +126,24 @@ pub(super) fn set_up(stream: &TcpStream) -> io::Result<()> {
     )
 }
 
+/// Whether it is another one at the other end. Who tries to reach a free port of this machine again and again, from ports that the system
+/// chooses, comes to choose that one and is connected to itself; and then the server cannot have its port.
+pub(super) fn another(socket: SockRef<'_>) -> io::Result<()> {
+    let is_self = socket.local_addr()?.as_socket() == socket.peer_addr()?.as_socket();
+    if is_self {
+        // Closed without keeping the port for a while.
+        socket.set_linger(Some(Duration::ZERO))?;
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    Ok(())
+}
+
 /// Every address of a name is tried, in the order in which the system gives them.
 async fn open_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "no such name");
     for address in lookup_host((host, port)).await? {
-        match TcpStream::connect(address).await {
+        let connected = TcpStream::connect(address).await;
+        match connected.and_then(|stream| another(SockRef::from(&stream)).map(|()| stream)) {
             Ok(stream) => return Ok(stream),
             Err(error) => failed = error,
         }

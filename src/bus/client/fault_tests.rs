@@ -274,3 +274,20 @@ async fn news_of_the_connection_come_as_no_message() {
     let again = receiver.poll_recv_many(&mut cx, 1, &mut |_| {});
     assert!(matches!(again, Poll::Pending));
 }
+
+#[tokio::test]
+async fn nobody_is_his_own_server() {
+    use socket2::{Domain, SockAddr, Socket, Type};
+    // Bound and connected to the same address: what the system does by chance.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    socket.bind(&any.into()).unwrap();
+    let own: SockAddr = socket.local_addr().unwrap();
+    socket.connect(&own).unwrap();
+    let refused = address::another((&socket).into()).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    drop(socket);
+    let listener = std::net::TcpListener::bind(own.as_socket().unwrap()).unwrap();
+    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    address::another((&client).into()).unwrap();
+}
