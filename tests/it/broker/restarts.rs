@@ -1,6 +1,5 @@
 //! A broker that is killed under load, and its successor.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::Device;
@@ -8,17 +7,6 @@ use super::workers::Worker;
 use crate::support::PATIENCE;
 use crate::support::client::{Asked, Client};
 use crate::support::servers::{self, Kind, Server};
-
-/// How many requests a broker has open, by its control port.
-pub(super) fn open(control: &str) -> u64 {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lurcher"));
-    let output = command
-        .args(["control", "--control", control, "info"])
-        .output();
-    let text = String::from_utf8(output.expect("it runs").stdout).expect("text");
-    let last = text.split_ascii_whitespace().last().unwrap_or_default();
-    last.parse().unwrap_or_default()
-}
 
 /// Until workers are back.
 const BACK: Duration = Duration::from_secs(1);
@@ -38,6 +26,7 @@ fn workers_come_back_to_a_broker_that_was_killed_within_a_second() {
             println!("back after {took:?}");
             // Twice that on a machine which has other things to do.
             assert!(took < 2 * BACK, "{took:?}");
+            device.is_heard_by(1);
             let mut client = Client::connect(server.address);
             client
                 .send(b"GET /now HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -76,10 +65,7 @@ fn what_workers_hold_when_their_broker_dies_is_answered_and_the_rest_is_a_502() 
         let Some(server) = Server::start(kind, "json", "") else {
             continue;
         };
-        let control = server.directory().join("broker.control");
-        let control = format!("ipc://{}", control.display());
-        let options = ["--slots", "1", "--control", &control];
-        let mut device = Device::start(&[&server], &options);
+        let mut device = Device::start(&[&server], &["--slots", "1"]);
         let mut workers = [device.own().ready(), device.own().ready()];
         let ask = |path: &str| {
             let mut client = Client::connect(server.address);
@@ -95,7 +81,7 @@ fn what_workers_hold_when_their_broker_dies_is_answered_and_the_rest_is_a_502() 
         // Nobody has begun these.
         let mut waiting = [ask("/now/c"), ask("/now/d")];
         // What it has not even read is known to nobody but a Lurcher.
-        while open(&control) < 4 {
+        while device.figure("open") < 4 {
             std::thread::yield_now();
         }
         device.replace();
