@@ -134,6 +134,9 @@ fn an_answer_of_known_length_is_not_cut_off_by_a_stop() {
         // It is a stream by now.
         let answer = answered(&mut ask(&server, "GET", "/now"), &device);
         assert_eq!(answer.status, 200, "{answer:?}");
+        // Whose worker is done with it a little later.
+        let end = Instant::now() + PATIENCE;
+        while device.figure("open") > 1 && Instant::now() < end {}
         device.program.signal("TERM");
         device.program.said("1 that are open", 1);
         worker.release();
