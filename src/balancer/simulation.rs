@@ -663,6 +663,9 @@ impl World {
                     self.balancer.detach(worker);
                     self.check();
                 }
+                let foreign = u32::from(self.chance(4));
+                self.balancer.set_foreign(key, foreign);
+                self.check();
             }
         }
     }

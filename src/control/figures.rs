@@ -222,7 +222,7 @@ const OF_WORKERS: &[OfWorker] = &[
     of_worker(
         "worker_in_flight",
         Kind::Gauge,
-        FromWorker::Number(|worker| Some(worker.open.into())),
+        FromWorker::Number(|worker| Some((worker.open + worker.foreign).into())),
         "Requests that the worker has and that take a slot.",
     ),
     of_worker(

@@ -92,6 +92,8 @@ pub struct Worker {
     pub service: Spread,
     /// Requests that it has not answered.
     pub open: u32,
+    /// Requests from before its connection that take slots of it, and are in no other count.
+    pub foreign: u32,
     /// Responses of it that have become streams.
     pub attached: u32,
     /// Messages that its socket has not taken.

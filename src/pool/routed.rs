@@ -60,8 +60,20 @@ impl Pool {
         }
         drop(state);
         if self.state.borrow_mut().workers.holds(peer, id) {
-            self.replies.held(self, peer, address);
+            self.replies.held(self, peer, id, address);
         }
+    }
+
+    /// A request from before a worker's connection has become a stream, and takes no slot of it any more.
+    pub fn free_held(self: &Rc<Self>, peer: PeerId, id: RequestId) {
+        let state = &mut *self.state.borrow_mut();
+        state.workers.free_hold(peer, id);
+        self.resume(state);
+    }
+
+    /// Workers are expected to come back with requests of before, until then: what they have counts before they are given more.
+    pub fn expect_returns(&self, until: Instant) {
+        self.state.borrow_mut().workers.expect_returns(until);
     }
 
     /// It begins with a request.

@@ -105,3 +105,46 @@ fn what_workers_hold_when_their_broker_dies_is_answered_and_the_rest_is_a_502() 
         }
     }
 }
+
+#[test]
+fn a_worker_that_comes_back_with_a_request_is_as_busy_as_before() {
+    servers::each("", |server| {
+        let mut device = Device::start(&[&server], &["--slots", "1"]);
+        let mut workers = [device.own().ready(), device.own().ready()];
+        let ask = |method: &str, path: &str| {
+            let mut client = Client::connect(server.address);
+            let request =
+                format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+            client.send(request.as_bytes()).expect("send");
+            client
+        };
+        let mut held = ask("POST", "/hold/a");
+        let has_it = |worker: &Worker| worker.program.lines().iter().any(|l| l == "begun /hold/a");
+        let end = Instant::now() + PATIENCE;
+        while !workers.iter().any(has_it) {
+            assert!(Instant::now() < end, "nobody has it");
+        }
+        let busy = usize::from(has_it(&workers[1]));
+        device.replace();
+        device.is_heard_by(1);
+        // They are there before anybody is back.
+        let mut others: Vec<Client> = (0..10).map(|_| ask("GET", "/now")).collect();
+        for worker in &mut workers {
+            worker.program.said("worker ready", 2);
+        }
+        others.extend((0..10).map(|_| ask("GET", "/now")));
+        let idle = format!("{} /now", workers[1 - busy].program.id());
+        for client in &mut others {
+            let answer = client.try_answer(Asked::default(), PATIENCE);
+            let answer = answer.unwrap_or_else(|| panic!("silent\n{}", device.program));
+            assert_eq!(String::from_utf8_lossy(&answer.body), idle);
+        }
+        workers[busy].release();
+        let answer = held.try_answer(Asked::default(), PATIENCE);
+        assert!(answer.is_some_and(|answer| answer.body.ends_with(b"/hold/a")));
+        // And then as idle.
+        workers[1 - busy].kill();
+        let answer = ask("GET", "/now").try_answer(Asked::default(), PATIENCE);
+        assert_eq!(answer.expect("an answer").status, 200);
+    });
+}
