@@ -215,19 +215,45 @@ mod death {
     }
 
     #[test]
-    fn a_request_that_kills_before_anything_is_said_is_found_out_too() {
+    fn a_request_that_kills_before_anything_is_said_kills_no_third() {
         let mut desk = desk(plain());
         desk.submit();
-        let fates: Vec<Fate> = ["a", "b", "c", "d"]
-            .iter()
-            .map(|name| {
-                let worker = desk.slots(name, 1);
-                desk.next().unwrap();
-                desk.lost(worker)[0].fate
-            })
-            .collect();
-        assert_eq!(fates[..3], [Fate::Again; 3]);
-        assert_eq!(fates[3], Fate::Failed(Failure::Quarantined));
+        for (name, fate) in [
+            ("a", Fate::Again),
+            ("b", Fate::Failed(Failure::Quarantined)),
+        ] {
+            let worker = desk.slots(name, 1);
+            desk.next().unwrap();
+            desk.pass(ms(1));
+            assert_eq!(desk.lost(worker)[0].fate, fate);
+        }
+    }
+
+    #[test]
+    fn workers_that_die_together_or_had_others_to_do_make_no_request_suspect() {
+        // At once, or with another in the one slot.
+        for busy in [false, true] {
+            let mut desk = desk(plain());
+            desk.submit();
+            let fates: Vec<Fate> = ["a", "b", "c", "d"]
+                .iter()
+                .map(|name| {
+                    let worker = desk.slots(name, 1);
+                    if busy {
+                        desk.balancer.set_foreign(worker, 1);
+                        desk.balancer.set_slots(worker, Some(2), desk.now);
+                    }
+                    desk.next().unwrap();
+                    desk.balancer.set_slots(worker, Some(1), desk.now);
+                    if busy {
+                        desk.pass(ms(1_000));
+                    }
+                    desk.lost(worker)[0].fate
+                })
+                .collect();
+            assert_eq!(fates[..3], [Fate::Again; 3], "busy: {busy}");
+            assert_eq!(fates[3], Fate::Failed(Failure::Quarantined));
+        }
     }
 
     #[test]

@@ -55,11 +55,11 @@ fn a_worker_is_told_that_nobody_waits_any_more_and_is_free_again() {
 #[test]
 fn a_request_that_kills_two_workers_kills_no_third() {
     servers::each("", |server| {
-        for plain in [false, true] {
+        for (plain, path) in [(false, "/die"), (false, "/crash"), (true, "/die")] {
             let device = Device::start(&[&server], &["--slots", "1"]);
             let kind = if plain { device.plain() } else { device.own() };
             let mut workers: Vec<Worker> = (0..4).map(|_| kind.ready()).collect();
-            let answer = answered(&mut ask(&server, "GET", "/die"), &device);
+            let answer = answered(&mut ask(&server, "GET", path), &device);
             assert!((500..=502).contains(&answer.status), "{answer:?}");
             assert!(!answer.body.is_empty(), "{answer:?}");
             for _ in 0..4 {
@@ -75,7 +75,7 @@ fn a_request_that_kills_two_workers_kills_no_third() {
             while alive() > 2 && Instant::now() < end {
                 std::thread::yield_now();
             }
-            assert_eq!(alive(), 2, "plain: {plain}");
+            assert_eq!(alive(), 2, "plain: {plain}, {path}");
         }
     });
 }

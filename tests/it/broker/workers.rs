@@ -117,7 +117,8 @@ impl Worker {
 
 /// Whoever names a worker by the environment gets it: it answers `PID PATH`. What is under `/now` it answers at once, what is under
 /// `/ms/N` after so many milliseconds, of which it begins as many at once as it has slots; what is under `/hold` when it is told. Of
-/// `/stream` it says a first line (under `/stream/length` with the length of all), and the rest when it is told; `/die` kills it.
+/// `/stream` it says a first line (under `/stream/length` with the length of all), and the rest when it is told; `/die` kills it, and
+/// `/crash` does so before it can say that it has begun.
 #[test]
 fn work_if_asked() {
     let Ok(words) = std::env::var(WORKER) else {
@@ -430,6 +431,9 @@ impl Work {
     }
 
     fn begin(&mut self, mut job: Job) {
+        if job.path.starts_with("/crash") {
+            std::process::abort();
+        }
         let now = Instant::now();
         job.began = now;
         let mut parts = job.path.split('/').skip(1);
