@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::session::Condition;
 use super::{Dialect, Pool};
 use crate::bus::server::{Peer, PeerId, Unsent};
 use crate::metrics::Name;
@@ -126,18 +127,15 @@ impl Pool {
         self.begin_drain(state, begun);
     }
 
-    /// It is silent: it gets nothing more, and is taken for dead when that lasts.
-    pub(super) fn worker_suspect(self: &Rc<Self>, peer: PeerId) {
+    /// Its signs of life say otherwise than before. One that is silent or stuck gets nothing more, and one that stays silent is taken for
+    /// dead.
+    pub(super) fn worker_does(self: &Rc<Self>, peer: PeerId, condition: Condition) {
         let state = &mut *self.state.borrow_mut();
-        state.workers.suspect(peer, true);
-        self.unsettled.notify_one();
-    }
-
-    /// It was silent and is heard again.
-    pub(super) fn worker_alive(self: &Rc<Self>, peer: PeerId) {
-        let state = &mut *self.state.borrow_mut();
-        state.workers.suspect(peer, false);
-        self.resume(state);
+        state.workers.set_condition(peer, condition);
+        match condition {
+            Condition::Well => self.resume(state),
+            Condition::Stuck | Condition::Silent => self.unsettled.notify_one(),
+        }
     }
 
     /// Whether it has anything: requests, streams, attached connections.

@@ -30,6 +30,7 @@ use tracing::{debug, info, warn};
 use super::kin::Kin;
 use super::report::tell_apart;
 use super::requests::now;
+use super::session::Condition;
 use super::{LOSS_WINDOW, NO_TAG, PAIRING_GRACE, STALL_AFTER};
 use crate::balancer::{self, Assignment, Balancer, NewWorker, Request, Standing};
 use crate::bus::server::{Origin, Peer, PeerId, Unsent};
@@ -82,8 +83,8 @@ struct Worker {
     leave: Leave,
     /// Its PULL is there.
     connected: bool,
-    /// It says nothing.
-    silent: bool,
+    /// What its signs of life say.
+    condition: Condition,
     /// The voice that answers its requests.
     voice: Option<PeerId>,
     /// How much speaks for that voice: any handler may write to any connection, so one answer proves nothing.
@@ -145,8 +146,9 @@ impl Worker {
     fn standing(&self) -> Standing {
         match self.phase {
             _ if !self.connected => Standing::Draining,
-            _ if self.silent => Standing::Suspect,
+            _ if self.condition == Condition::Silent => Standing::Suspect,
             _ if self.leave != Leave::No => Standing::Draining,
+            _ if self.condition == Condition::Stuck => Standing::Held,
             Phase::Ready => Standing::Ready,
             Phase::Returning { .. } | Phase::Pairing { .. } | Phase::Blocked { .. } => {
                 Standing::Held
@@ -517,7 +519,7 @@ impl Workers {
             no_progress: None,
             leave: if drains { Leave::Untold } else { Leave::No },
             connected: true,
-            silent: false,
+            condition: Condition::Well,
             voice: None,
             votes: 0,
             phase,
@@ -690,8 +692,9 @@ impl Workers {
                     .unwrap_or_default(),
                 origin: worker.link.peer.origin(),
                 state: match worker.phase {
-                    _ if worker.silent => "suspect",
+                    _ if worker.condition == Condition::Silent => "suspect",
                     _ if worker.connected && worker.leave != Leave::No => "draining",
+                    _ if worker.condition == Condition::Stuck => "stuck",
                     Phase::Returning { .. } | Phase::Pairing { .. } => "pairing",
                     Phase::Ready if self.balancer.is_ejected(worker.key) => "ejected",
                     Phase::Ready => "ready",

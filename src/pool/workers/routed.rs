@@ -10,6 +10,7 @@ use super::super::NO_TAG;
 use super::super::kin::Kin;
 use super::super::requests::now;
 use super::super::routed::Facts;
+use super::super::session::Condition;
 use super::leaving::Leave;
 use super::{Dialect, Hold, Link, Phase, Voice, Workers};
 use crate::balancer::{NewWorker, Standing};
@@ -163,13 +164,13 @@ impl Workers {
         }
     }
 
-    /// A worker is silent, or is heard again.
-    pub(in crate::pool) fn suspect(&mut self, peer: PeerId, silent: bool) {
+    /// What a worker's signs of life say.
+    pub(in crate::pool) fn set_condition(&mut self, peer: PeerId, condition: Condition) {
         let Some(id) = self.find(peer) else {
             return;
         };
         if let Some(worker) = self.all.get_mut(id.0) {
-            worker.silent = silent;
+            worker.condition = condition;
         }
         self.restand(id);
     }

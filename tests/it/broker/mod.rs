@@ -1,6 +1,7 @@
 //! `lurcher broker` between fronts and workers, all of them processes: what is lost when any of them dies, is replaced or is drowned.
 
 mod bursts;
+mod choices;
 mod commands;
 mod dialects;
 mod embedded;
