@@ -1,16 +1,13 @@
 //! What becomes of the requests of a worker that dies.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::requests::State;
 use super::{Balancer, Failure, Request, Retry, Worker};
 
-/// A request that so many workers died with is not given to a further one, even if each had it for too short a time or behind too many
-/// others to have begun with it.
+/// A request that so many workers died with is not given to a further one, even if each had it behind too many others to have begun
+/// with it.
 const MOVES_MAX: u8 = 4;
-
-/// Who dies sooner after a request was handed to it has hardly read it: its death was on its way, as where several are killed at once.
-const BEGUN_UNSAID_AFTER: Duration = Duration::from_millis(1);
 
 /// How far a worker was with a request when it died.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +73,6 @@ impl Balancer {
                 continue;
             };
             let state = open.state;
-            let had_for = now.saturating_duration_since(open.handed_at);
             self.release(request.index, worker.index);
             let fate = match state {
                 State::Handed(_) => {
@@ -84,7 +80,7 @@ impl Balancer {
                     free = free.saturating_sub(1);
                     let progress = if !tells_start {
                         Progress::Begun
-                    } else if had_slot && had_for >= BEGUN_UNSAID_AFTER {
+                    } else if had_slot {
                         Progress::Unsaid
                     } else {
                         Progress::Behind
