@@ -164,17 +164,19 @@ fn under_a_long_overload_the_youngest_is_first_where_that_is_asked_for() {
             worker.release();
             worker.has_begun(&format!("/hold/{number}"), 1);
         }
-        for _ in 0..3 {
+        let begun = |worker: &Worker| {
+            let lines = worker.program.lines();
+            lines
+                .iter()
+                .filter(|line| line.starts_with("begun "))
+                .count()
+        };
+        let end = Instant::now() + PATIENCE;
+        for number in 5..8 {
+            // The first, three in their order, and so on.
             worker.release();
-            let begun = |worker: &Worker| {
-                let lines = worker.program.lines();
-                lines
-                    .iter()
-                    .filter(|line| line.starts_with("begun "))
-                    .count()
-            };
-            let before = begun(&worker);
-            while begun(&worker) == before {
+            while begun(&worker) < number {
+                assert!(Instant::now() < end, "{}", worker.program);
                 worker.program.wait_for_lines(Duration::from_millis(50));
             }
         }
