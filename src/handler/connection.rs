@@ -7,7 +7,6 @@ use std::task::{Context as Waker, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -56,9 +55,6 @@ pub struct Connection {
     stop: StopHandle,
     /// Whether anybody calls [`Connection::recv`].
     receiving: Arc<Receiving>,
-    /// What is sent while [`Connection::recv`] waits goes out at the end of the turn. Only where that waits on the thread of those who
-    /// send: elsewhere nobody would come round sooner than they can send it themselves.
-    gathers: bool,
     /// What says that all have pushed their last request, made once.
     announced: Option<Request>,
     told_drained: bool,
@@ -176,7 +172,6 @@ impl Connection {
             hasty: false,
             stop: StopHandle::default(),
             receiving,
-            gathers: Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
             uploads: Announced::new(options.chroot.as_deref(), options.upload_store.as_deref()),
             announced: None,
             told_drained: false,
@@ -279,6 +274,12 @@ impl Connection {
     ///
     /// Safe: a request is taken only by a future that returns it.
     pub async fn recv(&mut self) -> Option<Request> {
+        if !self.received.is_empty() {
+            // A program that works on its thread without ever waiting would otherwise hold up what it has said.
+            for source in &self.sources {
+                source.server.write_overdue();
+            }
+        }
         loop {
             while let Some(incoming) = self.received.pop_front() {
                 if let Some(request) = self.decode(incoming) {
@@ -290,7 +291,6 @@ impl Connection {
             }
             let receiving = Arc::clone(&self.receiving);
             let _receives = receiving.begin();
-            let _gathers = Gathering(self.gathers.then(|| self.replies.clone()));
             if !self.refill().await {
                 receiving.end();
                 return None;
@@ -381,7 +381,7 @@ impl Connection {
     /// Safe: the writing goes on in the background.
     pub async fn finish(self) {
         let context = self.context.clone();
-        // After that time it is given up, as is what libzmq has.
+        // After that time it is given up, as is what is queued.
         let settled = tokio::time::timeout(self.options.linger, self.replies.settle()).await;
         if settled.is_err() {
             tracing::warn!("a server does not take its last replies, they are dropped");
@@ -654,13 +654,6 @@ impl Connection {
             names,
             ..
         } = self;
-        if self.gathers {
-            for source in sources.iter() {
-                if let Err(error) = source.server.gather(cx) {
-                    tell_broken(&error, source.server.endpoint());
-                }
-            }
-        }
         let count = sources.len();
         for at in (0..count).map(|offset| (*next + offset) % count) {
             let Some(source) = sources.get_mut(at) else {
@@ -723,17 +716,6 @@ impl Connection {
             return Poll::Ready(());
         }
         Poll::Pending
-    }
-}
-
-/// While it lives, what is sent is gathered.
-struct Gathering(Option<Replies>);
-
-impl Drop for Gathering {
-    fn drop(&mut self) {
-        if let Some(replies) = &self.0 {
-            replies.end_gathering();
-        }
     }
 }
 

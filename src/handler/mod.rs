@@ -3,7 +3,7 @@
 //!
 //! A [`Connection`] receives [`Request`]s; its reply methods ([`Replies`], to which it dereferences) answer them. A
 //! [`Client`] is a handle on one browser, cheap to clone, to send to from any task. Both protocols are understood (JSON and
-//! tnetstring), several servers may be served at once, and lost servers are connected to again by libzmq.
+//! tnetstring), several servers may be served at once, and lost servers are connected to again.
 //!
 //! ```no_run
 //! use lurcher::handler::{Connection, Options};

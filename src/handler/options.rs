@@ -24,12 +24,12 @@ pub struct Options {
     pub recv_specs: Vec<Endpoint>,
     /// The handler's own ident: the identity of its sockets where a spec names none. Servers do not care. Default: none.
     pub ident: Option<String>,
-    /// Requests that libzmq keeps received and unread per server before the server must wait. Default: 1,000.
+    /// Requests that are kept received and unread per server before the server must wait. Default: 1,000.
     pub requests_received_max: u16,
-    /// Replies that libzmq keeps unsent per server before sending waits. Default: 1,000.
+    /// Replies that are kept unsent per server before sending waits. Default: 1,000.
     pub replies_queued_max: u16,
-    /// The largest message taken, in bytes; libzmq cuts a server that sends a larger one off *for good*, so leave it well
-    /// above the server's own limit. Default: 1 GiB.
+    /// The largest message taken, in bytes; the connection to a server that sends a larger one is given up and made anew, so leave it
+    /// well above the server's own limit. Default: 1 GiB.
     pub message_bytes_max: u64,
     /// How long a server's subscription is waited for, before the first request and after a restart of the server; then
     /// replies are dropped until it subscribes. Default: 1 s.

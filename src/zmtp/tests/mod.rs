@@ -10,7 +10,7 @@
 
 mod traffic;
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -37,7 +37,7 @@ impl Wire {
 
     fn with(role: SocketType, options: Options) -> Self {
         let now = Instant::now();
-        let session = Session::new(role, Rc::new(options), now);
+        let session = Session::new(role, Arc::new(options), now);
         let mut wire = Self {
             session,
             input: BytesMut::new(),
