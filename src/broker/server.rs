@@ -35,7 +35,7 @@ const SENT_AT_ONCE: usize = 256;
 const SENT_BYTES_AT_ONCE: usize = 1 << 20;
 
 /// A response that has gone on for so long is a stream: as in a front.
-const STREAM_AFTER: Duration = Duration::from_secs(1);
+pub(super) const STREAM_AFTER: Duration = Duration::from_secs(1);
 
 /// How often it is looked what has become a stream or has waited for too long.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);

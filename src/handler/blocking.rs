@@ -36,7 +36,8 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
-use super::connection::{self, ConnectError, Options, StopHandle};
+use super::connection::{self, StopHandle};
+use super::options::{ConnectError, Options};
 use super::replies::{Replies, ReplyError};
 use super::request::{Client, Request};
 use super::websocket::Frame;

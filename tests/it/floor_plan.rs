@@ -261,7 +261,7 @@ fn violations(tree: Tree, path: &str, text: &str) -> Vec<Violation> {
         .unwrap_or_default()
         .trim_end_matches(".rs");
     let whole = code(text);
-    let tests = if path.ends_with("/tests.rs") {
+    let tests = if path.ends_with("/tests.rs") || path.contains("/tests/") {
         0
     } else {
         tests_from(&whole)
