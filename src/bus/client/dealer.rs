@@ -107,6 +107,11 @@ impl Dealer {
         self.core.run_now();
     }
 
+    /// Gives the kernel what is queued, as far as it takes it: what is said so stays said, whatever becomes of this process.
+    pub fn write_now(&self) {
+        self.core.write_now();
+    }
+
     /// Takes a message if one is there.
     ///
     /// # Errors

@@ -266,6 +266,15 @@ impl Core {
             }
         });
     }
+
+    /// Has its connections write what can be at once.
+    pub(super) fn write_now(&self) {
+        self.with(|State { links, hub }| {
+            for link in links {
+                link.write_now(hub, self);
+            }
+        });
+    }
 }
 
 impl State {

@@ -475,6 +475,10 @@ impl State {
         );
         if !may_wait {
             self.flush();
+            // Before the program has the request: it may end this process by what it does with it, and then nobody else shall do it again.
+            if let Some(dealer) = &self.dealer {
+                dealer.write_now();
+            }
         }
         true
     }
