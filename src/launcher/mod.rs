@@ -51,6 +51,13 @@ pub fn main(built_in: &'static [BuiltIn]) -> ExitCode {
     ended(result)
 }
 
+/// Plays a worker's part in a program that a worker has become ([`Handler::becoming`]): takes its order, and serves with the handler
+/// of that name in `built_in` until it is told to stop. It may run in any thread, and returns once.
+pub fn worker(built_in: &'static [BuiltIn]) -> ExitCode {
+    log::install(std::env::var("LURCHER_LOG").ok().as_deref());
+    ended(run::obey_further(built_in))
+}
+
 /// The exit code, with a word about what went wrong.
 fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
     match result {

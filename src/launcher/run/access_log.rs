@@ -33,26 +33,38 @@ enum Order {
     Flush(SyncSender<()>),
 }
 
-/// Where lines go.
-enum Sink {
+/// Where lines go: open, and not written to yet.
+#[derive(Debug)]
+pub(super) enum Sink {
+    /// Standard output.
     Stdout,
+    /// The file of that name.
     File(File, PathBuf),
 }
 
-impl AccessLog {
+impl Sink {
     /// Opens the file for appending, making it if need be; `-` is standard output.
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened, or no thread be started.
+    /// When the file cannot be opened.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let sink = if path == Path::new("-") {
-            Sink::Stdout
-        } else {
-            // Opened again by this path, wherever the process is then.
-            let path = std::path::absolute(path)?;
-            Sink::File(open(&path)?, path)
-        };
+        if path == Path::new("-") {
+            return Ok(Self::Stdout);
+        }
+        // Opened again by this path, wherever the process is then.
+        let path = std::path::absolute(path)?;
+        Ok(Self::File(open(&path)?, path))
+    }
+}
+
+impl AccessLog {
+    /// Begins to write there.
+    ///
+    /// # Errors
+    ///
+    /// When no thread can be started.
+    pub(super) fn start(sink: Sink) -> io::Result<Self> {
         let (orders, taken) = sync_channel(LINES_MAX);
         let writer = std::thread::Builder::new().name("access log".to_owned());
         writer.spawn(move || write(sink, &taken))?;

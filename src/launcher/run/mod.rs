@@ -19,6 +19,7 @@ mod worker;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::ExitCode;
 
@@ -27,7 +28,7 @@ use crate::handler::{Connection, ReplyError, StopHandle};
 pub(super) use args::{Args, describe};
 use plan::App;
 use source::Source;
-pub(super) use worker::{is_worker, obey};
+pub(super) use worker::{is_worker, obey, obey_further};
 
 /// The option by which a handler watches its standard input.
 pub(super) const STOP_ON_EOF: &str = "stop-on-eof";
@@ -51,7 +52,8 @@ pub struct BuiltIn {
 /// A way to name a handler together with what it works on: `files:DIR`.
 #[derive(Debug)]
 pub struct Target {
-    /// What stands before the colon.
+    /// What stands before the colon. Empty: the handler takes whatever is written like a name in Python, `package.module:name` or
+    /// `package.module.name`, and is no other's.
     pub scheme: &'static str,
     /// The whole as the help shows it.
     pub form: &'static str,
@@ -76,6 +78,7 @@ pub struct Values {
     options: Vec<(&'static str, String)>,
     target: String,
     concurrency: Option<u32>,
+    threads: Option<u32>,
 }
 
 impl Values {
@@ -87,6 +90,11 @@ impl Values {
     /// How many requests may be open at once (`--concurrency`), where that was said.
     pub fn concurrency(&self) -> Option<u32> {
         self.concurrency
+    }
+
+    /// How many threads a worker has (`--threads`), where that was said.
+    pub fn threads(&self) -> Option<u32> {
+        self.threads
     }
 
     /// The value of an option, where it was given.
@@ -113,7 +121,22 @@ impl FromIterator<(&'static str, String)> for Values {
 }
 
 /// A handler, ready to serve a connection until that ends.
-pub struct Handler(Box<dyn FnOnce(Connection) -> Serving>, Leaving);
+pub struct Handler(Work);
+
+/// What a handler does.
+enum Work {
+    /// It serves in this process.
+    Serve(Box<dyn FnOnce(Connection) -> Serving>, Leaving),
+    /// Another program does, in the place of this one, which takes the same order: see [`super::worker`].
+    Become(Program),
+}
+
+/// A program with its arguments.
+#[derive(Debug, Clone)]
+pub(super) struct Program {
+    path: PathBuf,
+    arguments: Vec<OsString>,
+}
 
 /// How a handler is asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,7 +158,7 @@ impl Handler {
         R: Future<Output = Result<(), ReplyError>> + 'static,
     {
         let serve = move |connection| Box::pin(serve(connection)) as Serving;
-        Self(Box::new(serve), Leaving::AtOnce)
+        Self(Work::Serve(Box::new(serve), Leaving::AtOnce))
     }
 
     /// The same for one whose answers go on for longer: it is asked to stop by [`Connection::drain`] alone, goes on to receive after
@@ -146,7 +169,20 @@ impl Handler {
         F: FnOnce(Connection) -> R + 'static,
         R: Future<Output = Result<(), ReplyError>> + 'static,
     {
-        Self(Self::new(serve).0, Leaving::Draining)
+        let serve = move |connection| Box::pin(serve(connection)) as Serving;
+        Self(Work::Serve(Box::new(serve), Leaving::Draining))
+    }
+
+    /// A handler that lives in another program, such as an interpreter: each worker becomes that program, which takes its order by
+    /// [`super::worker`] and serves with a handler of the same name. It always has a supervisor.
+    pub fn becoming(
+        program: impl Into<PathBuf>,
+        arguments: impl IntoIterator<Item = OsString>,
+    ) -> Self {
+        Self(Work::Become(Program {
+            path: program.into(),
+            arguments: arguments.into_iter().collect(),
+        }))
     }
 
     /// Asks it to stop: by the handle of the connection that it serves.

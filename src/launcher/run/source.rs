@@ -157,6 +157,7 @@ fn decide(
             let mut values: Values = typed.collect();
             app.clone_into(&mut values.target);
             values.concurrency = concurrency;
+            values.threads = number(given, "threads", 1, COUNT_MAX)?;
             // Its mistakes are told before anything is started.
             (handler.run)(&values).map_err(|why| given.place(why))?;
             App::BuiltIn { handler, values }
@@ -204,11 +205,37 @@ fn decide(
 /// The built-in handler that APP names, alone or with what it works on.
 pub(super) fn named(built_in: &'static [BuiltIn], app: &str) -> Option<&'static BuiltIn> {
     let scheme = app.split_once(':').map(|(scheme, _)| scheme);
-    built_in.iter().find(|handler| {
+    let has = |handler: &BuiltIn, scheme| handler.targets.iter().any(|t| t.scheme == scheme);
+    let mut all = built_in.iter();
+    all.find(|handler| {
         handler.name == app
-            || scheme
-                .is_some_and(|scheme| handler.targets.iter().any(|target| target.scheme == scheme))
+            || scheme.is_some_and(|scheme| !scheme.is_empty() && has(handler, scheme))
     })
+    .or_else(|| {
+        built_in
+            .iter()
+            .find(|handler| is_dotted(app) && has(handler, ""))
+    })
+}
+
+/// Whether it is written as names in Python are, with a dot or a colon in it. What is behind the colon may be a call.
+fn is_dotted(app: &str) -> bool {
+    let (module, attribute) = match app.split_once(':') {
+        Some((module, attribute)) => (module, Some(attribute)),
+        None => (app, None),
+    };
+    let is_name = |name: &str| {
+        let mut letters = name.chars();
+        letters
+            .next()
+            .is_some_and(|first| first == '_' || first.is_alphabetic())
+            && letters.all(|letter| letter == '_' || letter.is_alphanumeric())
+    };
+    module.split('.').all(is_name)
+        && match attribute {
+            Some(attribute) => attribute.split(['.', '(']).next().is_some_and(is_name),
+            None => module.contains('.'),
+        }
 }
 
 /// How all handlers are named.

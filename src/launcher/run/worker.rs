@@ -3,8 +3,8 @@
 //! the user's own becomes that program.
 
 use std::convert::Infallible;
-use std::io::{Read as _, stdin};
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::io::{Read as _, Seek as _, Write as _, stdin};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt as _, parent_id};
 use std::path::Path;
@@ -14,23 +14,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, raise};
 use nix::sys::socket::{MsgFlags, send};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
-use super::access_log::{AccessLog, Tally};
+use super::access_log::{AccessLog, Sink, Tally};
 use super::plan::{App, Plan};
 use super::supervise::order::{Message, ORDER_MAX, Order, Word};
-use super::{BuiltIn, Handler, rights};
+use super::{BuiltIn, Handler, Leaving, Program, Serving, Work, rights};
 use crate::endpoint::Endpoint;
 use crate::handler::{Connection, Counts, Options};
 use crate::launcher::process::{PART, link, no_input};
 use crate::launcher::signals::{STOP, Signals};
+use crate::sys;
 
 /// The part that a worker plays, in [`PART`].
 pub(super) const WORKER: &str = "worker";
+
+/// The order that was passed on: the number of a file.
+const ORDER: &str = "LURCHER_ORDER";
+
+/// The same of an access log that is open, and its path.
+const ACCESS_LOG: &str = "LURCHER_ACCESS_LOG_FD";
+const ACCESS_LOG_PATH: &str = "LURCHER_ACCESS_LOG_PATH";
 
 /// How long a worker goes on whose supervisor has gone: that one was killed, and somebody wants to start anew.
 const ORPHAN_TIME: Duration = Duration::from_secs(2);
@@ -48,16 +57,9 @@ pub(in crate::launcher) fn is_worker() -> bool {
 
 /// Does what the supervisor orders.
 pub(in crate::launcher) fn obey(built_in: &'static [BuiltIn]) -> anyhow::Result<ExitCode> {
-    let socket = || {
-        let socket = UnixStream::from(stdin().as_fd().try_clone_to_owned()?);
-        // Whoever has set the variable by hand has no socket there.
-        socket.peer_addr()?;
-        no_input()?;
-        std::io::Result::Ok(socket)
-    };
-    let socket = socket().with_context(|| format!("play the part {PART}={WORKER}"))?;
-    let (order, _) = link::receive(&socket, ORDER_MAX).context("take the order")?;
-    let order = Order::decode(&order, built_in).map_err(|why| anyhow!("read the order: {why}"))?;
+    let socket = supervisor()?;
+    let (bytes, _) = link::receive(&socket, ORDER_MAX).context("take the order")?;
+    let order = Order::decode(&bytes, built_in).map_err(|why| anyhow!("read the order: {why}"))?;
     let plan = &order.plan;
     // Opened with the rights of the supervisor, and where that one is.
     let log = match (&plan.app, &plan.access_log) {
@@ -67,9 +69,93 @@ pub(in crate::launcher) fn obey(built_in: &'static [BuiltIn]) -> anyhow::Result<
     rights::settle(plan.chdir.as_deref(), plan.umask)?;
     order.rights.take().context("give up root's rights")?;
     match &plan.app {
-        App::BuiltIn { .. } => serve_here(plan, log, Some(socket)),
+        App::BuiltIn { handler, values } => {
+            match (handler.run)(values).map_err(anyhow::Error::msg)?.0 {
+                Work::Become(program) => become_handler(&program, &bytes, log, socket),
+                Work::Serve(serve, leaving) => {
+                    let threads = plan.threads;
+                    serve_here(plan, (serve, leaving), threads, log, Some(socket))
+                }
+            }
+        }
         App::Exec { .. } => become_program(&order),
     }
+}
+
+/// The socket to the supervisor, from its place.
+fn supervisor() -> anyhow::Result<UnixStream> {
+    let socket = || {
+        let socket = UnixStream::from(stdin().as_fd().try_clone_to_owned()?);
+        // Whoever has set the variable by hand has no socket there.
+        socket.peer_addr()?;
+        no_input()?;
+        std::io::Result::Ok(socket)
+    };
+    socket().with_context(|| format!("play the part {PART}={WORKER}"))
+}
+
+/// Becomes a program that has the handler in it and takes the order from a file that it finds open, and the log, if there is
+/// one, from another.
+fn become_handler(
+    program: &Program,
+    order: &[u8],
+    log: Option<Sink>,
+    socket: UnixStream,
+) -> anyhow::Result<ExitCode> {
+    let file = || {
+        let file = memfd_create("order", MFdFlags::empty())?;
+        let mut file = std::fs::File::from(file);
+        file.write_all(order)?;
+        file.rewind()?;
+        std::io::Result::Ok(file)
+    };
+    let file = file().context("pass the order on")?;
+    let mut command = Command::new(&program.path);
+    command
+        .args(&program.arguments)
+        .env(ORDER, file.as_raw_fd().to_string())
+        .stdin(OwnedFd::from(socket));
+    if let Some(Sink::File(log, path)) = &log {
+        sys::inherit(log.as_fd()).context("pass the access log on")?;
+        command.env(ACCESS_LOG, log.as_raw_fd().to_string());
+        command.env(ACCESS_LOG_PATH, path);
+    }
+    // It comes back only where it fails.
+    let error = command.exec();
+    Err(anyhow::Error::new(error).context(format!("start {}", program.path.display())))
+}
+
+/// Does what the supervisor has ordered the program that this one was before: its rights and its place are taken already.
+pub(in crate::launcher) fn obey_further(built_in: &'static [BuiltIn]) -> anyhow::Result<ExitCode> {
+    let socket = supervisor()?;
+    let mut bytes = Vec::new();
+    let mut file = inherited(ORDER)?.context("no order was passed on")?;
+    file.read_to_end(&mut bytes).context("take the order")?;
+    let order = Order::decode(&bytes, built_in).map_err(|why| anyhow!("read the order: {why}"))?;
+    let plan = &order.plan;
+    let App::BuiltIn { handler, values } = &plan.app else {
+        bail!("read the order: it is for a program of the user's own");
+    };
+    let log = match (inherited(ACCESS_LOG)?, std::env::var_os(ACCESS_LOG_PATH)) {
+        (Some(file), Some(path)) => Some(Sink::File(file, path.into())),
+        _ => plan.access_log.is_some().then_some(Sink::Stdout),
+    };
+    let Work::Serve(serve, leaving) = (handler.run)(values).map_err(anyhow::Error::msg)?.0 else {
+        bail!("{} does not serve here", handler.name);
+    };
+    // What serves there has threads of its own.
+    serve_here(plan, (serve, leaving), 1, log, Some(socket))
+}
+
+/// A file that was open when this program began, by the variable with its number.
+fn inherited(variable: &str) -> anyhow::Result<Option<std::fs::File>> {
+    let Some(number) = std::env::var_os(variable) else {
+        return Ok(None);
+    };
+    let opened = number.to_str().and_then(|number| number.parse().ok());
+    let opened = opened.and_then(|number: i32| sys::inherited(number).ok());
+    let file = opened.with_context(|| format!("read {variable}"))?;
+    Ok(Some(file.into()))
 }
 
 /// Becomes the user's program. Its socket to the supervisor closes when that has happened.
@@ -105,26 +191,35 @@ fn become_program(order: &Order) -> anyhow::Result<ExitCode> {
 
 /// Serves in the process that was typed.
 pub(super) fn main(plan: &Plan) -> anyhow::Result<ExitCode> {
-    let log = plan.access_log.as_deref().map(open_log).transpose()?;
-    serve_here(plan, log, None)
-}
-
-fn open_log(path: &Path) -> anyhow::Result<AccessLog> {
-    AccessLog::open(path).with_context(|| format!("open the access log {}", path.display()))
-}
-
-fn serve_here(
-    plan: &Plan,
-    log: Option<AccessLog>,
-    supervisor: Option<UnixStream>,
-) -> anyhow::Result<ExitCode> {
     let App::BuiltIn { handler, values } = &plan.app else {
         bail!(
             "running {}: a program of its own needs a supervisor",
             plan.name
         );
     };
-    let serving = (handler.run)(values).map_err(anyhow::Error::msg)?;
+    let Work::Serve(serve, leaving) = (handler.run)(values).map_err(anyhow::Error::msg)?.0 else {
+        bail!("running {}: it needs a supervisor", plan.name);
+    };
+    let log = plan.access_log.as_deref().map(open_log).transpose()?;
+    serve_here(plan, (serve, leaving), plan.threads, log, None)
+}
+
+fn open_log(path: &Path) -> anyhow::Result<Sink> {
+    Sink::open(path).with_context(|| format!("open the access log {}", path.display()))
+}
+
+/// What serves, and how it is asked to stop.
+type Served = (Box<dyn FnOnce(Connection) -> Serving>, Leaving);
+
+fn serve_here(
+    plan: &Plan,
+    serving: Served,
+    threads: u32,
+    log: Option<Sink>,
+    supervisor: Option<UnixStream>,
+) -> anyhow::Result<ExitCode> {
+    let log = log.map(AccessLog::start).transpose();
+    let log = log.context("write the access log")?;
     let (send, recv): (Vec<_>, Vec<_>) = plan.servers.iter().cloned().unzip();
     let mut options = Options::new(send);
     options.recv_specs = recv;
@@ -138,13 +233,13 @@ fn serve_here(
     if tally.log.is_some() || supervisor.is_some() {
         options.observer = Some(Arc::<Tally>::clone(&tally));
     }
-    let mut runtime = if plan.threads > 1 {
+    let mut runtime = if threads > 1 {
         tokio::runtime::Builder::new_multi_thread()
     } else {
         tokio::runtime::Builder::new_current_thread()
     };
     let runtime = runtime
-        .worker_threads(plan.threads.max(1) as usize)
+        .worker_threads(threads.max(1) as usize)
         .enable_all()
         .build()
         .context("starting the runtime")?;
@@ -161,7 +256,7 @@ fn serve_here(
 async fn serve(
     plan: &Plan,
     options: Options,
-    handler: Handler,
+    (handler, leaving): Served,
     tally: &Arc<Tally>,
     supervisor: Option<UnixStream>,
 ) -> anyhow::Result<ExitCode> {
@@ -186,8 +281,7 @@ async fn serve(
         list(connection.recv_specs())
     );
     let handle = connection.stop_handle();
-    let leaving = handler.1;
-    let mut serving = handler.0(connection);
+    let mut serving = handler(connection);
     tell(above.as_ref(), Message::Ready);
     let mut reports = pin!(report(above.as_ref(), &tally.counts));
     tokio::select! {

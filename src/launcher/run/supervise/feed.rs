@@ -19,7 +19,7 @@ use nix::unistd::geteuid;
 use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout};
 
-use super::super::access_log::AccessLog;
+use super::super::access_log::{AccessLog, Sink};
 use super::super::plan::{self, App, Plan};
 use super::super::rights::Rights;
 use crate::broker::{self, Feed};
@@ -75,7 +75,7 @@ pub(super) async fn begin(
     let directory = Directory::make().context("make a directory for the workers' sockets")?;
     let log = match &plan.access_log {
         Some(path) => {
-            let log = AccessLog::open(path);
+            let log = Sink::open(path).and_then(AccessLog::start);
             Some(Arc::new(log.with_context(|| {
                 format!("open the access log {}", path.display())
             })?))

@@ -253,6 +253,7 @@ impl Order {
             let mut values: Values = options.collect();
             values.target = text("target").unwrap_or_default();
             values.concurrency = number("concurrency");
+            values.threads = number("threads");
             App::BuiltIn { handler, values }
         } else {
             let words = list("program").into_iter();
