@@ -40,7 +40,7 @@ pub(crate) enum Body {
 
 /// Answers every request with `answer`, at most `open_max` at a time, until the connection is stopped.
 pub(crate) async fn each<F, R>(
-    connection: Connection,
+    mut connection: Connection,
     open_max: usize,
     answer: F,
 ) -> Result<(), ReplyError>
@@ -48,6 +48,7 @@ where
     F: Fn(Request, Body) -> R + 'static,
     R: Future<Output = Result<(), ReplyError>> + 'static,
 {
+    connection.default_slots(open_max);
     let (signal, watch) = drain::channel();
     let exchanges = Exchanges {
         answer: Rc::new(answer),

@@ -1,10 +1,11 @@
 //! Socket specs: `tcp://IDENTITY@host:port#bind` and their kin.
 //!
 //! Pure text: nothing is looked up and nothing is opened here. The forms are libzmq's `tcp://`, `ipc://` and `inproc://`,
-//! with m2wsgi's additions of an identity in front and of `#bind` or `#connect` behind.
+//! with m2wsgi's additions of an identity in front and of `#bind` or `#connect` behind, and with `broker+` before it all where a
+//! broker is meant, to which workers go.
 
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 /// The longest ipc path in bytes: `sun_path` has 108, and the last one is the final zero.
@@ -23,6 +24,9 @@ pub struct Endpoint {
     /// Which side of the connection this is, if the spec says so.
     pub mode: Option<Mode>,
 }
+
+/// Where brokers take workers is marked so.
+const BROKER: &str = "broker+";
 
 /// An address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -53,6 +57,9 @@ pub enum Mode {
     Bind,
     /// Goes to another.
     Connect,
+    /// Goes to a broker that takes workers there (`docs/broker-protocol.md`); one socket is both ways. Written `broker+` before the
+    /// spec.
+    Worker,
 }
 
 /// Why a text is no socket spec.
@@ -114,6 +121,12 @@ pub enum Reason {
     /// Another word than `bind` or `connect` behind `#`.
     #[error("`#{}`: only #bind and #connect are known", .0.escape_debug())]
     UnknownMode(String),
+    /// `broker+` before a spec that ends in `#bind`.
+    #[error("a worker goes to its broker: `broker+` and `#bind` do not go together")]
+    BrokerBinds,
+    /// `broker+inproc://`.
+    #[error("a broker is at broker+tcp://HOST:PORT or broker+ipc://PATH")]
+    BrokerInproc,
 }
 
 impl Endpoint {
@@ -124,6 +137,44 @@ impl Endpoint {
             port,
         }
         .into()
+    }
+
+    /// Whether a broker takes workers there: `broker+` stands before the spec.
+    pub fn is_broker(&self) -> bool {
+        self.mode == Some(Mode::Worker)
+    }
+
+    /// Whether only this machine can reach it: loopback by its name or address, a file, or a name within the process.
+    pub fn is_local(&self) -> bool {
+        let Transport::Tcp { host, .. } = &self.transport else {
+            return true;
+        };
+        let is_loopback = |address: IpAddr| address.is_loopback();
+        host == "localhost" || host == "lo" || host.parse().is_ok_and(is_loopback)
+    }
+
+    /// The same place as one where a broker takes workers.
+    #[must_use]
+    pub fn as_broker(mut self) -> Self {
+        self.mode = Some(Mode::Worker);
+        self
+    }
+
+    /// As it is written in a spec, `broker+` and all.
+    pub fn spec(&self) -> String {
+        let broker = if self.is_broker() { BROKER } else { "" };
+        let address = self.transport.to_string();
+        let (scheme, address) = address.split_once("://").unwrap_or(("tcp", &address));
+        let identity = self.identity.as_ref();
+        let identity = identity
+            .map(|identity| format!("{identity}@"))
+            .unwrap_or_default();
+        let mode = match self.mode {
+            Some(Mode::Bind) => "#bind",
+            Some(Mode::Connect) => "#connect",
+            Some(Mode::Worker) | None => "",
+        };
+        format!("{broker}{scheme}://{identity}{address}{mode}")
     }
 
     /// The same with the port below it: where a handler's receive spec is when only its send spec was given.
@@ -171,6 +222,9 @@ impl FromStr for Endpoint {
 
 fn parse(spec: &str) -> Result<Endpoint, Reason> {
     let (transport, rest) = spec.split_once("://").ok_or(Reason::NoTransport)?;
+    let (is_broker, transport) = transport
+        .strip_prefix(BROKER)
+        .map_or((false, transport), |transport| (true, transport));
     if spec.chars().any(char::is_control) {
         return Err(Reason::Control);
     }
@@ -205,6 +259,12 @@ fn parse(spec: &str) -> Result<Endpoint, Reason> {
             name: address.to_owned(),
         },
         other => return Err(Reason::UnknownTransport(other.to_owned())),
+    };
+    let mode = match transport {
+        _ if !is_broker => mode,
+        Transport::Inproc { .. } => return Err(Reason::BrokerInproc),
+        _ if mode == Some(Mode::Bind) => return Err(Reason::BrokerBinds),
+        _ => Some(Mode::Worker),
     };
     Ok(Endpoint {
         transport,
@@ -272,7 +332,7 @@ fn ipc(path: &str) -> Result<Transport, Reason> {
     }
 }
 
-/// What libzmq understands: without identity and mode, IPv6 in brackets, `*` for any port.
+/// What libzmq understands: without identity, mode and `broker+`, IPv6 in brackets, `*` for any port. See [`Endpoint::spec`].
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.transport.fmt(f)
@@ -388,6 +448,34 @@ mod tests {
     fn inproc_has_a_name() {
         check("inproc://bus", "inproc://bus");
         check_error("inproc://", "no name");
+    }
+
+    #[test]
+    fn a_broker_is_marked_and_goes_both_ways() {
+        for spec in [
+            "broker+tcp://127.0.0.1:9000",
+            "broker+ipc:///run/workers",
+            "broker+tcp://me@[::1]:9000",
+            "tcp://me@*:1#bind",
+            "ipc://me@a/b#connect",
+        ] {
+            let endpoint: Endpoint = spec.parse().unwrap();
+            assert_eq!(endpoint.is_broker(), spec.starts_with("broker+"), "{spec}");
+            assert_eq!(endpoint.spec(), spec);
+        }
+        check("broker+tcp://127.0.0.1:9000", "tcp://127.0.0.1:9000");
+        check_error(
+            "broker+tcp://a:1#bind",
+            "a worker goes to its broker: `broker+` and `#bind` do not go together",
+        );
+        check_error(
+            "broker+inproc://a",
+            "a broker is at broker+tcp://HOST:PORT or broker+ipc://PATH",
+        );
+        check_error(
+            "broker+http://a:1",
+            "unknown transport `http`: tcp, ipc and inproc are known",
+        );
     }
 
     #[test]

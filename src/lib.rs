@@ -3,7 +3,7 @@
 //! The modules in reading order, from the floor up; edges point down only (see ARCHITECTURE.md):
 //!
 //! * floor 0, pure, no I/O: [`tnetstring`], [`endpoint`], [`wire`], [`zmtp`], [`http1`], [`websocket`], [`routing`], [`balancer`],
-//!   [`networks`]
+//!   [`networks`], `sticky`
 //! * floor 1, services: [`drain`], [`metrics`], [`sys`], [`bus`], [`files`], [`config`]
 //! * floor 2: [`pool`], the handlers behind one route
 //! * floor 3, roles that never see each other: [`front`], [`control`], [`broker`], [`handler`]
@@ -40,6 +40,11 @@ pub mod routing;
 pub mod balancer;
 
 pub mod networks;
+
+pub mod numbered;
+
+#[cfg(feature = "config")]
+pub mod sticky;
 
 pub mod drain;
 

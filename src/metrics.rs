@@ -55,12 +55,21 @@ names! {
     NoticesDropped "notices_dropped" "Notices that no handler was there to take.",
     HandlersJoined "handlers_joined" "Handler sockets that completed their handshake.",
     HandlersLost "handlers_lost" "Handler sockets lost.",
+    WorkersEjected "workers_ejected" "Workers that got nothing for a while because they were much slower than others.",
     HandlersStalled "handlers_stalled" "Times a handler's socket stopped draining.",
     PeersRefused "peers_refused" "ZeroMQ peers closed because of what they sent.",
     AccessLinesDropped "access_lines_dropped" "Access log lines dropped because the writer was behind.",
 }
 
 impl Name {
+    /// Whether it is what is there now, and falls too; the others count what has happened.
+    pub fn falls(self) -> bool {
+        matches!(
+            self,
+            Self::ConnectionsOpen | Self::RequestsWaiting | Self::WebSocketsOpen
+        )
+    }
+
     fn value(self) -> &'static AtomicU64 {
         &VALUES[self as usize]
     }

@@ -19,6 +19,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[cfg(feature = "gateway")]
 use tokio::io::{Interest, unix::AsyncFd};
 
+/// What this machine is called; `worker` where that is not known.
+pub fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "worker".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
 /// Bytes that were written to a socket and that the peer's kernel has not acknowledged (`SIOCOUTQ`; on a unix socket: that
 /// the peer has not read).
 pub fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
@@ -398,6 +407,59 @@ pub fn interface_addresses(name: &str) -> io::Result<Vec<IpAddr>> {
     unsafe { libc::freeifaddrs(first) };
     found.sort_by_key(IpAddr::is_ipv6);
     Ok(found)
+}
+
+/// Words in memory that a file shares with whoever maps it later: what is written there outlives the process, however it ends.
+#[derive(Debug)]
+pub struct SharedWords {
+    at: std::ptr::NonNull<std::sync::atomic::AtomicU64>,
+    count: usize,
+}
+
+impl SharedWords {
+    /// Maps so many words at the beginning of a file, which must be that long and stay so: the caller holds a lock on it.
+    ///
+    /// # Errors
+    ///
+    /// When the file is shorter, or cannot be mapped.
+    pub fn map(file: &File, count: usize) -> io::Result<Self> {
+        let size = count
+            .checked_mul(size_of::<u64>())
+            .filter(|size| *size > 0)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        if file.metadata()?.len() < size as u64 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let (access, how) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        // SAFETY: a new mapping, at a place of the system's choice; the descriptor is open.
+        let address =
+            unsafe { libc::mmap(std::ptr::null_mut(), size, access, how, file.as_raw_fd(), 0) };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let at = std::ptr::NonNull::new(address.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { at, count })
+    }
+
+    /// The words.
+    pub fn get(&self) -> &[std::sync::atomic::AtomicU64] {
+        // SAFETY: the mapping is that long, aligned to a page, lives as long as `self`, and any bits are such words.
+        unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.count) }
+    }
+}
+
+impl Drop for SharedWords {
+    fn drop(&mut self) {
+        // SAFETY: it was mapped with that size, and nobody has borrowed it any more.
+        let code = unsafe { libc::munmap(self.at.as_ptr().cast(), self.count * size_of::<u64>()) };
+        debug_assert_eq!(code, 0, "a mapping of our own");
+    }
+}
+
+/// The user in whose name this process opens files.
+pub fn effective_user() -> u32 {
+    // SAFETY: it takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ const UUID: &str = "bench";
 pub(crate) struct Front {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
+    /// Where handlers connect, its `send_spec` and its `recv_spec`.
+    pub(crate) specs: [String; 2],
     server: Child,
     handler: Option<Child>,
     /// The app whose time is counted where there is no handler.
@@ -29,22 +31,27 @@ impl Front {
     /// Starts `mongrel2`, `lurcher` or `nginx` on a configuration of its own, and waits for the first answer, through a handler
     /// where there are any. All serve the same files below `/files/`.
     pub(crate) fn start(name: &str) -> Result<Self, String> {
-        Self::start_with(name, None)
+        Self::start_with(name, None, true)
+    }
+
+    /// The same without a handler: whoever measures starts some.
+    pub(crate) fn alone(name: &str) -> Result<Self, String> {
+        Self::start_with(name, None, false)
     }
 
     /// Starts `nginx` or `lurcher` before an app, to which everything goes.
     pub(crate) fn before(name: &str, app: &App) -> Result<Self, String> {
-        Self::start_with(name, Some(app))
+        Self::start_with(name, Some(app), true)
     }
 
     /// Starts `nginx` or Lurcher as a `proxy` before an app, or Lurcher with an app of `serve`.
     pub(crate) fn hop(name: &str, app: &App) -> Result<Self, String> {
-        let mut front = Self::start_with(name, Some(app))?;
+        let mut front = Self::start_with(name, Some(app), true)?;
         front.app = Some(app.id());
         Ok(front)
     }
 
-    fn start_with(name: &str, app: Option<&App>) -> Result<Self, String> {
+    fn start_with(name: &str, app: Option<&App>, handled: bool) -> Result<Self, String> {
         let directory =
             tempfile::tempdir().map_err(|error| format!("a temporary directory: {error}"))?;
         let [http, send, recv] = free_ports()?;
@@ -79,7 +86,7 @@ impl Front {
             .stderr(log)
             .spawn()
             .map_err(|error| format!("start {name}: {error}"))?;
-        let handler = if name == "nginx" || name == "proxy" {
+        let handler = if name == "nginx" || name == "proxy" || !handled {
             None
         } else {
             let handler = if name == "serve" {
@@ -97,6 +104,7 @@ impl Front {
         let mut front = Self {
             name: name.to_owned(),
             address,
+            specs,
             server,
             handler,
             app: None,
@@ -116,7 +124,16 @@ impl Front {
         self.handler.as_ref().map(Child::id).or(self.app)
     }
 
+    /// Waits for an answer of handlers that somebody else has started.
+    pub(crate) fn serves(&mut self) -> Result<(), String> {
+        self.answers_by(true)
+    }
+
     fn answers(&mut self) -> Result<(), String> {
+        self.answers_by(self.handler.is_some())
+    }
+
+    fn answers_by(&mut self, handler: bool) -> Result<(), String> {
         let end = Instant::now() + Duration::from_secs(15);
         while Instant::now() < end {
             if let Some(status) = self.server.try_wait().map_err(|error| error.to_string())? {
@@ -126,7 +143,7 @@ impl Front {
             }
             let asked = TcpStream::connect(self.address).and_then(|mut stream| {
                 stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-                if self.handler.is_some() {
+                if handler {
                     idle::ask(&mut stream)
                 } else {
                     Ok(())
@@ -151,7 +168,8 @@ impl Drop for Front {
     }
 }
 
-fn free_ports() -> Result<[u16; 3], String> {
+/// Three ports that nobody listens on now.
+pub(crate) fn free_ports() -> Result<[u16; 3], String> {
     let listeners: Result<Vec<TcpListener>, _> =
         (0..3).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
     let listeners = listeners.map_err(|error| format!("find free ports: {error}"))?;

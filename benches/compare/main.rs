@@ -8,13 +8,17 @@
 #![expect(clippy::print_stdout, reason = "a program that prints figures")]
 
 mod bridge;
+mod broker;
+mod broker_report;
 mod files;
 mod fronts;
 mod handler;
 mod idle;
 mod measure;
+mod paced;
 mod report;
 mod services;
+mod worker;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -33,6 +37,7 @@ struct Options {
     file_servers: Vec<String>,
     bridges: Vec<String>,
     services: Vec<String>,
+    brokers: Vec<String>,
     write: bool,
 }
 
@@ -43,26 +48,11 @@ impl Options {
             seconds: 4,
             connections: vec![1, 64, 256, 1000],
             idle: vec![1000, 10_000],
-            fronts: std::env::var("BENCH_FRONTS")
-                .unwrap_or_else(|_| "mongrel2,lurcher".to_owned())
-                .split(',')
-                .map(|name| name.trim().to_owned())
-                .collect(),
-            file_servers: std::env::var("BENCH_FILES")
-                .unwrap_or_else(|_| "nginx,mongrel2,lurcher".to_owned())
-                .split(',')
-                .map(|name| name.trim().to_owned())
-                .collect(),
-            bridges: std::env::var("BENCH_BRIDGES")
-                .unwrap_or_else(|_| "nginx,lurcher".to_owned())
-                .split(',')
-                .map(|name| name.trim().to_owned())
-                .collect(),
-            services: std::env::var("BENCH_SERVICES")
-                .unwrap_or_else(|_| "proxy,nginx,serve".to_owned())
-                .split(',')
-                .map(|name| name.trim().to_owned())
-                .collect(),
+            fronts: named("BENCH_FRONTS", "mongrel2,lurcher"),
+            file_servers: named("BENCH_FILES", "nginx,mongrel2,lurcher"),
+            bridges: named("BENCH_BRIDGES", "nginx,lurcher"),
+            services: named("BENCH_SERVICES", "proxy,nginx,serve"),
+            brokers: named("BENCH_BROKERS", "direct,plain,own"),
             write: false,
         };
         while let Some(word) = words.next() {
@@ -76,24 +66,11 @@ impl Options {
                 "--no-files" => options.file_servers.clear(),
                 "--no-bridge" => options.bridges.clear(),
                 "--no-services" => options.services.clear(),
-                "--files-only" => {
-                    options.fronts.clear();
-                    options.idle.clear();
-                    options.bridges.clear();
-                    options.services.clear();
-                }
-                "--bridge-only" => {
-                    options.fronts.clear();
-                    options.idle.clear();
-                    options.file_servers.clear();
-                    options.services.clear();
-                }
-                "--services-only" => {
-                    options.fronts.clear();
-                    options.idle.clear();
-                    options.file_servers.clear();
-                    options.bridges.clear();
-                }
+                "--no-broker" => options.brokers.clear(),
+                "--files-only" => options.only(|all| &mut all.file_servers),
+                "--bridge-only" => options.only(|all| &mut all.bridges),
+                "--services-only" => options.only(|all| &mut all.services),
+                "broker" | "--broker-only" => options.only(|all| &mut all.brokers),
                 "--quick" => {
                     (options.rounds, options.seconds) = (1, 1);
                     options.idle = vec![1000];
@@ -106,6 +83,39 @@ impl Options {
         }
         Ok(options)
     }
+
+    /// Whether nothing but the broker is measured.
+    fn only_broker(&self) -> bool {
+        let others = [
+            &self.fronts,
+            &self.file_servers,
+            &self.bridges,
+            &self.services,
+        ];
+        others.iter().all(|names| names.is_empty()) && !self.brokers.is_empty()
+    }
+
+    /// Leaves one part and nothing else.
+    fn only(&mut self, part: fn(&mut Self) -> &mut Vec<String>) {
+        let kept = std::mem::take(part(self));
+        for all in [
+            &mut self.fronts,
+            &mut self.file_servers,
+            &mut self.bridges,
+            &mut self.services,
+            &mut self.brokers,
+        ] {
+            all.clear();
+        }
+        self.idle.clear();
+        *part(self) = kept;
+    }
+}
+
+/// Who is compared: what the environment says, with commas, or else these.
+fn named(variable: &str, default: &str) -> Vec<String> {
+    let text = std::env::var(variable).unwrap_or_else(|_| default.to_owned());
+    text.split(',').map(|name| name.trim().to_owned()).collect()
 }
 
 fn number(text: &str) -> Result<usize, String> {
@@ -126,6 +136,7 @@ fn main() -> Result<(), String> {
         Some("app") => return bridge::main(),
         Some("serve") => return services::main(words.skip(1)),
         Some("idle") => return idle::main(words.skip(1)),
+        Some("worker") => return worker::main(words.skip(1)),
         _ => {}
     }
     let options = Options::parse(words)?;
@@ -168,13 +179,18 @@ fn main() -> Result<(), String> {
     }
     let files = files::measure(&options)?;
     let bridges = bridge::measure(&options)?;
-    let mut report = report::render(&options, &figures, &memory, &files);
-    report::bridges(&mut report, &options.bridges, &bridges);
     let services = services::measure(&options)?;
-    report::services(&mut report, &options.services, &services);
-    println!("\n{report}");
+    let brokers = broker::measure(&options)?;
+    let mut report = String::new();
+    if !options.only_broker() {
+        report = report::render(&options, &figures, &memory, &files);
+        report::bridges(&mut report, &options.bridges, &bridges);
+        report::services(&mut report, &options.services, &services);
+    }
+    let broker_report = broker_report::render(&options, &brokers);
+    println!("\n{report}\n{broker_report}");
     if options.write {
-        report::write(&report)
+        report::write(&options, &report, &broker_report)
     } else {
         Ok(())
     }

@@ -16,6 +16,7 @@ pub(crate) struct Figures {
     /// Processor seconds per 100,000 requests, all threads.
     pub(crate) front_seconds: f64,
     pub(crate) handler_seconds: f64,
+    pub(crate) requests: f64,
     /// Socket errors and answers that were not 2xx.
     pub(crate) errors: u64,
 }
@@ -98,6 +99,7 @@ fn read(text: &str, before: (f64, f64), after: (f64, f64)) -> Option<Figures> {
         requests_per_second: after_word("Requests/sec:")?.parse().ok()?,
         p50_ms: milliseconds(&after_word("50%")?)?,
         p99_ms: milliseconds(&after_word("99%")?)?,
+        requests: total,
         front_seconds: per_100k(after.0 - before.0),
         handler_seconds: per_100k(after.1 - before.1),
         // "Non-2xx or 3xx responses" has digits of its own.
@@ -127,7 +129,7 @@ fn with_children(id: u32) -> Result<f64, String> {
 }
 
 /// User and system time of a process with all its threads, living and dead.
-fn processor_seconds(id: u32) -> Result<f64, String> {
+pub(crate) fn processor_seconds(id: u32) -> Result<f64, String> {
     let path = format!("/proc/{id}/stat");
     let text = fs::read_to_string(&path).map_err(|error| format!("read {path}: {error}"))?;
     // The name of the program may hold spaces; what follows its parenthesis does not.

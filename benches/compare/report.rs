@@ -14,6 +14,9 @@ use crate::services::Services;
 /// Where the figures begin in docs/PERFORMANCE.md; everything below is replaced.
 const MARK: &str = "<!-- figures: written by ./bench --write -->";
 
+/// Where those of the broker begin, at the end.
+const BROKER_MARK: &str = "<!-- figures of the broker: written by ./bench broker --write -->";
+
 /// Appends formatted text; unlike `write!`, a string cannot refuse it.
 macro_rules! put {
     ($text:expr, $($arguments:tt)*) => { $text.push_str(&format!($($arguments)*)) };
@@ -324,7 +327,7 @@ fn targets(
 }
 
 /// Date, processor and kernel: figures without them say nothing.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let said = |program: &str, words: &[&str]| {
         let output = Command::new(program).args(words).output();
         output
@@ -344,11 +347,23 @@ fn machine() -> String {
     )
 }
 
-/// Puts the report into docs/PERFORMANCE.md, below the mark.
-pub(crate) fn write(report: &str) -> Result<(), String> {
+/// Puts the report into docs/PERFORMANCE.md, below the mark, and that of the broker below its own. One that was not asked for stays.
+pub(crate) fn write(options: &Options, report: &str, brokers: &str) -> Result<(), String> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/PERFORMANCE.md");
     let text = fs::read_to_string(path).map_err(|error| format!("read {path}: {error}"))?;
-    let head = text.split(MARK).next().unwrap_or_default();
-    fs::write(path, format!("{head}{MARK}\n\n{report}"))
-        .map_err(|error| format!("write {path}: {error}"))
+    let (rest, old_brokers) = text.split_once(BROKER_MARK).unwrap_or((&text, ""));
+    let (head, old_report) = rest.split_once(MARK).unwrap_or((rest, ""));
+    let report = if options.only_broker() {
+        old_report
+    } else {
+        report
+    };
+    let brokers = if options.brokers.is_empty() {
+        old_brokers
+    } else {
+        brokers
+    };
+    let (report, brokers) = (report.trim(), brokers.trim());
+    let text = format!("{head}{MARK}\n\n{report}\n\n{BROKER_MARK}\n\n{brokers}\n");
+    fs::write(path, text).map_err(|error| format!("write {path}: {error}"))
 }

@@ -54,13 +54,14 @@ pub(super) async fn work(bridge: Arc<Bridge>, mut job: Job) -> Result<(), ReplyE
     let mut link = None;
     let timer = tokio::time::sleep(bridge.timeout.unwrap_or_default());
     tokio::pin!(timer);
+    let interim = Interim::default();
     loop {
         let Job { request, body } = job;
         let exchange = Exchange {
             bridge: &bridge,
             request: &request,
             timer: timer.as_mut(),
-            interim: Interim::default(),
+            interim: &interim,
             progress: None,
         };
         exchange.run(body, &mut link).await?;
@@ -95,7 +96,7 @@ struct Exchange<'a> {
     bridge: &'a Bridge,
     request: &'a Request,
     timer: Pin<&'a mut Sleep>,
-    interim: Interim,
+    interim: &'a Interim,
     /// Of a body that is read while it is sent.
     progress: Option<Arc<Progress>>,
 }
@@ -205,7 +206,7 @@ impl Exchange<'_> {
         let head = head.map_err(|_| Fault::Refused)?;
         let mut message = http::Request::from_parts(head, body);
         if forward::is_current(self.request) {
-            let interim = Arc::clone(&self.interim);
+            let interim = Arc::clone(self.interim);
             hyper::ext::on_informational(&mut message, move |response| {
                 let mut interim = interim.lock().unwrap_or_else(PoisonError::into_inner);
                 // A 100 is the server's to say, and was said.
@@ -230,7 +231,7 @@ impl Exchange<'_> {
     async fn answer<T>(&mut self, future: impl Future<Output = T>) -> Result<T, End> {
         tokio::pin!(future);
         loop {
-            let interim = Arc::clone(&self.interim);
+            let interim = self.interim;
             let mut said = Vec::new();
             let next = std::future::poll_fn(|cx| {
                 let polled = future.as_mut().poll(cx);

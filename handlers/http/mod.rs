@@ -136,6 +136,7 @@ struct Bridge {
 }
 
 async fn serve(mut connection: Connection, settings: Settings) -> Result<(), ReplyError> {
+    connection.default_slots(settings.concurrency as usize);
     let bridge = Arc::new(Bridge {
         context: settings.context,
         timeout: settings.timeout,

@@ -6,19 +6,23 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::answer::answer;
+use super::device::Again;
+use super::ledger::{Known, Slot};
+use super::pools::At;
+use super::reading::{asked, behind_address, protocol, request_line, version};
 use super::recent::Knows;
 use super::server::Server;
 use super::table::{Arrived, Attached, Conn, Exchange, Follows, Link, Signal, Stage, Table};
 use super::{End, Exchange as Told};
 use crate::bus::server::Origin;
-use crate::http1::{Asked, Scanner, Version};
+use crate::http1::{Asked, Scanner};
 use crate::metrics::Name;
-use crate::pool::{Attachment, Failure, Retry, Room, Sent, Speaker};
+use crate::pool::{Address, Ask, Attachment, Failure, Refused, Retry, Room, Sent, Speaker};
 use crate::websocket::encode_close;
-use crate::wire::request::{Kind, Notice, Request};
+use crate::wire::request::{Glance, Kind, Notice, Request};
 use crate::wire::{ConnId, Protocol, reply};
 
 /// Requests that one connection may be ahead of its answers: well above what clients pipeline.
@@ -40,6 +44,9 @@ const SAFE: [&[u8]; 4] = [b"GET", b"HEAD", b"OPTIONS", b"TRACE"];
 impl Server {
     /// A message from the server.
     pub(super) fn received(&self, message: &Bytes) {
+        if self.received_ordinary(message) {
+            return;
+        }
         let request = match Request::decode(message.clone()) {
             Ok(request) => request,
             Err(error) => return self.tell_malformed(&error),
@@ -49,8 +56,8 @@ impl Server {
         };
         let id = request.conn_id;
         let kind = request.kind();
-        if *self.sender.borrow() != request.sender && kind != Kind::Drained {
-            self.learn(&request.sender, &body);
+        if kind != Kind::Drained {
+            self.learn(&request.sender, protocol(&body));
         }
         let table = &mut *self.table.borrow_mut();
         match kind {
@@ -58,8 +65,8 @@ impl Server {
             Kind::Drained => self.drained.set(true),
             Kind::Disconnect => self.client_gone(table, id, body),
             Kind::Credits(_) | Kind::Notice => self.tell(table, id, body),
-            Kind::WebSocketFrame { .. } => self.frame(table, id, body, true),
-            Kind::Message(_) => self.frame(table, id, body, false),
+            Kind::WebSocketFrame { .. } => self.frame(table, id, (&request.path, body), true),
+            Kind::Message(_) => self.frame(table, id, (&request.path, body), false),
             Kind::StreamPart { done, .. } => self.part(table, id, body, done),
             Kind::UploadDone { file } => {
                 let announced = match table.conns.get(&id.0).map(|conn| &conn.stage) {
@@ -69,15 +76,19 @@ impl Server {
                     _ => false,
                 };
                 if announced {
-                    self.stored(table, id, body, retry(&request));
+                    self.stored(table, id, body, self.retry(request.method()));
                 } else if table.recent.get(id) != Some(Knows::Nobody) {
                     // Nobody has been told of it: whoever gets it shall judge.
-                    self.request(table, id, self.arrived(&request, body, Follows::Nothing));
+                    self.request(
+                        table,
+                        id,
+                        self.arrived(&request, (message, body), Follows::Nothing),
+                    );
                 }
             }
             Kind::UploadStart { file } => {
                 let follows = Follows::Stored(Bytes::copy_from_slice(file));
-                self.request(table, id, self.arrived(&request, body, follows));
+                self.request(table, id, self.arrived(&request, (message, body), follows));
             }
             Kind::StreamStart => {
                 let follows = if request.headers.contains("UPLOAD_STREAM_DONE") {
@@ -85,40 +96,167 @@ impl Server {
                 } else {
                     Follows::Parts
                 };
-                self.request(table, id, self.arrived(&request, body, follows));
+                self.request(table, id, self.arrived(&request, (message, body), follows));
             }
             Kind::WebSocketHandshake => {
-                self.request(table, id, self.arrived(&request, body, Follows::Frames));
+                self.request(
+                    table,
+                    id,
+                    self.arrived(&request, (message, body), Follows::Frames),
+                );
             }
             Kind::Http | Kind::UploadForged => {
-                self.request(table, id, self.arrived(&request, body, Follows::Nothing));
+                self.request(
+                    table,
+                    id,
+                    self.arrived(&request, (message, body), Follows::Nothing),
+                );
             }
         }
     }
 
+    /// Most messages are ordinary requests, of which little needs to be known; false for others, and where more is asked for.
+    fn received_ordinary(&self, message: &Bytes) -> bool {
+        if self.shared.settings.observer.is_some() || self.shared.rules.borrow().is_sticky() {
+            return false;
+        }
+        let Some(glance) = Glance::of(message).filter(|seen| *self.sender.borrow() == seen.sender)
+        else {
+            return false;
+        };
+        let arrived = Arrived {
+            pool: self.pools.of(glance.path),
+            key: None,
+            message: message.slice(glance.behind_address()..),
+            retry: self.retry(Some(glance.method)),
+            asked: asked(Some(glance.method)),
+            version: version(Some(glance.version)),
+            keep_alive: !glance.should_close(),
+            follows: Follows::Nothing,
+            came: Instant::now(),
+            told: None,
+        };
+        self.request(&mut self.table.borrow_mut(), glance.conn_id, arrived);
+        true
+    }
+
     /// The sender and the protocol of the server's messages, for what is sent to workers.
-    fn learn(&self, sender: &Bytes, body: &[u8]) {
+    fn learn(&self, sender: &Bytes, protocol: Protocol) {
+        let is_new_name = *self.sender.borrow() != *sender;
+        let is_new_protocol = self.protocol.replace(protocol) != protocol;
+        if !is_new_name && !is_new_protocol {
+            return;
+        }
         let sender = Bytes::copy_from_slice(sender);
-        self.sender.replace(sender.clone());
+        if is_new_name {
+            self.sender.replace(sender.clone());
+        }
+        if self.shared.rules.borrow().is_shared {
+            if is_new_name {
+                self.call_itself(&sender, None);
+            } else {
+                self.note_names();
+            }
+            return;
+        }
         let mut settings = self.pool().settings().clone();
         settings.sender = sender;
-        settings.protocol = protocol(body);
+        settings.protocol = protocol;
         self.pool().reconfigure(settings);
     }
 
-    fn arrived(&self, request: &Request, message: Bytes, follows: Follows) -> Arrived {
+    /// Has a name towards workers from now on.
+    pub(super) fn call_itself(&self, ident: &Bytes, wished: Option<&Bytes>) {
+        let name = self.pools.name(self.number, ident, wished);
+        self.signals.sender.replace(Some(name));
+        self.note_names();
+    }
+
+    /// Notes who the server is, for a successor of this process.
+    fn note_names(&self) {
+        if let (Some(ledger), Some(name)) = (&self.shared.ledger, &*self.signals.sender.borrow()) {
+            ledger.set_server(
+                self.number,
+                &Known {
+                    spec: self.spec(),
+                    ident: self.sender.borrow().clone(),
+                    name: name.clone(),
+                    protocol: self.protocol.get(),
+                },
+            );
+        }
+    }
+
+    /// Whom a message to a worker is about.
+    pub(super) fn about(&self, id: ConnId) -> Address {
+        Address {
+            sender: self.signals.sender.borrow().clone(),
+            id,
+        }
+    }
+
+    /// What a worker has said, as if to the server alone: with the server's own ident before it.
+    pub(super) fn in_its_own_name(&self, message: Bytes) -> Bytes {
+        let name = self.signals.sender.borrow();
+        let ident = self.sender.borrow();
+        let Some(name) = name.as_ref().filter(|name| **name != *ident) else {
+            return message;
+        };
+        match message.strip_prefix(&name[..]) {
+            Some(rest) if rest.first() == Some(&b' ') => {
+                let mut own = Vec::with_capacity(ident.len() + rest.len());
+                own.extend_from_slice(&ident);
+                own.extend_from_slice(rest);
+                own.into()
+            }
+            _ => message,
+        }
+    }
+
+    /// Tells a worker something of our own.
+    pub(super) fn notify(&self, at: At, id: ConnId, notice: Notice) {
+        let mut body = Vec::with_capacity(64);
+        notice.encode(self.protocol.get(), &mut body);
+        self.forward(Some(at), id, body.into());
+    }
+
+    /// The same for the worker whose reply socket this is.
+    pub(super) fn notify_voice(&self, at: At, id: ConnId, notice: Notice) {
+        let mut body = Vec::with_capacity(64);
+        notice.encode(self.protocol.get(), &mut body);
+        let pool = self.pools.get(at.pool);
+        pool.forward_voice(at.peer, self.about(id), body.into());
+    }
+
+    /// Passes on what the server says of a connection.
+    fn forward(&self, to: Option<At>, id: ConnId, body: Bytes) {
+        let pool = self.pools.get(to.map_or(0, |at| at.pool));
+        pool.forward(to.map(|at| at.peer), self.about(id), body);
+    }
+
+    /// Whether a second worker may be asked.
+    fn retry(&self, method: Option<&[u8]>) -> Retry {
+        let may = match self.shared.rules.borrow().again {
+            Again::No => false,
+            Again::Always => true,
+            Again::Safe => method.is_some_and(|method| SAFE.contains(&method)),
+        };
+        if may { Retry::Safe } else { Retry::Never }
+    }
+
+    fn arrived(
+        &self,
+        request: &Request,
+        (whole, message): (&Bytes, Bytes),
+        follows: Follows,
+    ) -> Arrived {
         Arrived {
+            pool: self.pools.of(&request.path),
+            key: self.shared.rules.borrow().key(request, whole),
             message,
-            retry: retry(request),
-            asked: match request.method() {
-                Some(b"HEAD") => Asked::Head,
-                Some(b"CONNECT") => Asked::Connect,
-                _ => Asked::Other,
-            },
-            version: match request.version() {
-                Some(b"HTTP/1.0") => Version::Http10,
-                _ => Version::Http11,
-            },
+            retry: self.retry(request.method()),
+            asked: asked(request.method()),
+            version: version(request.version()),
             keep_alive: !request.should_close(),
             follows,
             came: Instant::now(),
@@ -150,6 +288,7 @@ impl Server {
         let waits = match table.conns.get(&id.0).map(|conn| &conn.stage) {
             // The end of what is no HTTP cannot be seen, nor can that of what comes behind it.
             Some(Stage::Exchange(exchange)) => !exchange.is_opaque(),
+            Some(Stage::Orphan(orphan)) => !orphan.is_opaque(),
             // It was another connection that was attached under this id.
             Some(Stage::Attached(_)) | None => false,
         };
@@ -164,7 +303,7 @@ impl Server {
         let bytes: usize = conn.held.iter().map(|held| held.message.len()).sum();
         if conn.held.len() >= AHEAD_MAX || bytes.saturating_add(size) > HELD_BYTES_MAX {
             debug!(%id, "a client is too far ahead of its answers: its connection is closed");
-            return self.hang_up(table, id, Failure::QueueFull);
+            return self.hang_up(table, id, Refused::now(Failure::QueueFull));
         }
         conn.held.push_back(arrived);
         table.held_bytes += size;
@@ -186,8 +325,12 @@ impl Server {
                     && matches!(&conn.stage, Stage::Exchange(exchange) if exchange.ticket.peer().is_some())
             };
             let other = table.conns.iter().find(|(_, conn)| is_with_worker(conn));
-            if let Some(other) = other.map(|(id, _)| *id) {
-                table.take(ConnId(other));
+            let other = other.map(|(id, _)| *id);
+            if let Some(Stage::Exchange(other)) = other
+                .and_then(|id| table.take(ConnId(id)))
+                .map(|conn| conn.stage)
+            {
+                self.release(other.slot);
             }
         }
         let serial = table.next_serial();
@@ -198,19 +341,43 @@ impl Server {
             given: std::cell::Cell::new(None),
             former: std::cell::Cell::new(None),
         });
+        let head_request = arrived.asked == Asked::Head;
+        let Some(pool) = arrived.pool else {
+            let none = Refused::now(Failure::NoHandler);
+            return self.refuse(table, id, none, head_request);
+        };
         // Before the rest of it has come nobody has acted on it.
         let retry = match arrived.follows {
             Follows::Nothing => arrived.retry,
             Follows::Stored(_) | Follows::Parts | Follows::Frames => Retry::Safe,
         };
-        let head_request = arrived.asked == Asked::Head;
-        match self
-            .pool()
-            .submit(arrived.message, retry, Rc::clone(&link) as Rc<_>)
+        let ask = Ask {
+            retry,
+            key: arrived.key,
+            deadline: self
+                .shared
+                .rules
+                .borrow()
+                .deadline
+                .map(|time| arrived.came + time),
+        };
+        let pools = Rc::clone(&self.pools);
+        let line = if self.shared.rules.borrow().is_shared {
+            arrived.message.clone()
+        } else {
+            Bytes::new()
+        };
+        // First of all: whoever has it may answer when this process is no more.
+        let ledger = self.shared.ledger.as_ref();
+        let slot = ledger.and_then(|ledger| ledger.enter(self.number, id, head_request));
+        match pools
+            .get(pool)
+            .submit(arrived.message, ask, Rc::clone(&link) as Rc<_>)
         {
             Ok(ticket) => {
                 link.given.set(ticket.peer());
                 let exchange = Exchange {
+                    pool,
                     ticket,
                     link,
                     scanner: Scanner::new(arrived.asked, arrived.version, arrived.keep_alive),
@@ -220,8 +387,11 @@ impl Server {
                     follows: arrived.follows,
                     parts: VecDeque::new(),
                     parts_bytes: 0,
+                    is_stream: false,
                     began: arrived.came,
                     told: arrived.told,
+                    slot,
+                    message: line,
                 };
                 let stage = Stage::Exchange(exchange);
                 table.put(
@@ -233,16 +403,36 @@ impl Server {
                     },
                 );
             }
-            // The pool is closed.
-            Err(why) => {
-                self.close_with(id, answer(why, head_request).1.as_bytes());
-                table.recent.note(id, Knows::Nobody);
+            Err(refused) => {
+                self.release(slot);
+                self.refuse(table, id, refused, head_request);
             }
         }
     }
 
+    /// A request that no pool takes.
+    fn refuse(&self, table: &mut Table, id: ConnId, refused: Refused, head_request: bool) {
+        debug!(%id, "a request is refused: {refused}");
+        let form = self.shared.rules.borrow().form;
+        self.close_with(id, answer(form, refused, head_request).1.as_bytes());
+        table.recent.note(id, Knows::Nobody);
+    }
+
+    /// A request is over for a successor of this process too.
+    pub(super) fn release(&self, slot: Option<Slot>) {
+        if let (Some(ledger), Some(slot)) = (&self.shared.ledger, slot) {
+            ledger.leave(slot);
+        }
+    }
+
     /// A frame of a WebSocket, or a message of a message socket.
-    fn frame(&self, table: &mut Table, id: ConnId, message: Bytes, is_websocket: bool) {
+    fn frame(
+        &self,
+        table: &mut Table,
+        id: ConnId,
+        (path, message): (&[u8], Bytes),
+        is_websocket: bool,
+    ) {
         let size = message.len();
         match table.conns.get_mut(&id.0).map(|conn| &mut conn.stage) {
             Some(Stage::Attached(attached)) => {
@@ -257,7 +447,7 @@ impl Server {
                 table.held_bytes += size;
                 self.check_parts(table, id);
             }
-            Some(Stage::Exchange(_)) => Name::MessagesDropped.increment(),
+            Some(Stage::Exchange(_) | Stage::Orphan(_)) => Name::MessagesDropped.increment(),
             None if table.recent.get(id) == Some(Knows::Nobody) => {
                 Name::MessagesDropped.increment();
             }
@@ -271,9 +461,20 @@ impl Server {
                     given: std::cell::Cell::new(None),
                     former: std::cell::Cell::new(None),
                 });
-                let attachment = self.pool().attach(link as Rc<dyn Speaker>);
+                let Some(pool) = self.pools.of(path) else {
+                    Name::MessagesDropped.increment();
+                    return self.close_with(id, b"");
+                };
+                let attachment = self.pools.get(pool).attach(link as Rc<dyn Speaker>);
                 let messages = VecDeque::from([message]);
-                self.attached(table, id, serial, attachment, messages, is_websocket);
+                self.attached(
+                    table,
+                    id,
+                    serial,
+                    (pool, attachment),
+                    messages,
+                    is_websocket,
+                );
             }
         }
     }
@@ -284,7 +485,7 @@ impl Server {
         table: &mut Table,
         id: ConnId,
         serial: u64,
-        attachment: Attachment,
+        (pool, attachment): (u16, Attachment),
         messages: VecDeque<Bytes>,
         is_websocket: bool,
     ) {
@@ -300,6 +501,7 @@ impl Server {
             Conn {
                 serial,
                 stage: Stage::Attached(Attached {
+                    pool,
                     attachment,
                     is_websocket,
                     held_since: None,
@@ -329,7 +531,7 @@ impl Server {
             self.age(id, *serial);
         }
         if attached.held_bytes > HELD_BYTES_MAX {
-            self.hang_up(table, id, Failure::QueueFull);
+            self.hang_up(table, id, Refused::now(Failure::QueueFull));
         }
     }
 
@@ -343,7 +545,8 @@ impl Server {
         exchange.follows = Follows::Nothing;
         if exchange.answered {
             // It is the handler's all the same.
-            self.pool().forward(exchange.ticket.peer(), id, message);
+            let (pool, peer) = (exchange.pool, exchange.ticket.peer());
+            self.pools.get(pool).forward(peer, self.about(id), message);
             return self.response_ended(table, id);
         }
         exchange.link.given.set(exchange.ticket.peer());
@@ -359,7 +562,8 @@ impl Server {
                     exchange.follows = Follows::Nothing;
                 }
                 if exchange.answered {
-                    self.pool().forward(exchange.ticket.peer(), id, message);
+                    let (pool, peer) = (exchange.pool, exchange.ticket.peer());
+                    self.pools.get(pool).forward(peer, self.about(id), message);
                     if done {
                         self.response_ended(table, id);
                     }
@@ -412,15 +616,15 @@ impl Server {
             && exchange.parts_bytes > HELD_BYTES_MAX
         {
             debug!(%id, "too much of a connection waits for its worker: it is closed");
-            self.hang_up(table, id, Failure::QueueFull);
+            self.hang_up(table, id, Refused::now(Failure::QueueFull));
         }
     }
 
     /// News of a connection, for whoever knows it.
     fn tell(&self, table: &mut Table, id: ConnId, message: Bytes) {
-        let peer = table.conns.get(&id.0).and_then(Conn::peer);
-        match (peer, table.recent.get(id)) {
-            (Some(peer), _) => self.pool().forward(Some(peer), id, message),
+        let at = table.conns.get(&id.0).and_then(Conn::at);
+        match (at, table.recent.get(id)) {
+            (Some(at), _) => self.forward(Some(at), id, message),
             (None, Some(Knows::Nobody)) => {}
             (None, knows) => self.tell_by(knows, id, message),
         }
@@ -428,22 +632,25 @@ impl Server {
 
     fn tell_by(&self, knows: Option<Knows>, id: ConnId, message: Bytes) {
         match knows {
-            Some(Knows::Voice(voice)) => self.pool().forward_voice(voice, id, message),
-            Some(Knows::Peer(peer)) => self.pool().forward(Some(peer), id, message),
+            Some(Knows::Voice(at)) => {
+                let pool = self.pools.get(at.pool);
+                pool.forward_voice(at.peer, self.about(id), message);
+            }
+            Some(Knows::Peer(at)) => self.forward(Some(at), id, message),
             Some(Knows::Nobody) => {}
-            None => self.pool().forward(None, id, message),
+            None => self.forward(None, id, message),
         }
     }
 
     /// The client has left, or was never there.
     fn client_gone(&self, table: &mut Table, id: ConnId, message: Bytes) {
-        let peer = table.conns.get(&id.0).map(Conn::peer);
-        if peer.is_some() {
+        let at = table.conns.get(&id.0).map(Conn::at);
+        if at.is_some() {
             drop(self.end(table, id, End::ClientGone));
         }
         let knows = table.recent.remove(id);
-        match peer {
-            Some(Some(peer)) => self.pool().forward(Some(peer), id, message),
+        match at {
+            Some(Some(at)) => self.forward(Some(at), id, message),
             // No worker has heard of its request, but one may know it from before.
             Some(None) if knows.is_none() => {}
             _ => self.tell_by(knows, id, message),
@@ -463,15 +670,22 @@ impl Server {
         let Some(conn) = table.take(id) else {
             return VecDeque::new();
         };
-        let peer = conn.peer();
-        if let Some(peer) = peer {
-            table.recent.note(id, Knows::Peer(peer));
+        let at = conn.at();
+        if let Some(at) = at {
+            table.recent.note(id, Knows::Peer(at));
+        }
+        if let Stage::Orphan(orphan) = &conn.stage {
+            self.release(Some(orphan.slot));
         }
         if let Stage::Exchange(exchange) = conn.stage {
-            let pid = match peer.and_then(|peer| self.pool().origin(peer)) {
+            self.release(exchange.slot);
+            let pid = match at.and_then(|at| self.pools.get(at.pool).origin(at.peer)) {
                 Some(Origin::Process(pid)) => Some(pid),
                 _ => None,
             };
+            if how == End::Answered {
+                exchange.ticket.answered();
+            }
             if let (End::Answered, Some(pid)) = (how, pid) {
                 self.shared.served.add(pid);
             }
@@ -491,14 +705,19 @@ impl Server {
     }
 
     /// Ends a connection in the name of its worker: with an answer that says why, unless one has begun.
-    pub(super) fn hang_up(&self, table: &mut Table, id: ConnId, why: Failure) {
+    pub(super) fn hang_up(&self, table: &mut Table, id: ConnId, refused: Refused) {
         let Some(conn) = table.conns.get(&id.0) else {
             return;
         };
-        let peer = conn.peer();
+        let at = conn.at();
+        let form = self.shared.rules.borrow().form;
         let (status, last) = match &conn.stage {
             Stage::Exchange(exchange) if !exchange.started => {
-                let (status, text) = answer(why, exchange.head_request);
+                let (status, text) = answer(form, refused, exchange.head_request);
+                (Some(status), text.into_bytes())
+            }
+            Stage::Orphan(orphan) if !orphan.started => {
+                let (status, text) = answer(form, refused, orphan.head_request);
                 (Some(status), text.into_bytes())
             }
             Stage::Attached(attached) if attached.is_websocket => {
@@ -508,7 +727,7 @@ impl Server {
             }
             _ => (None, Vec::new()),
         };
-        warn!(%id, "a request or connection is given up: {why}");
+        self.tell_given_up(conn, id, refused);
         if let Some(Conn {
             stage: Stage::Exchange(exchange),
             ..
@@ -517,13 +736,28 @@ impl Server {
         {
             told.status = status;
         }
-        drop(self.end(table, id, End::Failed(why)));
+        drop(self.end(table, id, End::Failed(refused.why)));
         table.recent.note(id, Knows::Nobody);
-        if let Some(peer) = peer {
+        if let Some(at) = at {
             // The server does not tell of what is closed on a handler's wish.
-            self.pool().notify(Some(peer), id, Notice::Disconnect);
+            self.notify(at, id, Notice::Disconnect);
         }
         self.close_with(id, &last);
+    }
+
+    fn tell_given_up(&self, conn: &Conn, id: ConnId, refused: Refused) {
+        if let Stage::Exchange(Exchange { message, .. }) = &conn.stage
+            && refused.why == Failure::Quarantined
+        {
+            error!(%id, request = request_line(message), "answered with 500: {refused}");
+        } else {
+            let times = self.given_up.get() + 1;
+            self.given_up.set(times);
+            // A burst that is shed must not fill the log: it gets the 1st, 2nd, 4th, 8th, ….
+            if !self.shared.rules.borrow().is_shared || times.is_power_of_two() {
+                warn!(%id, times, "a request or connection is given up: {refused}");
+            }
+        }
     }
 
     /// Says something in a worker's place, if there is anything to say, and closes.
@@ -551,8 +785,8 @@ impl Server {
                 continue;
             };
             match signal {
-                Signal::Failed(why) => self.hang_up(table, id, why),
-                Signal::Abandoned => self.hang_up(table, id, Failure::WaitOver),
+                Signal::Failed(refused) => self.hang_up(table, id, refused),
+                Signal::Abandoned => self.hang_up(table, id, Refused::now(Failure::WaitOver)),
                 Signal::Resumed => self.pass_parts(table, id),
                 Signal::GoOn => {
                     if let Stage::Attached(attached) = &mut conn.stage {
@@ -562,33 +796,5 @@ impl Server {
                 }
             }
         }
-    }
-}
-
-/// What is behind `SENDER SP CONNID SP`.
-fn behind_address(message: &Bytes) -> Option<Bytes> {
-    let mut spaces = memchr::memchr_iter(b' ', message);
-    let second = spaces.nth(1)?;
-    Some(message.slice(second + 1..))
-}
-
-/// The protocol, by what stands behind the length of the headers.
-fn protocol(body: &[u8]) -> Protocol {
-    let headers = body.splitn(2, |byte| *byte == b' ').nth(1);
-    let first = headers.and_then(|headers| {
-        let colon = memchr::memchr(b':', headers)?;
-        headers.get(colon + 1).copied()
-    });
-    match first {
-        Some(b'{') | None => Protocol::Json,
-        Some(_) => Protocol::Tnetstring,
-    }
-}
-
-/// Whether a second worker may be asked.
-fn retry(request: &Request) -> Retry {
-    match request.method() {
-        Some(method) if SAFE.contains(&method) => Retry::Safe,
-        _ => Retry::Never,
     }
 }

@@ -52,6 +52,12 @@ pub(super) fn token() -> String {
     format!("{:016x}{:016x}", random(), random())
 }
 
+/// What may stand before a message to a server itself: what it has subscribed to.
+pub(super) fn sender_for(publisher: &Publisher) -> Vec<u8> {
+    let topic = publisher.topic().filter(|topic| !topic.is_empty());
+    topic.unwrap_or_else(|| ANY_SENDER.to_vec())
+}
+
 impl Leaving {
     pub(super) fn new(token: String, until: Instant, receiver: &mut Receiver) -> Self {
         let now = Instant::now();
@@ -120,10 +126,8 @@ impl Leaving {
         if subscription.is_none() || subscription == self.asked_on {
             return;
         }
-        let topic = publisher.topic().filter(|topic| !topic.is_empty());
         let mut message = Vec::new();
-        let sender = topic.as_deref().unwrap_or(ANY_SENDER);
-        reply::encode_drain(sender, &self.token, &mut message);
+        reply::encode_drain(&sender_for(publisher), &self.token, &mut message);
         match publisher.send_now(&message) {
             Ok(true) => self.asked_on = subscription,
             // It is behind with what was sent before.

@@ -18,35 +18,53 @@
 //! that sends requests ahead of their answers one is at work at a time, since nothing in a reply tells whose answer it is.
 
 mod answer;
+mod device;
+mod facts;
 mod inward;
 mod leaving;
+mod ledger;
+mod orphans;
 mod outward;
+mod pools;
 mod processes;
+mod reading;
 mod recent;
 mod server;
 mod table;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::fmt;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::bus::FEED;
 use crate::bus::client::{Context, OpenError};
-use crate::bus::server::{BindError, Origin};
+use crate::bus::server::{BindError, Options as BindOptions, Origin};
 use crate::drain::Watch;
 use crate::endpoint::{Endpoint, Mode, Transport};
-use crate::pool::Failure;
-use crate::wire::ConnId;
+use crate::numbered::Numbered;
+use crate::pool::{self, Addresses, Failure};
+use crate::wire::{ConnId, Protocol};
 
-use server::Server;
+pub use device::{Again, Device, DeviceSettings, PoolSpec, PoolState, Rules};
+pub use pools::{POOLS_MAX, Route};
+
+use self::server::Server;
+use device::Inner;
+use ledger::Ledger;
+use pools::Pools;
 
 /// How often it is looked whether workers have nothing open any more.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// The mode of a feed's sockets for workers: whoever may open one is their owner.
+const SOCKET_MODE: u32 = 0o600;
 
 /// The numbers of a feed.
 #[derive(Clone)]
@@ -171,6 +189,21 @@ pub enum StartError {
     /// A socket for workers could not be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// A device has from one to [`POOLS_MAX`] pools.
+    #[error("{count} pools: there are from 1 to {POOLS_MAX}")]
+    Pools {
+        /// How many were given.
+        count: usize,
+    },
+    /// What an earlier broker may have left cannot be had, or another one runs.
+    #[error("open {}", path.display())]
+    Ledger {
+        /// Where it is.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// How a server of a feed stands.
@@ -216,7 +249,7 @@ pub struct Counts {
 
 /// Requests answered, by process.
 #[derive(Default)]
-struct Served(RefCell<HashMap<u32, u64>>);
+struct Served(RefCell<Numbered<u32, u64>>);
 
 /// Processes that are kept count of; with more of them those that are gone are looked for with each new one.
 const SERVED_MAX: usize = 4096;
@@ -242,6 +275,10 @@ struct Shared {
     served: Served,
     /// Told when a request has ended.
     ended: Notify,
+    rules: RefCell<Inner>,
+    /// What it is called towards servers, where that is said.
+    broker: Option<String>,
+    ledger: Option<Ledger>,
 }
 
 /// The sockets towards some servers, and the workers behind them. See the module.
@@ -249,6 +286,8 @@ struct Shared {
 /// It belongs to one thread, and needs a `LocalRuntime` or `LocalSet` around it.
 pub struct Feed {
     servers: Vec<Rc<Server>>,
+    /// What workers connect to, for each server.
+    specs: Vec<(Endpoint, Endpoint)>,
     shared: Rc<Shared>,
     context: Context,
 }
@@ -287,33 +326,67 @@ impl Feed {
         }
         let mut feed = Self {
             servers: Vec::with_capacity(servers.len()),
+            specs: Vec::with_capacity(servers.len()),
             shared: Rc::new(Shared {
                 settings,
                 served: Served::default(),
                 ended: Notify::new(),
+                rules: RefCell::new(Inner::of_feed()),
+                broker: None,
+                ledger: None,
             }),
             context: Context::new(),
         };
+        let options = BindOptions {
+            speaks: FEED,
+            ipc_mode: Some(SOCKET_MODE),
+            ..BindOptions::default()
+        };
         for (number, (send, recv)) in servers.iter().enumerate() {
             let own = ["send", "recv"].map(|side| ipc(&directory.join(format!("{number}.{side}"))));
-            let server = Server::start(
-                (send, recv),
-                (&own[0], &own[1]),
-                Rc::clone(&feed.shared),
-                &feed.context,
-                watch,
-            );
-            feed.servers.push(server.await?);
+            let addresses = Addresses {
+                plain: Some((&own[0], &own[1])),
+                ..Addresses::default()
+            };
+            let bound = pool::bind(addresses, feed.pool_settings(), &options).await?;
+            let [own_send, own_recv] = own;
+            let specs = bound.endpoints().plain.clone();
+            feed.specs.push(specs.unwrap_or((own_send, own_recv)));
+            let pools = Pools::run(vec![(String::new(), None, bound)], watch);
+            let shared = Rc::clone(&feed.shared);
+            let (server, receiver, token) =
+                Server::connect(number, (send, recv), &pools, shared, &feed.context)?;
+            server.run(receiver, token, watch);
+            feed.servers.push(server);
         }
         Ok(feed)
     }
 
     /// What workers connect to: (`send_spec`, `recv_spec`) for each server.
     pub fn specs(&self) -> Vec<(Endpoint, Endpoint)> {
-        self.servers
-            .iter()
-            .map(|server| server.specs.clone())
-            .collect()
+        self.specs.clone()
+    }
+
+    fn pool_settings(&self) -> pool::Settings {
+        let settings = &self.shared.settings;
+        pool::Settings {
+            // Until the first message has come; it means nothing.
+            sender: Bytes::from_static(b"lurcher"),
+            protocol: Protocol::default(),
+            topic: Vec::new(),
+            rules: pool::Rules {
+                slots: settings.slots,
+                // The bounds are kept here, by not reading the server.
+                queue_max: usize::MAX,
+                queue_bytes_max: usize::MAX,
+                wait_max: settings.wait_max,
+                start_grace: settings.wait_max,
+                // A request that workers die with, one after the other, ends as any other that was lost with one.
+                quarantine_after: 0,
+                ..pool::Rules::for_front()
+            },
+            raw_payload: true,
+        }
     }
 
     /// How the servers stand, in the order in which they were given.
@@ -454,20 +527,24 @@ impl Feed {
     }
 
     async fn until(&self, deadline: Instant, done: impl Fn() -> bool) -> bool {
-        while !done() {
-            let now = Instant::now();
-            if now >= deadline {
-                return false;
-            }
-            // Ends of requests come in crowds, and one look counts for all of them.
-            tokio::time::sleep(LOOK.min(deadline - now)).await;
-            tokio::select! {
-                () = self.shared.ended.notified() => {}
-                () = tokio::time::sleep(LOOK.min(deadline - now)) => {}
-            }
-        }
-        true
+        until(&self.shared, deadline, done).await
     }
+}
+
+async fn until(shared: &Shared, deadline: Instant, done: impl Fn() -> bool) -> bool {
+    while !done() {
+        let now = Instant::now();
+        if now >= deadline {
+            return false;
+        }
+        // Ends of requests come in crowds, and one look counts for all of them.
+        tokio::time::sleep(LOOK.min(deadline - now)).await;
+        tokio::select! {
+            () = shared.ended.notified() => {}
+            () = tokio::time::sleep(LOOK.min(deadline - now)) => {}
+        }
+    }
+    true
 }
 
 impl Drop for Feed {

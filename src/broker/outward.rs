@@ -7,12 +7,12 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::End;
+use super::pools::At;
 use super::server::Server;
 use super::table::{Conn, Exchange, Follows, Stage, Table};
-use crate::bus::server::PeerId;
 use crate::http1::ScanState;
 use crate::metrics::Name;
-use crate::pool::{Pool, Speaker};
+use crate::pool::Speaker;
 use crate::wire::ConnId;
 use crate::wire::reply::{self, Extended, Flow, Reply};
 use crate::wire::request::Notice;
@@ -29,13 +29,13 @@ enum Fate {
 
 impl Server {
     /// A message from a worker.
-    pub(super) fn replied(&self, pool: &Rc<Pool>, from: PeerId, message: Bytes) {
+    pub(super) fn replied(&self, from: At, message: Bytes) {
         let reply = match reply::decode(&message, TARGETS_MAX) {
             Ok(reply) => reply,
             Err(error) => {
                 Name::RepliesMalformed.increment();
                 // Mongrel2 rests for a tenth of a second after each: that must not be all workers' rest.
-                debug!(%error, peer = %from, "malformed message from a handler: ignored");
+                debug!(%error, peer = %from.peer, "malformed message from a handler: ignored");
                 return;
             }
         };
@@ -46,41 +46,44 @@ impl Server {
             let fate = if reply.extended {
                 self.extended(table, id, payload, from)
             } else {
-                self.payload(table, pool, id, payload, from)
+                self.payload(table, id, payload, from)
             };
             if fate == Fate::Drop {
                 Name::RepliesUnknownId.increment();
                 dropped.push(id);
             }
         }
-        if dropped.is_empty() {
-            self.say(message);
-        } else if let Some(rest) = without(&reply, payload, &dropped) {
-            self.say(rest);
+        let message = if dropped.is_empty() {
+            Some(message)
+        } else {
+            without(&reply, payload, &dropped)
+        };
+        if let Some(message) = message {
+            self.say(self.in_its_own_name(message));
         }
     }
 
-    fn payload(
-        &self,
-        table: &mut Table,
-        pool: &Rc<Pool>,
-        id: ConnId,
-        payload: &[u8],
-        from: PeerId,
-    ) -> Fate {
+    fn payload(&self, table: &mut Table, id: ConnId, payload: &[u8], from: At) -> Fate {
         let Some(conn) = table.conns.get_mut(&id.0) else {
             if !payload.is_empty() {
                 table.recent.heard(id, from);
             }
             return Fate::Pass;
         };
-        let Stage::Exchange(exchange) = &mut conn.stage else {
-            if payload.is_empty() {
-                drop(self.end(table, id, End::Answered));
+        let exchange = match &mut conn.stage {
+            Stage::Exchange(exchange) => exchange,
+            Stage::Orphan(_) => {
+                self.orphan_replied(table, id, payload, from);
+                return Fate::Pass;
             }
-            return Fate::Pass;
+            Stage::Attached(_) => {
+                if payload.is_empty() {
+                    drop(self.end(table, id, End::Answered));
+                }
+                return Fate::Pass;
+            }
         };
-        if exchange.is_former(pool, from) {
+        if exchange.is_former(&self.pools, from) {
             return Fate::Drop;
         }
         if payload.is_empty() {
@@ -88,10 +91,16 @@ impl Server {
             return Fate::Pass;
         }
         // What comes before any worker has the request is no answer to it.
-        if exchange.answered || !exchange.ticket.started(from) {
+        if exchange.answered || !exchange.ticket.started(from.peer) {
             return Fate::Pass;
         }
         let first = !std::mem::replace(&mut exchange.started, true);
+        if first && let (Some(ledger), Some(slot)) = (&self.shared.ledger, exchange.slot) {
+            ledger.begin(slot);
+        }
+        if first {
+            exchange.message = Bytes::new();
+        }
         match exchange.scanner.scan(payload).state {
             ScanState::Ended { .. } => self.whole(table, id),
             ScanState::Switched if exchange.follows == Follows::Frames => self.accepted(table, id),
@@ -139,32 +148,36 @@ impl Server {
         };
         let Conn { serial, stage, .. } = conn;
         if let Stage::Exchange(Exchange {
+            pool,
             ticket,
             link,
             parts,
             scanner,
             began,
             told,
+            slot,
             ..
         }) = stage
         {
+            // Whoever answers its frames may do so after this process too.
+            self.release(slot);
             if let (Some(mut told), Some(observer)) = (told, &self.shared.settings.observer) {
                 told.status = scanner.status();
                 told.took = Instant::now().duration_since(began);
                 observer.ended(&told);
             }
             let attachment = ticket.into_attachment(link as Rc<dyn Speaker>);
-            self.attached(table, id, serial, attachment, parts, true);
+            self.attached(table, id, serial, (pool, attachment), parts, true);
         }
     }
 
     /// A command to the server. What it does to the connection counts here too.
-    fn extended(&self, table: &mut Table, id: ConnId, payload: &[u8], from: PeerId) -> Fate {
+    fn extended(&self, table: &mut Table, id: ConnId, payload: &[u8], from: At) -> Fate {
         let Some(conn) = table.conns.get_mut(&id.0) else {
             return Fate::Pass;
         };
         if let Stage::Exchange(exchange) = &conn.stage
-            && exchange.is_former(self.pool(), from)
+            && exchange.is_former(&self.pools, from)
         {
             return Fate::Drop;
         }
@@ -179,7 +192,7 @@ impl Server {
                     credits: 0,
                     flow: Flow { window: 0, sent },
                 };
-                self.pool().notify_voice(from, id, nothing);
+                self.notify_voice(from, id, nothing);
             }
             // What the file has is not seen here: it is taken to be what the head has promised.
             Ok(Extended::Other {

@@ -3,9 +3,8 @@
 //! A server does not tell of every connection that ends, so what is known here cannot be kept until it is not needed. There are
 //! two generations: what is looked up or noted goes to the young one, and when that is full the old one is forgotten.
 
-use std::collections::HashMap;
-
-use crate::bus::server::PeerId;
+use super::pools::At;
+use crate::numbered::Numbered;
 use crate::wire::ConnId;
 
 /// Connections in one generation; two of them take about 4 MB. News of a connection that was idle for longer than so many
@@ -16,9 +15,9 @@ const GENERATION: usize = 65_536;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Knows {
     /// The peer that had its last request.
-    Peer(PeerId),
+    Peer(At),
     /// The reply socket that has sent something to it, unasked.
-    Voice(PeerId),
+    Voice(At),
     /// Nobody: it was closed here, and what the server still says of its last request is for no handler.
     Nobody,
 }
@@ -26,8 +25,8 @@ pub(super) enum Knows {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
-    young: HashMap<u32, Knows>,
-    old: HashMap<u32, Knows>,
+    young: Numbered<u32, Knows>,
+    old: Numbered<u32, Knows>,
 }
 
 impl Recent {
@@ -40,7 +39,7 @@ impl Recent {
     }
 
     /// Notes who has sent something to a connection, unless it is known whose it is.
-    pub(super) fn heard(&mut self, id: ConnId, voice: PeerId) {
+    pub(super) fn heard(&mut self, id: ConnId, voice: At) {
         if self.get(id).is_none() {
             self.note(id, Knows::Voice(voice));
         }
@@ -66,32 +65,35 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bus::server::PeerId;
+
+    fn at(peer: u64) -> At {
+        let peer = PeerId(peer);
+        At { pool: 0, peer }
+    }
 
     #[test]
     fn what_is_known_of_idle_connections_is_bounded_and_the_latest_is_kept() {
         let mut recent = Recent::default();
         let count = u32::try_from(GENERATION).unwrap() * 3;
         for id in 0..count {
-            recent.note(ConnId(id), Knows::Peer(PeerId(u64::from(id))));
+            recent.note(ConnId(id), Knows::Peer(at(id.into())));
         }
         assert!(recent.young.len() + recent.old.len() <= 2 * GENERATION);
         let last = ConnId(count - 1);
-        assert_eq!(recent.get(last), Some(Knows::Peer(PeerId(last.0.into()))));
+        assert_eq!(recent.get(last), Some(Knows::Peer(at(last.0.into()))));
         assert_eq!(recent.get(ConnId(0)), None);
-        assert_eq!(
-            recent.remove(last),
-            Some(Knows::Peer(PeerId(last.0.into())))
-        );
+        assert_eq!(recent.remove(last), Some(Knows::Peer(at(last.0.into()))));
         assert_eq!(recent.get(last), None);
     }
 
     #[test]
     fn a_voice_does_not_take_over_what_a_peer_knows() {
         let mut recent = Recent::default();
-        recent.note(ConnId(1), Knows::Peer(PeerId(7)));
-        recent.heard(ConnId(1), PeerId(8));
-        recent.heard(ConnId(2), PeerId(8));
-        assert_eq!(recent.get(ConnId(1)), Some(Knows::Peer(PeerId(7))));
-        assert_eq!(recent.get(ConnId(2)), Some(Knows::Voice(PeerId(8))));
+        recent.note(ConnId(1), Knows::Peer(at(7)));
+        recent.heard(ConnId(1), at(8));
+        recent.heard(ConnId(2), at(8));
+        assert_eq!(recent.get(ConnId(1)), Some(Knows::Peer(at(7))));
+        assert_eq!(recent.get(ConnId(2)), Some(Knows::Voice(at(8))));
     }
 }

@@ -1,12 +1,12 @@
-//! One server of a feed: its two sockets, the pool of its workers, and the tasks between them.
+//! One server: its two sockets, the pools before which it stands, and the tasks between them.
 //!
 //! Three tasks: one receives from the server, one sends to it, and one looks at what time settles. What a worker says is looked at
 //! on the task of its own socket.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,14 +16,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::leaving::{self, Leaving, Left};
-use super::table::{Signals, Stage, Table};
-use super::{Shared, StartError};
-use crate::bus::FEED;
+use super::ledger::Ledger;
+use super::pools::Pools;
+use super::table::{Conn, Signals, Stage, Table};
+use super::{End, Shared, StartError};
 use crate::bus::client::{self, Context, Publisher, Receiver};
-use crate::bus::server::{self, Origin, PeerId};
+use crate::bus::server::Origin;
 use crate::drain::Watch;
 use crate::endpoint::Endpoint;
-use crate::pool::{self, Failure, Pool, Replies};
+use crate::pool::{Failure, Pool, Refused};
 use crate::wire::{ConnId, Protocol};
 
 /// Messages taken out of the server's socket at once.
@@ -33,28 +34,51 @@ const RECEIVED_AT_ONCE: usize = 256;
 const SENT_AT_ONCE: usize = 256;
 const SENT_BYTES_AT_ONCE: usize = 1 << 20;
 
+/// Messages that are enough to wake libzmq for, and how often the sockets are looked at before that. Each look takes as long as what it
+/// brings; several bring what one core's worth of workers says at a time.
+const GATHERED_MAX: usize = 32;
+const GATHERING_TURNS: usize = 3;
+
 /// A response that has gone on for so long is a stream: as in a front.
 const STREAM_AFTER: Duration = Duration::from_secs(1);
 
 /// How often it is looked what has become a stream or has waited for too long.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
 
-/// The mode of the workers' sockets: whoever may open one is their owner.
-const SOCKET_MODE: u32 = 0o600;
+/// A server of a device that has not taken its replies for so long gets no more until it takes them again: workers answer others too.
+const REPLIES_PATIENCE: Duration = Duration::from_secs(2);
+
+/// So far apart it may be seen that both connections to a server are lost. Where one alone is, the server is still that one.
+const LOST_TOGETHER: Duration = Duration::from_secs(2);
+
+/// What is known of the ends of a server's connections.
+#[derive(Debug, Clone, Copy, Default)]
+struct Losses {
+    /// How often the way here was lost.
+    here: u64,
+    /// The publisher's connection when it was last looked at.
+    back: u64,
+    /// The way here was lost: the number of the last entry then, and when that was.
+    ended: Option<(u64, Instant)>,
+    /// When it was seen that the way back was lost.
+    back_lost: Option<Instant>,
+}
 
 /// One server.
 pub(super) struct Server {
     pub(super) shared: Rc<Shared>,
-    /// What its workers connect to.
-    pub(super) specs: (Endpoint, Endpoint),
-    pub(super) pool: OnceCell<Rc<Pool>>,
+    /// Its place among the servers.
+    pub(super) number: usize,
+    pub(super) pools: Rc<Pools>,
     pub(super) table: RefCell<Table>,
     pub(super) signals: Rc<Signals>,
     /// What stands in its messages.
     pub(super) sender: RefCell<Bytes>,
+    /// How its messages are written.
+    pub(super) protocol: Cell<Protocol>,
     publisher: Publisher,
-    /// Connections of the publisher when it was last looked at.
-    connections: Cell<u64>,
+    /// What is known of the ends of its connections.
+    losses: Cell<Losses>,
     /// Replies that the server has yet to take, and their bytes.
     out: RefCell<VecDeque<Bytes>>,
     out_bytes: Cell<usize>,
@@ -63,6 +87,10 @@ pub(super) struct Server {
     sending: Cell<bool>,
     /// Workers' replies are not read.
     unheard: Cell<bool>,
+    /// Since when it has taken nothing although there was too much for it.
+    full_since: Cell<Option<Instant>>,
+    /// Messages that it was not given because of that.
+    withheld: Cell<u64>,
     /// Responses that have begun and not ended at once, and attachments of which something is held, oldest first.
     pub(super) aging: RefCell<VecDeque<(Instant, ConnId, u64)>>,
     pub(super) ages: Notify,
@@ -74,72 +102,48 @@ pub(super) struct Server {
     /// The server has said that it has pushed its last request.
     pub(super) drained: Cell<bool>,
     malformed: Cell<u64>,
-}
-
-/// How the pool reaches the server that owns it.
-struct Ear(Weak<Server>);
-
-impl Replies for Ear {
-    fn reply(&self, pool: &Rc<Pool>, from: PeerId, message: Bytes) {
-        if let Some(server) = self.0.upgrade() {
-            server.replied(pool, from, message);
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.0.upgrade().is_some_and(|server| server.is_full())
-    }
+    pub(super) given_up: Cell<u64>,
+    /// When to stop trying to tell it what an earlier broker had and this one knows of.
+    pub(super) to_tell: Cell<Option<Instant>>,
 }
 
 impl Server {
-    pub(super) async fn start(
+    /// Connects to a server, the next before these pools. Nothing is received before [`Self::run`].
+    pub(super) fn connect(
+        number: usize,
         (send, recv): (&Endpoint, &Endpoint),
-        (own_send, own_recv): (&Endpoint, &Endpoint),
+        pools: &Rc<Pools>,
         shared: Rc<Shared>,
         context: &Context,
-        watch: &Watch,
-    ) -> Result<Rc<Self>, StartError> {
+    ) -> Result<(Rc<Self>, Receiver, String), StartError> {
         let settings = &shared.settings;
         let mut options = client::Options::default();
         options.identity.clone_from(&settings.ident);
         options.message_bytes_max = settings.message_bytes_max;
         options.linger = settings.linger;
-        let token = leaving::token();
+        let line = shared.ledger.as_ref().map(Ledger::line);
+        let token = line.unwrap_or_else(leaving::token);
         options.token = Some(token.clone());
-        let pool_settings = pool::Settings {
-            // Until the first message has come; it means nothing.
-            sender: Bytes::from_static(b"lurcher"),
-            protocol: Protocol::default(),
-            topic: Vec::new(),
-            slots: settings.slots,
-            // The bounds are kept here, by not reading the server.
-            waiting_max: usize::MAX,
-            waiting_bytes_max: usize::MAX,
-            wait_max: settings.wait_max,
-            raw_payload: true,
-        };
-        let own = server::Options {
-            speaks: FEED,
-            ipc_mode: Some(SOCKET_MODE),
-            ..server::Options::default()
-        };
-        let bound = pool::bind(own_send, own_recv, pool_settings, &own).await?;
+        options.broker.clone_from(&shared.broker);
         let publisher = Publisher::connect(context, recv, &options, settings.subscription_timeout)?;
         let receiver = Receiver::connect(context, send, &options)?;
         let this = Rc::new(Self {
-            specs: (bound.send_endpoint().clone(), bound.recv_endpoint().clone()),
+            number,
+            pools: Rc::clone(pools),
             shared,
-            pool: OnceCell::new(),
             table: RefCell::default(),
             signals: Rc::default(),
             sender: RefCell::default(),
+            protocol: Cell::default(),
             publisher,
-            connections: Cell::new(0),
+            losses: Cell::default(),
             out: RefCell::default(),
             out_bytes: Cell::new(0),
             out_there: Notify::new(),
             sending: Cell::new(false),
             unheard: Cell::new(false),
+            full_since: Cell::new(None),
+            withheld: Cell::new(0),
             aging: RefCell::default(),
             ages: Notify::new(),
             stop: CancellationToken::new(),
@@ -147,23 +151,44 @@ impl Server {
             over: CancellationToken::new(),
             drained: Cell::new(false),
             malformed: Cell::new(0),
+            given_up: Cell::new(0),
+            to_tell: Cell::new(None),
         });
-        let pool = bound.run(Rc::new(Ear(Rc::downgrade(&this))), watch);
-        // It was made just now, and is set nowhere else.
-        drop(this.pool.set(pool));
-        watch.spawn_local(Rc::clone(&this).receive(receiver, token));
-        watch.spawn_local(Rc::clone(&this).send());
-        watch.spawn_local(Rc::clone(&this).keep_house());
-        Ok(this)
+        pools.put_before(&this);
+        Ok((this, receiver, token))
     }
 
+    /// Begins to take requests.
+    pub(super) fn run(self: &Rc<Self>, receiver: Receiver, token: String, watch: &Watch) {
+        watch.spawn_local(Rc::clone(self).receive(receiver, token));
+        watch.spawn_local(Rc::clone(self).send());
+        watch.spawn_local(Rc::clone(self).keep_house());
+    }
+
+    /// The one pool of a feed's server.
     pub(super) fn pool(&self) -> &Rc<Pool> {
-        self.pool.get().expect("set before anything runs")
+        self.pools.get(0)
+    }
+
+    /// Where its replies go, by which it is known from one start to the next.
+    pub(super) fn spec(&self) -> String {
+        self.publisher.endpoint().to_string()
     }
 
     /// Whether it is there and has not said that it is a Lurcher.
     pub(super) fn gives_no_credits(&self) -> bool {
         self.publisher.subscription().is_some() && !self.publisher.is_lurcher()
+    }
+
+    /// Whether it is there and has said that it is a Lurcher; none while it is not there.
+    pub(super) fn is_lurcher(&self) -> Option<bool> {
+        self.publisher.subscription()?;
+        Some(self.publisher.is_lurcher())
+    }
+
+    /// What may stand before a message to the server itself.
+    pub(super) fn any_sender(&self) -> Vec<u8> {
+        leaving::sender_for(&self.publisher)
     }
 
     /// How its server stands.
@@ -190,9 +215,21 @@ impl Server {
         all
     }
 
+    /// Requests of before that somebody may have.
+    pub(super) fn orphans(&self) -> usize {
+        self.table.borrow().orphans.len()
+    }
+
     /// Requests that wait for the end of another of their connection.
     pub(super) fn held(&self) -> usize {
         self.table.borrow().held
+    }
+
+    /// Responses that have become streams, and will end: it was said how long they are.
+    pub(super) fn long_answers(&self) -> usize {
+        let will_end = |conn: &Conn| matches!(&conn.stage, Stage::Exchange(exchange) if exchange.is_stream && exchange.scanner.has_length());
+        let table = self.table.borrow();
+        table.conns.values().filter(|conn| will_end(conn)).count()
     }
 
     /// Begins to stop receiving.
@@ -204,7 +241,8 @@ impl Server {
     pub(super) fn close(&self) {
         self.stop.cancel();
         self.over.cancel();
-        self.pool().close();
+        self.pools.each().for_each(|pool| pool.close());
+        self.pools.let_go();
     }
 
     /// Completes when no new request is received any more.
@@ -264,7 +302,7 @@ impl Server {
                 () = until.cancelled() => break,
                 taken = next(receiver, batch) => taken,
             };
-            if !self.look(&taken) {
+            if !self.look(&taken, receiver) {
                 break;
             }
             self.take_in(batch);
@@ -298,7 +336,7 @@ impl Server {
                 () = self.signals.told.notified() => {}
                 () = tokio::time::sleep(leaving::LULL) => {}
                 taken = next(receiver, batch) => {
-                    if !self.look(&taken) {
+                    if !self.look(&taken, receiver) {
                         break false;
                     }
                 }
@@ -314,16 +352,13 @@ impl Server {
     }
 
     /// Looks at the way back when something was received; false when the way here is broken.
-    fn look(&self, taken: &std::io::Result<usize>) -> bool {
+    fn look(&self, taken: &std::io::Result<usize>, receiver: &mut Receiver) -> bool {
         let patience = self.shared.settings.subscription_timeout;
         let replies = self.publisher.endpoint();
         if let Err(error) = self.publisher.expect(patience) {
             error!(%error, %replies, "socket for replies is broken");
         }
-        let connections = self.publisher.connections();
-        if self.connections.replace(connections) != connections && connections > 1 {
-            self.forget_all();
-        }
+        self.look_for_losses(receiver);
         if let Err(error) = taken {
             // libzmq has no such errors for a socket that is used as it should be.
             error!(%error, %replies, "socket for requests is broken, closing it");
@@ -343,25 +378,62 @@ impl Server {
 
     fn has_room(&self) -> bool {
         let settings = &self.shared.settings;
-        let (count, bytes) = self.pool().waiting();
-        count < settings.waiting_max
-            && bytes + self.table.borrow().held_bytes < settings.waiting_bytes_max
+        let held = self.table.borrow().held_bytes;
+        if self.shared.rules.borrow().is_shared {
+            // What waits for workers is bounded by the pools. What is said to that goes the way of replies.
+            return held < settings.waiting_bytes_max
+                && self.out.borrow().len() < settings.replies_max
+                && self.out_bytes.get() < settings.replies_bytes_max;
+        }
+        let (count, bytes) = self.pools.waiting();
+        count < settings.waiting_max && bytes + held < settings.waiting_bytes_max
     }
 
-    /// The server may have been started anew, and what it calls by the ids that are known here is something else then. Requests
-    /// that a worker has are followed no more; their answers pass all the same.
-    fn forget_all(&self) {
+    /// Both ways to a server that dies are lost; what it had given is of before the end of the way here.
+    fn look_for_losses(&self, receiver: &mut Receiver) {
+        let mut losses = self.losses.get();
+        // It looks, which the number alone does not.
+        receiver.is_connected();
+        let here = receiver.losses();
+        if losses.here != here {
+            losses.here = here;
+            // What was taken out of the socket just now has no number yet.
+            losses.ended = Some((self.table.borrow().serial, Instant::now()));
+        }
+        let back = self.publisher.connection();
+        if losses.back != back {
+            let is_first = losses.back == 0;
+            losses.back_lost = (!is_first || back > 1).then(Instant::now);
+            losses.back = back;
+        }
+        if let (Some((serial, since)), Some(back)) = (losses.ended, losses.back_lost)
+            && since.max(back) - since.min(back) <= LOST_TOGETHER
+        {
+            losses.ended = None;
+            losses.back_lost = None;
+            self.forget(serial, since);
+        }
+        self.losses.set(losses);
+    }
+
+    /// The server may have been started anew, and what it calls by the ids that are known here is something else then: an answer to
+    /// what it had asked would be another client's. What is waiting goes, and what a worker has is followed no more. `last` is the
+    /// number of the last entry of before, and `since` when that was.
+    fn forget(&self, last: u64, since: Instant) {
         let table = &mut *self.table.borrow_mut();
-        let handed: Vec<u32> = table
+        let of_before: Vec<u32> = table
             .conns
             .iter()
-            .filter(|(_, conn)| conn.peer().is_some())
+            .filter(|(_, conn)| conn.serial <= last)
             .map(|(id, _)| *id)
             .collect();
-        for id in handed {
-            let gone = table.take(ConnId(id));
-            for held in gone.into_iter().flat_map(|conn| conn.held) {
-                self.submit(table, ConnId(id), held, VecDeque::new());
+        for id in of_before {
+            let id = ConnId(id);
+            let held = self.end(table, id, End::ClientGone);
+            let mut held: VecDeque<_> =
+                held.into_iter().filter(|held| held.came >= since).collect();
+            if let Some(next) = held.pop_front() {
+                self.submit(table, id, next, held);
             }
         }
         table.recent.clear();
@@ -376,19 +448,43 @@ impl Server {
         }
     }
 
-    /// Whether workers' replies have nowhere to go.
-    fn is_full(&self) -> bool {
+    /// Whether workers' replies have nowhere to go, and should not be read for now.
+    pub(super) fn is_full(&self) -> bool {
         let settings = &self.shared.settings;
         let full = self.out.borrow().len() >= settings.replies_max
             || self.out_bytes.get() >= settings.replies_bytes_max;
-        if full {
-            self.unheard.set(true);
+        if !full {
+            self.full_since.set(None);
+            return false;
         }
-        full
+        let since = self.full_since.get().unwrap_or_else(Instant::now);
+        self.full_since.set(Some(since));
+        if self.is_given_up() {
+            return false;
+        }
+        if !self.unheard.replace(true) {
+            self.ages.notify_one();
+        }
+        true
+    }
+
+    /// Whether it has taken nothing for so long that others do not wait for it any more.
+    fn is_given_up(&self) -> bool {
+        let since = self.full_since.get();
+        self.shared.rules.borrow().is_shared
+            && since.is_some_and(|since| since.elapsed() >= REPLIES_PATIENCE)
     }
 
     /// Queues a message for the server.
     pub(super) fn say(&self, message: Bytes) {
+        if self.is_given_up() {
+            let count = self.withheld.get() + 1;
+            self.withheld.set(count);
+            if count.is_power_of_two() {
+                warn!(count, replies = %self.publisher.endpoint(), "server takes no replies: dropped one");
+            }
+            return;
+        }
         self.out_bytes.set(self.out_bytes.get() + message.len());
         self.out.borrow_mut().push_back(message);
         self.out_there.notify_one();
@@ -397,11 +493,12 @@ impl Server {
     async fn send(self: Rc<Self>) {
         let sending = async {
             loop {
-                let batch = self.next_batch();
-                if batch.is_empty() {
+                if self.out.borrow().is_empty() {
                     self.out_there.notified().await;
+                    self.wait_for_more().await;
                     continue;
                 }
+                let batch = self.next_batch();
                 self.sending.set(true);
                 // The one task that may wait for the server.
                 if let Err(error) = self.publisher.send_all(batch).await {
@@ -411,6 +508,22 @@ impl Server {
             }
         };
         self.over.run_until_cancelled(sending).await;
+    }
+
+    /// While others are at work, what they have said meanwhile goes out together with what is there: waking libzmq's thread costs more
+    /// than a message. Whoever is alone does not wait.
+    async fn wait_for_more(&self) {
+        for _ in 0..GATHERING_TURNS {
+            let before = self.out.borrow().len();
+            if before >= GATHERED_MAX || self.table.borrow().exchanges == 0 {
+                return;
+            }
+            // The sockets are looked at once more.
+            tokio::task::yield_now().await;
+            if self.out.borrow().len() == before {
+                return;
+            }
+        }
     }
 
     fn next_batch(&self) -> Vec<Bytes> {
@@ -429,8 +542,15 @@ impl Server {
         let low = out.len() <= settings.replies_max / 2
             && self.out_bytes.get() <= settings.replies_bytes_max / 2;
         drop(out);
+        if low {
+            self.full_since.set(None);
+            // Requests may be taken again.
+            if self.signals.paused.get() {
+                self.signals.told.notify_one();
+            }
+        }
         if low && self.unheard.replace(false) {
-            self.pool().hear();
+            self.pools.hear();
         }
         batch
     }
@@ -446,10 +566,21 @@ impl Server {
     async fn keep_house(self: Rc<Self>) {
         let keeping = async {
             loop {
-                if self.aging.borrow().is_empty() {
+                if self.aging.borrow().is_empty()
+                    && self.table.borrow().orphans.is_empty()
+                    && !self.unheard.get()
+                    && self.to_tell.get().is_none()
+                {
                     self.ages.notified().await;
                 }
-                self.settle(Instant::now());
+                let now = Instant::now();
+                self.settle(now);
+                self.settle_orphans(now);
+                self.tell_what_is_known(now);
+                if self.unheard.get() && self.is_given_up() {
+                    self.unheard.set(false);
+                    self.pools.hear();
+                }
                 tokio::time::sleep(HOUSEKEEPING).await;
             }
         };
@@ -470,15 +601,18 @@ impl Server {
             self.aging.borrow_mut().pop_front();
             let table = &mut *self.table.borrow_mut();
             match table.current(id, serial).map(|conn| &mut conn.stage) {
-                Some(Stage::Exchange(exchange)) => exchange.ticket.attach(),
+                Some(Stage::Exchange(exchange)) => {
+                    exchange.ticket.attach();
+                    exchange.is_stream = true;
+                }
                 Some(Stage::Attached(attached)) => match attached.held_since {
                     Some(held) if now.duration_since(held) >= wait_max => {
-                        self.hang_up(table, id, Failure::WaitOver);
+                        self.hang_up(table, id, Refused::now(Failure::WaitOver));
                     }
                     Some(_) => waiting.push((since, id, serial)),
                     None => {}
                 },
-                None => {}
+                Some(Stage::Orphan(_)) | None => {}
             }
         }
         let mut aging = self.aging.borrow_mut();

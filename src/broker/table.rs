@@ -3,7 +3,7 @@
 //! Bookkeeping only. A connection has an entry for as long as something of it is open; afterwards [`Recent`] knows whose it was.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -11,16 +11,20 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Exchange as Told;
+use super::ledger::Slot;
+use super::orphans::Orphan;
+use super::pools::{At, Pools};
 use super::recent::Recent;
 use crate::bus::server::PeerId;
 use crate::http1::{Asked, ScanState, Scanner, Version};
-use crate::pool::{Attachment, Caller, Failure, Pool, Retry, Speaker, Ticket};
+use crate::numbered::Numbered;
+use crate::pool::{Attachment, Caller, Pool, Refused, Retry, Speaker, Ticket};
 use crate::wire::ConnId;
 
 /// Everything that is open at one server.
 #[derive(Default)]
 pub(super) struct Table {
-    pub(super) conns: HashMap<u32, Conn>,
+    pub(super) conns: Numbered<u32, Conn>,
     pub(super) recent: Recent,
     /// Tells entries apart that have the same id one after the other.
     pub(super) serial: u64,
@@ -28,6 +32,8 @@ pub(super) struct Table {
     pub(super) held_bytes: usize,
     /// Requests that wait behind another of their connection.
     pub(super) held: usize,
+    /// Requests of before, with their serial; may have stale entries.
+    pub(super) orphans: Vec<(ConnId, u64)>,
     /// Open requests, attached ones too.
     pub(super) exchanges: usize,
 }
@@ -45,10 +51,18 @@ pub(super) enum Stage {
     Exchange(Exchange),
     /// A WebSocket or a message socket.
     Attached(Attached),
+    /// A request that this process knows of by its predecessor.
+    Orphan(Orphan),
 }
 
 /// An open request.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts of which each may be so or not, whatever the others are"
+)]
 pub(super) struct Exchange {
+    /// The pool that it was given to.
+    pub(super) pool: u16,
     pub(super) ticket: Ticket,
     pub(super) link: Rc<Link>,
     pub(super) scanner: Scanner,
@@ -61,8 +75,14 @@ pub(super) struct Exchange {
     /// What has come behind the request and cannot go to its worker yet: frames before the 101, parts of a body.
     pub(super) parts: VecDeque<Bytes>,
     pub(super) parts_bytes: usize,
+    /// It has gone on for so long that it is a stream.
+    pub(super) is_stream: bool,
     pub(super) began: Instant,
     pub(super) told: Option<Box<Told>>,
+    /// Where it stands for a successor of this process.
+    pub(super) slot: Option<Slot>,
+    /// What it was, until an answer begins.
+    pub(super) message: Bytes,
 }
 
 /// What comes behind a request.
@@ -78,6 +98,8 @@ pub(super) enum Follows {
 }
 
 pub(super) struct Attached {
+    /// The pool that it is attached to.
+    pub(super) pool: u16,
     pub(super) attachment: Attachment,
     /// A WebSocket, and no message socket.
     pub(super) is_websocket: bool,
@@ -88,6 +110,10 @@ pub(super) struct Attached {
 
 /// A request as it came from the server.
 pub(super) struct Arrived {
+    /// The pool that it is for; none where no pool is.
+    pub(super) pool: Option<u16>,
+    /// What it sticks by.
+    pub(super) key: Option<u64>,
     /// Everything behind `SENDER SP CONNID SP`.
     pub(super) message: Bytes,
     /// What may be done with it when its worker is lost, once its worker has all of it.
@@ -103,7 +129,7 @@ pub(super) struct Arrived {
 /// What the pool tells of a request or an attachment, from within: it is looked at when the pool is done.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Signal {
-    Failed(Failure),
+    Failed(Refused),
     /// There may be room for parts.
     Resumed,
     /// What was held of an attachment has gone out.
@@ -116,6 +142,8 @@ pub(super) enum Signal {
 pub(super) struct Signals {
     pub(super) list: RefCell<Vec<(ConnId, u64, Signal)>>,
     pub(super) told: Notify,
+    /// What stands before ids in messages to workers, where it is not the pool's affair.
+    pub(super) sender: RefCell<Option<Bytes>>,
     /// The server is not read because too much waits: whatever goes out makes room.
     pub(super) paused: Cell<bool>,
 }
@@ -157,6 +185,10 @@ impl Caller for Link {
         self.id
     }
 
+    fn sender(&self) -> Option<Bytes> {
+        self.signals.sender.borrow().clone()
+    }
+
     fn retire_id(&self) {
         self.former.set(self.given.take());
     }
@@ -166,8 +198,8 @@ impl Caller for Link {
         false
     }
 
-    fn failed(&self, why: Failure) {
-        self.tell(Signal::Failed(why));
+    fn failed(&self, refused: Refused) {
+        self.tell(Signal::Failed(refused));
     }
 
     fn resumed(&self) {
@@ -178,6 +210,10 @@ impl Caller for Link {
 impl Speaker for Link {
     fn id(self: Rc<Self>) -> ConnId {
         self.id
+    }
+
+    fn sender(&self) -> Option<Bytes> {
+        self.signals.sender.borrow().clone()
     }
 
     fn moved(&self, _: &Rc<Pool>, _: PeerId) {
@@ -195,10 +231,11 @@ impl Speaker for Link {
 
 impl Exchange {
     /// Whether this reply socket is that of a worker that was given up with this request: its answer must not meet another's.
-    pub(super) fn is_former(&self, pool: &Pool, voice: PeerId) -> bool {
-        let Some(former) = self.link.former.get() else {
+    pub(super) fn is_former(&self, pools: &Pools, from: At) -> bool {
+        let Some(former) = self.link.former.get().filter(|_| from.pool == self.pool) else {
             return false;
         };
+        let (pool, voice) = (pools.get(self.pool), from.peer);
         let has_it = self.ticket.peer();
         pool.speaks_for(voice, former) && !has_it.is_some_and(|peer| pool.speaks_for(voice, peer))
     }
@@ -215,12 +252,14 @@ impl Exchange {
 }
 
 impl Conn {
-    /// The peer that has the connection, if one has it.
-    pub(super) fn peer(&self) -> Option<PeerId> {
-        match &self.stage {
-            Stage::Exchange(exchange) => exchange.ticket.peer(),
-            Stage::Attached(attached) => attached.attachment.peer(),
-        }
+    /// Where the connection is, if a worker has it.
+    pub(super) fn at(&self) -> Option<At> {
+        let (pool, peer) = match &self.stage {
+            Stage::Exchange(exchange) => (exchange.pool, exchange.ticket.peer()),
+            Stage::Attached(attached) => (attached.pool, attached.attachment.peer()),
+            Stage::Orphan(orphan) => return orphan.held_by,
+        };
+        peer.map(|peer| At { pool, peer })
     }
 }
 

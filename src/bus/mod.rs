@@ -12,5 +12,9 @@ pub const FEED: &str = "feed";
 /// The property by which the PULL and the XPUB of one handler say that they belong together: 32 hexadecimal digits.
 pub const HANDLER_PROPERTY: &str = "X-Lurcher-Handler";
 
+/// The property by which the PULL and the XPUB of a broker say that they are one: its name. Another process of that name takes over
+/// what it had open.
+pub const BROKER_PROPERTY: &str = "X-Lurcher-Broker";
+
 pub mod client;
 pub mod server;

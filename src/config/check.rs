@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::diagnostic::{Diagnostic, Place, Severity};
-use super::{Config, Handler, Host, Server, Settings};
+use super::{Config, Handler, Host, Server, Settings, Spec};
 use crate::endpoint::{Endpoint, Transport};
 use crate::routing::{self, Case, HostChoice, Pattern, Reach, RouteChoice};
 
@@ -153,9 +153,9 @@ impl Checker<'_> {
         }
         for handler in server.handlers() {
             let part = format!("{part}, handler {}", handler.send_spec.text);
-            let (send, recv) = (&handler.send_spec, &handler.recv_spec);
-            self.open(&part, "send_spec", &send.text, &send.endpoint);
-            self.open(&part, "recv_spec", &recv.text, &recv.endpoint);
+            for (what, spec) in handler.specs() {
+                self.open(&part, what, &spec.text, &spec.endpoint);
+            }
         }
     }
 
@@ -180,9 +180,11 @@ impl Checker<'_> {
                     "send_spec and recv_spec are the same, and only one can be bound",
                 );
             }
-            for other in handlers.iter().take(index) {
+            let before = handlers.iter().take(index);
+            for other in before.clone() {
                 self.clash(&part, handler, other);
             }
+            self.workers(&part, handler, before);
         }
         let all = server.hosts.iter().flat_map(|host| &host.routes);
         let mut told: Vec<&Arc<Handler>> = Vec::new();
@@ -209,15 +211,7 @@ impl Checker<'_> {
 
     /// Warns of sockets that others can reach: whoever connects there is a handler.
     fn open(&mut self, part: &str, what: &str, text: &str, endpoint: &Endpoint) {
-        let Transport::Tcp { host, .. } = &endpoint.transport else {
-            return;
-        };
-        let local = host == "localhost"
-            || host == "lo"
-            || host
-                .parse()
-                .is_ok_and(|address: IpAddr| address.is_loopback());
-        if !local {
+        if !endpoint.is_local() {
             let who = if what == "control_port" {
                 "can stop the server"
             } else {
@@ -226,6 +220,37 @@ impl Checker<'_> {
             let message =
                 format!("{what} {text} is neither loopback nor ipc: whoever reaches it {who}");
             self.warning(part, message);
+        }
+    }
+
+    /// Compares the address for workers with the handler's own others and with all of those before it.
+    fn workers<'h>(
+        &mut self,
+        part: &str,
+        handler: &Handler,
+        before: impl Iterator<Item = &'h Arc<Handler>>,
+    ) {
+        let own = handler.workers.iter();
+        for (what, spec) in handler.specs().filter(|(what, _)| *what != "workers") {
+            if own.clone().any(|workers| workers.is_at(spec)) {
+                let message = format!("{what} and workers are the same, and only one can be bound");
+                self.push(Severity::Error, part, message);
+            }
+        }
+        for other in before {
+            let twice = |(mine, spec): &(&'static str, &Spec)| {
+                let theirs = other.specs().find(|(_, theirs)| theirs.is_at(spec));
+                let theirs = theirs.filter(|(theirs, _)| [*mine, theirs].contains(&"workers"));
+                theirs.map(|(theirs, _)| (*mine, theirs, spec.text.clone()))
+            };
+            let twice: Vec<_> = handler.specs().filter_map(|own| twice(&own)).collect();
+            for (mine, theirs, text) in twice {
+                let message = format!(
+                    "its {mine} {text} is another handler's {theirs}: only one of them can be bound, and the routes of this one \
+                     answer nothing"
+                );
+                self.warning(part, message);
+            }
         }
     }
 
@@ -632,6 +657,28 @@ mod tests {
             "{'/': h '/users': h}",
             &[
                 "t: server n, host d: note: a path that is only the beginning of a route reaches it, as in Mongrel2: \"/user\" goes to \"/users\"",
+            ],
+        );
+    }
+
+    #[test]
+    fn addresses_for_workers_that_clash_or_are_open_to_others_are_told() {
+        let text = "h = Handler(send_spec='tcp://127.0.0.1:1' send_ident='a' recv_spec='tcp://127.0.0.1:2' recv_ident=''
+                workers='tcp://127.0.0.1:2')
+            g = Handler(send_spec='tcp://127.0.0.1:3' send_ident='b' recv_spec='tcp://127.0.0.1:4' recv_ident=''
+                workers='tcp://*:5')
+            c = Handler(send_spec='tcp://127.0.0.1:6' send_ident='c' recv_spec='tcp://127.0.0.1:7' recv_ident=''
+                workers='tcp://127.0.0.1:3')
+            d = Handler(send_spec='tcp://127.0.0.1:8' send_ident='d' recv_spec='tcp://127.0.0.1:9' recv_ident=''
+                workers='tcp://127.0.0.1:*')
+            servers = [Server(uuid='u' access_log='' error_log='' pid_file='' default_host='d' name='n' port=80
+            hosts=[Host(name='d' routes={'/': h '/g/': g '/h/': c '/i/': d})])]";
+        check_text(
+            text,
+            &[
+                "t: server n, handler tcp://127.0.0.1:1: recv_spec and workers are the same, and only one can be bound",
+                "t: server n, handler tcp://127.0.0.1:3: warning: workers tcp://*:5 is neither loopback nor ipc: whoever reaches it can take part",
+                "t: server n, handler tcp://127.0.0.1:6: warning: its workers tcp://127.0.0.1:3 is another handler's send_spec: only one of them can be bound, and the routes of this one answer nothing",
             ],
         );
     }

@@ -4,9 +4,11 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::endpoint::Endpoint;
 use crate::routing;
+use crate::sticky;
 use crate::wire::Protocol;
 
 use super::diagnostic::{Diagnostic, Place, Severity};
@@ -416,6 +418,9 @@ pub(super) struct DraftHandler {
     pub(super) slots: Option<Located<i64>>,
     pub(super) queue: Option<Located<i64>>,
     pub(super) retry: Option<Located<String>>,
+    pub(super) wait: Option<Located<i64>>,
+    pub(super) workers: Option<Located<String>>,
+    pub(super) sticky: Option<Located<String>>,
 }
 
 /// Holds a handler to the rules.
@@ -442,6 +447,8 @@ pub(super) fn handler(draft: DraftHandler, findings: &mut Findings) -> Option<Ta
         lurchers("slots", draft.slots, 1).map(|slots| u32::try_from(slots).unwrap_or(u32::MAX));
     let queue =
         lurchers("queue", draft.queue, 0).map(|queue| usize::try_from(queue).unwrap_or(usize::MAX));
+    let wait = lurchers("wait", draft.wait, 0)
+        .map(|seconds| Duration::from_secs(seconds.try_into().unwrap_or_default()));
     let retry = match draft.retry {
         None => Retry::default(),
         Some(word) => Retry::from_word(&word.value).unwrap_or_else(|| {
@@ -456,6 +463,19 @@ pub(super) fn handler(draft: DraftHandler, findings: &mut Findings) -> Option<Ta
             Retry::default()
         }),
     };
+    let workers = draft.workers.and_then(|text| {
+        let spec = spec("workers", text, findings);
+        sound &= spec.is_some();
+        spec
+    });
+    let sticky = draft.sticky.and_then(|rule| {
+        let key = rule.value.parse();
+        let told = key.map_err(|why: sticky::KeyError| {
+            findings.error(&rule.place, format!("sticky {:?}: {why}", rule.value));
+            sound = false;
+        });
+        told.ok()
+    });
     if let Some(protocol) = &draft.protocol
         && !matches!(protocol.value.as_str(), "json" | "tnetstring")
     {
@@ -477,6 +497,9 @@ pub(super) fn handler(draft: DraftHandler, findings: &mut Findings) -> Option<Ta
         slots,
         queue,
         retry,
+        wait,
+        workers,
+        sticky,
     };
     sound.then(|| Target::Handler(Arc::new(handler)))
 }

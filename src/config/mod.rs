@@ -16,9 +16,11 @@ pub mod sqlite;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::endpoint::{Endpoint, Transport};
 use crate::routing::{HostTable, RouteTable};
+use crate::sticky;
 use crate::wire::Protocol;
 
 pub use changes::changes;
@@ -182,22 +184,44 @@ pub struct Handler {
     pub queue: Option<usize>,
     /// What happens to a request whose handler process is lost. Lurcher's own.
     pub retry: Retry,
+    /// How long a request may wait, in place of the setting `limits.handler_wait`. Lurcher's own.
+    pub wait: Option<Duration>,
+    /// Where workers of the broker's dialect connect, beside the handlers at the other two. Lurcher's own.
+    pub workers: Option<Spec>,
+    /// Which requests go to the same worker. Lurcher's own.
+    pub sticky: Option<sticky::Key>,
 }
 
 impl Handler {
     /// Whether one socket is the other's too, but not both; a `*` port is never the same.
     pub fn shares_a_socket(&self, other: &Handler) -> bool {
-        let same = |left: &Spec, right: &Spec| {
-            let free = matches!(left.endpoint.transport, Transport::Tcp { port: None, .. });
-            left.text == right.text && !free
-        };
+        let mine = self.workers.iter();
+        let theirs = other.workers.as_ref();
         !self.same_sockets(other)
-            && (same(&self.send_spec, &other.send_spec) || same(&self.recv_spec, &other.recv_spec))
+            && (self.send_spec.is_at(&other.send_spec)
+                || self.recv_spec.is_at(&other.recv_spec)
+                || mine.clone().any(|workers| other.binds(workers))
+                || theirs.is_some_and(|workers| self.binds(workers)))
     }
 
-    /// Whether both are one pair of sockets.
+    /// Whether one of its sockets is to be bound there.
+    fn binds(&self, spec: &Spec) -> bool {
+        self.specs().any(|(_, own)| own.is_at(spec))
+    }
+
+    /// Whether both are one pair of sockets. Where workers connect is no part of that: of two handlers with one pair, the first counts.
     pub fn same_sockets(&self, other: &Handler) -> bool {
         self.send_spec.text == other.send_spec.text && self.recv_spec.text == other.recv_spec.text
+    }
+
+    /// What it binds, with what a configuration calls it.
+    pub fn specs(&self) -> impl Iterator<Item = (&'static str, &Spec)> {
+        let both = [
+            ("send_spec", &self.send_spec),
+            ("recv_spec", &self.recv_spec),
+        ];
+        let workers = self.workers.iter().map(|spec| ("workers", spec));
+        both.into_iter().chain(workers)
     }
 }
 
@@ -208,6 +232,14 @@ pub struct Spec {
     pub text: String,
     /// The same, parsed.
     pub endpoint: Endpoint,
+}
+
+impl Spec {
+    /// Whether two sockets with these would be bound at one address: a free port of the system's choice never is.
+    pub fn is_at(&self, other: &Spec) -> bool {
+        let free = matches!(self.endpoint.transport, Transport::Tcp { port: None, .. });
+        self.text == other.text && !free
+    }
 }
 
 /// What happens to a request that was written to a handler process which was then lost, before a byte of an answer.

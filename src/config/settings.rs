@@ -185,6 +185,8 @@ settings! {
         "length of a path";
     upload_bytes: u64 = number("0"), Lurcher "limits.upload_bytes" ["bytes"] Effect::Honoured,
         "the largest request body that is stored or streamed; 0: any";
+    metrics_port: Option<String> = optional(""), Lurcher "metrics_port" ["address:port"] Effect::Honoured,
+        "where a Prometheus fetches figures by HTTP, at /metrics; empty: nowhere";
     tcp_keepalive: bool = flag("0"), Mongrel2 "net.tcp_keepalive" ["0 or 1"] Effect::Honoured,
         "1: the system probes idle clients (SO_KEEPALIVE)";
     no_clobber_xff: bool = flag("0"), Mongrel2 "no_clobber_xff" ["0 or 1"] Effect::Honoured,

@@ -35,7 +35,21 @@ fn spec() -> impl Strategy<Value = Spec> {
 fn target() -> impl Strategy<Value = Target> {
     let protocol = prop_oneof![Just(Protocol::Json), Just(Protocol::Tnetstring)];
     let retry = prop_oneof![Just(Retry::No), Just(Retry::Safe), Just(Retry::Always)];
-    let own = (option::of(1_u32..9), option::of(0_usize..9), retry);
+    let wait = option::of((0_u64..9).prop_map(Duration::from_secs));
+    let sticky = prop_oneof![
+        Just("conn"),
+        Just("cookie:a,strict=2"),
+        Just(r#"regex:"(\w+)"|a,b"#)
+    ];
+    let sticky = option::of(sticky.prop_map(|rule| rule.parse().expect("a rule")));
+    let own = (
+        option::of(1_u32..9),
+        option::of(0_usize..9),
+        retry,
+        wait,
+        option::of(spec()),
+        sticky,
+    );
     let handler = (spec(), text(), spec(), text(), any::<bool>(), protocol, own).prop_map(
         |(
             send_spec,
@@ -44,7 +58,7 @@ fn target() -> impl Strategy<Value = Target> {
             recv_ident,
             raw_payload,
             protocol,
-            (slots, queue, retry),
+            (slots, queue, retry, wait, workers, sticky),
         )| {
             let handler = Handler {
                 send_spec,
@@ -56,6 +70,9 @@ fn target() -> impl Strategy<Value = Target> {
                 slots,
                 queue,
                 retry,
+                wait,
+                workers,
+                sticky,
             };
             Target::Handler(Arc::new(handler))
         },

@@ -7,6 +7,8 @@ use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::answer::{Answer, Cell, Table};
+use super::figures::expose;
+use super::pools::{self, Pool};
 use super::question::{Asked, Malformed};
 use crate::metrics;
 
@@ -33,7 +35,12 @@ pub trait Subject {
     /// Its routes; `None` if it has no such thing.
     fn routes(&self) -> Option<Table>;
 
-    /// Its worker processes; `None` if it has no such thing.
+    /// The pools of workers that stand behind it; `None` if it has no such thing.
+    fn pools(&self) -> Option<Vec<Pool>> {
+        None
+    }
+
+    /// Its worker processes; `None` if it has no such thing. Workers of pools are no processes of its own.
     fn workers(&self) -> Option<Table> {
         None
     }
@@ -148,9 +155,16 @@ const OURS: &[(&str, &str)] = &[
     ("help", "what=['all']: these too"),
     (
         "status",
-        "status, what=['handlers'|'routes'|'metrics'|'workers'] too",
+        "status, what=['handlers'|'routes'|'metrics'|'pools'|'workers'|'causes'] too",
     ),
-    ("workers", "the worker processes of a handler"),
+    (
+        "metrics",
+        "figures; format=['prometheus'] as Prometheus reads them",
+    ),
+    (
+        "workers",
+        "the worker processes of a handler, or the workers behind a server",
+    ),
     (
         "scale",
         "count=N: so many worker processes from now on (SIGTTIN, SIGTTOU)",
@@ -187,10 +201,11 @@ pub(super) fn answer(subject: &dyn Subject, question: &[u8]) -> (Answer, Ends) {
             b"uuid" => Table::single("uuid", subject.uuid()).into(),
             b"version" => Table::single("version", VERSION).into(),
             b"status" => status(subject, &asked),
-            b"workers" => match subject.workers() {
+            b"workers" => match workers(subject) {
                 Some(table) => table.into(),
                 None => unknown(),
             },
+            b"metrics" => metrics_answer(subject, &asked),
             b"scale" => scale(subject, &asked),
             b"kill" => kill(subject, &asked),
             b"reload" => order(subject, Order::Reload),
@@ -278,9 +293,13 @@ fn status(subject: &dyn Subject, asked: &Asked<'_>) -> Answer {
     let table = match what {
         b"tasks" => Some(tasks(subject)),
         b"net" => Some(net(subject)),
-        b"handlers" => subject.handlers(),
+        b"handlers" => subject
+            .handlers()
+            .or_else(|| Some(pools::pools(&subject.pools()?))),
         b"routes" => subject.routes(),
-        b"workers" => subject.workers(),
+        b"pools" => subject.pools().map(|all| pools::pools(&all)),
+        b"workers" => workers(subject),
+        b"causes" => subject.pools().map(|all| pools::causes(&all)),
         b"metrics" => Some(numbers()),
         _ => None,
     };
@@ -291,6 +310,26 @@ fn status(subject: &dyn Subject, asked: &Asked<'_>) -> Answer {
         },
         Answer::Table,
     )
+}
+
+/// Processes of its own, or what has connected to its pools.
+fn workers(subject: &dyn Subject) -> Option<Table> {
+    subject
+        .workers()
+        .or_else(|| Some(pools::workers(&subject.pools()?)))
+}
+
+fn metrics_answer(subject: &dyn Subject, asked: &Asked<'_>) -> Answer {
+    match asked.text("format") {
+        None => numbers().into(),
+        Some(b"prometheus") => Table::single("text", exposition(subject)).into(),
+        Some(_) => invalid_argument(),
+    }
+}
+
+/// All figures of a subject in Prometheus' text format.
+pub(super) fn exposition(subject: &dyn Subject) -> String {
+    expose(&subject.pools().unwrap_or_default())
 }
 
 fn tasks(subject: &dyn Subject) -> Table {

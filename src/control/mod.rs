@@ -6,12 +6,19 @@
 //! the launcher. Questions are answered at once, so nothing that takes time is done for an answer: orders are taken, and
 //! carried out when the answer has left.
 //!
+//! Pools of workers are shown by `pools` as tables and by `figures` as numbers, which `exposition` writes for Prometheus; those are also
+//! to be had by HTTP (`scrape`), at an address of their own that takes no orders.
+//!
 //! There is no authentication, as there is none in Mongrel2: who can connect can stop the server. Nothing here opens a
 //! client's socket, but both directions of the protocol are here.
 
 mod answer;
 mod commands;
+mod exposition;
+mod figures;
+mod pools;
 mod question;
+mod scrape;
 
 use std::rc::Rc;
 
@@ -24,7 +31,11 @@ use crate::endpoint::Endpoint;
 
 pub use answer::{Answer, Cell, Table};
 pub use commands::{Connection, INFO, Order, Subject, Task};
+pub use exposition::Kind as FigureKind;
+pub use figures::{Figure, figures};
+pub use pools::Pool;
 pub use question::{Argument, Question};
+pub use scrape::{BoundFigures, bind as bind_figures};
 
 /// A question may be so long, in bytes: the longest command with all its arguments takes a hundred.
 const QUESTION_BYTES_MAX: usize = 64 << 10;

@@ -3,10 +3,12 @@
 //! Status, body and form are Mongrel2's where it has the answer (reference: what the server answers itself); every one of
 //! them closes the connection.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::http1::Refusal;
-use crate::pool::Failure;
+use crate::pool::{Failure, Refused};
 use crate::websocket;
 
 /// A complete answer of the front's own.
@@ -15,7 +17,15 @@ pub(super) struct Answer {
     pub(super) status: u16,
     /// The body, which says why where the status does not.
     pub(super) body: &'static str,
+    /// After how many seconds it may be worth asking again; only of a 503.
+    retry_after: u64,
 }
+
+/// What a 503 says of the time where nobody has an idea of it, in seconds.
+const RETRY_AFTER: u64 = 1;
+
+/// The most that a 503 says of it: what is true after ten minutes nobody knows.
+const RETRY_AFTER_MAX: u64 = 600;
 
 /// Everything that can end in an answer of our own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +53,7 @@ pub(super) enum Trouble {
     /// An expectation that nobody here can meet.
     Expectation,
     /// The pool gave the request up.
-    Pool(Failure),
+    Pool(Refused),
     /// The body could not be stored: the disk is full, or there is no place for it.
     NotStored,
     /// The handler did not answer in time.
@@ -102,18 +112,7 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
         Trouble::NotImplemented => (501, "Not Implemented"),
         Trouble::TooLarge => (413, "Entity Too Large"),
         Trouble::Expectation => (417, "Expectation Failed"),
-        Trouble::Pool(Failure::QueueFull) => (
-            503,
-            "Service Unavailable: too many requests are waiting for a handler",
-        ),
-        Trouble::Pool(Failure::WaitOver) => (
-            503,
-            "Service Unavailable: no handler took the request in time",
-        ),
-        Trouble::Pool(Failure::HandlerLost) => (
-            502,
-            "Bad Gateway: the handler was lost while it had the request",
-        ),
+        Trouble::Pool(refused) => of_pool(refused.why),
         Trouble::PlainOnTls => (
             400,
             "Bad Request: this port speaks TLS; use https:// instead of http://",
@@ -124,9 +123,48 @@ pub(super) fn answer(trouble: Trouble) -> Answer {
         ),
         Trouble::MakerLost => (500, "Internal Server Error"),
         Trouble::Backend(fault) => of_backend(fault),
-        Trouble::HandlerTimeout => (504, "Gateway Timeout: the handler did not answer in time"),
+        Trouble::HandlerTimeout => of_pool(Failure::DeadlineOver),
     };
-    Answer { status, body }
+    let retry_after = match trouble {
+        Trouble::Pool(refused) => refused.retry_after.map_or(RETRY_AFTER, seconds),
+        _ => RETRY_AFTER,
+    };
+    Answer {
+        status,
+        body,
+        retry_after,
+    }
+}
+
+/// Whole seconds, which is all that a header can say; never none, which would be an invitation to ask in a loop.
+fn seconds(time: Duration) -> u64 {
+    let seconds = time
+        .as_secs()
+        .saturating_add(u64::from(time.subsec_nanos() > 0));
+    seconds.clamp(RETRY_AFTER, RETRY_AFTER_MAX)
+}
+
+const fn of_pool(why: Failure) -> (u16, &'static str) {
+    match why {
+        Failure::QueueFull => (
+            503,
+            "Service Unavailable: too many requests are waiting for a handler",
+        ),
+        Failure::WaitOver => (
+            503,
+            "Service Unavailable: no handler took the request in time",
+        ),
+        Failure::NoHandler => (503, "Service Unavailable: no handler is connected"),
+        Failure::DeadlineOver => (504, "Gateway Timeout: the handler did not answer in time"),
+        Failure::HandlerLost => (
+            502,
+            "Bad Gateway: the handler was lost while it had the request",
+        ),
+        Failure::Quarantined => (
+            500,
+            "Internal Server Error: several handlers were lost while they had the request",
+        ),
+    }
 }
 
 const fn of_backend(fault: Fault) -> (u16, &'static str) {
@@ -181,10 +219,10 @@ impl Answer {
     pub(super) fn bytes(self, head_request: bool) -> Bytes {
         let body = if head_request { "" } else { self.body };
         let extra = match self.status {
-            405 => "Allow: GET, HEAD\r\n",
-            426 => "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
-            503 => "Retry-After: 1\r\n",
-            _ => "",
+            405 => "Allow: GET, HEAD\r\n".to_owned(),
+            426 => "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n".to_owned(),
+            503 => format!("Retry-After: {}\r\n", self.retry_after),
+            _ => String::new(),
         };
         Bytes::from(format!(
             "HTTP/1.1 {} {}\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: {}\r\n{extra}Server: {}\r\n\r\n{body}",
@@ -210,5 +248,30 @@ mod tests {
                 super::super::SERVER
             )
         );
+    }
+
+    #[test]
+    fn what_a_pool_gives_up_says_why_and_when_to_ask_again() {
+        let after = |milliseconds| Some(Duration::from_millis(milliseconds));
+        for (why, retry_after, status, said) in [
+            (Failure::QueueFull, after(3_001), 503, Some(4)),
+            (Failure::QueueFull, after(0), 503, Some(1)),
+            (Failure::QueueFull, after(u64::MAX), 503, Some(600)),
+            (Failure::WaitOver, after(2_000), 503, Some(2)),
+            (Failure::NoHandler, None, 503, Some(1)),
+            (Failure::HandlerLost, after(5_000), 502, None),
+            (Failure::Quarantined, None, 500, None),
+            (Failure::DeadlineOver, after(5_000), 504, None),
+        ] {
+            let answer = answer(Trouble::Pool(Refused { why, retry_after }));
+            assert_eq!(answer.status, status, "{why}");
+            assert!(answer.body.starts_with(phrase(status)), "{why}");
+            let bytes = String::from_utf8(answer.bytes(false).to_vec()).unwrap();
+            let line = said.map(|said| format!("\r\nRetry-After: {said}\r\n"));
+            match line {
+                Some(line) => assert!(bytes.contains(&line), "{why}: {bytes}"),
+                None => assert!(!bytes.contains("Retry-After"), "{why}: {bytes}"),
+            }
+        }
     }
 }

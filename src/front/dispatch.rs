@@ -18,6 +18,7 @@ use super::message_socket::Message;
 use super::origin::Origin;
 use super::proxy;
 use super::site::{Handler, Target};
+use super::sticky;
 use super::upgrade::{self, Upgrading};
 use super::upload::{self, Plan, Way, file};
 use crate::http1::{Asked, BodyFraming, Expect, Head, Version};
@@ -38,6 +39,8 @@ pub(super) struct Accepted {
     pub(super) message: Vec<u8>,
     pub(super) framing: BodyFraming,
     pub(super) retry: Retry,
+    /// What it sticks by, where the head tells.
+    pub(super) key: Option<u64>,
     /// What the response's end depends on.
     pub(super) asked: Asked,
     pub(super) version: Version,
@@ -193,6 +196,7 @@ fn accept(
         message,
         framing: head.framing,
         retry: handler.retry(head.method),
+        key: sticky::of_head(handler, head),
         asked: if head.head_request {
             Asked::Head
         } else {

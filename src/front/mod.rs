@@ -35,6 +35,7 @@ mod reload;
 mod replies;
 mod sendfile;
 mod site;
+mod sticky;
 mod stream;
 mod sweep;
 pub mod tls;
@@ -293,9 +294,14 @@ fn open_access_log(
 fn clashes<'a>(mut before: impl Iterator<Item = &'a Arc<Handler>>, handler: &Arc<Handler>) -> bool {
     let clash = before.any(|other| other.shares_a_socket(handler));
     if clash {
+        let sockets: Vec<_> = handler
+            .specs()
+            .map(|(_, spec)| spec.text.as_str())
+            .collect();
         warn!(
-            "handler {}: one of its sockets, {} and {}, is another handler's: its routes answer 404",
-            handler.send_ident, handler.send_spec.text, handler.recv_spec.text
+            "handler {}: one of its sockets, {}, is another handler's: its routes answer 404",
+            handler.send_ident,
+            sockets.join(" and ")
         );
     }
     clash
@@ -303,14 +309,31 @@ fn clashes<'a>(mut before: impl Iterator<Item = &'a Arc<Handler>>, handler: &Arc
 
 /// What a pool has to know of its handler.
 fn pool_settings(settings: &Settings, handler: &Handler) -> pool::Settings {
+    let wait = handler.wait.unwrap_or(settings.handler_wait);
+    // Of plain handlers alone nobody knows what they have begun: a request that they die with, one after the other, ends as any
+    // other that was lost with one.
+    let quarantine_after = match handler.workers {
+        Some(_) => pool::Rules::default().quarantine_after,
+        None => 0,
+    };
+    let sticky = handler.sticky.as_ref().map(|rule| pool::Sticky {
+        strict: rule.strict(),
+        ..pool::Sticky::default()
+    });
     pool::Settings {
         sender: Bytes::copy_from_slice(handler.send_ident.as_bytes()),
         protocol: handler.protocol,
         topic: handler.recv_ident.clone().into_bytes(),
-        slots: handler.slots,
-        waiting_max: handler.queue.unwrap_or(settings.handler_queue),
-        waiting_bytes_max: settings.handler_queue_bytes,
-        wait_max: settings.handler_wait,
+        rules: pool::Rules {
+            slots: handler.slots,
+            queue_max: handler.queue.unwrap_or(settings.handler_queue),
+            queue_bytes_max: settings.handler_queue_bytes,
+            wait_max: wait,
+            start_grace: wait,
+            sticky,
+            quarantine_after,
+            ..pool::Rules::for_front()
+        },
         raw_payload: handler.raw_payload,
     }
 }
@@ -323,7 +346,14 @@ async fn bind_handler(
     let send = inside(&server.chroot, &handler.send_spec.endpoint);
     let recv = inside(&server.chroot, &handler.recv_spec.endpoint);
     let pool = pool_settings(settings, handler);
-    pool::bind(&send, &recv, pool, &server::Options::default())
+    let workers = handler.workers.as_ref();
+    let workers = workers.map(|spec| inside(&server.chroot, &spec.endpoint));
+    let addresses = pool::Addresses {
+        plain: Some((&send, &recv)),
+        workers: workers.as_ref(),
+        pings: None,
+    };
+    pool::bind(addresses, pool, &server::Options::default())
         .await
         .map_err(|source| BindError::Handler {
             ident: handler.send_ident.clone(),
@@ -375,12 +405,9 @@ impl Front {
 
     /// The sockets of each handler, with their real ports: its `send_ident`, where requests leave, where replies come in.
     pub fn sockets(&self) -> impl Iterator<Item = (&str, &Endpoint, &Endpoint)> {
-        self.handlers.iter().map(|(handler, bound)| {
-            (
-                handler.send_ident.as_str(),
-                bound.send_endpoint(),
-                bound.recv_endpoint(),
-            )
+        self.handlers.iter().filter_map(|(handler, bound)| {
+            let (send, recv) = bound.endpoints().plain.as_ref()?;
+            Some((handler.send_ident.as_str(), send, recv))
         })
     }
 
@@ -439,6 +466,7 @@ fn build_site(
                     pool: Rc::clone(pool),
                     protocol: known.protocol,
                     retry: known.retry,
+                    sticky: known.sticky.clone(),
                 }))
             }),
         Target::Dir(dir) => {
@@ -542,12 +570,12 @@ impl Shard {
 
     /// Begins to serve the peers of a handler.
     fn run_pool(self: &Rc<Self>, handler: Arc<Handler>, bound: BoundPool) {
-        info!(
-            "handler {}: send {} recv {}",
-            handler.send_ident,
-            bound.send_endpoint(),
-            bound.recv_endpoint()
-        );
+        if let Some((send, recv)) = &bound.endpoints().plain {
+            info!("handler {}: send {send} recv {recv}", handler.send_ident);
+        }
+        if let Some(workers) = &bound.endpoints().workers {
+            info!("handler {}: workers {workers}", handler.send_ident);
+        }
         let pool = bound.run(Rc::clone(self) as Rc<dyn Replies>, &self.watch);
         self.pools.borrow_mut().push((handler, pool));
     }

@@ -157,9 +157,11 @@ impl Shard {
                 continue;
             }
             accepted.push(Arc::clone(&handler));
-            // What its PUB sockets are subscribed to cannot change under them.
+            // What its PUB sockets are subscribed to cannot change under them, nor where workers connect.
             let same = |(known, _): &&(Arc<Handler>, Rc<Pool>)| {
-                known.same_sockets(&handler) && known.recv_ident == handler.recv_ident
+                known.same_sockets(&handler)
+                    && known.recv_ident == handler.recv_ident
+                    && known.workers == handler.workers
             };
             let known = pools.iter().chain(&retiring).find(same);
             let in_use = pools
@@ -246,12 +248,14 @@ fn postponed(old: &Plan, new: &Plan) -> Vec<&'static str> {
         }
     };
     let other_control_port = control_port(old) != control_port(new);
+    let other_figures = old.settings().metrics_port != new.settings().metrics_port;
     let (old, new) = (old.server(), new.server());
     [
         ("chroot", old.chroot != new.chroot),
         ("pid_file", old.pid_file != new.pid_file),
         ("error_log", old.error_log != new.error_log),
         ("control_port", other_control_port),
+        ("metrics_port", other_figures),
     ]
     .into_iter()
     .filter_map(|(name, differs)| differs.then_some(name))

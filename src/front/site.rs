@@ -8,6 +8,7 @@ use crate::config::{self, Retry};
 use crate::files::Directory;
 use crate::pool::{self, Pool};
 use crate::routing::{HostTable, RouteTable};
+use crate::sticky;
 use crate::wire::Protocol;
 
 /// The hosts of a server.
@@ -79,6 +80,8 @@ pub(super) struct Handler {
     pub(super) pool: Rc<Pool>,
     pub(super) protocol: Protocol,
     pub(super) retry: Retry,
+    /// Which requests go to the same worker.
+    pub(super) sticky: Option<sticky::Key>,
 }
 
 impl Handler {

@@ -9,16 +9,18 @@ use std::task::{Context as Waker, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::broker::Introduction;
 use super::flow::Receiving;
 use super::names::{Found, Lookup, Names, System};
 use super::observer::Observer;
-use super::publisher::Publisher;
+use super::publisher::{Publisher, Way};
 use super::replies::Replies;
 use super::request::Request;
-use super::source::{Received, Source, tell_broken};
+use super::source::{Incoming, Received, Source, tell_broken};
 use super::upload::Announced;
 use crate::bus::client::{self, Context, OpenError};
 use crate::endpoint::{Endpoint, EndpointError, Transport};
@@ -35,10 +37,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Options {
-    /// Where servers push requests from: the `send_spec` of each.
+    /// Where servers push requests from: the `send_spec` of each. Among them brokers, as `broker+tcp://HOST:PORT`: see
+    /// [`Connection::to_broker`].
     pub send_specs: Vec<Endpoint>,
-    /// Where servers take replies: the `recv_spec` of each, in the order of `send_specs`. Default: empty, which means the
-    /// send spec with its port one down.
+    /// Where servers take replies: the `recv_spec` of each, in the order of `send_specs`, brokers left out. Default: empty, which
+    /// means the send spec with its port one down.
     pub recv_specs: Vec<Endpoint>,
     /// The handler's own ident: the identity of its sockets where a spec names none. Servers do not care. Default: none.
     pub ident: Option<String>,
@@ -74,6 +77,23 @@ pub struct Options {
     /// Default: none; then an upload is believed only where this connection was told of its beginning, since the name alone proves
     /// nothing.
     pub upload_store: Option<PathBuf>,
+    /// For brokers: how many requests are taken at once; the rest waits there, or goes to others. A program that answers one after the
+    /// other says 1, one that has so many tasks or threads for it their number. Default: none, whatever the broker sees fit.
+    pub slots: Option<u32>,
+    /// For brokers: the share of sticky clients beside workers of the weight 1, from 1 to 1000. Default: 1.
+    pub weight: u32,
+    /// For brokers: the worker's name, which stands in figures and decides which sticky clients are its own: let it stay the same
+    /// when the program is started again, and be no other's. At most 255 bytes. Default: this machine's name and the process's number.
+    pub name: Option<String>,
+    /// For brokers: which of their pools to work for. Default: the first.
+    pub pool: Option<String>,
+}
+
+impl Default for Options {
+    /// The defaults, for no server yet.
+    fn default() -> Self {
+        Self::new([])
+    }
 }
 
 impl Options {
@@ -96,6 +116,10 @@ impl Options {
             observer: None,
             chroot: None,
             upload_store: None,
+            slots: None,
+            weight: 1,
+            name: None,
+            pool: None,
         }
     }
 
@@ -118,30 +142,36 @@ impl Options {
         self.pairs().map(drop)
     }
 
-    /// The servers as (`send_spec`, `recv_spec`); recv specs are inferred where none are given.
+    /// The servers as (`send_spec`, `recv_spec`); recv specs are inferred where none are given. Of a broker both are the same.
     ///
     /// # Errors
     ///
     /// As [`Options::check`].
     pub fn pairs(&self) -> Result<Vec<(Endpoint, Endpoint)>, ConnectError> {
-        let send = self.send_specs.iter().cloned();
-        let recv: Vec<Endpoint> = if self.recv_specs.is_empty() {
-            let inferred = self.send_specs.iter().map(|spec| {
-                spec.one_port_down().ok_or_else(|| ConnectError::RecvSpec {
-                    send_spec: spec.clone(),
-                })
-            });
-            inferred.collect::<Result<_, _>>()?
-        } else {
-            self.recv_specs.clone()
-        };
-        if self.send_specs.is_empty() || self.send_specs.len() != recv.len() {
+        let servers = self.send_specs.iter().filter(|spec| !spec.is_broker());
+        let count = servers.count();
+        let given = self.recv_specs.len();
+        if self.send_specs.is_empty() || (given > 0 && given != count) {
             return Err(ConnectError::Count {
-                send: self.send_specs.len(),
-                recv: recv.len(),
+                send: count,
+                recv: given,
             });
         }
-        Ok(send.zip(recv).collect())
+        let mut recv = self.recv_specs.iter();
+        let pairs = self.send_specs.iter().map(|spec| {
+            let pair = if spec.is_broker() {
+                Some(spec.clone())
+            } else if given > 0 {
+                recv.next().cloned()
+            } else {
+                spec.one_port_down()
+            };
+            pair.map(|recv| (spec.clone(), recv))
+                .ok_or_else(|| ConnectError::RecvSpec {
+                    send_spec: spec.clone(),
+                })
+        });
+        pairs.collect()
     }
 }
 
@@ -166,6 +196,14 @@ pub enum ConnectError {
     /// A socket could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// A broker does not want this worker.
+    #[error("the broker at {endpoint} refuses: {reason}")]
+    Refused {
+        /// Where.
+        endpoint: Endpoint,
+        /// What it says.
+        reason: String,
+    },
     /// The runtime of [`super::blocking::Connection`] could not be started.
     #[error("starting a runtime")]
     Runtime(#[source] io::Error),
@@ -180,7 +218,7 @@ pub enum ConnectError {
     },
 }
 
-/// A connection to one server or several: receives requests, and dereferences to [`Replies`] for the way back.
+/// A connection to one server or several, or to brokers: receives requests, and dereferences to [`Replies`] for the way back.
 ///
 /// Needs a tokio runtime of any flavour with I/O and time enabled. Dropping it closes its sockets; when it and every
 /// [`super::Client`], [`Request`] and [`Replies`] of it are gone, dropping the last blocks while unsent replies are written,
@@ -194,6 +232,8 @@ pub struct Connection {
     names: Names,
     /// Addresses that were looked up, and nothing done about them yet.
     found: Option<Found>,
+    /// What brokers are told.
+    introduction: Introduction,
     /// The source whose turn is next.
     next: usize,
     /// Taken out of the sockets, not yet asked for.
@@ -203,6 +243,9 @@ pub struct Connection {
     stop: StopHandle,
     /// Whether anybody calls [`Connection::recv`].
     receiving: Arc<Receiving>,
+    /// What is sent while [`Connection::recv`] waits goes out at the end of the turn. Only where that waits on the thread of those who
+    /// send: elsewhere nobody would come round sooner than they can send it themselves.
+    gathers: bool,
     /// What says that all have pushed their last request, made once.
     announced: Option<Request>,
     told_drained: bool,
@@ -242,6 +285,11 @@ pub struct Server {
 }
 
 impl Server {
+    /// Whether it is a broker, with any number of servers behind it.
+    pub fn is_broker(&self) -> bool {
+        self.send_spec.is_broker()
+    }
+
     /// Where its requests come from.
     pub fn send_spec(&self) -> &Endpoint {
         &self.send_spec
@@ -288,11 +336,19 @@ impl Connection {
         let patience = options.subscription_timeout;
         let deadline = Instant::now() + patience;
         let receiving = Arc::new(Receiving::default());
+        let introduction = introduction(&options);
         let mut sources = Vec::with_capacity(pairs.len());
         for (send_spec, recv_spec) in &pairs {
             let specs = (send_spec, recv_spec);
             let publisher = passed(&options, &receiving);
-            sources.push(Source::connect(&context, specs, &bus, patience, publisher)?);
+            sources.push(Source::connect(
+                &context,
+                specs,
+                &bus,
+                patience,
+                publisher,
+                &introduction,
+            )?);
         }
         let servers = sources.iter().map(|source| Arc::clone(&source.server));
         let mut connection = Self {
@@ -301,11 +357,13 @@ impl Connection {
             bus,
             names,
             found: None,
+            introduction,
             next: 0,
             received: Received::new(),
             hasty: false,
             stop: StopHandle::default(),
             receiving,
+            gathers: Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
             uploads: Announced::new(options.chroot.as_deref(), options.upload_store.as_deref()),
             announced: None,
             told_drained: false,
@@ -317,6 +375,14 @@ impl Connection {
         };
         connection.find_names(deadline).await;
         for Source { server, .. } in &connection.sources {
+            if let Some(link) = server.link() {
+                let welcomed = link.welcomed(deadline).await;
+                let endpoint = server.endpoint();
+                if !welcomed.map_err(|reason| refused(endpoint, reason))? {
+                    tracing::warn!(broker = %endpoint, "broker has not answered yet, going on without");
+                }
+                continue;
+            }
             let subscribed = server.subscribed(deadline).await;
             let fail = |source| ConnectError::Subscription {
                 endpoint: server.endpoint().clone(),
@@ -332,6 +398,67 @@ impl Connection {
         Ok(connection)
     }
 
+    /// Connects to a broker that takes workers at `endpoint`, and to what `options` name beside it: the same as a spec that begins with
+    /// `broker+`. There is one socket for both ways, so there is no recv spec.
+    ///
+    /// A broker gives each request to the worker with the least to do, as many at once as [`Options::slots`] says. Whatever else it has
+    /// to know, it is told: which requests were taken by [`Connection::recv`] (another worker gets the others when this one is lost),
+    /// which are done, that this process is alive, also while the program is busy, and that it wants no more
+    /// ([`Connection::shutdown`], [`Connection::drain`]). A request is done when its response has ended, it has become a WebSocket, or its connection was
+    /// closed.
+    ///
+    /// When the client of a request leaves, [`super::Event::Disconnect`] comes as from a server. When the connection to the broker is
+    /// lost, it is made again, also to one that was started anew: what was received is still to be answered, and the
+    /// answer is taken. Only clients that were sent a part of their response, of which something may be lost, are cut off, and
+    /// [`super::Event::Disconnect`] tells of each.
+    ///
+    /// ```no_run
+    /// use lurcher::handler::{Connection, Options};
+    ///
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut options = Options::default();
+    /// options.slots = Some(1);
+    /// options.name = Some("shop-1".to_owned());
+    /// let mut connection = Connection::to_broker("tcp://127.0.0.1:9000".parse()?, options).await?;
+    /// while let Some(request) = connection.recv().await {
+    ///     if !request.is_notice() {
+    ///         request.respond(200).send("hello\n").await?;
+    ///     }
+    /// }
+    /// connection.finish().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::connect`], and [`ConnectError::Refused`] when the broker does not know the pool or for another reason wants no
+    /// such worker; not when it is not there (yet).
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: nothing was received yet.
+    pub async fn to_broker(endpoint: Endpoint, mut options: Options) -> Result<Self, ConnectError> {
+        options.send_specs.push(endpoint.as_broker());
+        Self::connect(options).await
+    }
+
+    /// Changes how many requests brokers give at once ([`Options::slots`]); 0 is none for now. Servers are not told.
+    pub fn set_slots(&mut self, slots: u32) {
+        self.options.slots = Some(slots);
+        self.introduction.slots = Some(slots);
+        for link in self.sources.iter().filter_map(Source::link) {
+            link.set_slots(slots);
+        }
+    }
+
+    /// As [`Connection::set_slots`], unless [`Options::slots`] has said how many: for whoever serves with a bound of its own.
+    pub fn default_slots(&mut self, slots: usize) {
+        if self.options.slots.is_none() {
+            self.set_slots(u32::try_from(slots).unwrap_or(u32::MAX));
+        }
+    }
+
     /// Receives the next request or notice, from all servers in turn; `None` after [`Connection::shutdown`], when
     /// everything that had been pushed was returned. What cannot be decoded is logged and left out.
     ///
@@ -340,8 +467,8 @@ impl Connection {
     /// Safe: a request is taken only by a future that returns it.
     pub async fn recv(&mut self) -> Option<Request> {
         loop {
-            while let Some((server, message)) = self.received.pop_front() {
-                if let Some(request) = self.decode(server, message) {
+            while let Some(incoming) = self.received.pop_front() {
+                if let Some(request) = self.decode(incoming) {
                     return Some(request);
                 }
             }
@@ -350,6 +477,7 @@ impl Connection {
             }
             let receiving = Arc::clone(&self.receiving);
             let _receives = receiving.begin();
+            let _gathers = Gathering(self.gathers.then(|| self.replies.clone()));
             if !self.refill().await {
                 receiving.end();
                 return None;
@@ -373,9 +501,9 @@ impl Connection {
         requests.push(first);
         let mut count = 1;
         while count < max
-            && let Some((server, message)) = self.received.pop_front()
+            && let Some(incoming) = self.received.pop_front()
         {
-            if let Some(request) = self.decode(server, message) {
+            if let Some(request) = self.decode(incoming) {
                 requests.push(request);
                 count += 1;
             }
@@ -440,17 +568,34 @@ impl Connection {
     /// Safe: the writing goes on in the background.
     pub async fn finish(self) {
         let context = self.context.clone();
+        // After that time it is given up, as is what libzmq has.
+        let settled = tokio::time::timeout(self.options.linger, self.replies.settle()).await;
+        if settled.is_err() {
+            tracing::warn!("a server does not take its last replies, they are dropped");
+        }
         drop(self);
         context.close().await;
     }
 
-    fn decode(&mut self, server: Arc<Publisher>, message: Bytes) -> Option<Request> {
+    fn decode(&mut self, incoming: Incoming) -> Option<Request> {
+        let Incoming {
+            server,
+            message,
+            given,
+        } = incoming;
         match wire::request::Request::decode(message) {
             Ok(message) if message.path == "@*" && message.kind() == Kind::Drained => {
                 self.drained(&server);
                 None
             }
             Ok(message) => {
+                if let Some(link) = server.link() {
+                    match given {
+                        Some(given) if !link.begin(given, &message) => return None,
+                        None if message.is_disconnect() => link.disconnected(&message),
+                        _ => {}
+                    }
+                }
                 if message.sender != self.last_sender || self.sources.len() > 1 {
                     self.learn(&message.sender, &server);
                 }
@@ -578,7 +723,9 @@ impl Connection {
         });
         let socket = client::Publisher::connect(&self.context, &nowhere, &self.bus, Duration::ZERO);
         let publisher = passed(&self.options, &self.receiving);
-        socket.ok().map(|socket| Arc::new(publisher(socket)))
+        socket
+            .ok()
+            .map(|socket| Arc::new(publisher(Way::Server(socket))))
     }
 
     /// Looks host names up for the first time, and connects to their servers; goes on without after a while.
@@ -621,7 +768,15 @@ impl Connection {
                 let patience = self.options.subscription_timeout;
                 let specs = (&send_spec, &recv_spec);
                 let publisher = passed(&self.options, &self.receiving);
-                match Source::connect(&self.context, specs, &self.bus, patience, publisher) {
+                let connected = Source::connect(
+                    &self.context,
+                    specs,
+                    &self.bus,
+                    patience,
+                    publisher,
+                    &self.introduction,
+                );
+                match connected {
                     Ok(mut source) => {
                         tracing::info!(requests = %send_spec, "address of a server: connecting");
                         source.place = Some((index, address));
@@ -686,17 +841,46 @@ impl Connection {
             names,
             ..
         } = self;
+        if self.gathers {
+            for source in sources.iter() {
+                if let Err(error) = source.server.gather(cx) {
+                    tell_broken(&error, source.server.endpoint());
+                }
+            }
+        }
         let count = sources.len();
         for at in (0..count).map(|offset| (*next + offset) % count) {
             let Some(source) = sources.get_mut(at) else {
                 continue;
             };
+            let server = &source.server;
+            if let Some(link) = source.link() {
+                let polled = link.poll_recv_many(cx, BATCH_MAX, &mut |taken| {
+                    received.push_back(Incoming {
+                        server: Arc::clone(server),
+                        message: taken.message,
+                        given: taken.given,
+                    });
+                });
+                if polled.is_pending() {
+                    continue;
+                }
+                self.hasty = matches!(polled, Poll::Ready(BATCH_MAX..));
+                if source.place.is_some() && source.was_lost() {
+                    names.hurry();
+                }
+                *next = at + 1;
+                return Poll::Ready(());
+            }
             let Some(receiver) = &mut source.receiver else {
                 continue;
             };
-            let server = &source.server;
             let polled = receiver.poll_recv_many(cx, BATCH_MAX, &mut |message| {
-                received.push_back((Arc::clone(server), message));
+                received.push_back(Incoming {
+                    server: Arc::clone(server),
+                    message,
+                    given: None,
+                });
             });
             let mut lost = false;
             match polled {
@@ -729,6 +913,17 @@ impl Connection {
     }
 }
 
+/// While it lives, what is sent is gathered.
+struct Gathering(Option<Replies>);
+
+impl Drop for Gathering {
+    fn drop(&mut self) {
+        if let Some(replies) = &self.0 {
+            replies.end_gathering();
+        }
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
         // Writers that are left wait for nothing that can come.
@@ -737,12 +932,27 @@ impl Drop for Connection {
 }
 
 /// Makes of a socket what replies pass through.
-fn passed(
-    options: &Options,
-    receiving: &Arc<Receiving>,
-) -> impl FnOnce(client::Publisher) -> Publisher + use<> {
+fn passed(options: &Options, receiving: &Arc<Receiving>) -> impl FnOnce(Way) -> Publisher + use<> {
     let (observer, receiving) = (options.observer.clone(), Arc::clone(receiving));
-    |socket| Publisher::new(socket, observer, receiving)
+    |way| Publisher::new(way, observer, receiving)
+}
+
+/// What brokers are told, where there are any.
+fn introduction(options: &Options) -> Introduction {
+    let is_asked = options.send_specs.iter().any(Endpoint::is_broker);
+    Introduction::new(
+        options.name.as_deref().or((!is_asked).then_some("")),
+        options.slots,
+        options.weight,
+        options.pool.as_deref(),
+    )
+}
+
+fn refused(endpoint: &Endpoint, reason: String) -> ConnectError {
+    ConnectError::Refused {
+        endpoint: endpoint.clone(),
+        reason,
+    }
 }
 
 impl Deref for Connection {

@@ -423,11 +423,18 @@ impl Outflow {
 
     /// Whether so many bytes in hand are worth a message by now, before anybody asks for a flush.
     pub(super) fn is_due(&self, bytes: usize) -> bool {
+        bytes > 0 && (!self.counts_messages() || bytes as u64 >= self.piece())
+    }
+
+    /// Whether the server may count messages. Behind a feed there may be a Mongrel2: until it has said, they are as precious as there.
+    fn counts_messages(&self) -> bool {
         match self.way() {
-            // Behind a feed there may be a Mongrel2: until that is known, messages are as precious as there.
-            Way::Free(_) if self.feed => bytes > 0 && bytes as u64 >= self.piece(),
-            Way::Free(_) | Way::Window(_) => bytes > 0,
-            Way::Blind => bytes > 0 && bytes as u64 >= self.piece(),
+            Way::Blind => true,
+            Way::Free(_) => self.feed,
+            Way::Window(_) => {
+                let flows = self.publisher.flows();
+                self.feed && !flows.are_controlled() && self.account.lock().window.is_none()
+            }
         }
     }
 
@@ -437,7 +444,7 @@ impl Outflow {
     ///
     /// Safe: nothing was done.
     pub(super) async fn flush_is_due(&self) {
-        if matches!(self.way(), Way::Blind) || self.feed && matches!(self.way(), Way::Free(_)) {
+        if self.counts_messages() {
             let times = u32::try_from(self.piece() / SMALL).unwrap_or(u32::MAX);
             let pause = FLUSH_PAUSE.saturating_mul(times).min(FLUSH_PAUSE_MAX);
             tokio::time::sleep_until(self.last + pause).await;

@@ -105,6 +105,7 @@
 
 pub mod blocking;
 mod body;
+mod broker;
 mod connection;
 mod control;
 mod deliver;

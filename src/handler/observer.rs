@@ -1,6 +1,7 @@
 //! Who watches a handler: every request that begins and ends, with its status, size and time. What is told is read off the
 //! messages that pass; nothing is kept for handlers that nobody watches, and what is done with the news is the observer's business.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -237,11 +238,18 @@ pub(super) struct Watch {
 #[derive(Debug, Default)]
 struct Table {
     /// The open requests of each connection, oldest first: answers are taken to come in that order.
-    clients: HashMap<Key, VecDeque<Open>>,
+    clients: HashMap<Key, Line>,
     count: usize,
     /// All requests in the order in which they came, those that have ended too until they are at the front.
     order: VecDeque<(Key, u64)>,
     serial: u64,
+}
+
+/// The open requests of a connection. Most have one, which so needs no room of its own.
+#[derive(Debug)]
+struct Line {
+    first: Open,
+    others: VecDeque<Open>,
 }
 
 /// A request that has begun.
@@ -328,14 +336,20 @@ impl Table {
     fn add(&mut self, key: Key, message: &Request, texts: bool) -> Option<Exchange> {
         self.serial += 1;
         let serial = self.serial;
-        self.clients
-            .entry(key)
-            .or_default()
-            .push_back(open(message, serial, texts));
+        let open = open(message, serial, texts);
+        match self.clients.entry(key) {
+            Entry::Occupied(mut line) => line.get_mut().others.push_back(open),
+            Entry::Vacant(place) => {
+                place.insert(Line {
+                    first: open,
+                    others: VecDeque::new(),
+                });
+            }
+        }
         self.count += 1;
         self.order.push_back((key, serial));
         while let Some(&(key, serial)) = self.order.front() {
-            let here = self.clients.get(&key).and_then(VecDeque::front);
+            let here = self.clients.get(&key).map(|line| &line.first);
             if here.is_some_and(|open| open.serial <= serial) && self.count <= OPEN_MAX {
                 break;
             }
@@ -349,7 +363,7 @@ impl Table {
             self.order.retain(|(key, serial)| {
                 clients
                     .get(key)
-                    .is_some_and(|open| open.iter().any(|open| open.serial == *serial))
+                    .is_some_and(|line| line.iter().any(|open| open.serial == *serial))
             });
         }
         None
@@ -357,11 +371,11 @@ impl Table {
 
     /// Takes the oldest request of a connection.
     fn take(&mut self, key: Key, end: End) -> Option<Exchange> {
-        let opens = self.clients.get_mut(&key)?;
-        let open = opens.pop_front()?;
-        if opens.is_empty() {
-            self.clients.remove(&key);
-        }
+        let line = self.clients.get_mut(&key)?;
+        let open = match line.others.pop_front() {
+            Some(next) => std::mem::replace(&mut line.first, next),
+            None => self.clients.remove(&key)?.first,
+        };
         self.count = self.count.saturating_sub(1);
         Some(open.over(end))
     }
@@ -369,7 +383,7 @@ impl Table {
     fn scan(&mut self, key: Key, mut payload: &[u8]) -> Vec<Exchange> {
         let mut ended = Vec::new();
         while !payload.is_empty()
-            && let Some(open) = self.clients.get_mut(&key).and_then(VecDeque::front_mut)
+            && let Some(open) = self.clients.get_mut(&key).map(|line| &mut line.first)
         {
             let scan = open.scanner.scan(payload);
             if !matches!(scan.state, ScanState::Ended { .. }) {
@@ -383,7 +397,7 @@ impl Table {
 
     /// The server writes the rest of a response, or some of it, from a file.
     fn file(&mut self, key: Key) -> Vec<Exchange> {
-        if let Some(open) = self.clients.get_mut(&key).and_then(VecDeque::front_mut)
+        if let Some(open) = self.clients.get_mut(&key).map(|line| &mut line.first)
             && let ScanState::Ended { .. } = open.scanner.skip_rest()
         {
             return self.take(key, End::Answered).into_iter().collect();
@@ -393,9 +407,11 @@ impl Table {
 
     /// Ends all requests of a connection.
     fn close(&mut self, key: Key, end: End) -> Vec<Exchange> {
-        let opens = self.clients.remove(&key).unwrap_or_default();
-        self.count = self.count.saturating_sub(opens.len());
-        let over = opens.into_iter().map(|open| {
+        let Some(Line { first, others }) = self.clients.remove(&key) else {
+            return Vec::new();
+        };
+        self.count = self.count.saturating_sub(1 + others.len());
+        let over = std::iter::once(first).chain(others).map(|open| {
             // The end of such a response is that of its connection, when the handler is who ends it.
             let whole = match open.scanner.state() {
                 ScanState::Opaque | ScanState::Switched => true,
@@ -463,6 +479,12 @@ fn open(message: &Request, serial: u64, texts: bool) -> Open {
             bytes: 0,
             end: End::GivenUp,
         },
+    }
+}
+
+impl Line {
+    fn iter(&self) -> impl Iterator<Item = &Open> {
+        std::iter::once(&self.first).chain(&self.others)
     }
 }
 

@@ -2,14 +2,19 @@
 //! who watch the handler are told. Where nobody asks for either, a message passes untouched.
 
 use std::io;
-use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
+use std::task::Context as Cx;
+use std::time::Duration;
 
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::broker::Link;
 use super::flow::{Flows, Outstanding, Receiving};
 use super::observer::{Endings, Observer, Watch};
 use crate::bus::client::{self, Sent};
+use crate::endpoint::Endpoint;
 use crate::wire::{self, reply};
 
 /// Idents of handler entries that are told apart behind one address: more share a number. A server has one for each address.
@@ -21,10 +26,23 @@ const TARGETS_MAX: usize = 65_536;
 /// One client connection among those of a server: the number of its ident, and its id.
 pub(super) type Key = (usize, u32);
 
-/// The socket for replies to one server, and what is known of its clients.
+/// What leads to clients.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one for each server, behind an `Arc`, and most are servers' own"
+)]
+#[derive(Debug)]
+pub(super) enum Way {
+    /// A server's SUB.
+    Server(client::Publisher),
+    /// A broker, whose servers are its own business.
+    Broker(Link),
+}
+
+/// The way of replies to one server or broker, and what is known of the clients there.
 #[derive(Debug)]
 pub(super) struct Publisher {
-    socket: client::Publisher,
+    way: Way,
     senders: Mutex<Vec<Bytes>>,
     flows: Flows,
     watch: Option<Watch>,
@@ -32,12 +50,12 @@ pub(super) struct Publisher {
 
 impl Publisher {
     pub(super) fn new(
-        socket: client::Publisher,
+        way: Way,
         observer: Option<Arc<dyn Observer>>,
         receiving: Arc<Receiving>,
     ) -> Self {
         Self {
-            socket,
+            way,
             senders: Mutex::default(),
             flows: Flows::new(receiving),
             watch: observer.map(Watch::new),
@@ -76,7 +94,10 @@ impl Publisher {
     /// As [`client::Publisher::send`].
     pub(super) async fn send(&self, message: Vec<u8>) -> io::Result<Sent> {
         let passing = self.passing(&message);
-        let sent = self.socket.send(message).await?;
+        let sent = match &self.way {
+            Way::Server(socket) => socket.send(message).await?,
+            Way::Broker(link) => link.send_all([message]).await?,
+        };
         if let Some(passing) = passing {
             passing.done(sent);
         }
@@ -93,7 +114,10 @@ impl Publisher {
             .iter()
             .filter_map(|message| self.passing(message))
             .collect();
-        let sent = self.socket.send_all(messages).await?;
+        let sent = match &self.way {
+            Way::Server(socket) => socket.send_all(messages).await?,
+            Way::Broker(link) => link.send_all(messages).await?,
+        };
         for passing in passing {
             passing.done(sent);
         }
@@ -103,7 +127,10 @@ impl Publisher {
     /// As [`client::Publisher::send_when_possible`].
     pub(super) fn send_when_possible(&self, message: Vec<u8>) -> io::Result<()> {
         let passing = self.passing(&message);
-        self.socket.send_when_possible(message)?;
+        match &self.way {
+            Way::Server(socket) => socket.send_when_possible(message)?,
+            Way::Broker(link) => link.send_when_possible(message),
+        }
         if let Some(passing) = passing {
             passing.done(Sent::Queued);
         }
@@ -136,11 +163,125 @@ impl Publisher {
     }
 }
 
-impl Deref for Publisher {
-    type Target = client::Publisher;
+/// What is known of who is there, and how it is waited for.
+impl Publisher {
+    /// The connection to a broker, if that is what it is.
+    pub(super) fn link(&self) -> Option<&Link> {
+        match &self.way {
+            Way::Server(_) => None,
+            Way::Broker(link) => Some(link),
+        }
+    }
 
-    fn deref(&self) -> &client::Publisher {
-        &self.socket
+    /// Where it is.
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        match &self.way {
+            Way::Server(socket) => socket.endpoint(),
+            Way::Broker(link) => link.endpoint(),
+        }
+    }
+
+    /// As [`client::Publisher::connection`]. Behind a broker the servers' clients stay who they are when it is lost; of those to whom
+    /// something is lost with it, the end is told.
+    pub(super) fn connection(&self) -> u64 {
+        match &self.way {
+            Way::Server(socket) => socket.connection(),
+            Way::Broker(_) => 0,
+        }
+    }
+
+    /// As [`client::Publisher::would_pass`].
+    pub(super) fn would_pass(&self, beginning: &[u8]) -> Option<bool> {
+        match &self.way {
+            Way::Server(socket) => socket.would_pass(beginning),
+            Way::Broker(_) => None,
+        }
+    }
+
+    /// As [`client::Publisher::is_lurcher`]. A broker is one that hands on what others send.
+    pub(super) fn is_lurcher(&self) -> bool {
+        match &self.way {
+            Way::Server(socket) => socket.is_lurcher(),
+            Way::Broker(_) => true,
+        }
+    }
+
+    /// As [`client::Publisher::is_feed`].
+    pub(super) fn is_feed(&self) -> bool {
+        match &self.way {
+            Way::Server(socket) => socket.is_feed(),
+            Way::Broker(_) => true,
+        }
+    }
+
+    /// As [`client::Publisher::subscription`].
+    pub(super) fn subscription(&self) -> Option<u64> {
+        match &self.way {
+            Way::Server(socket) => socket.subscription(),
+            Way::Broker(link) => link.is_welcome().then(|| link.generation()),
+        }
+    }
+
+    /// As [`client::Publisher::send_now`]; never to a broker, which is told in its own way.
+    pub(super) fn send_now(&self, message: &[u8]) -> io::Result<bool> {
+        match &self.way {
+            Way::Server(socket) => socket.send_now(message),
+            Way::Broker(_) => Ok(false),
+        }
+    }
+
+    /// As [`client::Publisher::topic`].
+    pub(super) fn topic(&self) -> Option<Vec<u8>> {
+        match &self.way {
+            Way::Server(socket) => socket.topic(),
+            Way::Broker(_) => None,
+        }
+    }
+
+    /// Waits until a server has subscribed; false when it has not done so by `deadline`.
+    pub(super) async fn subscribed(&self, deadline: Instant) -> io::Result<bool> {
+        match &self.way {
+            Way::Server(socket) => socket.subscribed(deadline).await,
+            Way::Broker(_) => Ok(true),
+        }
+    }
+
+    /// As [`client::Publisher::expect`].
+    pub(super) fn expect(&self, patience: Duration) -> io::Result<()> {
+        match &self.way {
+            Way::Server(socket) => socket.expect(patience),
+            Way::Broker(_) => Ok(()),
+        }
+    }
+
+    /// As [`client::Publisher::gather`].
+    pub(super) fn gather(&self, cx: &mut Cx<'_>) -> io::Result<()> {
+        match &self.way {
+            Way::Server(socket) => socket.gather(cx),
+            Way::Broker(link) => {
+                link.gather(cx);
+                Ok(())
+            }
+        }
+    }
+
+    /// As [`client::Publisher::end_gathering`].
+    pub(super) fn end_gathering(&self) -> io::Result<()> {
+        match &self.way {
+            Way::Server(socket) => socket.end_gathering(),
+            Way::Broker(link) => {
+                link.end_gathering();
+                Ok(())
+            }
+        }
+    }
+
+    /// As [`client::Publisher::settled`].
+    pub(super) async fn settled(&self) -> io::Result<()> {
+        match &self.way {
+            Way::Server(socket) => socket.settled().await,
+            Way::Broker(link) => link.settled().await,
+        }
     }
 }
 

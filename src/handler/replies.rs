@@ -11,6 +11,7 @@ use super::http::{self, Form, HttpError};
 use super::publisher::Publisher;
 use super::request::Request;
 use super::response;
+use super::source::tell_broken;
 use crate::bus::client::Sent;
 use crate::wire::request::Kind;
 use crate::wire::{ConnId, reply};
@@ -69,6 +70,10 @@ pub enum ReplyError {
 ///
 /// Replies wait while a server does not read; they are dropped when it is gone. All methods are for one server each, and
 /// those of one task arrive in order.
+///
+/// On a runtime of one thread, what tasks send while [`super::Connection::recv`] waits goes out together, when the tasks that are ready
+/// now have had their turn: one that blocks the thread then holds up what others have sent. Whoever receives and answers in turn
+/// sends at once.
 #[derive(Debug, Clone)]
 pub struct Replies {
     shared: Arc<Shared>,
@@ -100,6 +105,7 @@ impl Replies {
     /// A server is left for good. Those who have clients of it may go on answering them.
     pub(super) fn remove(&self, server: &Arc<Publisher>) {
         self.servers().retain(|other| !Arc::ptr_eq(other, server));
+        end_gathering(server);
         let mut senders = self
             .shared
             .senders
@@ -110,6 +116,21 @@ impl Replies {
                 .as_ref()
                 .is_none_or(|known| !Arc::ptr_eq(known, server))
         });
+    }
+
+    /// What was gathered is handed over, and from now on each message by itself.
+    pub(super) fn end_gathering(&self) {
+        self.servers().iter().for_each(end_gathering);
+    }
+
+    /// Waits until libzmq has all that was sent.
+    pub(super) async fn settle(&self) {
+        let servers = self.servers().clone();
+        for server in servers {
+            if let Err(error) = server.settled().await {
+                tell_broken(&error, server.endpoint());
+            }
+        }
     }
 
     fn servers(&self) -> MutexGuard<'_, Vec<Arc<Publisher>>> {
@@ -356,6 +377,12 @@ pub(super) fn begin(sender: &[u8], ids: &[ConnId], payload_len: usize) -> Vec<u8
     let mut message = Vec::with_capacity(sender.len() + ids.len() * 11 + payload_len + 16);
     reply::encode(sender, ids, b"", &mut message);
     message
+}
+
+fn end_gathering(server: &Arc<Publisher>) {
+    if let Err(error) = server.end_gathering() {
+        tell_broken(&error, server.endpoint());
+    }
 }
 
 pub(super) fn note(server: &Publisher, sent: Sent) {

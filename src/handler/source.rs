@@ -1,4 +1,4 @@
-//! One server of a connection: its two sockets, and how it is left without losing what it has pushed.
+//! One server of a connection, or one broker: its sockets, and how it is left without losing what it has pushed.
 //!
 //! A Lurcher is asked for no more requests, and says when it has pushed its last one. Nothing can be said to a Mongrel2: its
 //! connection is ended in our direction, which libzmq takes for its end, so that nothing more is written to it and what was written
@@ -13,7 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::publisher::Publisher;
+use super::broker::{Given, Introduction, Link};
+use super::publisher::{Publisher, Way};
 use crate::bus::client::{self, Context, OpenError, Receiver};
 use crate::endpoint::Endpoint;
 use crate::wire::reply;
@@ -51,15 +52,27 @@ enum Stage {
     Drained,
 }
 
-/// What was received and not yet asked for, with the server that it came from.
-pub(super) type Received = VecDeque<(Arc<Publisher>, Bytes)>;
+/// A message that was received.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    /// Where it came from.
+    pub(super) server: Arc<Publisher>,
+    pub(super) message: Bytes,
+    /// What a broker calls the request.
+    pub(super) given: Option<Given>,
+}
+
+/// What was received and not yet asked for.
+pub(super) type Received = VecDeque<Incoming>;
 
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) send_spec: Endpoint,
     pub(super) server: Arc<Publisher>,
-    /// None once it is closed.
+    /// None once it is closed, and for a broker.
     pub(super) receiver: Option<Receiver>,
+    /// A broker, of which more may come.
+    hears: bool,
     /// The host name that it was found by, as an index, and its address.
     pub(super) place: Option<(usize, IpAddr)>,
     /// Its address is not that of its name any more: it is left.
@@ -84,8 +97,26 @@ impl Source {
         (send_spec, recv_spec): (&Endpoint, &Endpoint),
         bus: &client::Options,
         patience: Duration,
-        publisher: impl FnOnce(client::Publisher) -> Publisher,
+        publisher: impl FnOnce(Way) -> Publisher,
+        introduction: &Introduction,
     ) -> Result<Self, OpenError> {
+        if send_spec.is_broker() {
+            let link = Link::connect(context, send_spec, bus, introduction.clone())?;
+            return Ok(Self {
+                send_spec: send_spec.clone(),
+                server: Arc::new(publisher(Way::Broker(link))),
+                receiver: None,
+                hears: true,
+                place: None,
+                is_gone: false,
+                losses: 0,
+                bus: bus.clone(),
+                token: String::new(),
+                stage: Stage::Serving,
+                heard: Instant::now(),
+                asked_on: None,
+            });
+        }
         let mut bus = bus.clone();
         // Without randomness there is none, and the server pairs the sockets as it does those of others.
         let random = getrandom::u64().and_then(|high| Ok((high, getrandom::u64()?)));
@@ -95,11 +126,12 @@ impl Source {
         );
         bus.token.clone_from(&token);
         let socket = client::Publisher::connect(context, recv_spec, &bus, patience)?;
-        let server = Arc::new(publisher(socket));
+        let server = Arc::new(publisher(Way::Server(socket)));
         Ok(Self {
             send_spec: send_spec.clone(),
             server,
             receiver: None,
+            hears: false,
             place: None,
             is_gone: false,
             losses: 0,
@@ -115,6 +147,9 @@ impl Source {
 
     /// Connects the way of requests.
     pub(super) fn open(&mut self, context: &Context) -> Result<(), OpenError> {
+        if self.server.link().is_some() {
+            return Ok(());
+        }
         self.receiver = Some(Receiver::connect(context, &self.send_spec, &self.bus)?);
         self.stage = Stage::Serving;
         Ok(())
@@ -138,7 +173,10 @@ impl Source {
 
     /// Whether a connection was lost since this was last asked.
     pub(super) fn was_lost(&mut self) -> bool {
-        let losses = self.receiver.as_mut().map_or(0, Receiver::losses);
+        let losses = match self.server.link() {
+            Some(link) => link.generation(),
+            None => self.receiver.as_mut().map_or(0, Receiver::losses),
+        };
         std::mem::replace(&mut self.losses, losses) != losses
     }
 
@@ -177,6 +215,18 @@ impl Source {
     /// received or has changed, and now and then.
     pub(super) fn advance(&mut self, quiet_time: Duration, received: &mut Received) {
         if matches!(self.stage, Stage::Opening { .. } | Stage::Serving) {
+            return;
+        }
+        if let Some(link) = self.server.link() {
+            link.drain();
+            if let Stage::Leaving { until, .. } = self.stage {
+                if link.is_drained() {
+                    self.stage = Stage::Drained;
+                } else if Instant::now() >= until {
+                    tracing::warn!(broker = %self.send_spec, "broker does not say that it gives no more requests: not waiting any longer");
+                    self.stage = Stage::Drained;
+                }
+            }
             return;
         }
         let is_lurcher = self.server.is_lurcher();
@@ -246,8 +296,23 @@ impl Source {
         }
     }
 
+    /// The broker, if it is one and more may come from it.
+    pub(super) fn link(&self) -> Option<&Link> {
+        self.server.link().filter(|_| self.hears)
+    }
+
     /// Closes the socket for requests, and takes what is still in it.
     pub(super) fn close(&mut self, received: &mut Received) {
+        if let Some(link) = self.link() {
+            link.stop_receiving(&mut |taken| {
+                received.push_back(Incoming {
+                    server: Arc::clone(&self.server),
+                    message: taken.message,
+                    given: taken.given,
+                });
+            });
+            self.hears = false;
+        }
         let Some(mut receiver) = self.receiver.take() else {
             return;
         };
@@ -255,7 +320,11 @@ impl Source {
             let Ok(Some(message)) = receiver.try_recv() else {
                 break;
             };
-            received.push_back((Arc::clone(&self.server), message));
+            received.push_back(Incoming {
+                server: Arc::clone(&self.server),
+                message,
+                given: None,
+            });
         }
     }
 }

@@ -26,6 +26,8 @@ pub(super) enum Command {
     Serve(super::serve::Args),
     /// Run a handler, built in or your own, and keep its processes
     Run(super::run::Args),
+    /// Stand between servers and workers, and give each request to the least busy worker
+    Broker(super::broker::Args),
     /// Load, check, show and match configurations: m2sh's work
     Config(super::config::Args),
     /// Ask a running server, or have it do something, by its control port

@@ -33,7 +33,7 @@ pub(super) struct Args {
 pub(super) struct StatusArgs {
     #[command(flatten)]
     server: Server,
-    /// What to show: handlers, routes, metrics, net, tasks, workers [default: handlers; of `lurcher run` workers; of a Mongrel2 tasks]
+    /// What to show: pools, workers, causes, handlers, routes, metrics, net, tasks [default: pools and workers; of `lurcher run` workers; of a Mongrel2 tasks]
     #[arg(long)]
     what: Option<String>,
     /// Print JSON: a list of objects
@@ -116,13 +116,26 @@ fn read_words(words: &[String], has_address: bool) -> Result<(Option<PathBuf>, Q
 
 /// `lurcher status`.
 pub(super) fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let questions: Vec<_> = match &args.what {
-        Some(what) => vec![about(what)],
-        None => ["handlers", "workers", "tasks"].map(about).into(),
+    let (questions, and) = match &args.what {
+        Some(what) => (vec![about(what)], None),
+        None => (
+            ["pools", "workers", "handlers", "tasks"].map(about).into(),
+            // Of pools their workers too.
+            Some(about("workers")),
+        ),
     };
-    match args.server.ask(&questions)?.1 {
-        Answer::Table(table) => print(&table, args.json),
-        Answer::Error { code, error } => Err(refused(code.as_deref(), &error)),
+    let (port, config) = args.server.which()?;
+    let mut line = port.open(config)?;
+    let (first, table) = match first(&mut line, &questions)? {
+        (first, Answer::Table(table)) => (first, table),
+        (_, Answer::Error { code, error }) => return Err(refused(code.as_deref(), &error)),
+    };
+    match and.filter(|_| first == 0) {
+        Some(and) => match line.ask(&and)? {
+            Answer::Table(workers) => print_both(&table, &workers, args.json),
+            Answer::Error { code, error } => Err(refused(code.as_deref(), &error)),
+        },
+        None => print(&table, args.json),
     }
 }
 
@@ -158,10 +171,15 @@ pub(super) fn running(server: &Server) -> anyhow::Result<ExitCode> {
 
 impl Server {
     fn ask(&self, questions: &[Question]) -> anyhow::Result<(String, Answer)> {
+        let (port, config) = self.which()?;
+        ask(port, config, questions)
+    }
+
+    fn which(&self) -> anyhow::Result<(&Port, Option<&Path>)> {
         if self.port.control.is_some() && self.config.is_some() {
             bail!("with --control, no configuration is named");
         }
-        ask(&self.port, self.config.as_deref(), questions)
+        Ok((&self.port, self.config.as_deref()))
     }
 }
 
@@ -171,22 +189,31 @@ fn ask(
     config: Option<&Path>,
     questions: &[Question],
 ) -> anyhow::Result<(String, Answer)> {
-    let (endpoint, meant) = port.find(config)?;
-    let mut line = Line::open(endpoint, meant, port.timeout)?;
+    let mut line = port.open(config)?;
+    let (_, answer) = first(&mut line, questions)?;
+    Ok((line.name().to_owned(), answer))
+}
+
+/// Asks one question after the other until one gets a table, and gives the last answer with the place of its question.
+fn first(line: &mut Line, questions: &[Question]) -> anyhow::Result<(usize, Answer)> {
     let mut answer = None;
-    for question in questions {
+    for (place, question) in questions.iter().enumerate() {
         let latest = line.ask(question)?;
         let is_table = matches!(latest, Answer::Table(_));
-        answer = Some(latest);
+        answer = Some((place, latest));
         if is_table {
             break;
         }
     }
-    let answer = answer.context("nothing was asked")?;
-    Ok((line.name().to_owned(), answer))
+    answer.context("nothing was asked")
 }
 
 impl Port {
+    fn open(&self, config: Option<&Path>) -> anyhow::Result<Line> {
+        let (endpoint, meant) = self.find(config)?;
+        Line::open(endpoint, meant, self.timeout)
+    }
+
     /// Where to ask, and which server is meant, if it is known.
     fn find(&self, config: Option<&Path>) -> anyhow::Result<(Endpoint, Option<Meant>)> {
         if let Some(endpoint) = &self.control {
@@ -206,23 +233,56 @@ fn print(table: &Table, json: bool) -> anyhow::Result<ExitCode> {
     let mut out = String::new();
     if json {
         write_json(table, &mut out);
+        out.push('\n');
     } else if let ([_], [row]) = (table.headers.as_slice(), table.rows.as_slice())
         && let [cell] = row.as_slice()
     {
-        // A single value needs no heading, and can be used by a script.
-        out.push_str(&text(cell));
-        out.push('\n');
+        // A single value needs no heading, and can be used by a script. One of several lines is meant to be read as such.
+        match cell {
+            Cell::Text(lines) if !lines.is_empty() => {
+                for line in lines.lines() {
+                    out.push_str(&clean(line));
+                    out.push('\n');
+                }
+            }
+            _ => {
+                out.push_str(&text(cell));
+                out.push('\n');
+            }
+        }
     } else {
-        let heading = table
-            .headers
-            .iter()
-            .map(|header| clean(header).to_uppercase());
-        let rows = table.rows.iter().map(|row| row.iter().map(text).collect());
-        let rows: Vec<Vec<String>> = [heading.collect()].into_iter().chain(rows).collect();
-        super::table::write(&rows, &mut out);
+        write_rows(table, &mut out);
     }
     say(&out)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Pools, and under them their workers.
+fn print_both(pools: &Table, workers: &Table, json: bool) -> anyhow::Result<ExitCode> {
+    let mut out = String::new();
+    if json {
+        out.push_str("{\"pools\": ");
+        write_json(pools, &mut out);
+        out.push_str(", \"workers\": ");
+        write_json(workers, &mut out);
+        out.push_str("}\n");
+    } else {
+        write_rows(pools, &mut out);
+        out.push('\n');
+        write_rows(workers, &mut out);
+    }
+    say(&out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_rows(table: &Table, out: &mut String) {
+    let heading = table
+        .headers
+        .iter()
+        .map(|header| clean(header).to_uppercase());
+    let rows = table.rows.iter().map(|row| row.iter().map(text).collect());
+    let rows: Vec<Vec<String>> = [heading.collect()].into_iter().chain(rows).collect();
+    super::table::write(&rows, out);
 }
 
 fn say(text: &str) -> anyhow::Result<()> {
@@ -265,7 +325,7 @@ fn write_json(table: &Table, out: &mut String) {
         }
         out.push('}');
     }
-    out.push_str("\n]\n");
+    out.push_str("\n]");
 }
 
 /// A JSON string (RFC 8259 section 7).

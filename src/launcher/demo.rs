@@ -139,6 +139,9 @@ fn server(port: u16) -> anyhow::Result<Server> {
                 slots: None,
                 queue: None,
                 retry: config::Retry::default(),
+                wait: None,
+                workers: None,
+                sticky: None,
             })),
         })
     });

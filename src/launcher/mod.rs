@@ -5,9 +5,11 @@
 //! `what was being done: why`.
 
 mod args;
+mod broker;
 mod config;
 mod control;
 mod demo;
+mod given;
 mod line;
 mod log;
 mod m2sh;
@@ -42,7 +44,11 @@ pub fn main(built_in: &'static [BuiltIn]) -> ExitCode {
             serve::as_mongrel2(arguments)
         }
         Some("m2sh") => return m2sh::main(&program, arguments),
-        Some(name @ ("m2wsgi" | "m2wsgi.device.response" | "m2wsgi.device.dispatcher")) => {
+        Some("m2wsgi.device.dispatcher") => {
+            log::install(std::env::var("LURCHER_LOG").ok().as_deref());
+            broker::as_dispatcher(arguments)
+        }
+        Some(name @ ("m2wsgi" | "m2wsgi.device.response")) => {
             log::install(std::env::var("LURCHER_LOG").ok().as_deref());
             run::as_m2wsgi(name, arguments, built_in)
         }
@@ -72,14 +78,16 @@ fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
 
 fn by_its_own_name(built_in: &'static [BuiltIn]) -> anyhow::Result<ExitCode> {
     let arguments: Vec<_> = std::env::args_os().collect();
-    let command =
-        args::Cli::command().mut_subcommand("run", |run| run::describe(run, built_in, &arguments));
+    let command = args::Cli::command()
+        .mut_subcommand("run", |run| run::describe(run, built_in, &arguments))
+        .mut_subcommand("broker", broker::describe);
     let cli = args::Cli::from_arg_matches(&command.get_matches_from(arguments))
         .unwrap_or_else(|error| error.exit());
     log::install(cli.log.as_deref());
     match cli.command {
         args::Command::Serve(args) => serve::main(args),
         args::Command::Run(args) => run::main(&args, built_in, cli.log.as_deref()),
+        args::Command::Broker(args) => broker::main(&args),
         args::Command::Config(args) => config::main(args),
         args::Command::Control(args) => control::main(args),
         args::Command::Status(args) => control::status(&args),

@@ -10,7 +10,9 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::config::{Server, Settings};
-use crate::control::{self, BoundPort, Cell, Connection, INFO, Order, Subject, Table, Task};
+use crate::control::{
+    self, BoundFigures, BoundPort, Cell, Connection, INFO, Order, Pool, Subject, Table, Task,
+};
 use crate::endpoint::{Endpoint, Transport};
 use crate::front::{self, Handle, Plan, State};
 
@@ -65,6 +67,28 @@ pub(super) async fn bind(
             Ok(None)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Binds where figures are told, if the settings name an address. All servers of a configuration share it: the first has it, and the
+/// others run without.
+///
+/// # Errors
+///
+/// When what the settings name is no address with a port.
+pub(super) async fn bind_figures(settings: &Settings) -> anyhow::Result<Option<BoundFigures>> {
+    let Some(text) = &settings.metrics_port else {
+        return Ok(None);
+    };
+    let address = text.parse().with_context(|| {
+        format!("read the setting metrics_port, {text:?}: it takes an address with a port, as 127.0.0.1:9127")
+    })?;
+    match control::bind_figures(address).await {
+        Ok(figures) => Ok(Some(figures)),
+        Err(error) => {
+            warn!("the server runs without figures at {address}: {error}");
+            Ok(None)
+        }
     }
 }
 
@@ -223,7 +247,7 @@ impl Subject for Governed {
         ]);
         for handlers in self.front.handlers() {
             let report = handlers.report;
-            let [send, recv] = match &report.endpoints {
+            let [send, recv] = match &report.endpoints.plain {
                 Some((send, recv)) => [send.to_string(), recv.to_string()],
                 None => [String::new(), String::new()],
             };
@@ -266,6 +290,15 @@ impl Subject for Governed {
                 .extend(rows.map(|peer| of_all.iter().cloned().chain(peer).collect()));
         }
         Some(table)
+    }
+
+    fn pools(&self) -> Option<Vec<Pool>> {
+        let all = self.front.handlers().into_iter();
+        let pool = |handlers: front::Handlers| Pool {
+            name: handlers.report.endpoints.to_string(),
+            report: handlers.report,
+        };
+        Some(all.map(pool).collect())
     }
 
     fn routes(&self) -> Option<Table> {

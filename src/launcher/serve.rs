@@ -116,6 +116,7 @@ async fn serve(ready: Ready) -> anyhow::Result<ExitCode> {
     }
     snapshot.log_remarks();
     let control_port = port::bind(server, plan.settings()).await?;
+    let figures = port::bind_figures(plan.settings()).await?;
     let drain_timeout = plan.settings().drain_timeout;
     let (signal, watch) = drain::channel();
     // Before the log says that this server is there: whoever reads it may signal at once.
@@ -133,10 +134,14 @@ async fn serve(ready: Ready) -> anyhow::Result<ExitCode> {
     let (orders, mut ordered) = port::orders();
     // Of its own, so that a front that finishes what is open can still be asked how it goes, and told to end at once.
     let (end_control, control_watch) = drain::channel();
+    let governed = Governed::new(plan, source.chroot.clone(), handle.clone(), orders);
+    let governed = Rc::new(governed);
+    if let Some(figures) = figures {
+        figures.run(Rc::<Governed>::clone(&governed), &control_watch);
+    }
     if let Some(control_port) = control_port {
         info!("control port on {}", control_port.endpoint());
-        let governed = Governed::new(plan, source.chroot.clone(), handle.clone(), orders);
-        control_port.run(Rc::new(governed), &control_watch);
+        control_port.run(governed, &control_watch);
     }
     source.outside.ready().await?;
     let mut orphaned = false;

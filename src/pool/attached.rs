@@ -16,7 +16,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::requests::{NOTICE_TAG, State};
-use super::{Pool, Ticket, workers};
+use super::{Address, Pool, Ticket, workers};
 use crate::bus::server::{Outgoing, PeerId, Unsent};
 use crate::metrics::Name;
 use crate::wire::ConnId;
@@ -31,6 +31,11 @@ const HELD_SLACK: usize = 64;
 pub trait Speaker {
     /// The id under which handlers know the connection; it stays the same while it is attached.
     fn id(self: Rc<Self>) -> ConnId;
+
+    /// The sender that stands before the id in its messages; none: that of the pool.
+    fn sender(&self) -> Option<Bytes> {
+        None
+    }
 
     /// Its messages go to this peer from now on.
     fn moved(&self, pool: &Rc<Pool>, peer: PeerId);
@@ -151,12 +156,9 @@ impl Ticket {
     /// not busy with it any more.
     pub fn into_attachment(self, speaker: Rc<dyn Speaker>) -> Attachment {
         let state = &mut *self.pool.state.borrow_mut();
-        let worker = state.worker_of(self.place, self.serial);
-        if let Some(worker) = worker {
-            state.workers.attach_more(worker);
-        }
+        let worker = state.turn_into_attached(self.request);
         self.pool.attachment(state, worker, speaker)
-        // The ticket ends here, and with it the open request.
+        // The ticket ends here, as that of a request that is over already.
     }
 }
 
@@ -223,14 +225,17 @@ impl Pool {
             return false;
         }
         let outgoing = Outgoing {
-            head: self.head(Rc::clone(&attached.speaker).id()),
+            head: self.head(&Address {
+                sender: attached.speaker.sender(),
+                id: Rc::clone(&attached.speaker).id(),
+            }),
             body: message.clone(),
         };
         let tag = ATTACHED_TAG | (place as u64) << 32 | u64::from(attached.serial);
         let sent = state
             .workers
-            .peer(worker)
-            .is_some_and(|peer| peer.send(outgoing, tag).is_ok());
+            .link(worker)
+            .is_some_and(|link| link.send_message(outgoing, tag).is_ok());
         if sent {
             Name::Messages.increment();
         } else {

@@ -7,7 +7,7 @@
 use std::rc::Rc;
 
 use super::requests::is_request;
-use super::{NOTICE_TAG, Pool, State, workers};
+use super::{Dialect, NO_TAG, NOTICE_TAG, Pool, State, workers};
 use crate::bus::server::{PeerId, Unsent};
 use crate::wire::ConnId;
 use crate::wire::request::Notice;
@@ -56,7 +56,7 @@ impl Pool {
         }
     }
 
-    fn begin_drain(self: &Rc<Self>, state: &mut State, begun: Vec<workers::Id>) {
+    pub(super) fn begin_drain(self: &Rc<Self>, state: &mut State, begun: Vec<workers::Id>) {
         for worker in begun {
             self.take_over(state, worker);
             self.move_attached(state, worker);
@@ -95,8 +95,11 @@ impl Pool {
 
     /// Tells handlers that have asked that they had their last request; again later where there is no room for that.
     pub(super) fn tell_drained(&self, state: &mut State) {
-        for (worker, peer) in state.workers.untold() {
-            let sent = self.try_notice(&peer, ConnId(0), Notice::Drained);
+        for (worker, link) in state.workers.untold() {
+            let sent = match link.dialect {
+                Dialect::Plain => self.try_notice(&link, &ConnId(0).into(), Notice::Drained),
+                Dialect::Own | Dialect::M2wsgi => link.say_drained(NO_TAG).is_ok(),
+            };
             if sent {
                 state.workers.told(worker);
             } else {

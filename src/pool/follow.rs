@@ -9,10 +9,11 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::requests::{End, Open, Phase, State, last_tag, part_tag};
-use super::workers::Workers;
-use super::{ATTEMPTS_MAX, Failure, Pool, Retry, Ticket};
-use crate::bus::server::{Full, Outgoing, Peer};
+use super::requests::{Open, State, last_tag, now, part_tag};
+use super::workers::Link;
+use super::{Address, Failure, Pool, Refused, Retry, Ticket};
+use crate::balancer::{Phase, Request};
+use crate::bus::server::{Full, Outgoing};
 use crate::metrics::Name;
 
 /// Bytes queued for a peer above which it gets no passing message: the client shall wait, not its body in memory.
@@ -47,41 +48,48 @@ impl Open {
         self.follow.get_or_insert_default()
     }
 
-    /// Whether it may be handed to another peer when the one that has it is lost.
-    pub(super) fn may_be_handed_on(&self) -> bool {
-        let retry = match self.follow.as_deref() {
-            Some(Follow { passed: true, .. }) => Retry::Never,
+    /// How often it may be begun by a worker, as far as that depends on what was sent of it.
+    fn retry(&self) -> Retry {
+        match self.follow.as_deref() {
             Some(Follow {
                 last: Some((_, retry)),
                 sent: true,
                 ..
             }) => *retry,
             _ => self.retry,
-        };
+        }
+    }
+
+    /// Whether it can be handed to another peer when the one that has it is lost.
+    pub(super) fn can_be_handed_on(&self) -> bool {
         // A handler may answer and end at once; two answers to one request must never meet on a connection.
-        retry == Retry::Safe
+        !self.has_passed()
             && !self.started
+            && !self.failed
+            && self.done.is_none()
             && !self.caller.has_mail()
-            && self.attempts < ATTEMPTS_MAX
+    }
+
+    /// Whether something that follows it waits for room.
+    fn waits_for_room(&self) -> bool {
+        self.follow.as_ref().is_some_and(|follow| follow.waits)
     }
 
     /// Whether parts of it have gone out, which are not kept.
     pub(super) fn has_passed(&self) -> bool {
         self.follow.as_ref().is_some_and(|follow| follow.passed)
     }
-
-    fn peer<'w>(&self, workers: &'w Workers) -> Option<&'w Rc<Peer>> {
-        match self.phase {
-            Phase::Handed { worker } | Phase::Attached { worker } => workers.peer(worker),
-            Phase::Waiting { .. } | Phase::Failed => None,
-        }
-    }
 }
 
 impl State {
+    /// The socket of the worker that has a request.
+    fn link_of(&self, request: Request) -> Option<&Link> {
+        self.workers.link(self.worker_of(request)?)
+    }
+
     /// A further message that its peer never got wholly, because it has stalled or is lost.
-    pub(super) fn take_back_follow_up(&mut self, place: usize, serial: u32) {
-        let Some(open) = self.open.get_mut(place).filter(|o| o.serial == serial) else {
+    pub(super) fn take_back_follow_up(&mut self, request: Request) {
+        let Some((open, workers)) = self.open_and_workers(request) else {
             return;
         };
         let Some(follow) = &mut open.follow else {
@@ -90,58 +98,46 @@ impl State {
         if follow.last.is_some() {
             follow.sent = false;
             follow.waits = true;
-        } else if open.phase != Phase::Failed {
+            workers.balancer.set_retry(request, open.retry());
+        } else if !open.failed {
             // A part of a body is lost: what its handler makes of the rest is worth nothing.
-            self.abandon(place);
+            self.abandon(request);
         }
     }
 
     /// No handler will answer this request.
-    pub(super) fn abandon(&mut self, place: usize) {
-        if let Some(open) = self.open.get_mut(place) {
+    pub(super) fn abandon(&mut self, request: Request) {
+        self.cancel(request);
+        if let Some(open) = self.open_mut(request) {
             open.caller.retire_id();
-            let old = std::mem::replace(&mut open.phase, Phase::Failed);
             Name::RequestsLostHandler.increment();
-            open.caller.failed(Failure::HandlerLost);
-            self.leave(old);
-        }
-    }
-
-    /// A request that was in this phase refers to its worker no more.
-    fn leave(&mut self, phase: Phase) {
-        match phase {
-            Phase::Handed { worker } => self.workers.end(worker),
-            Phase::Attached { worker } => self.workers.detach(worker),
-            Phase::Waiting { .. } | Phase::Failed => {}
+            open.fail(Refused::now(Failure::HandlerLost));
         }
     }
 
     /// Whether something waits for room at a peer.
     pub(super) fn has_follow_ups(&self) -> bool {
-        let waits = |open: &Open| open.follow.as_ref().is_some_and(|follow| follow.waits);
-        self.follow_ups > 0 && self.open.iter().any(|(_, open)| waits(open))
+        self.follow_ups > 0 && self.all().any(|(_, open)| open.waits_for_room())
     }
 }
 
 impl Pool {
-    /// The request at `place` was just handed over: what completes it goes behind it.
-    pub(super) fn follow(&self, state: &mut State, place: usize) {
-        if let Some(follow) = state.open.get_mut(place).and_then(|o| o.follow.as_mut()) {
+    /// The request was just handed over: what completes it goes behind it.
+    pub(super) fn follow(&self, state: &mut State, request: Request) {
+        if let Some(follow) = state.open_mut(request).and_then(|o| o.follow.as_mut()) {
             follow.sent = false;
-            self.send_last(state, place);
+            self.send_last(state, request);
         }
     }
 
     /// Sends what completes a request to the peer that has it, if there is something to send and room.
-    fn send_last(&self, state: &mut State, place: usize) {
-        let State { open, workers, .. } = state;
-        let Some(open) = open.get_mut(place) else {
+    fn send_last(&self, state: &mut State, request: Request) {
+        let Some(link) = state.link_of(request).cloned() else {
             return;
         };
-        let Some(peer) = open.peer(workers) else {
+        let Some((open, workers)) = state.open_and_workers(request) else {
             return;
         };
-        let tag = last_tag(place, open.serial);
         let caller = Rc::clone(&open.caller);
         let Some(follow) = &mut open.follow else {
             return;
@@ -150,39 +146,43 @@ impl Pool {
             return;
         };
         let message = Outgoing {
-            head: self.head(caller.id()),
+            head: self.head(&Address::of(&caller)),
             body: message.clone(),
         };
         follow.waits = false;
-        match peer.send(message, tag) {
-            Ok(()) => follow.sent = true,
+        match link.send_message(message, last_tag(request)) {
+            Ok(()) => {
+                follow.sent = true;
+                workers.balancer.set_retry(request, open.retry());
+            }
             Err(Full::Queue) => {
                 follow.waits = true;
                 self.unsettled.notify_one();
             }
-            Err(Full::Gone) => self.peer_has_left(state, place),
+            Err(Full::Gone) => self.peer_has_left(state, request),
         }
     }
 
     /// The peer of this request has closed its PULL socket, so what is left to say does not reach it: the request goes to
     /// another from its beginning where that does no harm.
-    fn peer_has_left(&self, state: &mut State, place: usize) {
-        let Some(open) = state.open.get_mut(place) else {
+    fn peer_has_left(&self, state: &mut State, request: Request) {
+        let phase = state.phase(request);
+        let Some((open, workers)) = state.open_and_workers(request) else {
             return;
         };
         if open.started {
             // It answered without having seen the whole, and may go on answering.
             return;
         }
-        if open.may_be_handed_on() {
+        let may = open.retry() == Retry::Safe && phase == Some(Phase::Handed);
+        if may && open.can_be_handed_on() {
             open.caller.retire_id();
-            let old = open.phase;
             Name::RequestsHandedOn.increment();
-            state.enqueue(place, End::Front);
-            state.leave(old);
+            // It has only heard an announcement, so that this is no attempt.
+            workers.balancer.unsent(request, now());
             self.unsettled.notify_one();
         } else {
-            state.abandon(place);
+            state.abandon(request);
         }
     }
 
@@ -191,18 +191,17 @@ impl Pool {
         if state.follow_ups == 0 {
             return;
         }
-        let waiting: Vec<usize> = state
-            .open
-            .iter()
-            .filter(|(_, open)| open.follow.as_ref().is_some_and(|follow| follow.waits))
-            .map(|(place, _)| place)
+        let waiting: Vec<Request> = state
+            .all()
+            .filter(|(_, open)| open.waits_for_room())
+            .map(|(request, _)| request)
             .collect();
-        for place in waiting {
-            if let Some(follow) = state.open.get_mut(place).and_then(|o| o.follow.as_mut()) {
+        for request in waiting {
+            if let Some(follow) = state.open_mut(request).and_then(|o| o.follow.as_mut()) {
                 follow.waits = false;
             }
-            self.send_last(state, place);
-            if let Some(open) = state.open.get(place) {
+            self.send_last(state, request);
+            if let Some(open) = state.open(request) {
                 open.caller.resumed();
             }
         }
@@ -217,39 +216,34 @@ impl Ticket {
         if !self.begin_follow(state) {
             return;
         }
-        if let Some(open) = state.open.get_mut(self.place) {
+        if let Some(open) = state.open_mut(self.request) {
             open.follow().last = Some((message, retry));
         }
-        self.pool.send_last(state, self.place);
+        self.pool.send_last(state, self.request);
         self.pool.pull(state);
     }
 
     /// Whether the message that completes the request is with a peer: it is the handler's business now, whatever becomes of it.
     pub fn is_completed(&self) -> bool {
-        let completed =
-            self.pool
-                .with_open(self.place, self.serial, |_, open| match &open.follow {
-                    Some(follow) => follow.sent,
-                    None => false,
-                });
-        completed.unwrap_or(false)
+        let state = self.pool.state.borrow();
+        let follow = state
+            .open(self.request)
+            .and_then(|open| open.follow.as_ref());
+        follow.is_some_and(|follow| follow.sent)
     }
 
     /// Whether the peer that has the request takes a passing message now.
     pub fn room(&self) -> Room {
         let state = &mut *self.pool.state.borrow_mut();
-        let room = match state.open.get(self.place) {
-            Some(open) if open.serial == self.serial => match open.peer(&state.workers) {
-                Some(peer) if peer.is_blocked() || peer.is_silent() => Room::Later,
-                Some(peer) if peer.is_gone() => Room::Now,
-                Some(peer) if peer.queued_bytes() >= QUEUED_MAX => Room::Soon,
-                Some(_) => Room::Now,
-                None => Room::Later,
-            },
-            _ => Room::Later,
+        let room = match state.link_of(self.request).map(|link| &link.peer) {
+            Some(peer) if peer.is_blocked() || peer.is_silent() => Room::Later,
+            Some(peer) if peer.is_gone() => Room::Now,
+            Some(peer) if peer.queued_bytes() >= QUEUED_MAX => Room::Soon,
+            Some(_) => Room::Now,
+            None => Room::Later,
         };
         if room == Room::Later && self.begin_follow(state) {
-            if let Some(open) = state.open.get_mut(self.place) {
+            if let Some(open) = state.open_mut(self.request) {
                 open.follow().waits = true;
             }
             self.pool.unsettled.notify_one();
@@ -264,34 +258,30 @@ impl Ticket {
         if !self.begin_follow(state) {
             return;
         }
-        let State { open, workers, .. } = &mut *state;
-        let Some(open) = open.get_mut(self.place) else {
+        let Some(link) = state.link_of(self.request).cloned() else {
             return;
         };
-        let Some(peer) = open.peer(workers).cloned() else {
+        let Some(open) = state.open_mut(self.request) else {
             return;
         };
         open.follow().passed = true;
         open.message = Bytes::new();
-        let tag = part_tag(self.place, self.serial);
-        let head = self.pool.head(Rc::clone(&open.caller).id());
+        let tag = part_tag(self.request);
+        let head = self.pool.head(&Address::of(&open.caller));
         let message = Outgoing {
             head,
             body: message,
         };
-        if peer.send(message, tag).is_err() {
-            state.abandon(self.place);
+        if link.send_message(message, tag).is_err() {
+            state.abandon(self.request);
         }
     }
 
     /// Makes room for notes on further messages; false when the request is not there any more.
     fn begin_follow(&self, state: &mut State) -> bool {
-        let Some(open) = state.open.get_mut(self.place) else {
+        let Some(open) = state.open_mut(self.request) else {
             return false;
         };
-        if open.serial != self.serial {
-            return false;
-        }
         if open.follow.is_none() {
             open.follow();
             state.follow_ups += 1;

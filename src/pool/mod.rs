@@ -12,41 +12,51 @@
 //! What it does not do: read replies (they go to [`Replies`] as they came), know connections or HTTP. Everything is
 //! on one shard: `Rc` and `RefCell`, no lock, no channel, and no task woken for a message.
 
+mod ask;
 mod attached;
+mod bound;
+mod brokers;
 mod draining;
 mod follow;
 mod kin;
+mod report;
 mod requests;
+mod routed;
+mod router;
+mod session;
 mod sides;
+mod time;
 mod workers;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::rc::Rc;
+use std::hash::BuildHasher as _;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::bus::server::{
-    self, BindError, Bound, Head, Kind, Listening, Origin, Outgoing, Peer, PeerId,
-};
-use crate::drain::Watch;
-use crate::endpoint::Endpoint;
+use crate::balancer::{self, Assignment, Balancer, Fate, Lost, NewRequest, Phase, Request};
+pub use crate::balancer::{Order, Outlier, Rules, Sticky, Tie};
+use crate::bus::server::{Head, Listening, Origin, Outgoing, PeerId};
 use crate::metrics::Name;
+use crate::wire::Protocol;
 use crate::wire::request::{self, Notice};
-use crate::wire::{ConnId, Protocol};
 
-use attached::Held;
+pub use ask::{Address, Ask, Caller, Failure, Refused, Replies, Retry};
 pub use attached::{Attachment, Sent, Speaker};
+pub use bound::{Addresses, BoundPool, Endpoints, bind};
 pub use follow::Room;
-use requests::{End, NO_TAG, NOTICE_TAG, Open, Phase, State, is_request, tag};
-use sides::{PushSide, SubSide};
-use workers::Workers;
+pub use report::{Counts, Histogram, Report, Spread, Worker};
+use requests::{NO_TAG, NOTICE_TAG, Open, State, now, tag};
+pub use session::Heartbeats;
+pub use workers::Dialect;
+use workers::{Label, Link, Workers};
 
 /// A handler is held back so long for its reply socket: then it is served without. DESIGN: "after a short grace".
 const PAIRING_GRACE: Duration = Duration::from_secs(1);
@@ -57,189 +67,19 @@ const LOSS_WINDOW: Duration = Duration::from_millis(200);
 /// A socket that has not drained for so long is stalled: what was not written to it goes to others.
 const STALL_AFTER: Duration = Duration::from_secs(1);
 
-/// How often unsettled matters (held peers, doubtful losses, stalls, waiting requests) are looked at.
-const HOUSEKEEPING: Duration = Duration::from_millis(50);
-
-/// How often a request may be handed to a peer that then dies with it: the first time and once more.
-const ATTEMPTS_MAX: u8 = 2;
-
-/// How long the log is left in peace about requests that found no handler: it has a line a minute, whatever clients do.
-const UNSERVED_PAUSE: Duration = Duration::from_mins(1);
-
 /// What is fixed about a pool.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The sender that stands in every message: `send_ident`.
+    /// The sender that stands in every message whose caller names no other: `send_ident`.
     pub sender: Bytes,
     /// The protocol of the messages; here only notices need it.
     pub protocol: Protocol,
     /// What replies must begin with: `recv_ident`, empty for everything.
     pub topic: Vec<u8>,
-    /// Most open requests per peer, if bounded.
-    pub slots: Option<u32>,
-    /// Most requests that wait for a peer.
-    pub waiting_max: usize,
-    /// Most bytes of requests that wait for a peer.
-    pub waiting_bytes_max: usize,
-    /// Longest time that a request waits for a peer.
-    pub wait_max: Duration,
+    /// Who gets what, how long that may take, and what happens otherwise.
+    pub rules: Rules,
     /// Replies reach message sockets as they are, not in base64. Who reads replies looks at it.
     pub raw_payload: bool,
-}
-
-/// Why a request will not be answered by a handler.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// Nobody is connected, or all are busy, and too many requests wait already.
-    #[error("too many requests are waiting for a handler")]
-    QueueFull,
-    /// It has waited for as long as it may.
-    #[error("no handler took the request in time")]
-    WaitOver,
-    /// The handler that had it is gone.
-    #[error("the handler was lost while it had the request")]
-    HandlerLost,
-}
-
-/// Whether a request may be handed to a second handler when the first is lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Retry {
-    /// It may: answering twice does no harm.
-    Safe,
-    /// It may not.
-    Never,
-}
-
-/// Who made a request. None of these may call back into the pool.
-pub trait Caller {
-    /// The id under which the request is handed over now.
-    fn id(self: Rc<Self>) -> ConnId;
-
-    /// The id given before must not reach the caller any more: a handler that is given up may still answer under it.
-    fn retire_id(&self);
-
-    /// Whether something has come for the caller that it has not looked at yet: it may be the answer.
-    fn has_mail(&self) -> bool;
-
-    /// No handler will answer.
-    fn failed(&self, why: Failure);
-
-    /// There may be room again for further messages of the request.
-    fn resumed(&self) {}
-}
-
-/// Who reads the replies.
-pub trait Replies {
-    /// A message came from a reply socket. Must not wait.
-    fn reply(&self, pool: &Rc<Pool>, from: PeerId, message: Bytes);
-
-    /// Whether there is no room for further messages: reply sockets are not read then, until [`Pool::hear`].
-    fn is_full(&self) -> bool {
-        false
-    }
-}
-
-/// How a pool does, for those who watch it.
-#[derive(Debug, Clone)]
-pub struct Report {
-    /// Where requests leave and where replies come in, with their real ports.
-    pub endpoints: Option<(Endpoint, Endpoint)>,
-    /// Requests that wait for a peer.
-    pub waiting: usize,
-    /// Bytes of those.
-    pub waiting_bytes: usize,
-    /// Reply sockets that are heard.
-    pub voices: usize,
-    /// The peers that take requests, and those that only answer what they have.
-    pub workers: Vec<Worker>,
-}
-
-/// How one peer of a pool does.
-#[derive(Debug, Clone)]
-pub struct Worker {
-    /// Where it came from.
-    pub origin: Origin,
-    /// `pairing` until its reply socket is heard, `ready`, `blocked` while its socket takes nothing, `stalled` when that has
-    /// lasted, `leaving` when it has gone and may be dead, `draining` when it only answers what it has.
-    pub state: &'static str,
-    /// Requests that it has not answered.
-    pub open: u32,
-    /// Responses of it that have become streams.
-    pub attached: u32,
-    /// Messages that its socket has not taken.
-    pub queued: usize,
-    /// Bytes of those.
-    pub queued_bytes: usize,
-    /// For how long its socket has taken nothing.
-    pub stuck: Option<Duration>,
-}
-
-/// The sockets of a pool, bound but not served: errors come here, before anything runs.
-#[derive(Debug)]
-pub struct BoundPool {
-    push: Bound,
-    sub: Bound,
-    settings: Settings,
-}
-
-/// Binds both sockets of a handler.
-///
-/// # Errors
-///
-/// When either address cannot be bound; neither is then.
-pub async fn bind(
-    send: &Endpoint,
-    recv: &Endpoint,
-    settings: Settings,
-    options: &server::Options,
-) -> Result<BoundPool, BindError> {
-    let push = server::bind(send, Kind::Push, options.clone()).await?;
-    let sub = server::bind(
-        recv,
-        Kind::Sub {
-            topics: vec![settings.topic.clone()],
-        },
-        options.clone(),
-    )
-    .await?;
-    Ok(BoundPool {
-        push,
-        sub,
-        settings,
-    })
-}
-
-impl BoundPool {
-    /// Where requests leave, with its real port.
-    pub fn send_endpoint(&self) -> &Endpoint {
-        self.push.endpoint()
-    }
-
-    /// Where replies come in, with its real port.
-    pub fn recv_endpoint(&self) -> &Endpoint {
-        self.sub.endpoint()
-    }
-
-    /// Begins to serve peers.
-    pub fn run(self, replies: Rc<dyn Replies>, watch: &Watch) -> Rc<Pool> {
-        let pool = Pool::new(self.settings, replies);
-        let endpoints = (self.push.endpoint().clone(), self.sub.endpoint().clone());
-        pool.endpoints.replace(Some(endpoints));
-        let push = self.push.run(Rc::new(PushSide(Rc::clone(&pool))), watch);
-        let sub = self.sub.run(Rc::new(SubSide(Rc::clone(&pool))), watch);
-        pool.listening.borrow_mut().extend([push, sub]);
-        let housekeeper = Rc::downgrade(&pool);
-        watch.spawn_local(async move {
-            while let Some(pool) = housekeeper.upgrade().filter(|pool| !pool.closed.get()) {
-                if !pool.housekeeping() {
-                    pool.unsettled.notified().await;
-                }
-                drop(pool);
-                tokio::time::sleep(HOUSEKEEPING).await;
-            }
-        });
-        pool
-    }
 }
 
 /// The handlers behind one route. See the module.
@@ -249,9 +89,11 @@ pub struct Pool {
     replies: Rc<dyn Replies>,
     /// Told when something begins that time has to settle.
     unsettled: Notify,
+    /// When time is let settle things next, if that is known.
+    wakes_at: Cell<Option<Instant>>,
     listening: RefCell<Vec<Listening>>,
-    /// Where it is bound: send and receive.
-    endpoints: RefCell<Option<(Endpoint, Endpoint)>>,
+    /// Where it is bound.
+    endpoints: RefCell<Endpoints>,
     closed: Cell<bool>,
     /// Nothing new comes: what is open ends, and its peers leave as soon as they have nothing left to do.
     retiring: Cell<Option<Instant>>,
@@ -265,6 +107,9 @@ pub struct Pool {
     ended: Notify,
     /// Somebody has ever waited for that.
     is_watched: Cell<bool>,
+    /// Pools that workers which come to this one's address may name.
+    namesakes: RefCell<HashMap<Bytes, Weak<Pool>>>,
+    heartbeats: Cell<Heartbeats>,
 }
 
 impl fmt::Debug for Pool {
@@ -278,23 +123,18 @@ impl fmt::Debug for Pool {
 impl Pool {
     /// A pool without sockets.
     fn new(settings: Settings, replies: Rc<dyn Replies>) -> Rc<Self> {
+        // Different in each process, as the keys of hash tables are.
+        let chance = RandomState::new().hash_one(std::process::id());
+        let balancer = Balancer::new(settings.rules.clone(), chance);
+        let labels_from = (chance >> 32) as u32;
         Rc::new(Self {
-            state: RefCell::new(State {
-                workers: Workers::new(settings.slots),
-                open: Slab::new(),
-                queue: VecDeque::new(),
-                waiting: 0,
-                waiting_bytes: 0,
-                serial: 0,
-                attached: Slab::new(),
-                held: Held::default(),
-                follow_ups: 0,
-            }),
+            state: RefCell::new(State::new(Workers::new(balancer), labels_from)),
             settings: RefCell::new(settings),
             replies,
             unsettled: Notify::new(),
+            wakes_at: Cell::new(None),
             listening: RefCell::new(Vec::new()),
-            endpoints: RefCell::new(None),
+            endpoints: RefCell::default(),
             closed: Cell::new(false),
             retiring: Cell::new(None),
             deaf: Cell::new(false),
@@ -302,6 +142,8 @@ impl Pool {
             scratch: RefCell::new(Vec::new()),
             ended: Notify::new(),
             is_watched: Cell::new(false),
+            namesakes: RefCell::default(),
+            heartbeats: Cell::default(),
         })
     }
 
@@ -313,10 +155,18 @@ impl Pool {
     /// Replaces the settings, for what is handed over from now on. The topic stays what it was when the pool was bound.
     pub fn reconfigure(&self, mut settings: Settings) {
         let state = &mut *self.state.borrow_mut();
-        state.workers.set_slots(settings.slots);
+        if self.settings.borrow().rules != settings.rules {
+            let rules = settings.rules.clone();
+            state.workers.balancer.set_rules(rules, now());
+        }
         settings.topic = std::mem::take(&mut self.settings.borrow_mut().topic);
         self.settings.replace(settings);
         self.pull(state);
+    }
+
+    /// How workers at the ROUTER are asked for signs of life, from their next one on.
+    pub fn set_heartbeats(&self, heartbeats: Heartbeats) {
+        self.heartbeats.set(heartbeats);
     }
 
     /// Begins the end of a pool whose route is gone. Peers may still come while requests wait for one; then its addresses are
@@ -349,7 +199,8 @@ impl Pool {
         }
         let state = &mut *self.state.borrow_mut();
         if state.workers.is_empty() {
-            state.expire(Instant::now(), Duration::ZERO);
+            state.fail_waiting();
+            state.show_waiting();
         }
     }
 
@@ -368,72 +219,64 @@ impl Pool {
     pub fn submit(
         self: &Rc<Self>,
         message: Bytes,
-        retry: Retry,
+        ask: impl Into<Ask>,
         caller: Rc<dyn Caller>,
-    ) -> Result<Ticket, Failure> {
+    ) -> Result<Ticket, Refused> {
         if self.closed.get() {
             // Its body came while its route was taken away.
-            return Err(Failure::WaitOver);
+            return Err(Refused::now(Failure::WaitOver));
         }
-        let state = &mut *self.state.borrow_mut();
-        state.serial = state.serial.wrapping_add(1);
-        let serial = state.serial;
-        let open = Open {
-            serial,
-            phase: Phase::Failed,
-            message,
+        let Ask {
             retry,
-            attempts: 0,
-            started: false,
-            follow: None,
-            caller,
+            key,
+            deadline,
+        } = ask.into();
+        let now = now();
+        let state = &mut *self.state.borrow_mut();
+        let asked = NewRequest {
+            bytes: message.len(),
+            retry,
+            key,
+            deadline: deadline.map(Instant::into_std),
         };
-        if state.waiting == 0
-            && let Some(worker) = state.workers.pick()
-        {
-            let place = state.open.insert(open);
-            self.hand_over(state, place, worker);
-            return Ok(Ticket {
-                pool: Rc::clone(self),
-                place,
-                serial,
-            });
+        let request = state.workers.balancer.submit(asked, now)?;
+        state.insert(request, Open::new(request, message, retry, caller));
+        self.pull_at(state, now);
+        if deadline.is_some() || state.waiting() > 0 {
+            self.expect_time(state);
         }
-        let settings = self.settings.borrow();
-        if state.waiting >= settings.waiting_max
-            || state.waiting_bytes.saturating_add(open.message.len()) > settings.waiting_bytes_max
-        {
-            return Err(Failure::QueueFull);
-        }
-        let place = state.open.insert(open);
-        state.enqueue(place, End::Back);
-        self.unsettled.notify_one();
         Ok(Ticket {
             pool: Rc::clone(self),
-            place,
-            serial,
+            request,
+            answered: Cell::new(false),
         })
     }
 
     /// Tells the handler that knows a connection of something about it: the peer `to` if it is still there, else
     /// another of this pool. With no peer at all the notice is dropped and counted.
-    pub fn notify(&self, to: Option<PeerId>, id: ConnId, notice: Notice) {
+    pub fn notify(&self, to: Option<PeerId>, about: impl Into<Address>, notice: Notice) {
         let state = &mut *self.state.borrow_mut();
         let peer = state.workers.listener(to);
-        self.send_notice(peer, id, notice);
+        self.send_notice(peer, &about.into(), notice);
     }
 
     /// The same for the handler whose reply socket is `voice`.
-    pub fn notify_voice(&self, voice: PeerId, id: ConnId, notice: Notice) {
+    pub fn notify_voice(&self, voice: PeerId, about: impl Into<Address>, notice: Notice) {
         let state = &mut *self.state.borrow_mut();
         let peer = state.workers.listener_of_voice(voice);
-        self.send_notice(peer, id, notice);
+        self.send_notice(peer, &about.into(), notice);
     }
 
     /// The same for the handler whose reply socket is `voice` and nobody else: `to` if that may be its own. It has asked for it.
-    pub fn notify_asker(&self, voice: PeerId, to: Option<PeerId>, id: ConnId, notice: Notice) {
+    pub fn notify_asker(
+        &self,
+        voice: PeerId,
+        to: Option<PeerId>,
+        about: impl Into<Address>,
+        notice: Notice,
+    ) {
         let peer = self.state.borrow().workers.own_listener(voice, to);
-        self.send_notice(peer, id, notice);
+        self.send_notice(peer, &about.into(), notice);
     }
 
     /// Whether a reply socket may be that of this peer's handler: it is of this pool, and nothing ties the two to others.
@@ -441,35 +284,23 @@ impl Pool {
         self.state.borrow().workers.speaks_for(voice, peer)
     }
 
-    /// How the pool does now.
-    pub fn report(&self) -> Report {
-        let state = self.state.borrow();
-        Report {
-            endpoints: self.endpoints.borrow().clone(),
-            waiting: state.waiting,
-            waiting_bytes: state.waiting_bytes,
-            voices: state.workers.voices(),
-            workers: state.workers.report(Instant::now()),
-        }
-    }
-
     /// Passes on what a server says of a connection, which is everything behind `SENDER SP CONNID SP`: to the peer `to` if it is
     /// still there, else to another of this pool. With no peer at all it is dropped and counted.
-    pub fn forward(&self, to: Option<PeerId>, id: ConnId, body: Bytes) {
+    pub fn forward(&self, to: Option<PeerId>, about: impl Into<Address>, body: Bytes) {
         let peer = self.state.borrow().workers.listener(to);
-        self.send_to_listener(peer, id, body);
+        self.send_to_listener(peer, &about.into(), body);
     }
 
     /// The same for the handler whose reply socket is `voice`.
-    pub fn forward_voice(&self, voice: PeerId, id: ConnId, body: Bytes) {
+    pub fn forward_voice(&self, voice: PeerId, about: impl Into<Address>, body: Bytes) {
         let peer = self.state.borrow().workers.listener_of_voice(voice);
-        self.send_to_listener(peer, id, body);
+        self.send_to_listener(peer, &about.into(), body);
     }
 
     /// How many requests wait for a peer, and their bytes.
     pub fn waiting(&self) -> (usize, usize) {
         let state = self.state.borrow();
-        (state.waiting, state.waiting_bytes)
+        (state.waiting(), state.workers.balancer.waiting_bytes())
     }
 
     /// Where a connected peer came from.
@@ -484,46 +315,48 @@ impl Pool {
         }
     }
 
-    fn send_notice(&self, peer: Option<Rc<Peer>>, id: ConnId, notice: Notice) {
-        if !peer.is_some_and(|peer| self.try_notice(&peer, id, notice)) {
+    fn send_notice(&self, to: Option<Link>, about: &Address, notice: Notice) {
+        if !to.is_some_and(|to| self.try_notice(&to, about, notice)) {
             Name::NoticesDropped.increment();
         }
     }
 
-    fn try_notice(&self, peer: &Peer, id: ConnId, notice: Notice) -> bool {
+    fn try_notice(&self, to: &Link, about: &Address, notice: Notice) -> bool {
         let mut body = Vec::with_capacity(64);
         let tag = match notice {
-            Notice::Disconnect => NOTICE_TAG | u64::from(id.0),
+            Notice::Disconnect => NOTICE_TAG | u64::from(about.id.0),
             Notice::Credits(_) | Notice::Flow { .. } | Notice::Drained => NO_TAG,
         };
         notice.encode(self.settings.borrow().protocol, &mut body);
-        self.try_send(peer, id, body.into(), tag)
+        self.try_send(to, about, body.into(), tag)
     }
 
-    fn send_to_listener(&self, peer: Option<Rc<Peer>>, id: ConnId, body: Bytes) {
-        if !peer.is_some_and(|peer| self.try_send(&peer, id, body, NO_TAG)) {
+    fn send_to_listener(&self, to: Option<Link>, about: &Address, body: Bytes) {
+        if !to.is_some_and(|to| self.try_send(&to, about, body, NO_TAG)) {
             Name::NoticesDropped.increment();
         }
     }
 
-    fn try_send(&self, peer: &Peer, id: ConnId, body: Bytes, tag: u64) -> bool {
+    fn try_send(&self, to: &Link, about: &Address, body: Bytes, tag: u64) -> bool {
         let message = Outgoing {
-            head: self.head(id),
+            head: self.head(about),
             body,
         };
-        peer.send(message, tag).is_ok()
+        to.send_message(message, tag).is_ok()
     }
 
     /// Stops accepting peers and ends the connected ones in order, when what is queued for them is written. Their tasks end by
     /// themselves. What waits for a peer is failed, now or when it comes back from one, and those that are attached are told.
     pub fn close(&self) {
-        self.end_sockets();
         let state = &mut *self.state.borrow_mut();
-        state.expire(Instant::now(), Duration::ZERO);
+        self.end_sockets(state);
+        state.fail_waiting();
+        state.show_waiting();
         state.abandon_attached();
     }
 
-    fn end_sockets(&self) {
+    fn end_sockets(&self, state: &State) {
+        state.workers.bid_farewell();
         self.closed.set(true);
         self.unsettled.notify_one();
         for listening in self.listening.take() {
@@ -532,54 +365,70 @@ impl Pool {
     }
 
     /// `SENDER SP CONNID SP`.
-    fn head(&self, id: ConnId) -> Head {
+    fn head(&self, about: &Address) -> Head {
         let head = &mut *self.scratch.borrow_mut();
         head.clear();
-        request::encode_prefix(&self.settings.borrow().sender, id, head);
+        match &about.sender {
+            Some(sender) => request::encode_prefix(sender, about.id, head),
+            None => request::encode_prefix(&self.settings.borrow().sender, about.id, head),
+        }
         Head::from(head.as_slice())
     }
 
-    /// Hands the request at `place` to a worker that was just picked; back to the queue when its socket is full.
-    fn hand_over(&self, state: &mut State, place: usize, worker: workers::Id) {
-        let Some(open) = state.open.get_mut(place) else {
+    /// Hands a request to the worker that it was assigned to; back to the queue when its socket is full.
+    fn hand_over(
+        &self,
+        state: &mut State,
+        given: Assignment,
+        to: workers::Id,
+        now: std::time::Instant,
+    ) {
+        let Assignment {
+            request, attempt, ..
+        } = given;
+        let (Some(open), Some(link)) = (state.open(request), state.workers.link(to)) else {
+            debug_assert!(false, "what waits has a ticket, and who takes it is there");
+            state.workers.end(request, now, None);
             return;
         };
-        let head = self.head(Rc::clone(&open.caller).id());
         let outgoing = Outgoing {
-            head,
+            head: self.head(&Address::of(&open.caller)),
             body: open.message.clone(),
         };
-        let tag = tag(place, open.serial);
-        if state
-            .workers
-            .peer(worker)
-            .is_some_and(|peer| peer.send(outgoing, tag).is_ok())
-        {
-            open.phase = Phase::Handed { worker };
-            open.attempts += 1;
-            self.follow(state, place);
-        } else {
-            state.workers.end(worker);
-            state.workers.hold_back(worker);
-            state.enqueue(place, End::Front);
-            self.unsettled.notify_one();
+        let balancer = &state.workers.balancer;
+        let sent = link.send_request(outgoing, tag(request), || Label {
+            id: state.label(request),
+            attempt,
+            left: balancer
+                .deadline(request)
+                .map(|deadline| deadline.saturating_duration_since(now)),
+        });
+        if sent.is_ok() {
+            return self.follow(state, request);
         }
+        state.workers.hold_back(to);
+        state.workers.balancer.unsent(request, now);
+        self.unsettled.notify_one();
     }
 
     /// Hands over what waits, for as long as somebody can take it.
     fn pull(&self, state: &mut State) {
-        while state.waiting > 0
-            && let Some(worker) = state.workers.pick()
-        {
-            match state.dequeue() {
-                Some(place) => self.hand_over(state, place, worker),
-                None => state.workers.end(worker),
-            }
+        if state.waiting() > 0 {
+            self.pull_at(state, now());
+        } else {
+            state.show_waiting();
         }
-        if self.closed.get() && state.waiting > 0 {
+    }
+
+    fn pull_at(&self, state: &mut State, now: std::time::Instant) {
+        while let Some((given, to)) = state.workers.next(now) {
+            self.hand_over(state, given, to, now);
+        }
+        if self.closed.get() && state.waiting() > 0 {
             // Nobody will come for it.
-            state.expire(Instant::now(), Duration::ZERO);
+            state.fail_waiting();
         }
+        state.show_waiting();
     }
 
     /// Somebody may take more than before: messages that are held go out, then requests that wait.
@@ -590,157 +439,70 @@ impl Pool {
         self.pull(state);
     }
 
-    /// Lets time settle what is unsettled; says whether anything is left to settle.
-    fn housekeeping(self: &Rc<Self>) -> bool {
-        let now = Instant::now();
-        let state = &mut *self.state.borrow_mut();
-        for (peer, unsent) in state.workers.settle(now).into_iter().rev() {
-            let (requests, others): (Vec<_>, Vec<_>) = unsent
-                .into_iter()
-                .partition(|unsent| is_request(unsent.tag));
-            for request in requests.into_iter().rev() {
-                state.take_back(request.tag);
-            }
-            // Notices, messages and parts are for nobody else: they wait until it reads again.
-            for unsent in others {
-                // It had room for them before, and is told to be lost if it is gone meanwhile.
-                let _queued = peer.send_again(unsent);
-            }
-        }
-        self.resume_follow_ups(state);
-        self.resume(state);
-        self.tell_drained(state);
-        let expired = state.expire(now, self.settings.borrow().wait_max);
-        if expired > 0 {
-            self.tell_unserved(now, expired, !state.workers.is_anyone_connected());
-        }
-        if self.retiring.get().is_some() {
-            // What waits still needs a peer.
-            if state.waiting == 0 && !state.holds() {
-                self.deaf.set(true);
-                for listening in &*self.listening.borrow() {
-                    listening.stop_accepting();
-                }
-                if !state.workers.dismiss_idle() {
-                    self.end_sockets();
-                    state.abandon_attached();
-                }
-            }
-            return true;
-        }
-        state.waiting > 0 || state.workers.is_unsettled() || state.has_follow_ups()
-    }
-
-    /// Tells the log that requests found no handler, now and then: of the first ones at once, of further ones with the next line.
-    fn tell_unserved(&self, now: Instant, count: usize, nobody_is_there: bool) {
-        let (told, before) = self.unserved.get();
-        let count = before.saturating_add(count);
-        if told.is_some_and(|told| now.duration_since(told) < UNSERVED_PAUSE) {
-            return self.unserved.set((told, count));
-        }
-        self.unserved.set((Some(now), 0));
-        let why = if nobody_is_there {
-            "none is connected"
-        } else {
-            "those that are connected take no more"
-        };
-        let handler = self.endpoints.borrow();
-        let handler = handler.as_ref().map(|(send, _)| send.to_string());
-        let handler = handler.unwrap_or_default();
-        warn!(
-            handler,
-            requests = count,
-            "no handler took requests in time: {why}"
-        );
-    }
-
     /// Ends what a dead worker had: handed on where that is safe, failed otherwise.
     fn give_up(self: &Rc<Self>, state: &mut State, worker: workers::Id) {
-        let latest = state.serial;
-        let mut places: Vec<(u32, usize)> = state
-            .open
-            .iter()
-            .filter(|(_, open)| {
-                open.phase == Phase::Handed { worker } || open.phase == Phase::Attached { worker }
-            })
-            .map(|(place, open)| (latest.wrapping_sub(open.serial), place))
-            .collect();
+        let Some(key) = state.workers.key(worker) else {
+            return;
+        };
+        let now = now();
+        // Of what was answered, or is wanted by nobody, it can say no more that it is done with it.
+        let left: Vec<Request> = state.workers.balancer.requests_of(key).collect();
+        for request in left {
+            if state.open(request).is_none() {
+                state.workers.balancer.end(request, now, None);
+            }
+        }
+        let lost = state.lose(key, now);
         debug!(
-            requests = places.len(),
+            requests = lost.len(),
             "handler is dead: what it had is handed on or failed"
         );
-        // The youngest first, as each goes to the head of the queue.
-        places.sort_unstable();
-        for (_, place) in places {
-            let Some(open) = state.open.get_mut(place) else {
+        for Lost { request, fate } in lost {
+            let Some(open) = state.open_mut(request) else {
                 continue;
             };
+            if open.failed {
+                continue;
+            }
             open.caller.retire_id();
-            if open.may_be_handed_on() {
-                Name::RequestsHandedOn.increment();
-                state.enqueue(place, End::Front);
-            } else {
-                Name::RequestsLostHandler.increment();
-                open.phase = Phase::Failed;
-                open.caller.failed(Failure::HandlerLost);
+            match fate {
+                Fate::Again => Name::RequestsHandedOn.increment(),
+                Fate::Failed(why) => {
+                    Name::RequestsLostHandler.increment();
+                    if why == balancer::Failure::Quarantined {
+                        warn!("a request is given to no further handler: those that had it died");
+                    }
+                    open.fail(Refused::now(why.into()));
+                }
             }
         }
         state.detach_all(worker);
         state.workers.forget(worker);
         self.resume(state);
+        self.expect_time(state);
         self.unsettled.notify_one();
     }
 
     /// The ticket of this request was dropped.
-    fn release(&self, place: usize, serial: u32) {
+    fn release(&self, request: Request, answered: bool) {
         let state = &mut *self.state.borrow_mut();
-        if state
-            .open
-            .get(place)
-            .is_none_or(|open| open.serial != serial)
-        {
-            return;
-        }
-        let open = state.open.remove(place);
-        state.follow_ups -= usize::from(open.follow.is_some());
-        match open.phase {
-            Phase::Waiting { .. } => state.unwait(open.message.len()),
-            Phase::Handed { worker } => state.workers.end(worker),
-            Phase::Attached { worker } => state.workers.detach(worker),
-            Phase::Failed => {}
-        }
-        if state.waiting > 0 {
-            self.pull(state);
-        }
+        state.release(request, answered);
+        self.pull(state);
         self.tell_ended();
-    }
-
-    fn with_open<R>(
-        &self,
-        place: usize,
-        serial: u32,
-        how: impl FnOnce(&mut Workers, &mut Open) -> R,
-    ) -> Option<R> {
-        let state = &mut *self.state.borrow_mut();
-        let open = state
-            .open
-            .get_mut(place)
-            .filter(|open| open.serial == serial)?;
-        Some(how(&mut state.workers, open))
     }
 }
 
 /// An open request. Dropping it ends the request: its response has ended, or its client is gone.
 pub struct Ticket {
     pool: Rc<Pool>,
-    place: usize,
-    serial: u32,
+    request: Request,
+    answered: Cell<bool>,
 }
 
 impl fmt::Debug for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ticket")
-            .field("place", &self.place)
+            .field("request", &self.request)
             .finish_non_exhaustive()
     }
 }
@@ -749,52 +511,62 @@ impl Ticket {
     /// The first bytes of a response came, from this reply socket: the request cannot be handed on any more. False when no
     /// peer has the request: then they are no response to it, and nothing changes.
     pub fn started(&self, voice: PeerId) -> bool {
-        let begun = self
-            .pool
-            .with_open(self.place, self.serial, |workers, open| {
-                if matches!(open.phase, Phase::Waiting { .. }) {
-                    return false;
-                }
-                open.started = true;
-                open.message = Bytes::new();
-                if let Phase::Handed { worker } = open.phase {
-                    workers.tie(worker, voice);
-                }
-                true
-            });
-        begun.unwrap_or(true)
+        let state = &mut *self.pool.state.borrow_mut();
+        let phase = state.phase(self.request);
+        if phase == Some(Phase::Waiting) {
+            return false;
+        }
+        let worker = state.worker_of(self.request);
+        if let Some((open, workers)) = state.open_and_workers(self.request) {
+            if !std::mem::replace(&mut open.started, true) {
+                // It was met.
+                workers.balancer.lift_deadline(self.request);
+            }
+            open.message = Bytes::new();
+            if let Some(worker) = worker
+                && phase != Some(Phase::Attached)
+            {
+                workers.balancer.began(self.request);
+                workers.tie(worker, voice);
+            }
+        }
+        true
     }
 
     /// The response has become a stream: the request does not make its peer busy any more.
     pub fn attach(&self) {
-        self.pool
-            .with_open(self.place, self.serial, |workers, open| {
-                if let Phase::Handed { worker } = open.phase {
-                    open.phase = Phase::Attached { worker };
-                    workers.attach(worker);
-                }
-            });
+        let state = &mut *self.pool.state.borrow_mut();
+        let now = now();
+        if let Some((open, workers)) = state.open_and_workers(self.request) {
+            open.streams |= open.done.is_none();
+            workers.balancer.attach(self.request, now);
+        }
         // Its slot is free.
-        self.pool.pull(&mut self.pool.state.borrow_mut());
+        self.pool.pull_at(state, now);
+    }
+
+    /// The response has ended, so that nobody need be told that its answer is not wanted any more. Then the ticket is to be dropped.
+    pub fn answered(&self) {
+        self.answered.set(true);
     }
 
     /// The peer that has the request, if it was handed over.
     pub fn peer(&self) -> Option<PeerId> {
-        self.pool
-            .with_open(self.place, self.serial, |workers, open| match open.phase {
-                Phase::Handed { worker } | Phase::Attached { worker } => {
-                    workers.peer(worker).map(|peer| peer.id())
-                }
-                Phase::Waiting { .. } | Phase::Failed => None,
-            })?
+        let state = self.pool.state.borrow();
+        let worker = state.worker_of(self.request)?;
+        state.workers.peer(worker).map(|peer| peer.id())
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.pool.release(self.place, self.serial);
+        self.pool.release(self.request, self.answered.get());
     }
 }
 
 #[cfg(test)]
+mod chaos_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod worker_tests;

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use tokio::time::Instant;
 
 use super::Pool;
-use super::requests::{is_part, is_request};
 use crate::bus::server::{Message, Peer, Sink, Unsent};
 use crate::metrics::Name;
 use crate::wire::reply;
@@ -47,13 +46,9 @@ impl Sink for PushSide {
     fn lost(&self, peer: &Rc<Peer>, unsent: Vec<Unsent>) {
         Name::HandlersLost.increment();
         let state = &mut *self.0.state.borrow_mut();
-        state.take_back_messages(&unsent);
-        let requests = |unsent: &&Unsent| is_request(unsent.tag) || is_part(unsent.tag);
-        for request in unsent.iter().rev().filter(requests) {
-            state.take_back(request.tag);
-        }
+        state.take_back_all(&unsent);
         if let Some(dead) = state.workers.leave(peer.id(), Instant::now()) {
-            self.0.give_up(state, dead);
+            self.0.bury(state, dead);
         }
         self.0.resume(state);
         self.0.tell_ended();
@@ -78,10 +73,15 @@ impl Sink for SubSide {
     fn message(&self, peer: &Rc<Peer>, message: Message) {
         Name::Replies.increment();
         match message.into_single() {
-            Ok(frame) => match reply::decode_drain(&frame) {
-                Some(token) => self.0.drain_voice(peer.id(), token),
-                None => self.0.replies.reply(&self.0, peer.id(), frame),
-            },
+            Ok(frame) => {
+                if let Some(token) = reply::decode_drain(&frame) {
+                    return self.0.drain_voice(peer.id(), token);
+                }
+                if let Some((token, ids)) = reply::decode_has(&frame) {
+                    return self.0.broker_has(peer.id(), token, ids);
+                }
+                self.0.replies.reply(&self.0, peer.id(), frame);
+            }
             Err(_) => Name::RepliesMalformed.increment(),
         }
     }
@@ -95,7 +95,7 @@ impl Sink for SubSide {
     fn lost(&self, peer: &Rc<Peer>, _: Vec<Unsent>) {
         let state = &mut *self.0.state.borrow_mut();
         for dead in state.workers.voice_lost(peer.id(), Instant::now()) {
-            self.0.give_up(state, dead);
+            self.0.bury(state, dead);
         }
         self.0.unsettled.notify_one();
     }

@@ -2,8 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::sides::{PushSide, SubSide};
+use super::time::HOUSEKEEPING;
 use super::*;
-use crate::bus::server::{Origin, Sink as _};
+use crate::bus::server::{Origin, Peer, Sink as _};
+use crate::wire::ConnId;
 
 /// Takes notes, and gives a fresh id after each that was retired.
 #[derive(Default)]
@@ -13,6 +16,16 @@ pub(super) struct Note {
     pub(super) failures: RefCell<Vec<Failure>>,
     mail: Cell<bool>,
     resumed: Cell<u32>,
+}
+
+impl From<u32> for Note {
+    /// The first id is to be this one.
+    fn from(base: u32) -> Self {
+        Self {
+            base,
+            ..Self::default()
+        }
+    }
 }
 
 impl Caller for Note {
@@ -28,8 +41,8 @@ impl Caller for Note {
         self.mail.get()
     }
 
-    fn failed(&self, why: Failure) {
-        self.failures.borrow_mut().push(why);
+    fn failed(&self, refused: Refused) {
+        self.failures.borrow_mut().push(refused.why);
     }
 
     fn resumed(&self) {
@@ -104,10 +117,13 @@ pub(super) fn pool(slots: Option<u32>) -> Rc<Pool> {
         sender: Bytes::from_static(b"s"),
         protocol: Protocol::Json,
         topic: Vec::new(),
-        slots,
-        waiting_max: 8,
-        waiting_bytes_max: 64,
-        wait_max: Duration::from_secs(30),
+        rules: Rules {
+            slots,
+            queue_max: 8,
+            queue_bytes_max: 64,
+            quarantine_after: 0,
+            ..Rules::for_front()
+        },
         raw_payload: false,
     };
     Pool::new(settings, Rc::new(Deaf))
@@ -214,7 +230,7 @@ async fn what_a_dead_handler_had_is_handed_on_under_a_fresh_id_where_that_is_saf
         other.voice_lost();
         assert_eq!(*safe.1.failures.borrow(), [Failure::HandlerLost]);
         drop((safe, unsafe_one));
-        assert!(pool.state.borrow().open.is_empty());
+        assert!(pool.state.borrow().is_idle());
     }
 }
 
@@ -247,7 +263,7 @@ async fn a_draining_handler_keeps_what_it_has() {
     assert!(ticket.started(drains.voice.id()));
     assert_eq!((note.failures.borrow().len(), note.retired.get()), (0, 0));
     drop(ticket);
-    assert!(pool.state.borrow().open.is_empty());
+    assert!(pool.state.borrow().is_idle());
 }
 
 #[tokio::test(start_paused = true)]
@@ -332,7 +348,7 @@ async fn what_was_never_written_goes_to_the_head_of_the_queue_in_its_order() {
     // The same ids: nobody has seen them.
     assert_eq!(other.has(), ["s 1 a", "s 2 b", "s 3 c", "s 4 d"]);
     drop((requests, late));
-    assert!(pool.state.borrow().open.is_empty());
+    assert!(pool.state.borrow().is_idle());
 }
 
 #[tokio::test(start_paused = true)]
@@ -368,8 +384,7 @@ async fn bytes_for_a_waiting_request_are_no_answer_and_cost_no_room_in_the_queue
     let handler = Handler::join(&pool);
     assert_eq!(handler.has(), ["s 1 sixteen bytes..."]);
     drop(ticket);
-    let state = pool.state.borrow();
-    assert_eq!((state.waiting, state.waiting_bytes), (0, 0));
+    assert_eq!(pool.waiting(), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -384,7 +399,7 @@ async fn a_request_that_somebody_else_answers_is_not_taken_back_from_a_stuck_one
     pass(&pool, STALL_AFTER * 2).await;
     assert_eq!(other.has().len(), 0);
     drop(ticket);
-    assert!(pool.state.borrow().open.is_empty());
+    assert!(pool.state.borrow().is_idle());
 }
 
 #[tokio::test(start_paused = true)]
@@ -412,20 +427,17 @@ async fn requests_that_came_back_do_not_keep_older_ones_waiting() {
     pass(&pool, Duration::from_secs(29)).await;
     dies.pull_lost();
     pass(&pool, Duration::from_secs(2)).await;
-    assert_eq!(*waits.1.failures.borrow(), [Failure::WaitOver]);
+    assert_eq!(*waits.1.failures.borrow(), [Failure::NoHandler]);
     assert_eq!(
         handed.1.failures.borrow().len(),
         0,
         "it began to wait just now"
     );
     pass(&pool, Duration::from_secs(30)).await;
-    assert_eq!(*handed.1.failures.borrow(), [Failure::WaitOver]);
+    assert_eq!(*handed.1.failures.borrow(), [Failure::NoHandler]);
     drop((handed, waits));
     let state = pool.state.borrow();
-    assert_eq!(
-        (state.waiting, state.waiting_bytes, state.open.len()),
-        (0, 0, 0)
-    );
+    assert_eq!((pool.waiting(), state.is_idle()), ((0, 0), true));
 }
 
 #[tokio::test(start_paused = true)]
@@ -439,7 +451,7 @@ async fn a_stream_frees_its_slot_for_the_next_at_once() {
     stream.attach();
     assert_eq!(handler.has().len(), 2);
     drop((stream, waits));
-    assert!(pool.state.borrow().open.is_empty());
+    assert!(pool.state.borrow().is_idle());
 }
 
 #[tokio::test(start_paused = true)]
@@ -450,14 +462,20 @@ async fn a_full_queue_refuses_and_takes_again_when_a_client_leaves() {
         .collect();
     let caller = Rc::new(Note::default()) as Rc<dyn Caller>;
     let refused = pool.submit(Bytes::from_static(b"a"), Retry::Safe, Rc::clone(&caller));
-    assert!(matches!(refused, Err(Failure::QueueFull)));
+    assert!(matches!(
+        refused.map_err(|refused| refused.why),
+        Err(Failure::QueueFull)
+    ));
     waiting.pop();
     let big = pool.submit(
         Bytes::from_static(&[0; 60]),
         Retry::Safe,
         Rc::clone(&caller),
     );
-    assert!(matches!(big, Err(Failure::QueueFull)), "in bytes too");
+    assert!(
+        matches!(big.map_err(|refused| refused.why), Err(Failure::QueueFull)),
+        "in bytes too"
+    );
     assert!(
         pool.submit(Bytes::from_static(b"a"), Retry::Safe, caller)
             .is_ok()
@@ -593,9 +611,12 @@ async fn nothing_waits_for_a_pool_that_is_closed() {
     assert_eq!(has.1.failures.borrow().len(), 1);
     let caller = Rc::new(Note::default()) as Rc<dyn Caller>;
     let late = pool.submit(Bytes::from_static(b"c"), Retry::Safe, caller);
-    assert_eq!(late.map(drop), Err(Failure::WaitOver));
+    assert_eq!(
+        late.map(drop).map_err(|refused| refused.why),
+        Err(Failure::WaitOver)
+    );
     drop((has, waits, attached));
-    assert!(pool.state.borrow().open.is_empty());
+    assert!(pool.state.borrow().is_idle());
 }
 
 #[tokio::test(start_paused = true)]

@@ -240,6 +240,40 @@ pub fn decode_drain(message: &[u8]) -> Option<&[u8]> {
     }
 }
 
+/// What a broker that has taken up what an earlier one had says of that: all that it knows of. Whatever else a front had given to the earlier one
+/// is lost. `SENDER 2:X , LENGTH:3:has,LENGTH:TOKEN ID ID …,]`. The token, and the ids.
+pub fn decode_has(message: &[u8]) -> Option<(&[u8], impl Iterator<Item = ConnId>)> {
+    let end = message.iter().position(|byte| *byte == b' ')?;
+    let payload = message.get(end..)?.strip_prefix(TO_FRONT)?;
+    let Ok(Extended::Other {
+        key: b"has",
+        value: Value::Bytes(text),
+    }) = decode_extended(payload)
+    else {
+        return None;
+    };
+    let mut words = text.split(|byte| *byte == b' ');
+    let token = words.next()?;
+    let id = |word: &[u8]| std::str::from_utf8(word).ok()?.parse().ok().map(ConnId);
+    Some((token, words.filter_map(id)))
+}
+
+/// Appends that message.
+pub fn encode_has(
+    sender: &[u8],
+    token: &str,
+    ids: impl Iterator<Item = ConnId>,
+    out: &mut Vec<u8>,
+) {
+    let mut text = token.to_owned();
+    for id in ids {
+        text.push(' ');
+        text.push_str(&id.to_string());
+    }
+    let value = Value::from(text.as_str());
+    encode_extended(sender, &[], &Extended::Other { key: b"has", value }, out);
+}
+
 /// Appends that message. `sender` must begin with what the front subscribes to; it means nothing else.
 pub fn encode_drain(sender: &[u8], token: &str, out: &mut Vec<u8>) {
     let value = Value::from(token);
@@ -493,6 +527,26 @@ mod tests {
         ] {
             assert_eq!(decode_drain(other.as_bytes()), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_broker_says_what_it_has_of_before() {
+        let token = "0123456789abcdef0123456789abcdef";
+        for ids in [&[][..], &[7], &[0, 17, u32::MAX]] {
+            let mut message = Vec::new();
+            encode_has(b"me", token, ids.iter().copied().map(ConnId), &mut message);
+            let (said, has) = decode_has(&message).unwrap();
+            assert_eq!(said, token.as_bytes());
+            assert_eq!(has.map(|id| id.0).collect::<Vec<_>>(), ids);
+            assert_eq!(decode_drain(&message), None);
+        }
+        let mut message = Vec::new();
+        encode_drain(b"me", token, &mut message);
+        assert!(decode_has(&message).is_none());
+        assert!(decode_has(b"me 1:1, hello").is_none());
+        let rubbish = b"me 2:X , 19:3:has,9:T 1 x -3 8,]";
+        let ids = decode_has(rubbish).map(|(_, ids)| ids.collect::<Vec<_>>());
+        assert_eq!(ids.unwrap_or_default(), []);
     }
 
     #[test]

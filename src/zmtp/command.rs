@@ -28,6 +28,10 @@ pub(super) enum Command<'a> {
     Ping { ttl: u16, context: &'a [u8] },
     /// The answer to ours. The context is not looked at: libzmq 4.2 leaves it out.
     Pong,
+    /// A subscriber wants what begins so.
+    Subscribe(&'a [u8]),
+    /// It does not want that any more.
+    Cancel(&'a [u8]),
     /// Anything else, malformed ones too: to be ignored, as libzmq does.
     Unknown,
 }
@@ -52,6 +56,8 @@ pub(super) fn decode(body: &[u8]) -> Command<'_> {
             None => Command::Unknown,
         },
         b"PONG" => Command::Pong,
+        b"SUBSCRIBE" => Command::Subscribe(data),
+        b"CANCEL" => Command::Cancel(data),
         _ => Command::Unknown,
     }
 }

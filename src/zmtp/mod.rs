@@ -24,7 +24,7 @@ pub use options::Options;
 pub use session::{Event, Remote, Session};
 pub use violation::Violation;
 
-/// The types a socket can have. [`Session`] can play any of them; the bus binds PUSH and SUB.
+/// The types a socket can have. [`Session`] can play any of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SocketType {
     /// Talks to one PAIR.

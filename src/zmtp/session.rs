@@ -32,6 +32,13 @@ pub enum Event {
     Message(Message),
     /// SUB, XSUB: what the publisher sends from now on reaches us.
     Subscribed,
+    /// PUB, XPUB: the subscriber wants what begins with `topic`, or not any more. Each subscription is told, equal ones too.
+    Wants {
+        /// How what it wants begins.
+        topic: Bytes,
+        /// Whether it wants it.
+        wanted: bool,
+    },
     /// Nothing was heard for the heartbeat timeout after our PING. Told once until something is heard again.
     Silent,
 }
@@ -409,13 +416,23 @@ impl Session {
                 let Some(body) = self.take_body(input, &header) else {
                     return Ok(None);
                 };
-                self.handle_command(&body, now);
-                continue;
+                match self.handle_command(&body, now) {
+                    Some(event) => return Ok(Some(event)),
+                    None => continue,
+                }
             }
-            if matches!(self.role, SocketType::Push) {
+            if matches!(
+                self.role,
+                SocketType::Push | SocketType::Pub | SocketType::Xpub
+            ) {
                 self.check_unasked(&header)?;
-                if self.take_body(input, &header).is_none() {
+                let Some(body) = self.take_body(input, &header) else {
                     return Ok(None);
+                };
+                if self.role != SocketType::Push
+                    && let Some(event) = subscription(&body)
+                {
+                    return Ok(Some(event));
                 }
                 self.unasked = self
                     .unasked
@@ -482,7 +499,8 @@ impl Session {
         }
     }
 
-    fn handle_command(&mut self, body: &[u8], now: Instant) {
+    fn handle_command(&mut self, body: &[u8], now: Instant) -> Option<Event> {
+        let publishes = matches!(self.role, SocketType::Pub | SocketType::Xpub);
         match command::decode(body) {
             Command::Ping { ttl, context } => {
                 command::encode_pong(context, &mut self.output);
@@ -499,9 +517,16 @@ impl Session {
                         Subscription::At(later(now, self.options.subscription_delay));
                 }
             }
+            Command::Subscribe(topic) if publishes => return Some(wants(topic, true)),
+            Command::Cancel(topic) if publishes => return Some(wants(topic, false)),
             // libzmq ignores all of these once the handshake is done.
-            Command::Ready(_) | Command::Error(_) | Command::Unknown => {}
+            Command::Ready(_)
+            | Command::Error(_)
+            | Command::Subscribe(_)
+            | Command::Cancel(_)
+            | Command::Unknown => {}
         }
+        None
     }
 
     fn expire(&mut self, now: Instant) -> Result<Option<Event>, Violation> {
@@ -561,6 +586,22 @@ impl Session {
         }
         input.advance(header.length);
         Some(input.split_to(size))
+    }
+}
+
+/// What a subscriber below 3.1 says in a message: 1 or 0, and how what it means begins.
+fn subscription(body: &[u8]) -> Option<Event> {
+    match body.split_first() {
+        Some((1, topic)) => Some(wants(topic, true)),
+        Some((0, topic)) => Some(wants(topic, false)),
+        _ => None,
+    }
+}
+
+fn wants(topic: &[u8], wanted: bool) -> Event {
+    Event::Wants {
+        topic: Bytes::copy_from_slice(topic),
+        wanted,
     }
 }
 

@@ -121,6 +121,7 @@ fn partner(role: SocketType) -> SocketType {
         SocketType::Push => SocketType::Pull,
         SocketType::Sub => SocketType::Pub,
         SocketType::Router => SocketType::Dealer,
+        SocketType::Pub => SocketType::Sub,
         other => panic!("no partner for {other:?} here"),
     }
 }
@@ -736,6 +737,29 @@ fn a_subscription_is_told_when_it_is_in_effect() {
         [Event::Subscribed]
     );
     assert_eq!(old.session.poll_timeout(), None);
+}
+
+#[test]
+fn what_a_subscriber_wants_is_told_in_the_form_of_its_version() {
+    let wants = |topic: &'static [u8], wanted| Event::Wants {
+        topic: Bytes::from_static(topic),
+        wanted,
+    };
+    let commands = b"\x04\x0b\x09SUBSCRIBEa\x04\x08\x06CANCELa\x04\x0a\x09SUBSCRIBE";
+    let expected = [wants(b"a", true), wants(b"a", false), wants(b"", true)];
+    // Below 3.1 they are messages; whatever else a message says is for nobody.
+    let messages = b"\0\x02\x01a\0\x03xyz\0\0\0\x02\0a\0\x01\x01";
+    for bytes in [&commands[..], messages] {
+        for cut in 0..bytes.len() {
+            let mut wire = Wire::ready(SocketType::Pub);
+            wire.feed(&bytes[..cut]).feed(&bytes[cut..]);
+            assert_eq!(wire.take_events(), expected, "cut at {cut}");
+            assert_eq!(wire.failed, None);
+        }
+    }
+    // To others they are nothing.
+    let mut router = Wire::ready(SocketType::Router);
+    assert_eq!(router.feed(commands).take_events(), []);
 }
 
 #[test]

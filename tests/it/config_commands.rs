@@ -71,13 +71,13 @@ fn model(path: &Path) -> Config {
 
 /// A small configuration with a directory to serve, own parameters and all, on a port of its own.
 fn small(directory: &Path) -> (u16, String) {
-    let (port, send, recv) = (free_port(), free_port(), free_port());
+    let (port, send, recv, workers) = (free_port(), free_port(), free_port(), free_port());
     fs::create_dir_all(directory.join("www")).expect("a directory");
     fs::write(directory.join("www/hello.txt"), "hello\n").expect("a file");
     let here = directory.display();
     let text = format!(
         "h = Handler(send_spec='tcp://127.0.0.1:{send}' send_ident='h' recv_spec='tcp://127.0.0.1:{recv}' recv_ident=''
-    slots=3 queue=7 retry='no')
+    slots=3 queue=7 retry='no' wait=9 workers='tcp://127.0.0.1:{workers}' sticky='cookie:sid,strict=2')
 main = Server(uuid='the-uuid' name='main' default_host='localhost' bind_addr='127.0.0.1' port={port} chroot=''
     access_log='{here}/access.log' error_log='{here}/error.log' error_log_level=3 pid_file='{here}/run.pid'
     control_port='ipc://{here}/control'

@@ -22,16 +22,21 @@ const EDGES: &[(&str, &[&str])] = &[
     ("routing", &[]),
     ("balancer", &[]),
     ("networks", &[]),
+    ("numbered", &[]),
+    ("sticky", &[]),
     ("drain", &[]),
     ("metrics", &[]),
     ("sys", &[]),
     ("files", &["sys"]),
     ("bus", &["zmtp", "endpoint", "drain", "metrics", "sys"]),
-    ("config", &["routing", "endpoint", "wire", "networks"]),
+    (
+        "config",
+        &["routing", "endpoint", "wire", "networks", "sticky"],
+    ),
     (
         "pool",
         &[
-            "balancer", "wire", "http1", "bus", "drain", "metrics", "endpoint",
+            "balancer", "wire", "http1", "bus", "drain", "metrics", "endpoint", "numbered",
         ],
     ),
     (
@@ -52,11 +57,20 @@ const EDGES: &[(&str, &[&str])] = &[
             "files",
             "websocket",
             "networks",
+            "sticky",
         ],
     ),
     (
         "control",
-        &["bus", "tnetstring", "endpoint", "drain", "metrics"],
+        &[
+            "pool",
+            "http1",
+            "bus",
+            "tnetstring",
+            "endpoint",
+            "drain",
+            "metrics",
+        ],
     ),
     (
         "broker",
@@ -69,6 +83,10 @@ const EDGES: &[(&str, &[&str])] = &[
             "drain",
             "metrics",
             "endpoint",
+            "routing",
+            "sticky",
+            "sys",
+            "numbered",
         ],
     ),
     (
@@ -110,6 +128,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "broker",
             "handler",
             "networks",
+            "numbered",
+            "sticky",
         ],
     ),
 ];
@@ -131,10 +151,12 @@ const HANDLERS_SEE: &[&str] = &[
 const OWNERS: &[(&str, &[&str])] = &[
     ("zmq", &["bus/client.rs", "bus/client/"]),
     ("zmq_sys", &["bus/client.rs", "bus/client/"]),
+    ("regex", &["sticky.rs"]),
     ("rusqlite", &["config/sqlite.rs", "config/sqlite/"]),
     ("clap", &["launcher/"]),
+    ("mimalloc", &["main.rs"]),
     ("anyhow", &["launcher/"]),
-    ("toml", &["launcher/run/"]),
+    ("toml", &["launcher/given.rs"]),
     ("tracing_subscriber", &["launcher/"]),
     (
         "http_body_util",
@@ -168,6 +190,7 @@ const PURE: &[&str] = &[
     "routing",
     "balancer",
     "networks",
+    "sticky",
 ];
 const IMPURE: &[&str] = &[
     "tokio",

@@ -7,9 +7,13 @@
 )]
 
 mod bridge;
+mod broker;
+mod broker_document;
+mod broker_talk;
 mod bus_faults;
 mod bus_peers;
 mod bus_questions;
+mod bus_talk;
 mod compatibility;
 mod config_commands;
 mod control;
@@ -19,6 +23,7 @@ mod directories;
 mod exchanges;
 mod fastcgi;
 mod feed;
+mod figures;
 mod files_handler;
 mod floor_plan;
 mod flow_control;
@@ -43,4 +48,5 @@ mod tls;
 mod uploads;
 mod websocket;
 mod websocket_front;
+mod worker_routes;
 mod zmtp_golden;

@@ -1,4 +1,4 @@
-//! Sockets that connect, by libzmq: PULL ([`Receiver`]), XPUB ([`Publisher`]) and REQ ([`Requester`]).
+//! Sockets that connect, by libzmq: PULL ([`Receiver`]), XPUB ([`Publisher`]), REQ ([`Requester`]) and DEALER ([`Dealer`]).
 //!
 //! libzmq tells of events through a descriptor that is edge-triggered and shared between reading and writing, so each
 //! socket here is used in one measured way: clear tokio's readiness, call libzmq with `DONTWAIT` until it says `EAGAIN`,
@@ -9,6 +9,7 @@
 //! This module moves messages and knows nothing of what is in them. It never binds for a server: [`crate::bus::server`]
 //! does (a spec that ends in `#bind` makes a socket here bind, as in `m2wsgi`).
 
+mod dealer;
 mod monitor;
 mod publisher;
 mod receiver;
@@ -25,6 +26,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::endpoint::{Endpoint, Mode, Transport};
 
+pub use dealer::Dealer;
 pub use publisher::{Publisher, Sent};
 pub use receiver::Receiver;
 pub use requester::{RequestError, Requester};
@@ -38,6 +40,9 @@ pub struct Options {
     /// What the sockets of one handler have in common, 32 hexadecimal digits, by which a Lurcher knows that they are one's: the
     /// READY of PULL and XPUB has it as [`crate::bus::HANDLER_PROPERTY`]. Default: none.
     pub token: Option<String>,
+    /// What a broker is called that stands between a server and its workers: the READY of PULL and XPUB has it as
+    /// [`crate::bus::BROKER_PROPERTY`]. Default: none, it is a handler.
+    pub broker: Option<String>,
     /// Messages that libzmq keeps received and unread per server (`ZMQ_RCVHWM`); above it the server's socket fills, and
     /// then the server knows. 0 means no bound. Default: 1,000, as libzmq.
     pub received_max: u16,
@@ -56,6 +61,7 @@ impl Default for Options {
         Self {
             identity: None,
             token: None,
+            broker: None,
             received_max: 1000,
             queued_max: 1000,
             message_bytes_max: 1 << 30,
@@ -187,6 +193,10 @@ fn configure(socket: &mut zmq::Socket, endpoint: &Endpoint, options: &Options) -
     }
     if let Some(token) = &options.token {
         let property = format!("{}:{token}", crate::bus::HANDLER_PROPERTY);
+        set_raw(socket, ZMQ_METADATA, property.as_bytes())?;
+    }
+    if let Some(broker) = &options.broker {
+        let property = format!("{}:{broker}", crate::bus::BROKER_PROPERTY);
         set_raw(socket, ZMQ_METADATA, property.as_bytes())?;
     }
     // With IPv6 on, libzmq resolves a name to an IPv6 address first and never tries the next: only literals get it.

@@ -8,11 +8,15 @@
 //! An XPUB does not tell in time that a connection is lost: its pipe goes through a handshake of its own, in which our
 //! thread has to take part, and until it is over messages vanish in it although its subscription still seems to be there.
 //! So whether the connection is up is learnt from libzmq's monitor, and a subscription counts for one connection only.
+//!
+//! Each message that libzmq is given may wake its thread, which costs more than the message. Where many tasks send, somebody who
+//! comes round anyway may have theirs gathered ([`Publisher::gather`]): those of one turn of the loop are handed over together.
 
 use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context as Cx, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,11 +40,15 @@ const PATIENCE_PAUSE: Duration = Duration::from_secs(30);
 /// Subscriptions are looked at every so many sends at least, for programs that only send.
 const SENDS_PER_LOOK: u32 = 1024;
 
+/// Messages that are gathered, and their bytes: more are handed over without waiting for the end of the turn.
+const GATHERED_MAX: usize = 16;
+const GATHERED_BYTES_MAX: usize = 64 * 1024;
+
 /// What became of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Sent {
-    /// libzmq has it and will write it while the connection lives.
+    /// libzmq has it, or gets it with others at the end of this turn of the loop, and will write it while the connection lives.
     Queued,
     /// The server is not there, or subscribes to nothing: nobody could have received it.
     Dropped,
@@ -76,8 +84,14 @@ struct State {
     ear: Ear,
     /// Somebody awaits the descriptor: nobody else may touch the socket, or the edge is lost.
     awaited: bool,
-    /// The rest of a batch whose first message was sent and whose sender did not stay: goes before all else.
+    /// The rest of a batch whose first message was sent and whose sender did not stay, and what was gathered: goes before all else.
     owed: VecDeque<Bytes>,
+    /// Bytes that were gathered since nothing was owed.
+    gathered_bytes: usize,
+    /// Who hands over what is gathered; nobody: then nothing is.
+    gatherer: Option<Waker>,
+    /// He was woken and has not come yet.
+    is_called: bool,
     sends_until_look: u32,
 }
 
@@ -176,6 +190,9 @@ impl Publisher {
             },
             awaited: false,
             owed: VecDeque::new(),
+            gathered_bytes: 0,
+            gatherer: None,
+            is_called: false,
             sends_until_look: SENDS_PER_LOOK,
         };
         Ok(Self {
@@ -334,10 +351,78 @@ impl Publisher {
     ///
     /// Safe: the message is handed over if and only if the future completes.
     pub async fn send(&self, message: Vec<u8>) -> io::Result<Sent> {
-        if self.try_send(&message)? {
-            return Ok(Sent::Queued);
+        match self.try_send(message)? {
+            None => Ok(Sent::Queued),
+            Some(message) => self.send_slowly(VecDeque::from([message.into()])).await,
         }
-        self.send_slowly(VecDeque::from([message.into()])).await
+    }
+
+    /// Hands over what was gathered, and gathers what is sent from now on until [`Publisher::end_gathering`]: the task is woken with
+    /// the first of it, and shall call this again. Tasks that are ready before it so have their messages handed over together.
+    ///
+    /// For a runtime of one thread: on others the task may run before them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Publisher::send`].
+    pub fn gather(&self, cx: &mut Cx<'_>) -> io::Result<()> {
+        let mut state = self.lock();
+        state.is_called = false;
+        match &state.gatherer {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            _ => state.gatherer = Some(cx.waker().clone()),
+        }
+        while !self.flush(&mut state)? {
+            // libzmq takes no more just now, or it would not be owed: its descriptor tells when it does.
+            match self.events.poll_read_ready(cx) {
+                Poll::Ready(ready) => ready?.clear_ready(),
+                Poll::Pending => break,
+            }
+            state.look()?;
+        }
+        Ok(())
+    }
+
+    /// Hands over what was gathered, and gathers no more. What libzmq does not take goes before anything that is sent later.
+    ///
+    /// # Errors
+    ///
+    /// As [`Publisher::send`].
+    pub fn end_gathering(&self) -> io::Result<()> {
+        let mut state = self.lock();
+        state.gatherer = None;
+        self.flush(&mut state).map(drop)
+    }
+
+    /// Waits until libzmq has all that was sent.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn settled(&self) -> io::Result<()> {
+        if self.lock().owed.is_empty() {
+            return Ok(());
+        }
+        self.send_slowly(VecDeque::new()).await.map(drop)
+    }
+
+    /// Hands over what is owed; true when nothing can be done for it here: nothing is left, or it is another's business.
+    fn flush(&self, state: &mut State) -> io::Result<bool> {
+        // Whoever awaits the descriptor sends it before his own.
+        if state.owed.is_empty() || state.awaited {
+            return Ok(true);
+        }
+        if self.has_changed() {
+            state.look()?;
+        }
+        match state.ear {
+            Ear::Listens => state.settle(),
+            Ear::Expected { .. } => Ok(true),
+            Ear::Absent { .. } => {
+                state.owed.clear();
+                Ok(true)
+            }
+        }
     }
 
     /// Sends several messages in order, with nothing of other senders between them.
@@ -380,29 +465,50 @@ impl Publisher {
         Ok(())
     }
 
-    /// The common case without waiting; false when it must be done the long way.
-    fn try_send(&self, message: &[u8]) -> io::Result<bool> {
+    /// The common case without waiting; the message comes back when it must be done the long way.
+    fn try_send(&self, message: Vec<u8>) -> io::Result<Option<Vec<u8>>> {
         let mut state = self.lock();
         if state.awaited
             || state.ear != Ear::Listens
-            || !state.owed.is_empty()
             || state.sends_until_look == 0
             || self.has_changed()
         {
-            return Ok(false);
+            return Ok(Some(message));
+        }
+        if state.gatherer.is_some() && state.has_room(message.len()) {
+            state.sends_until_look -= 1;
+            if state.owed.is_empty() {
+                state.gathered_bytes = 0;
+            }
+            state.gathered_bytes += message.len();
+            state.owed.push_back(message.into());
+            if !std::mem::replace(&mut state.is_called, true)
+                && let Some(waker) = state.gatherer.clone()
+            {
+                drop(state);
+                waker.wake();
+            }
+            return Ok(None);
+        }
+        if !state.settle()? {
+            return Ok(Some(message));
         }
         state.sends_until_look -= 1;
-        state.hand_over(message)
+        let sent = state.hand_over(&message)?;
+        Ok((!sent).then_some(message))
     }
 
     async fn send_slowly(&self, mut messages: VecDeque<Bytes>) -> io::Result<Sent> {
         // Most batches pass without waiting.
         {
             let mut state = self.lock();
-            if !state.awaited
-                && let Attempt::Done(sent) = self.attempt(&mut state, &mut messages)?
-            {
-                return Ok(sent);
+            if !state.awaited {
+                if self.hand_over_at_once(&mut state, &mut messages)? {
+                    return Ok(Sent::Queued);
+                }
+                if let Attempt::Done(sent) = self.attempt(&mut state, &mut messages)? {
+                    return Ok(sent);
+                }
             }
         }
         let _turn = self.turn.acquire().await;
@@ -423,6 +529,33 @@ impl Publisher {
                 }
             }
         }
+    }
+
+    /// Hands over as many as libzmq takes, without a look at the events where none is due: a look is three system calls. True when
+    /// nothing is left.
+    fn hand_over_at_once(
+        &self,
+        state: &mut State,
+        messages: &mut VecDeque<Bytes>,
+    ) -> io::Result<bool> {
+        let count = u32::try_from(messages.len()).unwrap_or(u32::MAX);
+        if state.ear != Ear::Listens || state.sends_until_look < count || self.has_changed() {
+            return Ok(false);
+        }
+        if !state.settle()? {
+            return Ok(false);
+        }
+        let Some(first) = messages.front() else {
+            return Ok(true);
+        };
+        if !state.hand_over(first)? {
+            return Ok(false);
+        }
+        state.sends_until_look -= count;
+        messages.pop_front();
+        // The rest goes out whether the sender stays or not.
+        state.owed.append(messages);
+        state.settle()
     }
 
     /// Looks at the events and hands over what may be. Whatever it leaves undone, libzmq's descriptor will tell of.
@@ -480,10 +613,26 @@ impl Publisher {
     }
 }
 
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        let mut state = self.lock();
+        // There is nobody left to be told of a broken socket.
+        drop(self.flush(&mut state));
+    }
+}
+
 impl State {
     /// Takes note of connections and subscriptions. This is also what makes libzmq look at its commands: a send alone does
-    /// so about once a millisecond only.
+    /// so about once a millisecond only. What is owed has its chance then, since this may have eaten the word that it can go.
     fn look(&mut self) -> io::Result<()> {
+        self.look_at_events()?;
+        if self.ear == Ear::Listens {
+            self.settle()?;
+        }
+        Ok(())
+    }
+
+    fn look_at_events(&mut self) -> io::Result<()> {
         self.look_at_connection()?;
         let mut heard = Vec::new();
         loop {
@@ -539,6 +688,8 @@ impl State {
             if !self.up {
                 self.topics.clear();
                 self.silence();
+                // It was meant for the clients that the server had.
+                self.owed.clear();
             }
         }
         Ok(())
@@ -551,6 +702,16 @@ impl State {
                 hopeless_until: None,
             };
         }
+    }
+
+    /// Whether a message of so many bytes may be gathered.
+    fn has_room(&self, bytes: usize) -> bool {
+        let gathered = if self.owed.is_empty() {
+            0
+        } else {
+            self.gathered_bytes
+        };
+        self.owed.len() < GATHERED_MAX && gathered.saturating_add(bytes) <= GATHERED_BYTES_MAX
     }
 
     /// Gives libzmq one message, if it takes one.
@@ -589,6 +750,13 @@ impl<'a> Awaited<'a> {
 
 impl Drop for Awaited<'_> {
     fn drop(&mut self) {
-        self.0.lock().awaited = false;
+        let mut state = self.0.lock();
+        state.awaited = false;
+        // He may have left without having sent it.
+        let gatherer = state.gatherer.clone().filter(|_| !state.owed.is_empty());
+        drop(state);
+        if let Some(waker) = gatherer {
+            waker.wake();
+        }
     }
 }

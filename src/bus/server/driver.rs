@@ -370,6 +370,15 @@ impl Driver {
                 self.peer.set_subscribed();
                 sink.subscribed(&self.peer);
             }
+            Event::Wants { topic, wanted } => {
+                let max = self.server.protocol().unasked_bytes_max;
+                if !self.peer.wants(topic, wanted, max) {
+                    return Err(Violation::Unasked.into());
+                }
+                if wanted {
+                    sink.subscribed(&self.peer);
+                }
+            }
             Event::Silent => {
                 let works = matches!(self.server.role(), SocketType::Push | SocketType::Router);
                 let idle = !works || (self.is_acknowledged() && !sink.is_awaited(&self.peer));

@@ -109,6 +109,19 @@ impl Listening {
         }
     }
 
+    /// PUB: queues a message of one frame for every peer that wants what begins so. Who has no room for it does not get it, and is
+    /// not told: what is published must bear that.
+    pub fn publish(&self, message: &[u8]) {
+        if let Some(server) = self.server.upgrade() {
+            for peer in server.peers.borrow().values() {
+                if peer.is_subscribed_to(message) {
+                    // It has no room, or has just gone.
+                    let _dropped = peer.send_frames(&[message], 0);
+                }
+            }
+        }
+    }
+
     /// Completes when accepting has ended and every connection is closed.
     ///
     /// # Cancel safety
@@ -298,12 +311,13 @@ impl Server {
             Stream::Tcp(stream) => SockRef::from(stream),
             Stream::Unix(stream) => SockRef::from(stream),
         };
-        if self.role == SocketType::Push && self.options.send_buffer_bytes > 0 {
+        let hands_out = matches!(self.role, SocketType::Push | SocketType::Router);
+        if hands_out && self.options.send_buffer_bytes > 0 {
             socket.set_send_buffer_size(self.options.send_buffer_bytes)?;
         }
         if let Stream::Tcp(_) = stream {
             socket.set_tcp_nodelay(true)?;
-            if self.role == SocketType::Push && self.options.unsent_bytes_max > 0 {
+            if hands_out && self.options.unsent_bytes_max > 0 {
                 socket.set_tcp_notsent_lowat(self.options.unsent_bytes_max)?;
             }
             if !self.options.keepalive_idle.is_zero() {

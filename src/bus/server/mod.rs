@@ -1,5 +1,6 @@
 //! Sockets that bind and see their peers: PUSH, whose owner chooses the peer of each message, SUB, whose owner hears
-//! who said it, ROUTER, which does both with the same peer, and REP, which answers whoever asks ([`answering`]).
+//! who said it, ROUTER, which does both with the same peer, REP, which answers whoever asks ([`answering`]), and PUB, which tells all
+//! who want to hear ([`Listening::publish`]).
 //!
 //! [`bind`] opens a socket, [`Bound::run`] starts a task that accepts and one task per peer, all on the shard's own thread.
 //! What happens is told to a [`Sink`] by plain calls from those tasks. Nothing here chooses peers, retries or knows what a
@@ -44,6 +45,8 @@ pub enum Kind {
     /// Talks with DEALER peers, in messages of several frames either way. Its owner knows peers by their connection, so none needs
     /// an identity.
     Router,
+    /// Tells SUB and XSUB peers what they have subscribed to; to ZMTP 1.0 subscribers, which sort it out themselves, everything.
+    Pub,
 }
 
 /// The numbers of a bound socket.
@@ -59,9 +62,9 @@ pub struct Options {
     pub queue_messages_max: usize,
     /// Bytes queued for one peer. Default: 64 MiB. One message always fits.
     pub queue_bytes_max: usize,
-    /// PUSH: `SO_SNDBUF` in bytes, 0 for the system's own. Default: 64 KiB: what the kernel has cannot be given to another peer.
+    /// PUSH and ROUTER: `SO_SNDBUF` in bytes, 0 for the system's own. Default: 64 KiB: what the kernel has cannot be given to another peer.
     pub send_buffer_bytes: usize,
-    /// PUSH on tcp: `TCP_NOTSENT_LOWAT` in bytes, 0 for none. Default: 16 KiB, for the same reason.
+    /// PUSH and ROUTER on tcp: `TCP_NOTSENT_LOWAT` in bytes, 0 for none. Default: 16 KiB, for the same reason.
     pub unsent_bytes_max: u32,
     /// Connections the kernel keeps until they are accepted. Default: 1,024: a hundred handlers come back in one millisecond.
     pub backlog: i32,
@@ -75,7 +78,7 @@ pub struct Options {
     pub close_timeout: Duration,
     /// Messages told in one turn of a peer's task before others have theirs. Default: 256; REP: always one.
     pub messages_per_turn: usize,
-    /// PUSH, SUB and ROUTER: what they say of themselves by [`super::SERVER_PROPERTY`]. Default: `1`.
+    /// All but REP: what they say of themselves by [`super::SERVER_PROPERTY`]. Default: `1`.
     pub speaks: &'static str,
     /// Mode of an ipc socket's file; `None` leaves it to the umask, which usually keeps other users out.
     pub ipc_mode: Option<u32>,
@@ -111,7 +114,7 @@ pub trait Sink {
     /// The handshake is done: messages may be sent.
     fn joined(&self, peer: &Rc<Peer>);
 
-    /// SUB only: what the peer publishes from now on reaches us.
+    /// SUB: what the peer publishes from now on reaches us. PUB: the peer has subscribed to something.
     fn subscribed(&self, peer: &Rc<Peer>);
 
     /// A whole message. Its frames are slices of a receive buffer of up to 64 KiB, which lives as long as any of them: who keeps a
@@ -137,8 +140,8 @@ pub trait Sink {
         false
     }
 
-    /// PUSH only: whether an answer is still expected from a peer that has not answered our PING. If so it stays, and is only
-    /// marked [`Peer::is_silent`]; a PULL that is merely busy does not answer either. Default: yes.
+    /// PUSH and ROUTER: whether an answer is still expected from a peer that has not answered our PING. If so it stays, and is only
+    /// marked [`Peer::is_silent`]; one that is merely busy does not answer either. Default: yes.
     fn is_awaited(&self, peer: &Rc<Peer>) -> bool {
         let _ = peer;
         true
@@ -191,6 +194,7 @@ impl Bound {
                 (SocketType::Rep, Vec::new())
             }
             Kind::Router => (SocketType::Router, Vec::new()),
+            Kind::Pub => (SocketType::Pub, Vec::new()),
         };
         if role != SocketType::Rep {
             options.protocol.properties = vec![(super::SERVER_PROPERTY, options.speaks)];

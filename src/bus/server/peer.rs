@@ -90,12 +90,55 @@ impl From<&[u8]> for Head {
     }
 }
 
-impl From<Vec<u8>> for Head {
-    fn from(bytes: Vec<u8>) -> Self {
-        if bytes.len() <= HEAD_INLINE_BYTES {
-            Self::from(&bytes[..])
+/// Puts a [`Head`] together; allocates only for one that is long.
+struct HeadWriter {
+    inline: [u8; HEAD_INLINE_BYTES],
+    length: u8,
+    /// All of it, once it is long.
+    heap: Vec<u8>,
+}
+
+impl Default for HeadWriter {
+    fn default() -> Self {
+        Self {
+            inline: [0; HEAD_INLINE_BYTES],
+            length: 0,
+            heap: Vec::new(),
+        }
+    }
+}
+
+impl HeadWriter {
+    fn extend(&mut self, bytes: &[u8]) {
+        let from = usize::from(self.length);
+        let to = from.saturating_add(bytes.len());
+        if self.heap.is_empty()
+            && let (Some(place), Ok(length)) = (self.inline.get_mut(from..to), u8::try_from(to))
+        {
+            place.copy_from_slice(bytes);
+            self.length = length;
+            return;
+        }
+        if self.heap.is_empty() {
+            self.heap.reserve(to);
+            self.heap
+                .extend_from_slice(self.inline.get(..from).unwrap_or_default());
+        }
+        self.heap.extend_from_slice(bytes);
+    }
+}
+
+impl From<HeadWriter> for Head {
+    fn from(written: HeadWriter) -> Self {
+        let HeadWriter {
+            inline: bytes,
+            length,
+            heap,
+        } = written;
+        if heap.is_empty() {
+            Self(HeadBytes::Inline { bytes, length })
         } else {
-            Self(HeadBytes::Heap(bytes.into()))
+            Self(HeadBytes::Heap(heap.into()))
         }
     }
 }
@@ -178,7 +221,12 @@ pub struct Peer {
     blocked_since: Cell<Option<Instant>>,
     silent: Cell<bool>,
     subscribed: Cell<bool>,
+    /// What a subscriber wants: how it begins, once for each time it has said so.
+    topics: RefCell<Vec<Bytes>>,
 }
+
+/// What a subscription costs beside its own bytes, for the bound on all of a peer's.
+const TOPIC_BYTES: usize = 64;
 
 impl Peer {
     pub(super) fn new(id: PeerId, origin: Origin, outbox: Outbox) -> Self {
@@ -194,6 +242,7 @@ impl Peer {
             blocked_since: Cell::new(None),
             silent: Cell::new(false),
             subscribed: Cell::new(false),
+            topics: RefCell::default(),
         }
     }
 
@@ -314,14 +363,13 @@ impl Peer {
         let last = message.size();
         self.enqueue(small.saturating_add(last), |outbox| {
             let framing = outbox.framing();
-            let own = message.head.as_slice();
-            let mut head = Vec::with_capacity(small + own.len() + (frames.len() + 1) * 9);
+            let mut head = HeadWriter::default();
             for frame in frames {
-                head.extend_from_slice(framing.encode(frame.len(), true).as_ref());
-                head.extend_from_slice(frame);
+                head.extend(framing.encode(frame.len(), true).as_ref());
+                head.extend(frame);
             }
-            head.extend_from_slice(framing.encode(last, false).as_ref());
-            head.extend_from_slice(own);
+            head.extend(framing.encode(last, false).as_ref());
+            head.extend(message.head.as_slice());
             Entry {
                 tag,
                 header: EncodedHeader::EMPTY,
@@ -359,6 +407,31 @@ impl Peer {
     /// Whether our subscription is in effect there.
     pub fn is_subscribed(&self) -> bool {
         self.subscribed.get()
+    }
+
+    /// Whether it wants a message that begins so.
+    pub fn is_subscribed_to(&self, message: &[u8]) -> bool {
+        // Subscribers of ZMTP 1.0 say nothing and choose themselves.
+        self.version() < Version::V2_0
+            || self
+                .topics
+                .borrow()
+                .iter()
+                .any(|topic| message.starts_with(topic))
+    }
+
+    /// Notes what a subscriber wants, or does not want any more; false when it wants more than `max` bytes of topics.
+    pub(super) fn wants(&self, topic: Bytes, wanted: bool, max: usize) -> bool {
+        let mut topics = self.topics.borrow_mut();
+        if !wanted {
+            if let Some(place) = topics.iter().position(|other| *other == topic) {
+                topics.swap_remove(place);
+            }
+            return true;
+        }
+        topics.push(topic);
+        let cost = |topic: &Bytes| topic.len().saturating_add(TOPIC_BYTES);
+        topics.iter().map(cost).sum::<usize>() <= max
     }
 
     /// Whether it is lost or being closed, so that it takes nothing more.

@@ -488,6 +488,18 @@ impl<'d> Reader<'d, '_> {
                 .params
                 .get("retry")
                 .and_then(|expr| self.string(expr, "retry")),
+            wait: class
+                .params
+                .get("wait")
+                .and_then(|expr| self.number(expr, "wait")),
+            workers: class
+                .params
+                .get("workers")
+                .and_then(|expr| self.string(expr, "workers")),
+            sticky: class
+                .params
+                .get("sticky")
+                .and_then(|expr| self.string(expr, "sticky")),
         };
         draft::handler(handler, self.findings)
     }
@@ -615,6 +627,9 @@ fn parameters(class: &str) -> &'static [&'static str] {
             "slots",
             "queue",
             "retry",
+            "wait",
+            "workers",
+            "sticky",
         ],
         "Dir" => &["base", "index_file", "default_ctype", "cache_ttl"],
         "Proxy" => &["addr", "port"],

@@ -81,6 +81,17 @@ impl<'c> Printer<'c> {
                 if handler.retry != Retry::default() {
                     params.push(("retry", quoted(handler.retry.word())?));
                 }
+                params.extend(
+                    handler
+                        .wait
+                        .map(|wait| ("wait", wait.as_secs().to_string())),
+                );
+                if let Some(workers) = &handler.workers {
+                    params.push(("workers", quoted(&workers.text)?));
+                }
+                if let Some(sticky) = &handler.sticky {
+                    params.push(("sticky", quoted(&sticky.to_string())?));
+                }
                 ("Handler", 0, params)
             }
             Target::Dir(dir) => {

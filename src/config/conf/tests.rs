@@ -1,6 +1,7 @@
 //! What the `.conf` language means, and what is said of its mistakes.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::super::{Config, Reading, Retry, Target};
 use super::{print, read};
@@ -183,7 +184,10 @@ fn routes_stand_in_the_order_of_m2shs_database() {
 
 #[test]
 fn what_lurcher_adds_to_a_handler_is_read() {
-    let handler = HANDLER.replace("recv_ident=''", "recv_ident='' slots=4 queue=10 retry='no'");
+    let handler = HANDLER.replace(
+        "recv_ident=''",
+        "recv_ident='' slots=4 queue=10 retry='no' wait=5 workers='tcp://127.0.0.1:7' sticky='cookie:sid,strict=2'",
+    );
     let config = config(&with_routes(&format!("{{'/': {handler}}}")));
     let Target::Handler(handler) = &config.servers[0].hosts[0].routes[0].target else {
         panic!("a handler")
@@ -191,6 +195,31 @@ fn what_lurcher_adds_to_a_handler_is_read() {
     assert_eq!(
         (handler.slots, handler.queue, handler.retry),
         (Some(4), Some(10), Retry::No)
+    );
+    let workers = handler.workers.as_ref().map(|spec| spec.text.as_str());
+    let sticky = handler.sticky.as_ref().map(ToString::to_string);
+    assert_eq!(
+        (handler.wait, workers, sticky.as_deref()),
+        (
+            Some(Duration::from_secs(5)),
+            Some("tcp://127.0.0.1:7"),
+            Some("cookie:sid,strict=2")
+        )
+    );
+}
+
+#[test]
+fn what_lurcher_cannot_use_of_a_handler_is_told() {
+    let wrong = "recv_ident='' slots=0 retry='maybe' workers='tcp://x' sticky='path:0'";
+    let handler = HANDLER.replace("recv_ident=''", wrong);
+    findings(
+        &(with_routes("{'/': h}") + "h = " + &handler),
+        &[
+            "t.conf:4:107: slots must be at least 1, and is 0",
+            "t.conf:4:115: retry must be \"no\", \"safe\" or \"always\", and is \"maybe\"",
+            "t.conf:4:131: workers \"tcp://x\": no port: write tcp://HOST:PORT, with * for any free port",
+            "t.conf:4:148: sticky \"path:0\": \"0\" is no number of a part of a path, which are counted from 1",
+        ],
     );
 }
 

@@ -31,7 +31,7 @@ pub(super) struct Row {
 }
 
 /// Columns that some version of Mongrel2 does without, or that are Lurcher's own. Without them the default counts.
-const OPTIONAL: [&str; 10] = [
+const OPTIONAL: [&str; 13] = [
     "control_port",
     "error_log_level",
     "use_ssl",
@@ -42,6 +42,9 @@ const OPTIONAL: [&str; 10] = [
     "slots",
     "queue",
     "retry",
+    "wait",
+    "workers",
+    "sticky",
 ];
 
 /// All rows of a table by rowid; none if there is no such table. Names are from this file, never from outside.
@@ -154,8 +157,19 @@ impl Row {
         }
     }
 
-    /// One of Lurcher's columns, which NULL leaves at its default.
-    pub(super) fn set(&self, column: &str) -> bool {
+    /// The text in one of Lurcher's columns, which NULL leaves at its default.
+    pub(super) fn own_text(&self, column: &'static str, findings: &mut Findings) -> Told<String> {
+        let set = self.is_set(column);
+        set.then(|| self.text(column, findings)).flatten()
+    }
+
+    /// The number in one of Lurcher's columns, which NULL leaves at its default.
+    pub(super) fn own_number(&self, column: &'static str, findings: &mut Findings) -> Told<i64> {
+        let set = self.is_set(column);
+        set.then(|| self.number(column, findings)).flatten()
+    }
+
+    pub(super) fn is_set(&self, column: &str) -> bool {
         !matches!(
             self.cells.get(column),
             None | Some(Cell::Absent | Cell::Null)

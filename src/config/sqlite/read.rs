@@ -117,6 +117,9 @@ impl Targets {
                     "slots",
                     "queue",
                     "retry",
+                    "wait",
+                    "workers",
+                    "sticky",
                 ],
             )?,
             dirs: by_id(
@@ -176,7 +179,7 @@ impl Reader {
             servers.push(DraftServer {
                 uuid: row.text("uuid", findings),
                 // A label for people only: not worth stopping for.
-                name: if row.set("name") {
+                name: if row.is_set("name") {
                     row.text("name", findings)
                 } else {
                     Some(row.located("name", String::new()))
@@ -256,18 +259,12 @@ impl Reader {
                     recv_ident: row.text("recv_ident", findings),
                     raw_payload: row.number_or("raw_payload", 0, findings),
                     protocol: row.text_or("protocol", "json", findings),
-                    slots: row
-                        .set("slots")
-                        .then(|| row.number("slots", findings))
-                        .flatten(),
-                    queue: row
-                        .set("queue")
-                        .then(|| row.number("queue", findings))
-                        .flatten(),
-                    retry: row
-                        .set("retry")
-                        .then(|| row.text("retry", findings))
-                        .flatten(),
+                    slots: row.own_number("slots", findings),
+                    queue: row.own_number("queue", findings),
+                    retry: row.own_text("retry", findings),
+                    wait: row.own_number("wait", findings),
+                    workers: row.own_text("workers", findings),
+                    sticky: row.own_text("sticky", findings),
                 };
                 draft::handler(handler, findings)
             }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::super::{Config, conf};
+use super::super::{Config, Target, conf};
 use super::{DatabaseError, Entry, columns, commit, journal, read, texts, write};
 
 const CONF: &str = r#"
@@ -72,6 +72,8 @@ fn what_is_written_reads_back_as_the_same_model() {
         "",
         "slots=3",
         "queue=0 retry='always'",
+        "wait=0",
+        "workers='ipc://workers' sticky='path:1'",
         "raw_payload=1 protocol='tnetstring'",
     ] {
         let fixture = fixture(extra);
@@ -92,6 +94,20 @@ fn own_columns_stand_only_where_they_are_used() {
     };
     assert!(!has(&fixture("")));
     assert!(has(&fixture("slots=3")));
+}
+
+#[test]
+fn a_database_of_a_time_with_fewer_own_columns_is_read() {
+    let fixture = fixture("slots=3 workers='ipc://workers' sticky='conn' wait=4");
+    for column in ["wait", "workers", "sticky"] {
+        fixture.run(&format!("ALTER TABLE handler DROP COLUMN {column}"));
+    }
+    let config = read(&fixture.path).unwrap().into_config();
+    let Target::Handler(handler) = &config.servers[0].hosts[0].routes[0].target else {
+        panic!("a handler")
+    };
+    assert_eq!((handler.slots, handler.wait), (Some(3), None));
+    assert_eq!((&handler.workers, &handler.sticky), (&None, &None));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, params};
 
-use super::super::{Config, Retry, Target};
+use super::super::{Config, Handler, Retry, Target};
 use super::{DatabaseError, Entry, add, columns, open};
 use crate::wire::Protocol;
 
@@ -190,23 +190,40 @@ impl Written {
         let Target::Handler(handler) = target else {
             return Ok(());
         };
-        if handler.slots.is_none() && handler.queue.is_none() && handler.retry == Retry::default() {
+        let Handler {
+            slots,
+            queue,
+            retry,
+            wait,
+            workers,
+            sticky,
+            ..
+        } = &**handler;
+        let is_plain = slots.is_none()
+            && queue.is_none()
+            && *retry == Retry::default()
+            && wait.is_none()
+            && workers.is_none()
+            && sticky.is_none();
+        if is_plain {
             return Ok(());
         }
         if !self.own_columns {
             self.own_columns = true;
             database.execute_batch(
                 "ALTER TABLE handler ADD COLUMN slots INTEGER; ALTER TABLE handler ADD COLUMN queue INTEGER; \
-                 ALTER TABLE handler ADD COLUMN retry TEXT",
+                 ALTER TABLE handler ADD COLUMN retry TEXT; ALTER TABLE handler ADD COLUMN wait INTEGER; \
+                 ALTER TABLE handler ADD COLUMN workers TEXT; ALTER TABLE handler ADD COLUMN sticky TEXT",
             )?;
         }
-        let queue = handler
-            .queue
-            .map(|queue| i64::try_from(queue).unwrap_or(i64::MAX));
-        let retry = (handler.retry != Retry::default()).then(|| handler.retry.word());
+        let queue = queue.map(|queue| i64::try_from(queue).unwrap_or(i64::MAX));
+        let retry = (*retry != Retry::default()).then(|| retry.word());
+        let wait = wait.map(|wait| i64::try_from(wait.as_secs()).unwrap_or(i64::MAX));
+        let workers = workers.as_ref().map(|spec| &spec.text);
+        let sticky = sticky.as_ref().map(ToString::to_string);
         database.execute(
-            "UPDATE handler SET slots = ?1, queue = ?2, retry = ?3 WHERE id = ?4",
-            params![handler.slots, queue, retry, id],
+            "UPDATE handler SET slots = ?1, queue = ?2, retry = ?3, wait = ?4, workers = ?5, sticky = ?6 WHERE id = ?7",
+            params![slots, queue, retry, wait, workers, sticky, id],
         )?;
         Ok(())
     }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use super::Shard;
 use crate::bus::server::PeerId;
 use crate::metrics::Name;
-use crate::pool::{self, Failure, Pool};
+use crate::pool::{self, Failure, Pool, Refused};
 use crate::wire::ConnId;
 use crate::wire::request::Notice;
 
@@ -55,7 +55,7 @@ pub(super) enum Mail {
         voice: PeerId,
     },
     /// No handler will answer the open request.
-    Failed(Failure),
+    Failed(Refused),
 }
 
 /// Why a connection is to end whatever its state.
@@ -450,7 +450,7 @@ impl pool::Speaker for Client {
     fn abandoned(&self) {
         // The next message of a message socket finds another handler, or none.
         if self.kind.get() == Kind::Socket {
-            self.tell(Mail::Failed(Failure::HandlerLost));
+            self.tell(Mail::Failed(Refused::now(Failure::HandlerLost)));
         }
     }
 }
@@ -477,8 +477,8 @@ impl pool::Caller for Client {
         Self::has_mail(self)
     }
 
-    fn failed(&self, why: Failure) {
-        self.tell(Mail::Failed(why));
+    fn failed(&self, refused: Refused) {
+        self.tell(Mail::Failed(refused));
     }
 
     fn resumed(&self) {

@@ -3,22 +3,25 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes};
 use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
 use super::upload::Receiving;
 use super::{Connection, Exchange, Gone, State};
 use crate::front::answer::Trouble;
 use crate::front::body::{Body, Fed};
-use crate::front::client::{Hold, Kind};
+use crate::front::client::{Hold, Kind, NEVER};
 use crate::front::dispatch::{self, Accepted, Dispatched};
 use crate::front::message_socket;
+use crate::front::sticky;
 use crate::front::{INPUT_AHEAD_MAX, LINGER_BYTES_MAX};
 use crate::http1::{self, Asked, Parsed, Scanner};
 use crate::metrics::Name;
-use crate::pool;
+use crate::pool::{self, Ask};
 use crate::wire::request;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -191,6 +194,10 @@ impl Connection {
         retry: pool::Retry,
         upload: Option<Box<Receiving>>,
     ) {
+        let limits = self.shard.limits();
+        let key = accepted
+            .key
+            .or_else(|| sticky::of_message(&accepted.handler, &self.client, &message));
         let Accepted {
             handler,
             asked,
@@ -203,10 +210,19 @@ impl Connection {
         let head_request = asked == Asked::Head;
         let caller = Rc::clone(&self.client) as Rc<dyn pool::Caller>;
         self.client.end_flow();
-        match handler.pool.submit(message, retry, caller) {
+        // Before its body is there, nobody can be asked for an answer.
+        let patience = limits.handler_timeout;
+        let deadline = (patience != NEVER && upload.is_none())
+            .then(|| Instant::now().checked_add(Duration::from_millis(patience)))
+            .flatten();
+        let ask = Ask {
+            retry,
+            key,
+            deadline,
+        };
+        match handler.pool.submit(message, ask, caller) {
             Ok(ticket) => {
-                self.client
-                    .set_deadline(self.shard.limits().handler_timeout);
+                self.client.set_deadline(patience);
                 let scanner = Scanner::new(asked, version, keep_alive);
                 let (started, opaque) = (false, false);
                 self.state = State::Response(Box::new(Exchange {
@@ -221,7 +237,7 @@ impl Connection {
                     upload,
                 }));
             }
-            Err(why) => self.refuse(Trouble::Pool(why), head_request, line),
+            Err(refused) => self.refuse(Trouble::Pool(refused), head_request, line),
         }
     }
 

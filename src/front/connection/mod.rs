@@ -35,9 +35,9 @@ use super::stream::Stream;
 use super::upgrade::Upgrading;
 use super::{FLUSH_TIMEOUT, Shard};
 use crate::bus::server::PeerId;
-use crate::http1::{Progress, Scanner};
+use crate::http1::{Progress, ScanState, Scanner};
 use crate::metrics::Name;
-use crate::pool::{Failure, Pool, Ticket};
+use crate::pool::{Failure, Pool, Refused, Ticket};
 
 /// Turns of the loop before other tasks get theirs.
 const TURNS_MAX: usize = 32;
@@ -114,7 +114,7 @@ struct Exchange {
 
 /// How long a message may wait for a handler of this pool, in milliseconds.
 fn wait_max(pool: &Pool) -> u64 {
-    u64::try_from(pool.settings().wait_max.as_millis()).unwrap_or(NEVER)
+    u64::try_from(pool.settings().rules.wait_max.as_millis()).unwrap_or(NEVER)
 }
 
 /// The socket is of no more use: the client is gone, or everything was said.
@@ -259,7 +259,7 @@ impl Connection {
     fn expire(&mut self) -> Result<(), Gone> {
         match &mut self.state {
             State::Head if self.client.hold.get() == Hold::Held => {
-                self.refuse(Trouble::Pool(Failure::WaitOver), false, None);
+                self.refuse(Trouble::Pool(Refused::now(Failure::WaitOver)), false, None);
             }
             State::WebSocket(_) => self.websocket_expired(),
             State::Head if !self.begun => self.close(Farewell::Told),
@@ -323,6 +323,9 @@ impl Connection {
                 return;
             }
         };
+        if matches!(exchange.scanner.state(), ScanState::Ended { .. }) {
+            exchange.ticket.answered();
+        }
         self.finish_upload(&mut exchange);
         self.client.response_began.set(NEVER);
         self.client.end_flow();
@@ -355,6 +358,9 @@ impl Connection {
         if matches!(self.state, State::WebSocket(_)) {
             return self.websocket_handler_ends(voice);
         }
+        if let State::Response(exchange) = &self.state {
+            exchange.ticket.answered();
+        }
         self.end_exchange();
         let own = self.client.is_handled_by(voice);
         self.close(if own {
@@ -365,7 +371,7 @@ impl Connection {
     }
 
     /// The pool has given up the open request, or has ended under a WebSocket.
-    fn pool_failed(&mut self, why: Failure) {
+    fn pool_failed(&mut self, refused: Refused) {
         if matches!(self.state, State::WebSocket(_)) {
             return self.websocket_abandoned();
         }
@@ -375,7 +381,7 @@ impl Connection {
                 exchange.head_request,
                 exchange.line.take(),
             );
-            self.abandon(Trouble::Pool(why), started, head_request, line);
+            self.abandon(Trouble::Pool(refused), started, head_request, line);
         }
     }
 

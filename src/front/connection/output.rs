@@ -93,7 +93,7 @@ impl Connection {
                 }
                 Mail::File { name, voice } => self.begin_file(&name, voice)?,
                 Mail::Close { voice } => self.handler_closes(voice),
-                Mail::Failed(why) => self.pool_failed(why),
+                Mail::Failed(refused) => self.pool_failed(refused),
             }
         }
     }

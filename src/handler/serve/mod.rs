@@ -149,11 +149,12 @@ where
 
     fn into_future(self) -> Self::IntoFuture {
         let Self {
-            connection,
+            mut connection,
             service,
             settings,
             signal,
         } = self;
+        connection.default_slots(settings.concurrency);
         Box::pin(Run::new(connection, service, settings).run(signal))
     }
 }

@@ -175,6 +175,11 @@ impl Scanner {
         matches!(self.state, State::UntilClose)
     }
 
+    /// Whether its body goes on, and it was said how long that is.
+    pub fn has_length(&self) -> bool {
+        matches!(self.state, State::Length(_))
+    }
+
     /// What is left of a body of known length is written by somebody else: counts it, and says where the response stands then.
     pub fn skip_rest(&mut self) -> ScanState {
         if let State::Length(left) = self.state {

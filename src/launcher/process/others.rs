@@ -135,8 +135,9 @@ mod tests {
         const STRANGER: u32 = 54_321;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pid");
-        let mut server = std::process::Command::new("sleep")
-            .arg("1000")
+        // Who has started the tests may have them ignore what is sent here, and children would do so too.
+        let mut server = std::process::Command::new("env")
+            .args(["--default-signal=INT,TERM", "sleep", "1000"])
             .spawn()
             .unwrap();
         fs::write(&path, server.id().to_string()).unwrap();

@@ -5,10 +5,10 @@ use std::ffi::OsString;
 use clap::builder::StringValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::given::variable;
 use super::options::{COMMON, common};
 use super::source::{Source, Typed, named};
 use super::{BuiltIn, Opt};
+use crate::launcher::given::{RUN, variable};
 
 /// What stands without dashes, in its order.
 const WORDS: [(&str, &str); 3] = [
@@ -144,8 +144,8 @@ pub(in crate::launcher) fn describe(
         )
         .arg_required_else_help(
             handler.is_none()
-                && std::env::var_os(variable("options")).is_none()
-                && std::env::var_os(variable("app")).is_none(),
+                && std::env::var_os(variable(RUN, "options")).is_none()
+                && std::env::var_os(variable(RUN, "app")).is_none(),
         );
     let mut run = match handler {
         Some(handler) => manual(run, handler),

@@ -1,5 +1,5 @@
 //! The command lines of m2wsgi 0.5, and what they mean here: `m2wsgi [options] dotted.app.name send_spec [recv_spec]`, and its
-//! devices `response` and `dispatcher`. Only reads; what cannot be run is said in one line.
+//! device `response` (`dispatcher` is a broker, and not run here). Only reads; what cannot be run is said in one line.
 
 use super::source::Typed;
 
@@ -18,9 +18,6 @@ const RESPONSE_USAGE: &str = "usage:  m2wsgi.device.response [options] send_spec
     --header-K=V    a key/value header pair to send
     --body=BODY     the response body to send";
 
-const DISPATCHER_USAGE: &str =
-    "usage:  m2wsgi.device.dispatcher [options] send_spec [recv_spec] disp_spec [ping_spec]";
-
 /// Options of m2wsgi that take a value.
 const OPTIONS: [&str; 4] = ["io", "num-threads", "conn-type", "middleware"];
 
@@ -28,7 +25,6 @@ const OPTIONS: [&str; 4] = ["io", "num-threads", "conn-type", "middleware"];
 pub(super) fn usage(name: &str) -> &'static str {
     match name {
         "m2wsgi.device.response" => RESPONSE_USAGE,
-        "m2wsgi.device.dispatcher" => DISPATCHER_USAGE,
         _ => USAGE,
     }
 }
@@ -37,9 +33,6 @@ pub(super) fn usage(name: &str) -> &'static str {
 pub(super) fn read(name: &str, arguments: &[String]) -> Result<Option<Typed>, String> {
     match name {
         "m2wsgi.device.response" => response(arguments),
-        "m2wsgi.device.dispatcher" => {
-            Err("the dispatcher is not there yet: handlers connect to a server directly".to_owned())
-        }
         _ => app(arguments),
     }
 }
@@ -92,7 +85,7 @@ fn app(arguments: &[String]) -> Result<Option<Typed>, String> {
             }
             "conn-type" if !value.is_empty() && !value.eq_ignore_ascii_case("standard") => {
                 return Err(format!(
-                    "--conn-type={value}: only direct connections to a server are there"
+                    "--conn-type={value}: connections are direct; to work for a broker, give `broker+SPEC` for the send_spec"
                 ));
             }
             "conn-type" => {}

@@ -7,14 +7,13 @@
 mod access_log;
 mod args;
 mod env_file;
-mod given;
 mod m2wsgi;
 mod options;
 mod plan;
 mod rights;
-mod source;
+pub(super) mod source;
 mod supervise;
-mod worker;
+pub(super) mod worker;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -28,6 +27,7 @@ use crate::handler::{Connection, ReplyError, StopHandle};
 pub(super) use args::{Args, describe};
 use plan::App;
 use source::Source;
+pub(super) use supervise::usual_port;
 pub(super) use worker::{is_worker, obey, obey_further};
 
 /// The option by which a handler watches its standard input.

@@ -116,6 +116,30 @@ pub(super) const COMMON: &[Common] = &[
         SERVERS,
         "Who takes requests from the servers: each worker by itself, or the supervisor for all [default: direct when all servers are Lurchers and APP is built in, else supervisor]",
     ),
+    many(
+        "broker",
+        "SPEC[,SPEC...]",
+        SERVERS,
+        "Work for the broker that takes workers there, as tcp://HOST:PORT; beside SEND or alone; may be repeated",
+    ),
+    one(
+        "slots",
+        "COUNT",
+        SERVERS,
+        "Requests that a broker gives a worker at once [default: --concurrency, the handler's own, else as the broker sees fit]",
+    ),
+    one(
+        "pool",
+        "NAME",
+        SERVERS,
+        "The broker's pool to work for [default: the one whose address it is]",
+    ),
+    one(
+        "weight",
+        "NUMBER",
+        SERVERS,
+        "A worker's share of a broker's sticky clients beside others of weight 1, up to 1000 [default: 1]",
+    ),
     one(
         "workers",
         "COUNT",

@@ -18,7 +18,7 @@ pub(in crate::launcher) struct Plan {
     pub(in crate::launcher) name: String,
     /// What a worker does.
     pub(in crate::launcher) app: App,
-    /// The servers, each as (`send_spec`, `recv_spec`), never empty.
+    /// The servers, each as (`send_spec`, `recv_spec`), never empty. Of a broker both are the same.
     pub(in crate::launcher) servers: Vec<(Endpoint, Endpoint)>,
     /// The ZeroMQ identity of the handler's sockets where a spec names none.
     pub(in crate::launcher) ident: Option<String>,
@@ -34,6 +34,12 @@ pub(in crate::launcher) struct Plan {
     pub(in crate::launcher) threads: u32,
     /// Requests that a worker has open at once, where its handler bounds them; more wait in the server.
     pub(in crate::launcher) concurrency: Option<u32>,
+    /// Requests that a worker takes from a broker at once; none: as [`Plan::concurrency`].
+    pub(in crate::launcher) slots: Option<u32>,
+    /// The pool of a broker that workers work for.
+    pub(in crate::launcher) pool: Option<String>,
+    /// The share of a worker in a broker's sticky clients.
+    pub(in crate::launcher) weight: u32,
     /// After so many requests a worker is replaced: the number, and the most that chance adds to it.
     pub(in crate::launcher) max_requests: Option<(u64, u64)>,
     /// Above so many bytes of resident memory a worker is replaced.
@@ -83,6 +89,9 @@ impl Plan {
             workers: 1,
             threads: 1,
             concurrency: None,
+            slots: None,
+            pool: None,
+            weight: 1,
             max_requests: None,
             max_memory: None,
             graceful_timeout: GRACEFUL_TIMEOUT,
@@ -97,6 +106,11 @@ impl Plan {
             access_log: None,
             stop_on_eof: false,
         }
+    }
+
+    /// Whether a broker is among the servers.
+    pub(in crate::launcher) fn has_broker(&self) -> bool {
+        self.servers.iter().any(|(send, _)| send.is_broker())
     }
 }
 

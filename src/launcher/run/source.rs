@@ -6,18 +6,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::given::{Given, Said};
 use super::options::{COMMON, common};
 use super::plan::{App, Feed, Plan, WORKERS_MAX};
 use super::{BuiltIn, Values, env_file};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, EndpointError};
 use crate::handler::{Options, Selector};
+use crate::launcher::given::{Given, RUN, Said};
+use crate::wire::worker::NAME_BYTES_MAX;
 
 /// How long a worker may take to answer what it has, when asked to stop.
 const GRACEFUL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Most threads of a worker, and the like: beyond it somebody mistyped.
 const COUNT_MAX: u32 = 10_000;
+
+/// The largest share of a worker, as brokers take it.
+const WEIGHT_MAX: u32 = 1_000;
 
 /// What stands before a program of the user's own.
 const EXEC: &str = "exec:";
@@ -77,7 +81,7 @@ impl Source {
         }
         let common_names = COMMON.iter().map(|option| (option.name, option.repeat));
         let names = common_names.chain(names.map(|name| (name, false)));
-        given.read_environment(names, self.variables);
+        given.read_environment(RUN, names, self.variables);
         let file = given.last("options").map(|said| PathBuf::from(&said.value));
         let text = file.as_deref().map(read).transpose()?;
         let file = file.as_deref().zip(text.as_deref());
@@ -98,6 +102,7 @@ impl Source {
         let app = app.value.clone();
         let own = handler.map(|handler| handler.options).unwrap_or_default();
         given.read_environment(
+            RUN,
             own.iter().map(|option| (option.name, option.repeat)),
             self.variables,
         );
@@ -172,6 +177,19 @@ fn decide(
     }
     let watch = watched(given, &work)?;
     let connection = servers(given)?;
+    let feed = feed(given)?;
+    if feed == Feed::Supervisor && connection.send_specs.iter().any(Endpoint::is_broker) {
+        return Err(
+            "--feed supervisor is for servers: workers go to a broker by themselves".to_owned(),
+        );
+    }
+    let pool = text("pool").filter(|pool| !pool.is_empty());
+    if pool
+        .as_ref()
+        .is_some_and(|pool| pool.len() > NAME_BYTES_MAX)
+    {
+        return Err(format!("--pool is longer than {NAME_BYTES_MAX} bytes"));
+    }
     Ok(Plan {
         name,
         app: work,
@@ -179,10 +197,13 @@ fn decide(
         chroot: connection.chroot,
         upload_store: connection.upload_store,
         ident: text("ident").filter(|ident| !ident.is_empty()),
-        feed: feed(given)?,
+        feed,
         workers: number(given, "workers", 0, WORKERS_MAX)?.unwrap_or(1),
         threads: number(given, "threads", 1, COUNT_MAX)?.unwrap_or(1),
         concurrency,
+        slots: number(given, "slots", 1, COUNT_MAX)?,
+        pool,
+        weight: number(given, "weight", 1, WEIGHT_MAX)?.unwrap_or(1),
         max_requests: max_requests(given)?,
         max_memory: said(given, "max-memory", size)?,
         graceful_timeout: said(given, "graceful-timeout", seconds)?.unwrap_or(GRACEFUL_TIMEOUT),
@@ -190,7 +211,7 @@ fn decide(
         pid_file: path("pid-file"),
         control: said(given, "control", |text| {
             text.parse()
-                .map_err(|error: crate::endpoint::EndpointError| error.to_string())
+                .map_err(|error: EndpointError| error.to_string())
         })?,
         user: text("user"),
         group: text("group"),
@@ -251,7 +272,7 @@ pub(super) fn forms(built_in: &[BuiltIn]) -> Vec<&'static str> {
     forms
 }
 
-fn read(path: &Path) -> Result<String, String> {
+pub(in crate::launcher) fn read(path: &Path) -> Result<String, String> {
     fs::read_to_string(path).map_err(|error| format!("reading {}: {error}", path.display()))
 }
 
@@ -286,6 +307,18 @@ fn servers(given: &Given) -> Result<Options, String> {
         Ok(specs)
     };
     let (send, recv) = (specs("send")?, specs("recv")?);
+    let mut brokers = Vec::new();
+    for said in given.all("broker") {
+        for text in said.value.split(',') {
+            let text = text.trim();
+            let spec = if text.starts_with("broker+") {
+                text.parse()
+            } else {
+                format!("broker+{text}").parse()
+            };
+            brokers.push(spec.map_err(|error: EndpointError| said.wrong(error))?);
+        }
+    }
     let by = ["route", "host", "server", "handler"].map(|name| given.last(name));
     let mut options = match given.last("config") {
         Some(_) if !send.is_empty() => {
@@ -299,9 +332,10 @@ fn servers(given: &Given) -> Result<Options, String> {
             if let Some(said) = by.into_iter().flatten().next() {
                 return Err(said.wrong("it goes with --config"));
             }
-            if send.is_empty() {
+            if send.is_empty() && brokers.is_empty() {
                 return Err(
-                    "no server named: give its send_spec, or --config and --route".to_owned(),
+                    "no server named: give its send_spec, or --config and --route, or --broker"
+                        .to_owned(),
                 );
             }
             let mut options = Options::new(send);
@@ -309,6 +343,7 @@ fn servers(given: &Given) -> Result<Options, String> {
             options
         }
     };
+    options.send_specs.extend(brokers);
     for (name, place) in [
         ("chroot", &mut options.chroot),
         ("upload-store", &mut options.upload_store),
@@ -351,7 +386,7 @@ fn error_chain(error: &dyn std::error::Error) -> String {
 }
 
 /// The value of an option, read by `read`, whose error is told with its place.
-fn said<T, E: Display>(
+pub(in crate::launcher) fn said<T, E: Display>(
     given: &Given,
     name: &str,
     read: impl FnOnce(&str) -> Result<T, E>,
@@ -362,7 +397,12 @@ fn said<T, E: Display>(
         .transpose()
 }
 
-fn number(given: &Given, name: &str, min: u32, max: u32) -> Result<Option<u32>, String> {
+pub(in crate::launcher) fn number(
+    given: &Given,
+    name: &str,
+    min: u32,
+    max: u32,
+) -> Result<Option<u32>, String> {
     said(given, name, |text| {
         let number = text
             .parse()
@@ -372,7 +412,7 @@ fn number(given: &Given, name: &str, min: u32, max: u32) -> Result<Option<u32>, 
     })
 }
 
-fn is_said(given: &Given, name: &str) -> Result<bool, String> {
+pub(in crate::launcher) fn is_said(given: &Given, name: &str) -> Result<bool, String> {
     let value = said(given, name, |text| match text {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" | "" => Ok(false),
@@ -406,7 +446,7 @@ fn max_requests(given: &Given) -> Result<Option<(u64, u64)>, String> {
 }
 
 /// Bytes, with K, M or G behind them or not.
-fn size(text: &str) -> Result<u64, &'static str> {
+pub(in crate::launcher) fn size(text: &str) -> Result<u64, &'static str> {
     const WHY: &str =
         "not a size as 500M: digits, and K, M or G for 2 to the power of 10, 20 or 30";
     let (digits, shift) = match text.trim_end_matches(['B', 'b', 'i']) {
@@ -423,7 +463,7 @@ fn size(text: &str) -> Result<u64, &'static str> {
         .ok_or(WHY)
 }
 
-fn seconds(text: &str) -> Result<Duration, &'static str> {
+pub(in crate::launcher) fn seconds(text: &str) -> Result<Duration, &'static str> {
     const MAX: f64 = 86_400.0;
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
     if !(0.0..=MAX).contains(&seconds) {
@@ -568,6 +608,41 @@ mod tests {
     }
 
     #[test]
+    fn a_broker_is_served_beside_servers_or_alone() {
+        let plan_of = plan;
+        let broker = ("broker", "tcp://127.0.0.1:9000,broker+ipc:///run/b");
+        let plan = plan_of(&["echo"], &[broker, ("slots", "4"), ("pool", "shop")]).unwrap();
+        let specs: Vec<_> = plan.servers.iter().map(|(send, _)| send.spec()).collect();
+        assert_eq!(
+            specs,
+            ["broker+tcp://127.0.0.1:9000", "broker+ipc:///run/b"]
+        );
+        assert!(plan.has_broker());
+        assert_eq!(
+            (plan.slots, plan.pool.as_deref(), plan.weight),
+            (Some(4), Some("shop"), 1)
+        );
+        let plan = plan_of(
+            &["echo", "broker+tcp://a:1,ipc:///s", "ipc:///r"],
+            &[("weight", "7")],
+        )
+        .unwrap();
+        assert_eq!(plan.servers[1].1.to_string(), "ipc:///r");
+        assert_eq!((plan.servers.len(), plan.weight), (2, 7));
+        let wrong = |option| plan_of(&["echo"], &[broker, option]).map(drop).unwrap_err();
+        assert_eq!(
+            wrong(("broker", "tcp://a:1#bind")),
+            "running `echo`: --broker `tcp://a:1#bind`: socket spec `broker+tcp://a:1#bind`: \
+             a worker goes to its broker: `broker+` and `#bind` do not go together"
+        );
+        assert_eq!(
+            wrong(("feed", "supervisor")),
+            "running `echo`: --feed supervisor is for servers: workers go to a broker by themselves"
+        );
+        assert!(wrong(("slots", "0")).contains("not a number from 1"));
+    }
+
+    #[test]
     fn values_are_read_with_their_units() {
         let options = [
             ("max-memory", "512M"),
@@ -615,7 +690,7 @@ mod tests {
         );
         assert_eq!(
             wrong(&["echo"], &[]),
-            "running `echo`: no server named: give its send_spec, or --config and --route"
+            "running `echo`: no server named: give its send_spec, or --config and --route, or --broker"
         );
         assert_eq!(
             wrong(&["echo", SEND], &[("workers", "many")]),

@@ -26,10 +26,11 @@ use super::plan::{App, Plan};
 use super::supervise::order::{Message, ORDER_MAX, Order, Word};
 use super::{BuiltIn, Handler, Leaving, Program, Serving, Work, rights};
 use crate::endpoint::Endpoint;
-use crate::handler::{Connection, Counts, Options};
+use crate::handler::{Connection, Counts, Options, Server};
 use crate::launcher::process::{PART, link, no_input};
 use crate::launcher::signals::{STOP, Signals};
 use crate::sys;
+use crate::wire::worker::NAME_BYTES_MAX;
 
 /// The part that a worker plays, in [`PART`].
 pub(super) const WORKER: &str = "worker";
@@ -74,7 +75,7 @@ pub(in crate::launcher) fn obey(built_in: &'static [BuiltIn]) -> anyhow::Result<
                 Work::Become(program) => become_handler(&program, &bytes, log, socket),
                 Work::Serve(serve, leaving) => {
                     let threads = plan.threads;
-                    serve_here(plan, (serve, leaving), threads, log, Some(socket))
+                    serve_here(plan, (serve, leaving), threads, log, Some((socket, order.number)))
                 }
             }
         }
@@ -144,7 +145,7 @@ pub(in crate::launcher) fn obey_further(built_in: &'static [BuiltIn]) -> anyhow:
         bail!("{} does not serve here", handler.name);
     };
     // What serves there has threads of its own.
-    serve_here(plan, (serve, leaving), 1, log, Some(socket))
+    serve_here(plan, (serve, leaving), 1, log, Some((socket, order.number)))
 }
 
 /// A file that was open when this program began, by the variable with its number.
@@ -168,11 +169,8 @@ fn become_program(order: &Order) -> anyhow::Result<ExitCode> {
     if parent_id() != order.supervisor {
         return Ok(ExitCode::FAILURE);
     }
-    let (send, recv): (Vec<_>, Vec<_>) = order.plan.servers.iter().cloned().unzip();
-    let specs = |specs: &[Endpoint]| {
-        let specs: Vec<_> = specs.iter().map(ToString::to_string).collect();
-        specs.join(",")
-    };
+    let (send, recv) = specs(&order.plan);
+    let specs = |specs: &[Endpoint]| specs.iter().map(shown).collect::<Vec<_>>().join(",");
     let mut command = Command::new(program);
     command
         .args(arguments)
@@ -180,6 +178,19 @@ fn become_program(order: &Order) -> anyhow::Result<ExitCode> {
         .env("LURCHER_SEND_SPEC", specs(&send))
         .env("LURCHER_RECV_SPEC", specs(&recv))
         .env("LURCHER_WORKER", order.number.to_string());
+    let plan = &order.plan;
+    let brokers = [
+        ("LURCHER_WORKER_NAME", Some(worker_name(plan, order.number))),
+        ("LURCHER_SLOTS", slots(plan).map(|slots| slots.to_string())),
+        ("LURCHER_POOL", plan.pool.clone()),
+        ("LURCHER_WEIGHT", Some(plan.weight.to_string())),
+    ];
+    for (variable, value) in brokers {
+        match value.filter(|_| plan.has_broker()) {
+            Some(value) => command.env(variable, value),
+            None => command.env_remove(variable),
+        };
+    }
     match &order.plan.ident {
         Some(ident) => command.env("LURCHER_IDENT", ident),
         None => command.env_remove("LURCHER_IDENT"),
@@ -187,6 +198,27 @@ fn become_program(order: &Order) -> anyhow::Result<ExitCode> {
     // It comes back only where it fails.
     let error = command.exec();
     Err(anyhow::Error::new(error).context(format!("start {}", program.display())))
+}
+
+/// The send specs of a plan, and the recv specs of those that have one.
+fn specs(plan: &Plan) -> (Vec<Endpoint>, Vec<Endpoint>) {
+    let (send, mut recv): (Vec<_>, Vec<_>) = plan.servers.iter().cloned().unzip();
+    recv.retain(|spec| !spec.is_broker());
+    (send, recv)
+}
+
+/// How many requests a worker takes from a broker at once.
+fn slots(plan: &Plan) -> Option<u32> {
+    plan.slots.or(plan.concurrency)
+}
+
+/// What brokers call a worker: the same after it was replaced, and another's on no machine.
+fn worker_name(plan: &Plan, number: u32) -> String {
+    let name = format!("{}-{}-{number}", sys::host_name(), plan.name);
+    // Its end is what tells workers apart.
+    let from = name.len().saturating_sub(NAME_BYTES_MAX);
+    let from = (from..name.len()).find(|at| name.is_char_boundary(*at));
+    name.get(from.unwrap_or(0)..).unwrap_or_default().to_owned()
 }
 
 /// Serves in the process that was typed.
@@ -216,13 +248,18 @@ fn serve_here(
     serving: Served,
     threads: u32,
     log: Option<Sink>,
-    supervisor: Option<UnixStream>,
+    supervisor: Option<(UnixStream, u32)>,
 ) -> anyhow::Result<ExitCode> {
     let log = log.map(AccessLog::start).transpose();
     let log = log.context("write the access log")?;
-    let (send, recv): (Vec<_>, Vec<_>) = plan.servers.iter().cloned().unzip();
+    let (supervisor, number) = supervisor.unzip();
+    let (send, recv) = specs(plan);
     let mut options = Options::new(send);
     options.recv_specs = recv;
+    options.slots = slots(plan);
+    options.pool.clone_from(&plan.pool);
+    options.weight = plan.weight;
+    options.name = Some(worker_name(plan, number.unwrap_or_default()));
     options.ident.clone_from(&plan.ident);
     options.chroot.clone_from(&plan.chroot);
     options.upload_store.clone_from(&plan.upload_store);
@@ -276,10 +313,16 @@ async fn serve(
         connection = Connection::connect(options) => connection.with_context(|| format!("running `{name}`"))?,
         () = stop.next() => return Ok(ExitCode::SUCCESS),
     };
-    tracing::info!(
-        "handler {name}: connected to {send_specs}, replies to {}",
-        list(connection.recv_specs())
-    );
+    let servers: Vec<_> = connection
+        .servers()
+        .filter(|server| !server.is_broker())
+        .collect();
+    if servers.is_empty() {
+        tracing::info!("handler {name}: connected to {send_specs}");
+    } else {
+        let replies = list(servers.iter().map(Server::recv_spec));
+        tracing::info!("handler {name}: connected to {send_specs}, replies to {replies}");
+    }
     let handle = connection.stop_handle();
     let mut serving = handler(connection);
     tell(above.as_ref(), Message::Ready);
@@ -420,7 +463,7 @@ impl Stop {
 
 /// Reads standard input to its end. In a thread of its own, since a read from it cannot be cancelled; the process does
 /// not wait for that thread.
-pub(super) fn end_of_stdin() -> oneshot::Receiver<()> {
+pub(in crate::launcher) fn end_of_stdin() -> oneshot::Receiver<()> {
     let (sender, end) = oneshot::channel();
     std::thread::spawn(move || {
         // An input that cannot be read has ended too.
@@ -430,9 +473,15 @@ pub(super) fn end_of_stdin() -> oneshot::Receiver<()> {
     end
 }
 
+/// A spec as libzmq knows it, or marked as a broker's.
+fn shown(spec: &Endpoint) -> String {
+    if spec.is_broker() {
+        spec.spec()
+    } else {
+        spec.to_string()
+    }
+}
+
 fn list<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> String {
-    endpoints
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
+    endpoints.map(shown).collect::<Vec<_>>().join(", ")
 }

@@ -1,13 +1,10 @@
 //! Workers that get no more requests although their PULL is open. What is queued for them is [`crate::pool`]'s business.
 
-use std::rc::Rc;
-
 use tracing::debug;
 
 use super::super::kin::{Kin, token};
-use super::{Id, Worker, Workers};
-use crate::balancer::Standing;
-use crate::bus::server::{Origin, Peer, PeerId};
+use super::{Id, Link, Worker, Workers};
+use crate::bus::server::{Origin, PeerId};
 
 /// Whether a worker whose PULL is open gets new requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,21 +36,20 @@ impl Workers {
 
     /// Gives no more requests to the workers of a process.
     pub(in crate::pool) fn drain_process(&mut self, process: u32) -> Vec<Id> {
-        let of_it = |worker: &Worker| worker.peer.origin() == Origin::Process(process);
+        let of_it = |worker: &Worker| worker.link.peer.origin() == Origin::Process(process);
         self.drain_where(Leave::Unasked, of_it)
     }
 
-    fn drain_where(&mut self, how: Leave, which: impl Fn(&Worker) -> bool) -> Vec<Id> {
+    pub(super) fn drain_where(&mut self, how: Leave, which: impl Fn(&Worker) -> bool) -> Vec<Id> {
         let mut begun = Vec::new();
         for (index, worker) in &mut self.all {
-            let Some(key) = worker.key.filter(|_| which(worker)) else {
+            if !worker.connected || !which(worker) {
                 continue;
-            };
+            }
             match worker.leave {
                 Leave::No => {
-                    debug!(peer = %worker.peer.id(), held = worker.held, "handler gets no more requests");
+                    debug!(peer = %worker.link.peer.id(), "handler gets no more requests");
                     worker.leave = how;
-                    self.balancer.set(key, Standing::Held);
                     self.leaving += 1;
                     begun.push(Id(index));
                 }
@@ -62,20 +58,23 @@ impl Workers {
                 Leave::Untold | Leave::Told => {}
             }
         }
+        for id in &begun {
+            self.restand(*id);
+        }
         begun
     }
 
     /// Workers that have asked for no more requests and are to be told that they had their last.
-    pub(in crate::pool) fn untold(&self) -> Vec<(Id, Rc<Peer>)> {
+    pub(in crate::pool) fn untold(&self) -> Vec<(Id, Link)> {
         if self.leaving == 0 {
             return Vec::new();
         }
         let untold = self.all.iter().filter(|(_, worker)| {
             // Whoever asks has a token, so that nobody is told who would not understand it.
-            worker.leave == Leave::Untold && worker.key.is_some()
+            worker.leave == Leave::Untold && worker.connected
         });
         untold
-            .map(|(index, worker)| (Id(index), Rc::clone(&worker.peer)))
+            .map(|(index, worker)| (Id(index), worker.link.clone()))
             .collect()
     }
 
@@ -92,12 +91,12 @@ impl Workers {
             && self
                 .all
                 .get(id.0)
-                .is_some_and(|worker| worker.key.is_some() && worker.leave != Leave::No)
+                .is_some_and(|worker| worker.connected && worker.leave != Leave::No)
     }
 
     /// Whether a request can be handed to somebody now.
     pub(in crate::pool) fn is_anyone_ready(&self) -> bool {
-        self.balancer.first().is_some()
+        self.balancer.has_room()
     }
 
     /// Whether somebody would take the messages of a connection now, though perhaps no request.
@@ -110,8 +109,8 @@ impl Workers {
     pub(in crate::pool) fn held_by_process(&self, process: u32) -> usize {
         let workers = self.all.iter().map(|(_, worker)| worker);
         workers
-            .filter(|worker| worker.peer.origin() == Origin::Process(process))
-            .map(|worker| worker.held as usize)
+            .filter(|worker| worker.link.peer.origin() == Origin::Process(process))
+            .map(|worker| self.held(worker) as usize)
             .sum()
     }
 }

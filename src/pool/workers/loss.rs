@@ -7,24 +7,23 @@ use super::super::LOSS_WINDOW;
 use super::super::kin::Kin;
 use super::leaving::Leave;
 use super::{Id, Phase, Voice, Workers};
-use crate::balancer::Standing;
+use crate::bus::BROKER_PROPERTY;
 use crate::bus::server::PeerId;
 
 impl Workers {
     /// A PULL peer is lost. Gives the worker when it is certain that the handler is dead with what it had.
     pub(in crate::pool) fn leave(&mut self, peer: PeerId, now: Instant) -> Option<Id> {
         let id = self.find(peer)?;
+        let held = self.held_by(id);
         let worker = &mut self.all[id.0];
-        if let Some(key) = worker.key.take() {
-            self.balancer.remove(key);
-            self.by_key[key.index()] = None;
-            self.leaving -= usize::from(worker.leave != Leave::No);
-        }
-        debug!(%peer, held = worker.held, "handler left");
+        worker.connected = false;
+        self.leaving -= usize::from(worker.leave != Leave::No);
+        debug!(%peer, held, "handler left");
         let kin = worker.kin;
+        self.restand(id);
         self.depart(kin);
         let worker = &mut self.all[id.0];
-        if worker.held == 0 {
+        if held == 0 {
             if worker.voice.is_none() {
                 // A voice that was lost just now was this one's, and speaks for no other worker's death.
                 self.take_lost_voice(kin, now);
@@ -36,7 +35,7 @@ impl Workers {
         let voices = &mut self.voices.values();
         let alive = match (kin, worker.voice) {
             // All voices of that name are its own, and nobody else's.
-            (Kin::Token(_), _) => voices.any(|voice| voice.kin == kin),
+            (kin, _) if kin.is_certain() => voices.any(|voice| voice.kin == kin),
             (_, Some(voice)) => self.voices.contains_key(&voice),
             (_, None) => {
                 !self.take_lost_voice(kin, now)
@@ -48,13 +47,13 @@ impl Workers {
 
     /// A worker of this kin has left: one of the voices there, if they are more than the workers that stay, was its own.
     fn depart(&mut self, kin: Kin) {
-        if matches!(kin, Kin::Token(_)) {
+        if kin.is_certain() {
             return;
         }
         let staying = self
             .all
             .iter()
-            .filter(|(_, worker)| worker.key.is_some() && worker.kin == kin)
+            .filter(|(_, worker)| worker.connected && worker.kin == kin)
             .count();
         let voices = self.voices.values().filter(|voice| voice.kin == kin);
         let spare = voices.count().saturating_sub(staying);
@@ -73,7 +72,7 @@ impl Workers {
         };
         debug!(voice = %peer, ?kin, "reply socket left");
         let last_of_kin = !self.voices.values().any(|voice| voice.kin == kin);
-        let named = matches!(kin, Kin::Token(_));
+        let named = kin.is_certain();
         if named && !last_of_kin {
             // It has connected anew, and the end of the old connection was noticed late.
             return Vec::new();
@@ -81,7 +80,7 @@ impl Workers {
         let of_the_living = self
             .all
             .iter()
-            .any(|(_, worker)| worker.key.is_some() && worker.voice == Some(peer));
+            .any(|(_, worker)| worker.connected && worker.voice == Some(peer));
         let mut of_the_departed = false;
         if !of_the_living && let Some(departed) = self.departed.get_mut(&kin) {
             of_the_departed = true;
@@ -111,19 +110,45 @@ impl Workers {
                 // It still takes requests and could not answer them: held until it has a voice again.
                 Phase::Ready if tied || (near && last_of_kin) => {
                     worker.phase = Phase::Pairing { since: now };
-                    unpaired.extend(worker.key);
+                    unpaired.push(Id(index));
                 }
                 _ => {}
             }
         }
-        for key in unpaired {
-            self.balancer.set(key, Standing::Held);
+        for id in unpaired {
+            self.restand(id);
         }
         if !claimed && !of_the_departed && !named {
             self.forget_old_losses(now);
             self.lost_voices.push_back((now, kin));
         }
         dead
+    }
+
+    /// What ties a broker to its successor; none for what is no broker, or has not said whose it is.
+    pub(in crate::pool) fn broker(&self, id: Id) -> Option<Kin> {
+        let worker = self.all.get(id.0)?;
+        worker.link.peer.property(BROKER_PROPERTY)?;
+        matches!(worker.kin, Kin::Token(_)).then_some(worker.kin)
+    }
+
+    /// Whether a reply socket of this kin is heard.
+    pub(in crate::pool) fn has_voice(&self, kin: Kin) -> bool {
+        self.voices.values().any(|voice| voice.kin == kin)
+    }
+
+    /// Whether a reply socket is of this kin.
+    pub(in crate::pool) fn is_of_kin(&self, voice: PeerId, kin: Kin) -> bool {
+        self.voices
+            .get(&voice)
+            .is_some_and(|voice| voice.kin == kin)
+    }
+
+    /// The workers of this kin that have left and still have something.
+    pub(in crate::pool) fn departed_of(&self, kin: Kin) -> Vec<Id> {
+        let departed = |worker: &super::Worker| worker.kin == kin && !worker.connected;
+        let all = self.all.iter().filter(|(_, worker)| departed(worker));
+        all.map(|(index, _)| Id(index)).collect()
     }
 
     /// Whether a voice of this kin, whose worker was not known, was lost just now; it is then used up.

@@ -15,22 +15,31 @@
 //! somebody else has: it gets no new request, and what belongs to those that it has ([`leaving`]).
 
 mod leaving;
+mod link;
 mod loss;
+mod routed;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
+use std::time::Duration;
 
 use slab::Slab;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::kin::Kin;
-use super::{LOSS_WINDOW, PAIRING_GRACE, STALL_AFTER};
-use crate::balancer::{Balancer, Key, Standing};
+use super::report::tell_apart;
+use super::requests::now;
+use super::{LOSS_WINDOW, NO_TAG, PAIRING_GRACE, STALL_AFTER};
+use crate::balancer::{self, Assignment, Balancer, NewWorker, Request, Standing};
 use crate::bus::server::{Origin, Peer, PeerId, Unsent};
 use crate::metrics::Name;
+use crate::numbered::Numbered;
+use crate::wire::worker::{FromBroker, RequestId};
 
 use leaving::Leave;
+pub use link::Dialect;
+pub(super) use link::{Label, Link};
 
 /// Answers by its own voice that a worker's tie is worth: so many by another are needed to change it.
 const VOTES_MAX: u8 = 4;
@@ -40,11 +49,13 @@ const VOTES_MAX: u8 = 4;
 pub(super) struct Id(usize);
 
 pub(super) struct Workers {
-    balancer: Balancer,
+    /// Who gets what. Every worker that is known here is known there, until it is dead or has left with nothing open.
+    pub(super) balancer: Balancer,
     all: Slab<Worker>,
-    /// The worker behind each key of the balancer, by [`Key::index`].
+    /// The worker behind each key of the balancer, by [`balancer::Worker::index`].
     by_key: Vec<Option<Id>>,
-    voices: HashMap<PeerId, Voice>,
+    by_peer: Numbered<PeerId, Id>,
+    voices: Numbered<PeerId, Voice>,
     /// Voices lost within [`LOSS_WINDOW`] whose worker was not known.
     lost_voices: VecDeque<(Instant, Kin)>,
     /// How many voices of an origin belong to workers that have left: they vouch for nobody who comes.
@@ -54,13 +65,20 @@ pub(super) struct Workers {
 }
 
 struct Worker {
-    peer: Rc<Peer>,
+    link: Link,
     kin: Kin,
+    key: balancer::Worker,
+    /// Its number among the workers of its kin, the lowest that was free: part of its name where it gives itself none.
+    number: usize,
+    /// Requests from before its connection that it still has.
+    holds: HashSet<RequestId>,
+    /// For how long its program has come no further.
+    no_progress: Option<Duration>,
     leave: Leave,
-    /// `None` once its PULL is gone.
-    key: Option<Key>,
-    /// Requests that refer to it, open or attached.
-    held: u32,
+    /// Its PULL is there.
+    connected: bool,
+    /// It says nothing.
+    silent: bool,
     /// The voice that answers its requests.
     voice: Option<PeerId>,
     /// How much speaks for that voice: any handler may write to any connection, so one answer proves nothing.
@@ -99,28 +117,37 @@ impl Worker {
     /// Whether a voice of that kin may be its own.
     fn may_have(&self, voice: PeerId, kin: Kin) -> bool {
         match (kin, self.voice) {
-            (Kin::Token(_), _) | (_, None) => self.kin == kin,
+            (kin, _) if kin.is_certain() => self.kin == kin,
+            (_, None) => self.kin == kin,
             (_, Some(tied)) => tied == voice,
+        }
+    }
+
+    /// Whether it may get requests.
+    fn standing(&self) -> Standing {
+        match self.phase {
+            _ if !self.connected => Standing::Draining,
+            _ if self.silent => Standing::Suspect,
+            _ if self.leave != Leave::No => Standing::Draining,
+            Phase::Ready => Standing::Ready,
+            Phase::Pairing { .. } | Phase::Blocked { .. } => Standing::Held,
+            Phase::Doubtful { .. } | Phase::Draining => Standing::Draining,
         }
     }
 }
 
 impl Workers {
-    pub(super) fn new(slots: Option<u32>) -> Self {
+    pub(super) fn new(balancer: Balancer) -> Self {
         Self {
-            balancer: Balancer::new(slots),
+            balancer,
             all: Slab::new(),
             by_key: Vec::new(),
-            voices: HashMap::new(),
+            by_peer: Numbered::default(),
+            voices: Numbered::default(),
             lost_voices: VecDeque::new(),
             departed: HashMap::new(),
             leaving: 0,
         }
-    }
-
-    /// Bounds the open requests of each worker anew.
-    pub(super) fn set_slots(&mut self, slots: Option<u32>) {
-        self.balancer.set_slots(slots);
     }
 
     /// Whether there is no worker at all.
@@ -130,73 +157,129 @@ impl Workers {
 
     /// Whether any worker still has its socket to us.
     pub(super) fn is_anyone_connected(&self) -> bool {
-        self.all.iter().any(|(_, worker)| worker.key.is_some())
+        self.all.iter().any(|(_, worker)| worker.connected)
     }
 
     /// Closes the sockets of workers that have nothing open; says whether any worker is left.
     pub(super) fn dismiss_idle(&self) -> bool {
         for (_, worker) in &self.all {
-            if worker.held == 0 {
-                worker.peer.close();
+            if self.held(worker) == 0 && !worker.link.peer.is_gone() {
+                let _seen_later = worker.link.say(&FromBroker::Bye, NO_TAG);
+                worker.link.peer.close();
             }
         }
         !self.all.is_empty()
     }
 
-    /// Takes the best worker for a request, which then counts as open there.
-    pub(super) fn pick(&mut self) -> Option<Id> {
+    /// Requests that refer to it, open or attached.
+    fn held(&self, worker: &Worker) -> u32 {
+        self.balancer.open(worker.key) + self.balancer.attached(worker.key)
+    }
+
+    /// What is open at a worker. Zero for one that is not there.
+    fn held_by(&self, id: Id) -> u32 {
+        self.all.get(id.0).map_or(0, |worker| self.held(worker))
+    }
+
+    /// Gives the next request to the best worker, where it then counts as open.
+    pub(super) fn next(&mut self, now: std::time::Instant) -> Option<(Assignment, Id)> {
         loop {
-            let key = self.balancer.first()?;
-            let Some(id) = self.by_key.get(key.index()).copied().flatten() else {
-                self.balancer.remove(key);
-                continue;
+            let assignment = self.balancer.next(now)?;
+            let Some(id) = self.by(assignment.worker) else {
+                debug_assert!(false, "the balancer knows nobody else");
+                return None;
             };
-            let worker = &mut self.all[id.0];
-            if worker.peer.is_blocked() || worker.peer.is_silent() {
-                self.hold_back(id);
-                continue;
+            let held_back = self.all.get(id.0).is_some_and(|worker| {
+                worker.link.peer.is_blocked() || worker.link.peer.is_silent()
+            });
+            if !held_back {
+                return Some((assignment, id));
             }
-            worker.held += 1;
-            self.balancer.pick();
-            return Some(id);
+            self.hold_back(id);
+            self.balancer.unsent(assignment.request, now);
         }
     }
 
-    /// A request of this worker has ended.
-    pub(super) fn end(&mut self, id: Id) {
-        self.let_go(id, Balancer::end);
+    /// The worker that has a request.
+    pub(super) fn holder(&self, request: Request) -> Option<Id> {
+        self.by(self.balancer.worker_of(request)?)
     }
 
-    /// A stream of this worker has ended.
-    pub(super) fn detach(&mut self, id: Id) {
-        self.let_go(id, Balancer::detach);
+    /// Whether the worker that has a request says when it is done with it.
+    pub(super) fn tells_done(&self, request: Request) -> bool {
+        let link = self.holder(request).and_then(|id| self.link(id));
+        link.is_some_and(|link| link.dialect == Dialect::Own)
     }
 
-    /// A request of this worker has become a stream.
-    pub(super) fn attach(&mut self, id: Id) {
-        if let Some(key) = self.all.get(id.0).and_then(|worker| worker.key) {
-            self.balancer.attach(key);
+    /// Whether the worker that has a request takes so many and no more.
+    pub(super) fn is_walled(&self, request: Request) -> bool {
+        let worker = self.balancer.worker_of(request);
+        worker.is_some_and(|worker| self.balancer.credit(worker).is_some())
+    }
+
+    /// The request has ended.
+    pub(super) fn end(
+        &mut self,
+        request: Request,
+        now: std::time::Instant,
+        took: Option<Duration>,
+    ) {
+        let holder = self.holder(request);
+        self.balancer.end(request, now, took);
+        if let Some(holder) = holder {
+            self.let_go(holder);
         }
     }
 
     /// A connection is attached to this worker.
     pub(super) fn attach_more(&mut self, id: Id) {
-        if let Some(worker) = self.all.get_mut(id.0) {
-            worker.held += 1;
-            if let Some(key) = worker.key {
-                self.balancer.attach_more(key);
-            }
+        if let Some(worker) = self.all.get(id.0) {
+            self.balancer.attach_more(worker.key);
+        }
+    }
+
+    /// An attached connection of this worker has ended.
+    pub(super) fn detach(&mut self, id: Id) {
+        if let Some(worker) = self.all.get(id.0) {
+            self.balancer.detach(worker.key);
+            self.let_go(id);
+        }
+    }
+
+    /// Something of this worker has ended: one that has left with that was waited for is forgotten.
+    fn let_go(&mut self, id: Id) {
+        let is_over = self
+            .all
+            .get(id.0)
+            .is_some_and(|worker| !worker.connected && self.held(worker) == 0);
+        if is_over {
+            self.forget(id);
+        }
+    }
+
+    /// The worker behind a key of the balancer.
+    pub(super) fn by(&self, key: balancer::Worker) -> Option<Id> {
+        let id = self.by_key.get(key.index()).copied().flatten()?;
+        (self.all.get(id.0)?.key == key).then_some(id)
+    }
+
+    /// The key under which the balancer knows a worker.
+    pub(super) fn key(&self, id: Id) -> Option<balancer::Worker> {
+        self.all.get(id.0).map(|worker| worker.key)
+    }
+
+    /// Tells the balancer how a worker stands now.
+    fn restand(&mut self, id: Id) {
+        if let Some(worker) = self.all.get(id.0) {
+            let standing = worker.standing();
+            self.balancer.set(worker.key, standing, now());
         }
     }
 
     /// Takes a worker for a connection to be attached to: the best one; else, as it takes no slot, any that takes messages.
     pub(super) fn pick_attached(&mut self) -> Option<Id> {
-        let best = self
-            .balancer
-            .first()
-            .and_then(|key| self.by_key.get(key.index()).copied().flatten())
-            .filter(|id| self.takes(*id));
-        let id = best.or_else(|| {
+        let best = self.balancer.pick_attached().and_then(|key| self.by(key));
+        let id = best.filter(|id| self.takes(*id)).or_else(|| {
             let mut all = self.all.iter().map(|(index, _)| Id(index));
             all.find(|id| self.takes(*id) && !self.is_leaving(*id))
         })?;
@@ -206,44 +289,30 @@ impl Workers {
 
     /// Whether a worker is connected, though it may take nothing now.
     pub(super) fn is_connected(&self, id: Id) -> bool {
-        self.all
-            .get(id.0)
-            .is_some_and(|worker| worker.key.is_some())
+        self.all.get(id.0).is_some_and(|worker| worker.connected)
     }
 
     /// Whether a worker takes messages now.
     pub(super) fn takes(&self, id: Id) -> bool {
         self.all.get(id.0).is_some_and(|worker| {
-            worker.key.is_some()
+            worker.connected
                 && worker.phase == Phase::Ready
-                && !worker.peer.is_blocked()
-                && !worker.peer.is_silent()
+                && !worker.link.peer.is_blocked()
+                && !worker.link.peer.is_silent()
         })
-    }
-
-    fn let_go(&mut self, id: Id, count: impl FnOnce(&mut Balancer, Key)) {
-        let Some(worker) = self.all.get_mut(id.0) else {
-            return;
-        };
-        worker.held = worker.held.saturating_sub(1);
-        match worker.key {
-            Some(key) => count(&mut self.balancer, key),
-            None if worker.held == 0 => self.forget(id),
-            None => {}
-        }
     }
 
     /// The worker's socket takes nothing more for now.
     pub(super) fn hold_back(&mut self, id: Id) {
         if let Some(worker) = self.all.get_mut(id.0)
-            && let Some(key) = worker.key
+            && worker.connected
             && worker.phase == Phase::Ready
         {
             worker.phase = Phase::Blocked {
                 since: Instant::now(),
                 stalled: false,
             };
-            self.balancer.set(key, Standing::Held);
+            self.restand(id);
         }
     }
 
@@ -258,9 +327,9 @@ impl Workers {
 
     /// Whether an answer is expected from this peer.
     pub(super) fn is_awaited(&self, peer: PeerId) -> bool {
-        self.all
-            .iter()
-            .any(|(_, worker)| worker.peer.id() == peer && worker.held > 0)
+        self.by_peer
+            .get(&peer)
+            .is_some_and(|id| self.held_by(*id) > 0)
     }
 
     /// The worker's socket takes nothing more although something is queued.
@@ -271,7 +340,12 @@ impl Workers {
     }
 
     pub(super) fn peer(&self, id: Id) -> Option<&Rc<Peer>> {
-        self.all.get(id.0).map(|worker| &worker.peer)
+        self.link(id).map(|link| &link.peer)
+    }
+
+    /// How a worker is spoken to.
+    pub(super) fn link(&self, id: Id) -> Option<&Link> {
+        self.all.get(id.0).map(|worker| &worker.link)
     }
 
     /// This voice has answered a request of this worker: they are one handler, when it is so more often than not.
@@ -295,40 +369,44 @@ impl Workers {
         }
     }
 
-    /// Forgets a worker to which no request refers.
+    /// Forgets a worker to which no request refers, or one that is dead and was taken from the balancer.
     pub(super) fn forget(&mut self, id: Id) {
-        if let Some(worker) = self.all.try_remove(id.0)
-            && let Some(key) = worker.key
+        let Some(worker) = self.all.try_remove(id.0) else {
+            return;
+        };
+        let gone = self.balancer.remove(worker.key, now());
+        debug_assert!(gone, "a worker is forgotten that has requests");
+        if let Some(place) = self.by_key.get_mut(worker.key.index())
+            && *place == Some(id)
         {
-            self.balancer.remove(key);
-            self.by_key[key.index()] = None;
-            self.leaving -= usize::from(worker.leave != Leave::No);
+            *place = None;
         }
+        let peer = worker.link.peer.id();
+        self.by_peer.remove(&peer);
+        if matches!(worker.kin, Kin::Same(_)) {
+            self.voices.remove(&peer);
+        }
+        self.leaving -= usize::from(worker.connected && worker.leave != Leave::No);
     }
 
     /// Where a peer came from, also one that has left and still has something open.
     pub(super) fn origin(&self, peer: PeerId) -> Option<Origin> {
-        let mut all = self.all.iter().map(|(_, worker)| &worker.peer);
-        all.find(|other| other.id() == peer)
-            .map(|peer| peer.origin())
+        let id = self.by_peer.get(&peer)?;
+        self.peer(*id).map(|peer| peer.origin())
     }
 
     /// The peer for a notice: `to` if it still takes messages, else the least busy one, else any.
-    pub(super) fn listener(&self, to: Option<PeerId>) -> Option<Rc<Peer>> {
+    pub(super) fn listener(&self, to: Option<PeerId>) -> Option<Link> {
         let named = to.and_then(|peer| self.find(peer));
-        let best = || {
-            self.balancer
-                .first()
-                .and_then(|key| self.by_key.get(key.index()).copied().flatten())
-        };
+        let best = || self.balancer.first().and_then(|key| self.by(key));
         let any = || {
             self.all
                 .iter()
-                .find(|(_, worker)| worker.key.is_some())
+                .find(|(_, worker)| worker.connected)
                 .map(|(index, _)| Id(index))
         };
         let id = named.or_else(best).or_else(any)?;
-        self.peer(id).cloned()
+        self.link(id).cloned()
     }
 
     /// Whether this voice may be that of this peer, which may have left.
@@ -336,19 +414,20 @@ impl Workers {
         let Some(Voice { kin, .. }) = self.voices.get(&voice) else {
             return false;
         };
-        self.all
-            .iter()
-            .find(|(_, worker)| worker.peer.id() == peer)
-            .is_none_or(|(_, worker)| worker.may_have(voice, *kin))
+        let worker = self.by_peer.get(&peer).and_then(|id| self.all.get(id.0));
+        worker.is_none_or(|worker| worker.may_have(voice, *kin))
     }
 
     /// The peer of the handler behind a voice: `to` if that may be its own.
-    pub(super) fn own_listener(&self, voice: PeerId, to: Option<PeerId>) -> Option<Rc<Peer>> {
+    pub(super) fn own_listener(&self, voice: PeerId, to: Option<PeerId>) -> Option<Link> {
         let kin = self.voices.get(&voice)?.kin;
         let all = self.all.iter().map(|(_, worker)| worker);
-        let own = all.filter(|worker| worker.key.is_some() && worker.may_have(voice, kin));
+        let own = all.filter(|worker| worker.connected && worker.may_have(voice, kin));
         let likely = |worker: &&Worker| {
-            let (meant, tied) = (Some(worker.peer.id()) == to, worker.voice == Some(voice));
+            let (meant, tied) = (
+                Some(worker.link.peer.id()) == to,
+                worker.voice == Some(voice),
+            );
             2 * u8::from(meant) + u8::from(tied)
         };
         // The first among equals.
@@ -356,40 +435,79 @@ impl Workers {
             let better = likely(&worker) > likely(&best);
             if better { worker } else { best }
         })?;
-        Some(Rc::clone(&best.peer))
+        Some(best.link.clone())
     }
 
     /// The peer for a notice to the handler behind a voice, or any other that takes messages.
-    pub(super) fn listener_of_voice(&self, voice: PeerId) -> Option<Rc<Peer>> {
+    pub(super) fn listener_of_voice(&self, voice: PeerId) -> Option<Link> {
         self.own_listener(voice, None)
             .or_else(|| self.listener(None))
     }
 
     /// A PULL peer has joined.
     pub(super) fn join(&mut self, peer: &Rc<Peer>, now: Instant) {
-        let key = self.balancer.add(Standing::Held);
-        let phase = Phase::Pairing { since: now };
-        let kin = Kin::of(peer);
+        debug!(peer = %peer.id(), origin = ?peer.origin(), "handler joined");
+        let link = Link {
+            peer: Rc::clone(peer),
+            dialect: Dialect::Plain,
+        };
+        let facts = NewWorker {
+            standing: Standing::Held,
+            ..NewWorker::default()
+        };
+        self.enter(link, Kin::of(peer), facts, now);
+    }
+
+    /// A worker is there, and is paired with its voice.
+    fn enter(&mut self, link: Link, kin: Kin, facts: NewWorker<'_>, now: Instant) {
+        let taken: HashSet<usize> = self
+            .all
+            .iter()
+            .filter(|(_, worker)| worker.kin == kin)
+            .map(|(_, worker)| worker.number)
+            .collect();
+        let free = (0..=taken.len()).find(|number| !taken.contains(number));
+        let number = free.unwrap_or(0);
+        let own;
+        let facts = if facts.name.is_empty() {
+            // The next one from there has the same name, and with it the same keys.
+            own = format!("{}/{number}", kin.name());
+            NewWorker {
+                name: own.as_bytes(),
+                ..facts
+            }
+        } else {
+            facts
+        };
+        let key = self.balancer.add(facts, now.into_std());
         let drains = self
             .voices
             .values()
             .any(|voice| voice.kin == kin && voice.drains);
+        let peer = link.peer.id();
         let id = Id(self.all.insert(Worker {
-            peer: Rc::clone(peer),
+            link,
             kin,
+            key,
+            number,
+            holds: HashSet::new(),
+            no_progress: None,
             leave: if drains { Leave::Untold } else { Leave::No },
-            key: Some(key),
-            held: 0,
+            connected: true,
+            silent: false,
             voice: None,
             votes: 0,
-            phase,
+            phase: Phase::Pairing { since: now },
         }));
         if self.by_key.len() <= key.index() {
             self.by_key.resize(key.index() + 1, None);
         }
-        self.by_key[key.index()] = Some(id);
+        if let Some(place) = self.by_key.get_mut(key.index()) {
+            *place = Some(id);
+        }
+        self.by_peer.insert(peer, id);
         self.leaving += usize::from(drains);
-        debug!(peer = %peer.id(), origin = ?peer.origin(), "handler joined");
+        self.restand(id);
         self.pair(kin);
     }
 
@@ -421,7 +539,7 @@ impl Workers {
         let workers = || {
             self.all
                 .iter()
-                .filter(|(_, worker)| worker.key.is_some() && worker.kin == kin)
+                .filter(|(_, worker)| worker.connected && worker.kin == kin)
         };
         let enough = if kin.is_one() {
             subscribed > 0
@@ -451,12 +569,10 @@ impl Workers {
 
     fn make_ready(&mut self, id: Id) {
         if let Some(worker) = self.all.get_mut(id.0)
-            && let Some(key) = worker.key
+            && worker.connected
         {
             worker.phase = Phase::Ready;
-            if worker.leave == Leave::No {
-                self.balancer.set(key, Standing::Ready);
-            }
+            self.restand(id);
         }
     }
 
@@ -469,35 +585,38 @@ impl Workers {
         let mut drained = Vec::new();
         for (index, worker) in &mut self.all {
             let id = Id(index);
-            let peer = worker.peer.id();
+            let peer = worker.link.peer.id();
+            let held = self.balancer.open(worker.key) + self.balancer.attached(worker.key);
             match worker.phase {
                 Phase::Pairing { since } if now.duration_since(since) >= PAIRING_GRACE => {
                     warn!(%peer, "a handler has no reply socket of its own that we see: served all the same");
                     served.push(id);
                 }
                 Phase::Doubtful { since } if now.duration_since(since) >= LOSS_WINDOW => {
-                    info!(%peer, held = worker.held, "handler is draining: it takes no more and answers what it has");
+                    info!(%peer, held, "handler is draining: it takes no more and answers what it has");
                     worker.phase = Phase::Draining;
-                    if worker.held == 0 {
+                    if held == 0 {
                         drained.push(id);
                     }
                 }
                 // It was held for its silence, which has ended; a socket that drains again says so itself.
-                Phase::Blocked { .. } if !worker.peer.is_blocked() && !worker.peer.is_silent() => {
+                Phase::Blocked { .. }
+                    if !worker.link.peer.is_blocked() && !worker.link.peer.is_silent() =>
+                {
                     awake.push(id);
                 }
                 Phase::Blocked {
                     since,
                     stalled: false,
                 } if now.duration_since(since) >= STALL_AFTER => {
-                    let taken_back = worker.peer.take_unsent();
-                    warn!(%peer, held = worker.held, taken_back = taken_back.len(), "handler has stalled: its socket does not drain");
+                    let taken_back = worker.link.peer.take_unsent();
+                    warn!(%peer, held, taken_back = taken_back.len(), "handler has stalled: its socket does not drain");
                     Name::HandlersStalled.increment();
                     worker.phase = Phase::Blocked {
                         since,
                         stalled: true,
                     };
-                    all_taken_back.push((Rc::clone(&worker.peer), taken_back));
+                    all_taken_back.push((Rc::clone(&worker.link.peer), taken_back));
                 }
                 _ => {}
             }
@@ -515,23 +634,40 @@ impl Workers {
     pub(super) fn is_unsettled(&self) -> bool {
         self.all.iter().any(|(_, worker)| match worker.phase {
             Phase::Pairing { .. } | Phase::Doubtful { .. } => true,
-            Phase::Blocked { stalled, .. } => !stalled || !worker.peer.is_blocked(),
-            Phase::Ready | Phase::Draining => worker.key.is_some() && worker.leave == Leave::Untold,
+            Phase::Blocked { stalled, .. } => !stalled || !worker.link.peer.is_blocked(),
+            Phase::Ready | Phase::Draining => worker.connected && worker.leave == Leave::Untold,
         })
     }
 
     /// Every worker, oldest place first.
     pub(super) fn report(&self, now: Instant) -> Vec<super::Worker> {
         let report = |worker: &Worker| {
-            let (open, attached) = match worker.key {
-                Some(key) => (self.balancer.open(key), self.balancer.attached(key)),
-                None => (worker.held, 0),
-            };
+            let (open, attached) = (
+                self.balancer.open(worker.key),
+                self.balancer.attached(worker.key),
+            );
+            let name = self.balancer.name(worker.key).unwrap_or_default();
             super::Worker {
-                origin: worker.peer.origin(),
+                peer: worker.link.peer.id(),
+                name: String::from_utf8_lossy(name).into_owned(),
+                dialect: worker.link.dialect,
+                slots: self.balancer.slots(worker.key),
+                credit: self.balancer.credit(worker.key),
+                weight: self.balancer.weight(worker.key),
+                served: self.balancer.served(worker.key),
+                unsent: self.balancer.unsent_of(worker.key),
+                overdue: self.balancer.overdue_of(worker.key),
+                service: self
+                    .balancer
+                    .service_of(worker.key)
+                    .map(Into::into)
+                    .unwrap_or_default(),
+                origin: worker.link.peer.origin(),
                 state: match worker.phase {
-                    _ if worker.key.is_some() && worker.leave != Leave::No => "draining",
+                    _ if worker.silent => "suspect",
+                    _ if worker.connected && worker.leave != Leave::No => "draining",
                     Phase::Pairing { .. } => "pairing",
+                    Phase::Ready if self.balancer.is_ejected(worker.key) => "ejected",
                     Phase::Ready => "ready",
                     Phase::Blocked { stalled: false, .. } => "blocked",
                     Phase::Blocked { stalled: true, .. } => "stalled",
@@ -540,27 +676,30 @@ impl Workers {
                 },
                 open,
                 attached,
-                queued: worker.peer.queued_messages(),
-                queued_bytes: worker.peer.queued_bytes(),
+                queued: worker.link.peer.queued_messages(),
+                queued_bytes: worker.link.peer.queued_bytes(),
                 stuck: worker
+                    .link
                     .peer
                     .blocked_since()
                     .map(|since| now.duration_since(since)),
+                no_progress: worker.no_progress,
             }
         };
-        self.all.iter().map(|(_, worker)| report(worker)).collect()
+        let mut all: Vec<_> = self.all.iter().map(|(_, worker)| report(worker)).collect();
+        tell_apart(&mut all);
+        all
     }
 
     /// Reply sockets that are subscribed.
     pub(super) fn voices(&self) -> usize {
-        let subscribed = self.voices.values().filter(|voice| voice.subscribed);
+        let all = self.voices.values();
+        let subscribed = all.filter(|voice| voice.subscribed && !matches!(voice.kin, Kin::Same(_)));
         subscribed.count()
     }
 
     fn find(&self, peer: PeerId) -> Option<Id> {
-        self.all
-            .iter()
-            .find(|(_, worker)| worker.peer.id() == peer && worker.key.is_some())
-            .map(|(index, _)| Id(index))
+        let id = self.by_peer.get(&peer).copied()?;
+        self.is_connected(id).then_some(id)
     }
 }

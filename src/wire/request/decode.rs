@@ -10,7 +10,7 @@ use crate::wire::{ConnId, DecodeError, DecodeErrorKind};
 
 /// What a message may hold: its size is bounded by the socket it came through, and lengths have ten digits at most,
 /// so that bodies of a gigabyte and more can be said, which nine digits (the tnetstring specification) cannot.
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     depth: 0,
     digits: 10,
     size: isize::MAX as usize,
@@ -96,14 +96,22 @@ impl Request {
     /// `keep-alive`. Mongrel2 leaves that closing to the handler.
     pub fn should_close(&self) -> bool {
         let values = self.headers.all("connection");
-        let says = |token: &[u8]| {
-            values
-                .iter()
-                .flat_map(|value| value.split(|byte| *byte == b','))
-                .any(|word| is_token(word, token))
-        };
-        says(b"close") || (self.version() == Some(b"HTTP/1.0") && !says(b"keep-alive"))
+        says_close(&values.iter().map(|value| &value[..]), self.version())
     }
+}
+
+/// Whether a request of this version with these values of `Connection` wants it closed.
+pub(super) fn says_close<'a>(
+    values: &(impl Iterator<Item = &'a [u8]> + Clone),
+    version: Option<&[u8]>,
+) -> bool {
+    let says = |token: &[u8]| {
+        values
+            .clone()
+            .flat_map(|value| value.split(|byte| *byte == b','))
+            .any(|word| is_token(word, token))
+    };
+    says(b"close") || (version == Some(b"HTTP/1.0") && !says(b"keep-alive"))
 }
 
 /// Whether a member of a comma-separated list is this token.
@@ -119,7 +127,7 @@ fn word(left: &mut Bytes) -> Result<Bytes, DecodeErrorKind> {
     Ok(word)
 }
 
-fn number(text: &[u8]) -> Result<ConnId, DecodeErrorKind> {
+pub(super) fn number(text: &[u8]) -> Result<ConnId, DecodeErrorKind> {
     if text.is_empty() {
         return Err(DecodeErrorKind::Empty);
     }

@@ -5,6 +5,7 @@
 
 mod decode;
 mod encode;
+mod glance;
 mod headers;
 mod kind;
 #[cfg(test)]
@@ -14,5 +15,6 @@ pub use decode::Request;
 pub use encode::{
     Field, NAMES_MAX, Notice, Outgoing, VALUES_MAX, encode_body, encode_body_prefix, encode_prefix,
 };
+pub use glance::Glance;
 pub use headers::{HeaderValue, Headers};
 pub use kind::{Kind, Language};

@@ -81,7 +81,12 @@ fn a_server_is_found_by_its_configuration_and_by_its_address() {
         succeeds(&directory, &["running", "main.conf"]),
         "main is running\n"
     );
-    let handlers = succeeds(&directory, &["status", "main.conf"]);
+    let pools = succeeds(&directory, &["status", "main.conf"]);
+    assert!(
+        pools.starts_with("POOL ") && pools.contains("\nPOOL "),
+        "{pools}"
+    );
+    let handlers = succeeds(&directory, &["status", "main.conf", "--what=handlers"]);
     assert!(
         handlers.starts_with("IDENT ") && handlers.contains("app-ident"),
         "{handlers}"

@@ -2,6 +2,7 @@
 //! against the real Mongrel2.
 
 mod blocking;
+mod brokers;
 mod changing;
 mod crowds;
 mod fake_front;

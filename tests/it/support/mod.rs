@@ -3,6 +3,8 @@
 //! Nothing here judges; it only starts, sends, waits and hands back. Every wait has an end and says what it waited for.
 
 pub(crate) mod client;
+pub(crate) mod dealer;
+pub(crate) mod exposition;
 pub(crate) mod front;
 pub(crate) mod golden;
 pub(crate) mod handler;

@@ -71,6 +71,18 @@ impl Server {
         })
     }
 
+    /// kill -9, and another with the same configuration.
+    pub(crate) fn restart(&mut self) {
+        self.program.kill();
+        let database = self.database.to_str().expect("a UTF-8 path");
+        self.program = match self.kind {
+            Kind::Lurcher => Program::lurcher(&["serve", database], self.directory.path()),
+            Kind::Mongrel2 => Program::mongrel2(&self.database, "main-uuid", self.directory.path())
+                .expect("it was there before"),
+        };
+        self.program.answering(self.address);
+    }
+
     /// Its working directory.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()

@@ -55,6 +55,7 @@ pub(super) async fn begin(
 ) -> anyhow::Result<Option<Feeding>> {
     let is_program = matches!(plan.app, App::Exec { .. });
     if plan.feed == plan::Feed::Direct
+        || plan.has_broker()
         || (plan.feed == plan::Feed::Auto && any_binds(&plan.servers))
     {
         return Ok(None);

@@ -247,7 +247,10 @@ async fn open_port(
         .map(|(send, _)| send.to_string())
         .collect();
     let (desk, errands) = Desk::new(plan.name.clone(), servers.join(","), Rc::clone(board));
-    let (endpoint, is_asked) = match (&plan.control, usual_port(plan)) {
+    let (endpoint, is_asked) = match (
+        &plan.control,
+        usual_port(plan.pid_file.as_deref(), &plan.name),
+    ) {
         (Some(endpoint), _) => (endpoint.clone(), true),
         (None, Some(endpoint)) => (endpoint, false),
         (None, None) => {
@@ -269,15 +272,16 @@ async fn open_port(
     Ok(errands)
 }
 
-fn usual_port(plan: &Plan) -> Option<Endpoint> {
-    let path = if let Some(file) = &plan.pid_file {
+/// Where a program by that name has its control port when nobody says otherwise.
+pub(in crate::launcher) fn usual_port(pid_file: Option<&Path>, name: &str) -> Option<Endpoint> {
+    let path = if let Some(file) = pid_file {
         let mut path = std::path::absolute(file).ok()?.into_os_string();
         path.push(".control");
         path
     } else {
         let folder = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty())?;
         let letter = |c: char| if c.is_alphanumeric() { c } else { '-' };
-        let name: String = plan.name.chars().map(letter).collect();
+        let name: String = name.chars().map(letter).collect();
         let path = Path::new(&folder).join(format!("lurcher-{name}.control"));
         path.into_os_string()
     };

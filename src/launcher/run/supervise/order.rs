@@ -175,9 +175,9 @@ impl Order {
                 dict.texts("program", words.map(|word| word.as_bytes()));
             }
         }
-        let send = plan.servers.iter().map(|(send, _)| send.to_string());
+        let send = plan.servers.iter().map(|(send, _)| send.spec());
         dict.texts("send", send);
-        let recv = plan.servers.iter().map(|(_, recv)| recv.to_string());
+        let recv = plan.servers.iter().map(|(_, recv)| recv.spec());
         dict.texts("recv", recv);
         if let Some(ident) = &plan.ident {
             dict.bytes("ident", ident);
@@ -191,6 +191,11 @@ impl Order {
             }
         }
         dict.number("concurrency", plan.concurrency.map(u64::from));
+        dict.number("slots", plan.slots.map(u64::from));
+        if let Some(pool) = &plan.pool {
+            dict.bytes("pool", pool);
+        }
+        dict.number("weight", Some(plan.weight.into()));
         dict.number("threads", Some(plan.threads.into()));
         let patience = u64::try_from(plan.graceful_timeout.as_millis()).unwrap_or(u64::MAX);
         dict.number("graceful_timeout_ms", Some(patience));
@@ -276,6 +281,9 @@ impl Order {
         plan.chroot = path("chroot");
         plan.upload_store = path("upload_store");
         plan.concurrency = number("concurrency");
+        plan.slots = number("slots");
+        plan.pool = text("pool");
+        plan.weight = number("weight").unwrap_or(1);
         plan.threads = number("threads").unwrap_or(1);
         plan.graceful_timeout = Duration::from_millis(patience);
         plan.chdir = path("chdir");

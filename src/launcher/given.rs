@@ -7,8 +7,11 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Variables of the environment begin so: `--max-memory` is `LURCHER_RUN_MAX_MEMORY`.
-pub(super) const PREFIX: &str = "LURCHER_RUN_";
+/// What the variables of `lurcher run` begin with: `--max-memory` is `LURCHER_RUN_MAX_MEMORY`.
+pub(super) const RUN: &str = "LURCHER_RUN_";
+
+/// And those of `lurcher broker`.
+pub(super) const BROKER: &str = "LURCHER_BROKER_";
 
 /// What is typed without dashes.
 const POSITIONAL: [&str; 3] = ["app", "send", "recv"];
@@ -30,7 +33,10 @@ pub(super) enum Origin {
     /// On the command line.
     Typed,
     /// In the environment.
-    Environment,
+    Environment {
+        /// In this variable.
+        variable: String,
+    },
     /// In the file of options.
     File {
         /// The file as it was named.
@@ -56,7 +62,7 @@ impl Said {
                 format!("{} `{value}`: {why}", name.to_ascii_uppercase())
             }
             Origin::Typed => format!("--{name} `{value}`: {why}"),
-            Origin::Environment => format!("{} `{value}`: {why}", variable(name)),
+            Origin::Environment { variable } => format!("{variable} `{value}`: {why}"),
             Origin::File { path, line, column } => {
                 format!("{path}:{line}:{column}: {name} `{value}`: {why}")
             }
@@ -65,8 +71,8 @@ impl Said {
 }
 
 /// The variable of an option.
-pub(super) fn variable(name: &str) -> String {
-    format!("{PREFIX}{}", name.replace('-', "_").to_ascii_uppercase())
+pub(super) fn variable(prefix: &str, name: &str) -> String {
+    format!("{prefix}{}", name.replace('-', "_").to_ascii_uppercase())
 }
 
 /// All that was said.
@@ -90,11 +96,13 @@ impl Given {
     /// Takes what the environment says of these options; several values of one are on lines of their own.
     pub(super) fn read_environment<'a>(
         &mut self,
+        prefix: &str,
         names: impl Iterator<Item = (&'a str, bool)>,
         variable_of: impl Fn(&str) -> Option<String>,
     ) {
         for (name, repeat) in names {
-            let Some(value) = variable_of(&variable(name)) else {
+            let variable = variable(prefix, name);
+            let Some(value) = variable_of(&variable) else {
                 continue;
             };
             let values: Vec<&str> = if repeat {
@@ -105,7 +113,9 @@ impl Given {
             self.layers[1].extend(values.into_iter().map(|value| Said {
                 name: name.to_owned(),
                 value: value.to_owned(),
-                origin: Origin::Environment,
+                origin: Origin::Environment {
+                    variable: variable.clone(),
+                },
             }));
         }
     }
@@ -220,7 +230,7 @@ impl Given {
         };
         match &said.origin {
             Origin::Typed => why,
-            Origin::Environment => why.replacen(&format!("--{name}"), &variable(name), 1),
+            Origin::Environment { variable } => why.replacen(&format!("--{name}"), variable, 1),
             Origin::File { path, line, column } => format!("{path}:{line}:{column}: {rest}"),
         }
     }
@@ -332,7 +342,7 @@ mod tests {
             ("env", true),
             ("user", false),
         ];
-        given.read_environment(names.into_iter(), |variable| match variable {
+        given.read_environment(RUN, names.into_iter(), |variable| match variable {
             "LURCHER_RUN_WORKERS" => Some("3".to_owned()),
             "LURCHER_RUN_THREADS" => Some("5".to_owned()),
             "LURCHER_RUN_ENV" => Some("C=3\nD=4".to_owned()),
@@ -386,7 +396,7 @@ mod tests {
             "--max-memory `x`: no size"
         );
         let mut given = Given::default();
-        given.read_environment([("max-memory", false)].into_iter(), |_| {
+        given.read_environment(RUN, [("max-memory", false)].into_iter(), |_| {
             Some("x".to_owned())
         });
         assert_eq!(
@@ -411,7 +421,7 @@ mod tests {
         assert_eq!(place("--body is too long"), "--body is too long");
         assert_eq!(place("name the root: --code"), "name the root: --code");
         let mut given = Given::default();
-        given.read_environment([("code", false)].into_iter(), |_| Some("x".to_owned()));
+        given.read_environment(RUN, [("code", false)].into_iter(), |_| Some("x".to_owned()));
         assert_eq!(
             given.place("--code is not a number".to_owned()),
             "LURCHER_RUN_CODE is not a number"
