@@ -32,7 +32,7 @@ fn run(values: &Values) -> Result<Handler, String> {
     let module = module().unwrap_or_default();
     Ok(Handler::becoming(
         interpreter,
-        ["-c".into(), STUB.into(), module],
+        ["-c".into(), STUB.into(), module, values.target().into()],
     ))
 }
 

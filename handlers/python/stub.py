@@ -1,5 +1,6 @@
 import importlib.machinery
 import importlib.util
+import os
 import sys
 
 
@@ -11,8 +12,8 @@ def load(path):
     return module
 
 
-path = sys.argv[1]
+path, target = sys.argv[1:3]
 sys.argv[1:] = []
-sys.path[0] = ""
+sys.path[0] = os.getcwd()
 module = load(path)
-sys.exit(module.worker())
+sys.exit(module.worker(target))

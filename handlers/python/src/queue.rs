@@ -1,10 +1,20 @@
 //! Requests on their way to Python's threads.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use lurcher::handler::Request;
+use lurcher::handler::{BodyReader, Request};
 
+/// A request for an application.
+pub(crate) struct Job {
+    pub(crate) request: Request,
+    /// The number of its mount in the site.
+    pub(crate) mount: usize,
+    /// What of its body is not in the request.
+    pub(crate) body: Option<BodyReader>,
+}
+
+/// First in, first out, to whichever thread comes first.
 #[derive(Default)]
 pub(crate) struct Queue {
     state: Mutex<State>,
@@ -13,31 +23,25 @@ pub(crate) struct Queue {
 
 #[derive(Default)]
 struct State {
-    requests: VecDeque<Request>,
+    jobs: VecDeque<Job>,
     waiting: usize,
     closed: bool,
 }
 
-static TARGET: OnceLock<String> = OnceLock::new();
-
-pub(crate) fn set_target(target: &str) {
-    let _ = TARGET.set(target.to_owned());
-}
-
 impl Queue {
-    pub(crate) fn shared() -> Arc<Self> {
-        static SHARED: OnceLock<Arc<Queue>> = OnceLock::new();
-        Arc::clone(SHARED.get_or_init(Arc::default))
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::default()
     }
 
-    pub(crate) fn push(&self, request: Request) {
+    pub(crate) fn push(&self, job: Job) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.requests.push_back(request);
+        state.jobs.push_back(job);
         if state.waiting > 0 {
             self.there.notify_one();
         }
     }
 
+    /// No more will come: who waits is told when all has been taken.
     pub(crate) fn close(&self) {
         self.state
             .lock()
@@ -46,20 +50,20 @@ impl Queue {
         self.there.notify_all();
     }
 
-    pub(crate) fn try_take(&self) -> Option<Request> {
+    pub(crate) fn try_take(&self) -> Option<Job> {
         self.state
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .requests
+            .jobs
             .pop_front()
     }
 
-    /// Waits for a request; none: there will be no more.
-    pub(crate) fn take(&self) -> Option<Request> {
+    /// Waits for a job, without the interpreter's lock; none: there will be no more.
+    pub(crate) fn take(&self) -> Option<Job> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Some(request) = state.requests.pop_front() {
-                return Some(request);
+            if let Some(job) = state.jobs.pop_front() {
+                return Some(job);
             }
             if state.closed {
                 return None;

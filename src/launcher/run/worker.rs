@@ -75,7 +75,13 @@ pub(in crate::launcher) fn obey(built_in: &'static [BuiltIn]) -> anyhow::Result<
                 Work::Become(program) => become_handler(&program, &bytes, log, socket),
                 Work::Serve(serve, leaving) => {
                     let threads = plan.threads;
-                    serve_here(plan, (serve, leaving), threads, log, Some((socket, order.number)))
+                    serve_here(
+                        plan,
+                        (serve, leaving),
+                        threads,
+                        log,
+                        Some((socket, order.number)),
+                    )
                 }
             }
         }
