@@ -11,7 +11,9 @@ mod inlet;
 mod load;
 #[path = "../options.rs"]
 mod options;
+mod package;
 mod queue;
+mod settings;
 mod site;
 mod worker;
 mod wsgi;
@@ -20,6 +22,8 @@ use pyo3::prelude::*;
 
 #[pymodule]
 fn _lurcher(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(package::sources, module)?)?;
+    module.add_function(wrap_pyfunction!(worker::reads, module)?)?;
     module.add_function(wrap_pyfunction!(worker::worker, module)?)?;
     api::add(module)
 }
