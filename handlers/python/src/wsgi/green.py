@@ -37,20 +37,6 @@ def eventlet_wait():
     return lambda descriptor: trampoline(descriptor, read=True)
 
 
-def gevent_patch():
-    """Makes what blocks in the standard library switch to other greenlets."""
-    from gevent import monkey
-
-    monkey.patch_all()
-
-
-def eventlet_patch():
-    """The same for eventlet."""
-    import eventlet
-
-    eventlet.monkey_patch()
-
-
 def _serve(bell, take, spawn, wait):
     while True:
         # Silences the bell, and so is asked before each wait.

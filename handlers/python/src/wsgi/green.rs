@@ -1,4 +1,5 @@
-//! Greenlets instead of threads: gevent or eventlet, which are Python's. It brings requests to their loops.
+//! Greenlets instead of threads: gevent or eventlet, which are Python's. It brings requests to their loops; what blocks in the standard
+//! library was made to give way to them before the application was loaded.
 
 use std::ffi::CString;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,19 +29,6 @@ fn word(io: Io) -> PyResult<&'static str> {
         Io::Gevent => Ok("gevent"),
         Io::Eventlet => Ok("eventlet"),
     }
-}
-
-/// Makes what blocks in the standard library switch to other greenlets. To be called before anything else is imported.
-///
-/// # Errors
-///
-/// When the library is not installed.
-pub(crate) fn patch(py: Python<'_>, io: Io) -> PyResult<()> {
-    if io == Io::Standard {
-        return Ok(());
-    }
-    let patch = module(py)?.getattr(format!("{}_patch", word(io)?))?;
-    patch.call0().map(drop)
 }
 
 /// A request in Python's hands, to be taken once.
