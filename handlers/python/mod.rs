@@ -70,7 +70,18 @@ fn run(values: &Values) -> Result<Handler, String> {
         extension.unwrap_or_default(),
         settings.to_string().into(),
     ];
-    Ok(Handler::becoming(found.program, arguments))
+    if values.is_said("preload") && values.reload() {
+        return Err(
+            "--preload does not go with --reload, which loads everything anew for each worker"
+                .to_owned(),
+        );
+    }
+    let handler = Handler::becoming(found.program, arguments);
+    Ok(if values.is_said("preload") {
+        handler.forking()
+    } else {
+        handler
+    })
 }
 
 /// All that the extension module is to know before it loads applications.

@@ -65,6 +65,17 @@ pub fn worker(built_in: &'static [BuiltIn]) -> ExitCode {
     ended(run::obey_further(built_in))
 }
 
+/// In a program that a worker has become ([`Handler::forking`]) and that has loaded everything: forks workers as the supervisor says,
+/// by `fork`, which is called again and again in this thread, the only one. Returns true in each of the workers, which goes on with
+/// [`worker`], and false in this process when no worker is needed any more.
+///
+/// # Errors
+///
+/// What was being done, and why not.
+pub fn fork_workers(mut fork: impl FnMut() -> Result<i32, String>) -> Result<bool, String> {
+    run::zygote::serve(&mut fork).map_err(|error| format!("{error:#}"))
+}
+
 /// Tells the supervisor of this worker that it has read these files: where `--reload` was said, their change replaces the worker. It may
 /// be called at any time, from any thread, before [`worker`] too.
 pub fn reads(files: impl IntoIterator<Item = PathBuf>) {

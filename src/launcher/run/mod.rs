@@ -15,6 +15,7 @@ mod rights;
 pub(super) mod source;
 mod supervise;
 pub(super) mod worker;
+pub(super) mod zygote;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -177,6 +178,8 @@ enum Work {
 pub(super) struct Program {
     path: PathBuf,
     arguments: Vec<OsString>,
+    /// One process of it loads everything, and workers are forked from that.
+    forks: bool,
 }
 
 /// How a handler is asked to stop.
@@ -224,7 +227,18 @@ impl Handler {
         Self(Work::Become(Program {
             path: program.into(),
             arguments: arguments.into_iter().collect(),
+            forks: false,
         }))
+    }
+
+    /// Has one process of such a program load everything, and workers forked from that: it calls [`super::fork_workers`] before
+    /// [`super::worker`].
+    #[must_use]
+    pub fn forking(mut self) -> Self {
+        if let Work::Become(program) = &mut self.0 {
+            program.forks = true;
+        }
+        self
     }
 
     /// Asks it to stop: by the handle of the connection that it serves.

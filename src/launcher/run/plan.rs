@@ -76,6 +76,17 @@ pub(in crate::launcher) struct Plan {
 const GRACEFUL_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Plan {
+    /// Whether workers are forked from a process that has loaded everything.
+    pub(in crate::launcher) fn forks(&self) -> bool {
+        matches!(
+            &self.app,
+            App::BuiltIn {
+                program: Some(Program { forks: true, .. }),
+                ..
+            }
+        )
+    }
+
     /// The defaults, for an app and the servers that it is connected to.
     pub(in crate::launcher) fn new(
         name: String,
