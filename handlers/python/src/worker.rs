@@ -44,7 +44,8 @@ fn fork(py: Python<'_>) -> PyResult<bool> {
     let gc = py.import("gc")?;
     gc.call_method0("collect")?;
     gc.call_method0("freeze")?;
-    py.import("lurcher._load")?.call_method0("warn_of_threads")?;
+    py.import("lurcher._load")?
+        .call_method0("warn_of_threads")?;
     let os = py.import("os")?;
     let forked = lurcher::launcher::fork_workers(|| {
         let pid = os.call_method0("fork").and_then(|pid| pid.extract());

@@ -34,10 +34,7 @@ static PASSED: Mutex<Option<Passed>> = Mutex::new(None);
 
 /// What was passed to this process when it was forked, once.
 pub(super) fn passed() -> Option<Passed> {
-    PASSED
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take()
+    PASSED.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// Forks as the supervisor says until that is gone, and all children are. True: this process is such a child, and is to serve.

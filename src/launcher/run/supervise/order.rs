@@ -111,7 +111,9 @@ impl<'a> Message<'a> {
             }
             Self::Ended { pid, status } => {
                 let numbers = [pid, status].map(|number| Value::Integer(number.into()));
-                std::iter::once(Value::Bytes(b"ended")).chain(numbers).collect()
+                std::iter::once(Value::Bytes(b"ended"))
+                    .chain(numbers)
+                    .collect()
             }
         };
         Value::List(items).encode(&mut bytes);
