@@ -28,7 +28,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::control::Order;
 
-pub use run::{BuiltIn, Handler, Opt, Target, Values};
+pub use run::{BuiltIn, Group, Handler, Opt, Target, Values};
 
 /// Runs the program with the arguments of the process; `built_in` are the handlers that `lurcher run` knows by name. Called
 /// by the name of a program that it stands in for, it takes that one's arguments.

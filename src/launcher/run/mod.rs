@@ -25,6 +25,7 @@ use std::pin::Pin;
 use std::process::{ExitCode, Output};
 
 use crate::handler::{Connection, ReplyError, StopHandle};
+use crate::routing::Place;
 
 pub(super) use args::{Args, describe};
 use plan::App;
@@ -85,7 +86,19 @@ pub struct Values {
     workers: u32,
     reload: bool,
     check: bool,
+    group: Option<String>,
     surroundings: Surroundings,
+}
+
+/// Some of a handler's applications, served by processes of their own: see [`Handler::groups`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// What it is called, as a file may be.
+    pub name: String,
+    /// Where its applications are.
+    pub places: Vec<Place>,
+    /// What it has of its own: options by their names.
+    pub options: Vec<(String, String)>,
 }
 
 impl Values {
@@ -117,6 +130,11 @@ impl Values {
     /// Whether nothing is to be served, only looked at (`--check`).
     pub fn check(&self) -> bool {
         self.check
+    }
+
+    /// Which of its groups the handler is to be ([`Handler::groups`]).
+    pub fn group(&self) -> Option<&str> {
+        self.group.as_deref()
     }
 
     /// The working directory of workers, where it is another than this process's (`--chdir`).
@@ -169,6 +187,8 @@ pub struct Handler(Work);
 enum Work {
     /// It serves in this process.
     Serve(Box<dyn FnOnce(Connection) -> Serving>, Leaving),
+    /// Several groups of processes do, each of which is this handler, and knows by [`Values::group`] which.
+    Several(Vec<Group>),
     /// Another program does, in the place of this one, which takes the same order: see [`super::worker`].
     Become(Program),
 }
@@ -229,6 +249,12 @@ impl Handler {
             arguments: arguments.into_iter().collect(),
             forks: false,
         }))
+    }
+
+    /// A handler that is served by several groups of processes. Each group is the same handler with the same options and those of its own,
+    /// asked again with [`Values::group`]; requests go to it by its places.
+    pub fn groups(groups: impl IntoIterator<Item = Group>) -> Self {
+        Self(Work::Several(groups.into_iter().collect()))
     }
 
     /// Has one process of such a program load everything, and workers forked from that: it calls [`super::fork_workers`] before
@@ -293,6 +319,9 @@ fn run(source: &Source, log: Option<&str>) -> anyhow::Result<ExitCode> {
         Ok(plan) => plan,
         Err(why) => return Ok(usage(&why)),
     };
+    if !plan.groups.is_empty() {
+        return supervise::groups::main(&plan, &|| source.plan(), log);
+    }
     match (&plan.app, plan.workers) {
         _ if plan.check => worker::check(&plan),
         (App::BuiltIn { .. }, 0) => worker::main(&plan),

@@ -80,6 +80,7 @@ pub(in crate::launcher) fn obey(built_in: &'static [BuiltIn]) -> anyhow::Result<
         App::BuiltIn {
             handler, values, ..
         } => match (handler.run)(values).map_err(anyhow::Error::msg)?.0 {
+            Work::Several(_) => bail!("read the order: a worker is of one group"),
             Work::Become(program) => become_handler(&program, &bytes, log.as_ref(), socket),
             Work::Serve(serve, leaving) => {
                 let threads = plan.threads;

@@ -24,6 +24,7 @@ use crate::drain::Watch;
 use crate::launcher::process::{PART, link, link::Link};
 use crate::launcher::run::access_log::Sink;
 use crate::launcher::run::plan::App;
+use crate::launcher::run::source::PART_OF;
 use crate::launcher::run::worker::WORKER;
 
 /// A program of the user's own that has run for so long has started, where nothing better tells.
@@ -116,7 +117,7 @@ pub(super) fn start(
         id,
         pid,
         is_program: matches!(order.plan.app, App::Exec { .. }),
-        words: Words::new(format!("worker {number}"), child.stderr.take()),
+        words: Words::new(order.plan.worker(number), child.stderr.take()),
         process: Process::Child(child),
         link: Some(link),
         news: news.clone(),
@@ -150,7 +151,7 @@ pub(super) fn fork(
         log: log.and_then(Sink::into_descriptor),
     };
     let link = Link::new(ours, MESSAGE_MAX).with_context(failed)?;
-    let words = Words::new(format!("worker {number}"), Some(stderr));
+    let words = Words::new(order.plan.worker(number), Some(stderr));
     let (wishes, mut wished) = mpsc::channel(WISHES_MAX);
     let (zygote, news) = (zygote.clone(), news.clone());
     watch.spawn_local(async move {
@@ -211,6 +212,8 @@ pub(super) fn spawn(
         .env(PART, WORKER)
         // Whom the service manager listens to is the supervisor.
         .env_remove("NOTIFY_SOCKET")
+        // That it is one of several groups is the supervisor's matter.
+        .env_remove(PART_OF)
         .stdin(OwnedFd::from(theirs))
         .stderr(Stdio::piped())
         // A terminal's ctrl-C is for the supervisor.

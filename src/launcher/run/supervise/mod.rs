@@ -3,6 +3,8 @@
 //!
 //! * `crew` decides which workers there should be, `member` is one of their processes, `order` what the two say to each other;
 //! * `feed` takes the requests from the servers where workers do not do so themselves;
+//! * `groups` is the process above several of these, where applications are in groups;
+//! * `zygote` is what workers are forked from, where they are, and `words` what they all say;
 //! * `desk` is what an operator sees; `memory` and `watch` are reasons to replace workers.
 //!
 //! How requests are served is the worker's; what was typed is `args`'s.
@@ -10,6 +12,7 @@
 mod crew;
 mod desk;
 mod feed;
+pub(super) mod groups;
 mod member;
 mod memory;
 pub(super) mod order;
