@@ -21,6 +21,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::handler::{Connection, ReplyError, StopHandle};
 
@@ -79,6 +80,7 @@ pub struct Values {
     target: String,
     concurrency: Option<u32>,
     threads: Option<u32>,
+    graceful_timeout: Option<Duration>,
 }
 
 impl Values {
@@ -95,6 +97,11 @@ impl Values {
     /// How many threads a worker has (`--threads`), where that was said.
     pub fn threads(&self) -> Option<u32> {
         self.threads
+    }
+
+    /// How long a worker that was asked to stop has before it is killed (`--graceful-timeout`).
+    pub fn graceful_timeout(&self) -> Option<Duration> {
+        self.graceful_timeout
     }
 
     /// The value of an option, where it was given.

@@ -135,6 +135,11 @@ impl Source {
     }
 }
 
+/// How long a worker has to stop.
+fn patience(given: &Given) -> Result<Duration, String> {
+    Ok(said(given, "graceful-timeout", seconds)?.unwrap_or(GRACEFUL_TIMEOUT))
+}
+
 /// The whole plan for one handler; `None` is a program of the user's own.
 fn decide(
     app: &str,
@@ -163,6 +168,7 @@ fn decide(
             app.clone_into(&mut values.target);
             values.concurrency = concurrency;
             values.threads = number(given, "threads", 1, COUNT_MAX)?;
+            values.graceful_timeout = Some(patience(given)?);
             // Its mistakes are told before anything is started.
             (handler.run)(&values).map_err(|why| given.place(why))?;
             App::BuiltIn { handler, values }
@@ -206,7 +212,7 @@ fn decide(
         weight: number(given, "weight", 1, WEIGHT_MAX)?.unwrap_or(1),
         max_requests: max_requests(given)?,
         max_memory: said(given, "max-memory", size)?,
-        graceful_timeout: said(given, "graceful-timeout", seconds)?.unwrap_or(GRACEFUL_TIMEOUT),
+        graceful_timeout: patience(given)?,
         watch,
         pid_file: path("pid-file"),
         control: said(given, "control", |text| {
