@@ -6,9 +6,17 @@ use lurcher::launcher::Opt;
 pub(crate) const NAME: &str = "python";
 
 /// Its options.
-pub(crate) const OPTIONS: &[Opt] = &[Opt {
-    name: "python",
-    value: "PROGRAM",
-    help: "The interpreter [that of VIRTUAL_ENV, else of .venv in the working directory, else python3 of PATH]",
-    repeat: false,
-}];
+pub(crate) const OPTIONS: &[Opt] = &[
+    Opt {
+        name: "python",
+        value: "PROGRAM",
+        help: "The interpreter [that of VIRTUAL_ENV, else of .venv in the working directory, else python3 of PATH]",
+        repeat: false,
+    },
+    Opt {
+        name: "sendfile-base",
+        value: "DIR",
+        help: "The server's setting `sendfile.base`: it sends files below that applications give to wsgi.file_wrapper itself",
+        repeat: false,
+    },
+];

@@ -12,6 +12,7 @@ mod load;
 mod options;
 mod queue;
 mod site;
+mod wait;
 mod worker;
 mod wsgi;
 
