@@ -89,4 +89,9 @@ pub(crate) const OPTIONS: &[Opt] = &[
         "FILE",
         "Configure Python's logging from a .json, .toml or .ini file",
     ),
+    one(
+        "sendfile-base",
+        "DIR",
+        "The server's setting `sendfile.base`: it sends files below that applications give to wsgi.file_wrapper itself",
+    ),
 ];
