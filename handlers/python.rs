@@ -1,23 +1,38 @@
 //! Python applications (WSGI, ASGI): finds the interpreter, which each worker becomes; the extension module in it does the rest.
+//! Nothing of Python is loaded into this program.
 
+mod interpreter;
 mod options;
+mod places;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use lurcher::launcher::{BuiltIn, Handler, Target, Values};
+use serde_json::{Value, json};
+
+use self::interpreter::Interpreter;
+use self::places::Place;
 
 pub(crate) const BUILT_IN: BuiltIn = BuiltIn {
     name: options::NAME,
-    about: "Run a Python application, WSGI or ASGI",
+    about: "Run Python applications, WSGI or ASGI
+
+MODULE:NAME is what `from MODULE import NAME` would give; NAME may have dots in it, and where it
+is missing it is application or app. MODULE.NAME and FILE.py:NAME are understood too. With --mount
+and --host there may be several, with or without the one that has the rest.",
     targets: &[
+        Target {
+            scheme: "",
+            form: "MODULE:NAME",
+        },
         Target {
             scheme: "python",
             form: "python:MODULE:NAME",
         },
         Target {
-            scheme: "",
-            form: "MODULE:NAME",
+            scheme: "python",
+            form: "python --mount PATH=MODULE:NAME",
         },
     ],
     options: options::OPTIONS,
@@ -27,33 +42,127 @@ pub(crate) const BUILT_IN: BuiltIn = BuiltIn {
 /// What the interpreter begins with: it loads the module, by its path or as it is installed, and that serves.
 const STUB: &str = include_str!("python/stub.py");
 
+/// What `--timeout` may be, in seconds.
+const TIMEOUT_MAX: f64 = 86_400.0;
+
 fn run(values: &Values) -> Result<Handler, String> {
-    let interpreter = interpreter(values.get("python"))?;
-    let module = module().unwrap_or_default();
-    Ok(Handler::becoming(
-        interpreter,
-        ["-c".into(), STUB.into(), module, values.target().into()],
-    ))
+    let places = places(values)?;
+    let app_dir = app_dir(values)?;
+    let found = Interpreter::find(values, values.get("python"), &app_dir)?;
+    let Interpreter {
+        program,
+        version,
+        environment,
+        because,
+        ..
+    } = &found;
+    let kind = match environment {
+        Some(folder) => format!("of the virtual environment {}", folder.display()),
+        None => "of no virtual environment".to_owned(),
+    };
+    let program = program.display();
+    tracing::info!("python: {program} ({because}), version {version}, {kind}");
+    let settings = settings(values, &places, &app_dir)?;
+    let extension = found.extension.map(PathBuf::into_os_string);
+    let arguments: [OsString; 4] = [
+        "-c".into(),
+        STUB.into(),
+        extension.unwrap_or_default(),
+        settings.to_string().into(),
+    ];
+    Ok(Handler::becoming(found.program, arguments))
 }
 
-fn interpreter(named: Option<&str>) -> Result<PathBuf, String> {
-    if let Some(named) = named {
-        return Ok(named.into());
+/// All that the extension module is to know before it loads applications.
+fn settings(values: &Values, places: &[Place], app_dir: &Path) -> Result<Value, String> {
+    let places: Vec<_> = places.iter().map(Place::told).collect();
+    let middleware: Vec<_> = values.all("middleware").collect();
+    let app_dir = app_dir
+        .to_str()
+        .ok_or("--app-dir is not in UTF-8, and names of modules are")?;
+    let log_config = values.get("log-config").map(std::path::absolute);
+    let log_config = log_config
+        .transpose()
+        .map_err(|error| format!("--log-config: {error}"))?;
+    Ok(json!({
+        "places": places,
+        "app_dir": app_dir,
+        "factory": values.is_said("factory"),
+        "interface": one_of(values, "interface", &["auto", "wsgi", "asgi"])?,
+        "io": one_of(values, "io", &["standard", "gevent", "eventlet"])?,
+        "loop": one_of(values, "loop", &["auto", "asyncio", "uvloop"])?,
+        "lifespan": one_of(values, "lifespan", &["auto", "on", "off"])?,
+        "middleware": middleware,
+        "timeout": timeout(values)?,
+        "log_config": log_config,
+        "preload": values.is_said("preload"),
+        "reload": values.reload(),
+        "check": values.check(),
+        "workers": values.workers(),
+        "threads": values.threads().unwrap_or(1),
+        "concurrency": values.concurrency(),
+    }))
+}
+
+/// The applications and where they are.
+fn places(values: &Values) -> Result<Vec<Place>, String> {
+    let mut places = Vec::new();
+    for (name, hosts) in [("mount", false), ("host", true)] {
+        for text in values.all(name) {
+            let place = Place::read(text, hosts);
+            places.push(place.map_err(|why| format!("--{name} `{text}`: {why}"))?);
+        }
     }
-    let environment =
-        std::env::var_os("VIRTUAL_ENV").map(|folder| Path::new(&folder).join("bin/python"));
-    let here = Path::new(".venv/bin/python");
-    environment
-        .into_iter()
-        .chain([here.to_owned()])
-        .find(|path| path.exists())
-        .or_else(|| Some("python3".into()))
-        .ok_or_else(|| "no Python found".to_owned())
+    let target = values.target();
+    let target = target.strip_prefix("python:").unwrap_or(target);
+    if target != options::NAME {
+        places.push(Place::whole(target));
+    } else if places.is_empty() {
+        return Err("no application named: MODULE:NAME, or --mount PATH=MODULE:NAME".to_owned());
+    }
+    for (at, place) in places.iter().enumerate() {
+        let is_same = |other: &Place| (&other.host, &other.path) == (&place.host, &place.path);
+        if places.iter().skip(at + 1).any(is_same) {
+            let (host, path) = (&place.host, &place.path);
+            return Err(format!("two applications are at `{host}{path}/`"));
+        }
+    }
+    Ok(places)
 }
 
-/// The extension module beside this program.
-fn module() -> Option<OsString> {
-    let own = std::env::current_exe().ok()?;
-    let path = own.with_file_name("liblurcher_python.so");
-    path.exists().then(|| path.into_os_string())
+/// Where modules are looked for first: whole, seen from the folder that workers are in.
+fn app_dir(values: &Values) -> Result<PathBuf, String> {
+    let mut folder = std::path::absolute(values.folder().unwrap_or(Path::new(".")));
+    if let Some(named) = values.get("app-dir") {
+        folder = folder.and_then(|folder| std::path::absolute(folder.join(named)));
+    }
+    folder.map_err(|error| format!("find the working directory: {error}"))
+}
+
+/// The value of an option that is one of these; the first is the default.
+fn one_of<'a>(values: &'a Values, name: &str, known: &[&'a str]) -> Result<&'a str, String> {
+    let (Some(first), said) = (known.first(), values.get(name)) else {
+        return Ok("");
+    };
+    match said {
+        None => Ok(first),
+        Some(said) if known.contains(&said) => Ok(said),
+        Some(said) => Err(format!(
+            "--{name} `{said}`: it is none of {}",
+            known.join(", ")
+        )),
+    }
+}
+
+fn timeout(values: &Values) -> Result<Option<f64>, String> {
+    let Some(text) = values.get("timeout") else {
+        return Ok(None);
+    };
+    match text.parse::<f64>() {
+        Ok(0.0) => Ok(None),
+        Ok(seconds) if (0.1..=TIMEOUT_MAX).contains(&seconds) => Ok(Some(seconds)),
+        _ => Err(format!(
+            "--timeout `{text}`: not a number of seconds from 0.1 to {TIMEOUT_MAX}, or 0 for none"
+        )),
+    }
 }

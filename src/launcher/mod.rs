@@ -21,6 +21,7 @@ mod signals;
 mod table;
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
@@ -62,6 +63,12 @@ pub fn main(built_in: &'static [BuiltIn]) -> ExitCode {
 pub fn worker(built_in: &'static [BuiltIn]) -> ExitCode {
     log::install(std::env::var("LURCHER_LOG").ok().as_deref());
     ended(run::obey_further(built_in))
+}
+
+/// Tells the supervisor of this worker that it has read these files: where `--reload` was said, their change replaces the worker. It may
+/// be called at any time, from any thread, before [`worker`] too.
+pub fn reads(files: impl IntoIterator<Item = PathBuf>) {
+    run::reads(files);
 }
 
 /// The exit code, with a word about what went wrong.

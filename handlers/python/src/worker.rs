@@ -1,23 +1,42 @@
 //! A worker's main thread: loads the applications, starts the thread that receives, and runs Python until that one has ended.
 
+use std::path::PathBuf;
 use std::process::{ExitCode, Termination as _};
+use std::sync::OnceLock;
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::inlet::{self, Inlet};
+use crate::load::{self, App};
 use crate::queue::Queue;
-use crate::site::{Interface, Mount, Site};
-use crate::{load, wsgi};
+use crate::settings::Settings;
+use crate::site::{Interface, Site};
+use crate::wsgi;
+
+/// Where applications are, for those that ask each other.
+static SITE: OnceLock<Site> = OnceLock::new();
 
 /// Serves as the supervisor has ordered; returns the exit code.
 #[pyfunction]
-pub(crate) fn worker(py: Python<'_>, target: &str) -> PyResult<u8> {
-    let apps = vec![load::load(py, target)?];
-    let site = Site::new(vec![Mount {
-        path: String::new(),
-        app: 0,
-        interface: Interface::Wsgi,
-    }]);
+pub(crate) fn worker(py: Python<'_>, settings: &str) -> PyResult<u8> {
+    let settings = Settings::read(settings)
+        .map_err(|error| PyValueError::new_err(format!("read the settings: {error}")))?;
+    if !load::patch(py, &settings.io)? {
+        return Ok(1);
+    }
+    let Some((apps, site)) = load::load(py, &settings)? else {
+        return Ok(1);
+    };
+    if settings.check {
+        return Ok(0);
+    }
+    introduce(py, &apps, &site)?;
+    serve(py, &settings, &apps, site)
+}
+
+/// Serves until the supervisor says that it is enough.
+fn serve(py: Python<'_>, _settings: &Settings, apps: &[App], site: Site) -> PyResult<u8> {
     let queue = Queue::new();
     let settings = wsgi::Settings {
         io: wsgi::Io::Standard,
@@ -34,7 +53,37 @@ pub(crate) fn worker(py: Python<'_>, target: &str) -> PyResult<u8> {
     let serving = std::thread::Builder::new()
         .name("lurcher".to_owned())
         .spawn(|| inlet::run_worker(inlet))?;
-    wsgi::serve(py, &queue, &site, &apps, settings)?.join(py)?;
+    wsgi::serve(py, &queue, &site, apps, settings)?.join(py)?;
     let code: ExitCode = py.detach(|| serving.join()).unwrap_or(ExitCode::FAILURE);
     Ok(u8::from(code.report() != ExitCode::SUCCESS))
+}
+
+/// Tells `lurcher.internal` which applications there are.
+fn introduce(py: Python<'_>, apps: &[App], site: &Site) -> PyResult<()> {
+    // Set once: a worker loads once.
+    drop(SITE.set(site.clone()));
+    let internal = py.import("lurcher.internal")?;
+    let all = apps.iter().map(|app| {
+        let interface = match app.interface {
+            Interface::Wsgi => "wsgi",
+            Interface::Asgi => "asgi",
+        };
+        (app.callable.clone_ref(py), interface)
+    });
+    internal.setattr("_apps", all.collect::<Vec<_>>())?;
+    internal.setattr("_look_up", wrap_pyfunction!(look_up, internal.clone())?)
+}
+
+/// Which application has a path of a host, and how many bytes of that path are its place.
+#[pyfunction]
+fn look_up(host: &str, path: &[u8]) -> Option<(usize, usize)> {
+    let site = SITE.get()?;
+    let mount = site.mounts().get(site.look_up(host.as_bytes(), path)?)?;
+    Some((mount.app, mount.consumed(path)?))
+}
+
+/// Tells the supervisor that these files were read, and that their change is to replace this process.
+#[pyfunction]
+pub(crate) fn reads(files: Vec<PathBuf>) {
+    lurcher::launcher::reads(files);
 }

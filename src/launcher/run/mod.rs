@@ -15,21 +15,22 @@ pub(super) mod source;
 mod supervise;
 pub(super) mod worker;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::process::ExitCode;
+use std::process::{ExitCode, Output};
 use std::time::Duration;
 
 use crate::handler::{Connection, ReplyError, StopHandle};
 
 pub(super) use args::{Args, describe};
 use plan::App;
+use rights::Surroundings;
 use source::Source;
 pub(super) use supervise::usual_port;
-pub(super) use worker::{is_worker, obey, obey_further};
+pub(super) use worker::{is_worker, obey, obey_further, reads};
 
 /// The option by which a handler watches its standard input.
 pub(super) const STOP_ON_EOF: &str = "stop-on-eof";
@@ -65,7 +66,7 @@ pub struct Target {
 pub struct Opt {
     /// The name without dashes.
     pub name: &'static str,
-    /// What the value is called in the help.
+    /// What the value is called in the help; empty for one that is said or not, whose value is `true`.
     pub value: &'static str,
     /// What it does; the default in brackets at the end.
     pub help: &'static str,
@@ -81,6 +82,10 @@ pub struct Values {
     concurrency: Option<u32>,
     threads: Option<u32>,
     graceful_timeout: Option<Duration>,
+    workers: u32,
+    reload: bool,
+    check: bool,
+    surroundings: Surroundings,
 }
 
 impl Values {
@@ -102,6 +107,41 @@ impl Values {
     /// How long a worker that was asked to stop has before it is killed (`--graceful-timeout`).
     pub fn graceful_timeout(&self) -> Option<Duration> {
         self.graceful_timeout
+    }
+
+    /// How many worker processes there are at the start (`--workers`).
+    pub fn workers(&self) -> u32 {
+        self.workers
+    }
+
+    /// Whether workers are replaced when files change (`--reload`).
+    pub fn reload(&self) -> bool {
+        self.reload
+    }
+
+    /// Whether nothing is to be served, only looked at (`--check`).
+    pub fn check(&self) -> bool {
+        self.check
+    }
+
+    /// The working directory of workers, where it is another than this process's (`--chdir`).
+    pub fn folder(&self) -> Option<&Path> {
+        self.surroundings.folder.as_deref()
+    }
+
+    /// Runs a program as a worker would be run, in the same folder, as the same user and with the same environment, and waits for its
+    /// end.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started so; the error says why.
+    pub fn try_program(&self, program: &Path, arguments: &[&OsStr]) -> Result<Output, String> {
+        self.surroundings.output(program, arguments)
+    }
+
+    /// Whether an option that has no value was given.
+    pub fn is_said(&self, name: &str) -> bool {
+        self.get(name) == Some("true")
     }
 
     /// The value of an option, where it was given.
@@ -139,7 +179,7 @@ enum Work {
 }
 
 /// A program with its arguments.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Program {
     path: PathBuf,
     arguments: Vec<OsString>,
@@ -181,7 +221,8 @@ impl Handler {
     }
 
     /// A handler that lives in another program, such as an interpreter: each worker becomes that program, which takes its order by
-    /// [`super::worker`] and serves with a handler of the same name. It always has a supervisor.
+    /// [`super::worker`] and serves with a handler of the same name. It always has a supervisor, which alone asks for this: what it was
+    /// told is what its workers become.
     pub fn becoming(
         program: impl Into<PathBuf>,
         arguments: impl IntoIterator<Item = OsString>,
@@ -245,6 +286,7 @@ fn run(source: &Source, log: Option<&str>) -> anyhow::Result<ExitCode> {
         Err(why) => return Ok(usage(&why)),
     };
     match (&plan.app, plan.workers) {
+        _ if plan.check => worker::check(&plan),
         (App::BuiltIn { .. }, 0) => worker::main(&plan),
         (App::Exec { .. }, 0) => Ok(usage(
             "a program of your own needs a worker: --workers is 0",

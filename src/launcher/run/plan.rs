@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{BuiltIn, Values};
+use super::{BuiltIn, Program, Values};
 use crate::endpoint::Endpoint;
 
 /// More workers than this are a typing mistake.
@@ -66,6 +66,10 @@ pub(in crate::launcher) struct Plan {
     pub(in crate::launcher) access_log: Option<PathBuf>,
     /// Stop when standard input ends.
     pub(in crate::launcher) stop_on_eof: bool,
+    /// Workers are replaced when what they have read changes.
+    pub(in crate::launcher) reload: bool,
+    /// Nothing is served: the handler is loaded, and that is all.
+    pub(in crate::launcher) check: bool,
 }
 
 /// How long a handler may take to answer what it has, when asked to stop.
@@ -105,6 +109,8 @@ impl Plan {
             chdir: None,
             access_log: None,
             stop_on_eof: false,
+            reload: false,
+            check: false,
         }
     }
 
@@ -123,6 +129,8 @@ pub(in crate::launcher) enum App {
         handler: &'static BuiltIn,
         /// Its options, and what it was called with.
         values: Values,
+        /// The program that it lives in, where that is another one.
+        program: Option<Program>,
     },
     /// A program of the user's own, which connects by itself.
     Exec {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::options::{COMMON, common};
 use super::plan::{App, Feed, Plan, WORKERS_MAX};
-use super::{BuiltIn, Values, env_file};
+use super::rights::Surroundings;
+use super::{BuiltIn, Target, Values, Work, env_file};
 use crate::endpoint::{Endpoint, EndpointError};
 use crate::handler::{Options, Selector};
 use crate::launcher::given::{Given, RUN, Said};
@@ -95,11 +96,11 @@ impl Source {
                 given.read_file(path, text, &tables, handler)?;
             }
         }
-        let app = given
-            .last("app")
+        let app = given.last("app").map(|said| said.value.clone());
+        let app = app
+            .or_else(|| self.meant_by(&given))
             .ok_or("no handler named: say which, as `lurcher run echo SEND`")?;
-        let handler = self.handler(&app.value)?;
-        let app = app.value.clone();
+        let handler = self.handler(&app)?;
         let own = handler.map(|handler| handler.options).unwrap_or_default();
         given.read_environment(
             RUN,
@@ -118,6 +119,21 @@ impl Source {
         }
         decide(&app, handler, &given, arguments)
             .map_err(|why| format!("running `{}`: {why}", app.escape_debug()))
+    }
+
+    /// The handler whose options say all that APP would: one that can be called by its name alone, and has been given one of its
+    /// assignments.
+    fn meant_by(&self, given: &Given) -> Option<String> {
+        let is_meant = |handler: &&BuiltIn| {
+            let mut forms = handler.targets.iter().map(|target| target.form);
+            forms.any(|form| form.split(' ').next() == Some(handler.name))
+                && handler.options.iter().any(|option| {
+                    let values = given.all(option.name);
+                    option.repeat && values.iter().any(|said| said.value.contains('='))
+                })
+        };
+        let found = self.built_in.iter().find(is_meant)?;
+        Some(found.name.to_owned())
     }
 
     /// The handler that APP names; `None` for a program of the user's own.
@@ -147,13 +163,20 @@ fn decide(
     given: &Given,
     arguments: &[OsString],
 ) -> Result<Plan, String> {
+    let path = |name: &str| given.last(name).map(|said| PathBuf::from(&said.value));
+    let text = |name: &str| given.last(name).map(|said| said.value.clone());
     let concurrency = number(given, "concurrency", 1, COUNT_MAX)?;
     let work = match handler {
         Some(handler) => {
             if !arguments.is_empty() {
                 return Err("arguments behind `--` are for exec:PROGRAM".to_owned());
             }
-            if handler.name == app && !handler.targets.is_empty() {
+            // A form that begins with the name itself says that options may tell the rest.
+            let is_whole = |target: &Target| target.form.split(' ').next() == Some(app);
+            if handler.name == app
+                && !handler.targets.is_empty()
+                && !handler.targets.iter().any(is_whole)
+            {
                 let forms: Vec<_> = handler.targets.iter().map(|target| target.form).collect();
                 return Err(format!(
                     "it needs to know what it works on: {}",
@@ -161,22 +184,40 @@ fn decide(
                 ));
             }
             let typed = handler.options.iter().flat_map(|option| {
+                let is_common = common(option.name).is_some();
                 let values = given.all(option.name).into_iter();
-                values.map(|said| (option.name, said.value.clone()))
+                values
+                    // What has the name of an option in common is the handler's where it is an assignment.
+                    .filter(move |said| !is_common || said.value.contains('='))
+                    .map(|said| (option.name, said.value.clone()))
             });
             let mut values: Values = typed.collect();
             app.clone_into(&mut values.target);
             values.concurrency = concurrency;
             values.threads = number(given, "threads", 1, COUNT_MAX)?;
             values.graceful_timeout = Some(patience(given)?);
+            values.workers = number(given, "workers", 0, WORKERS_MAX)?.unwrap_or(1);
+            values.reload = is_said(given, "reload")?;
+            values.check = is_said(given, "check")?;
+            values.surroundings = Surroundings {
+                user: text("user"),
+                group: text("group"),
+                folder: path("chdir"),
+                env: environment(given)?,
+            };
             // Its mistakes are told before anything is started.
-            (handler.run)(&values).map_err(|why| given.place(why))?;
-            App::BuiltIn { handler, values }
+            let program = match (handler.run)(&values).map_err(|why| given.place(why))?.0 {
+                Work::Become(program) => Some(program),
+                Work::Serve(..) => None,
+            };
+            App::BuiltIn {
+                handler,
+                values,
+                program,
+            }
         }
         None => exec(app, given, arguments)?,
     };
-    let path = |name: &str| given.last(name).map(|said| PathBuf::from(&said.value));
-    let text = |name: &str| given.last(name).map(|said| said.value.clone());
     let name = text("name").unwrap_or_else(|| app.to_owned());
     if name.is_empty() || name.contains(char::is_control) {
         return Err("--name is empty or has control characters".to_owned());
@@ -226,6 +267,8 @@ fn decide(
         chdir: path("chdir"),
         access_log: path("access-log"),
         stop_on_eof: is_said(given, "stop-on-eof")?,
+        reload: is_said(given, "reload")?,
+        check: is_said(given, "check")?,
     })
 }
 
@@ -251,6 +294,10 @@ fn is_dotted(app: &str) -> bool {
         Some((module, attribute)) => (module, Some(attribute)),
         None => (app, None),
     };
+    // A file.
+    if Path::new(module).extension().is_some_and(|end| end == "py") {
+        return true;
+    }
     let is_name = |name: &str| {
         let mut letters = name.chars();
         letters
@@ -325,7 +372,11 @@ fn servers(given: &Given) -> Result<Options, String> {
             brokers.push(spec.map_err(|error: EndpointError| said.wrong(error))?);
         }
     }
-    let by = ["route", "host", "server", "handler"].map(|name| given.last(name));
+    let by = ["route", "host", "server", "handler"].map(|name| {
+        let mut values = given.all(name);
+        values.retain(|said| name != "host" || !said.value.contains('='));
+        values.pop()
+    });
     let mut options = match given.last("config") {
         Some(_) if !send.is_empty() => {
             return Err(
@@ -541,7 +592,16 @@ fn watched(given: &Given, app: &App) -> Result<Vec<PathBuf>, String> {
                 .map(|said| PathBuf::from(&said.value)),
         );
     }
-    if paths.is_empty() {
+    // What lives in another program tells what it has read.
+    if paths.is_empty()
+        && !matches!(
+            app,
+            App::BuiltIn {
+                program: Some(_),
+                ..
+            }
+        )
+    {
         return Err(
             "--reload finds nothing to watch: name files or folders with --reload-path".to_owned(),
         );

@@ -7,10 +7,10 @@ use std::io::{Read as _, Seek as _, Write as _, stdin};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt as _, parent_id};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -48,6 +48,9 @@ const ORPHAN_TIME: Duration = Duration::from_secs(2);
 /// How often the supervisor is told how it goes, where there is something new.
 const REPORTS: Duration = Duration::from_millis(250);
 
+/// Files that are told of at once. Nobody edits more.
+const READ_MAX: usize = 10_000;
+
 /// Words of the supervisor that are not obeyed yet.
 const WORDS_MAX: usize = 8;
 
@@ -70,21 +73,25 @@ pub(in crate::launcher) fn obey(built_in: &'static [BuiltIn]) -> anyhow::Result<
     rights::settle(plan.chdir.as_deref(), plan.umask)?;
     order.rights.take().context("give up root's rights")?;
     match &plan.app {
-        App::BuiltIn { handler, values } => {
-            match (handler.run)(values).map_err(anyhow::Error::msg)?.0 {
-                Work::Become(program) => become_handler(&program, &bytes, log, socket),
-                Work::Serve(serve, leaving) => {
-                    let threads = plan.threads;
-                    serve_here(
-                        plan,
-                        (serve, leaving),
-                        threads,
-                        log,
-                        Some((socket, order.number)),
-                    )
-                }
+        App::BuiltIn {
+            program: Some(program),
+            ..
+        } => become_handler(program, &bytes, log, socket),
+        App::BuiltIn {
+            handler, values, ..
+        } => match (handler.run)(values).map_err(anyhow::Error::msg)?.0 {
+            Work::Become(program) => become_handler(&program, &bytes, log, socket),
+            Work::Serve(serve, leaving) => {
+                let threads = plan.threads;
+                serve_here(
+                    plan,
+                    (serve, leaving),
+                    threads,
+                    log,
+                    Some((socket, order.number)),
+                )
             }
-        }
+        },
         App::Exec { .. } => become_program(&order),
     }
 }
@@ -140,7 +147,10 @@ pub(in crate::launcher) fn obey_further(built_in: &'static [BuiltIn]) -> anyhow:
     file.read_to_end(&mut bytes).context("take the order")?;
     let order = Order::decode(&bytes, built_in).map_err(|why| anyhow!("read the order: {why}"))?;
     let plan = &order.plan;
-    let App::BuiltIn { handler, values } = &plan.app else {
+    let App::BuiltIn {
+        handler, values, ..
+    } = &plan.app
+    else {
         bail!("read the order: it is for a program of the user's own");
     };
     let log = match (inherited(ACCESS_LOG)?, std::env::var_os(ACCESS_LOG_PATH)) {
@@ -227,9 +237,32 @@ fn worker_name(plan: &Plan, number: u32) -> String {
     name.get(from.unwrap_or(0)..).unwrap_or_default().to_owned()
 }
 
+/// Loads what would be served, as a worker would: only another program can say more than that it can be read.
+pub(super) fn check(plan: &Plan) -> anyhow::Result<ExitCode> {
+    let App::BuiltIn {
+        program: Some(program),
+        ..
+    } = &plan.app
+    else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let rights = rights::Rights::find(plan.user.as_deref(), plan.group.as_deref())?;
+    rights::settle(plan.chdir.as_deref(), plan.umask)?;
+    rights.take().context("give up root's rights")?;
+    // It comes back only where it fails.
+    let error = Command::new(&program.path)
+        .args(&program.arguments)
+        .envs(plan.env.iter().map(|(name, value)| (name, value)))
+        .exec();
+    Err(anyhow::Error::new(error).context(format!("start {}", program.path.display())))
+}
+
 /// Serves in the process that was typed.
 pub(super) fn main(plan: &Plan) -> anyhow::Result<ExitCode> {
-    let App::BuiltIn { handler, values } = &plan.app else {
+    let App::BuiltIn {
+        handler, values, ..
+    } = &plan.app
+    else {
         bail!(
             "running {}: a program of its own needs a supervisor",
             plan.name
@@ -331,7 +364,7 @@ async fn serve(
     }
     let handle = connection.stop_handle();
     let mut serving = handler(connection);
-    tell(above.as_ref(), Message::Ready);
+    tell(above.as_ref(), &Message::Ready);
     let mut reports = pin!(report(above.as_ref(), &tally.counts));
     tokio::select! {
         result = &mut serving => {
@@ -403,25 +436,45 @@ async fn report(supervisor: Option<&UnixStream>, counts: &Counts) -> Infallible 
         return std::future::pending().await;
     }
     let mut told = (0, 0);
+    let mut files = Vec::new();
     let mut look = tokio::time::interval(REPORTS);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         look.tick().await;
+        files.append(&mut READ.lock().unwrap_or_else(PoisonError::into_inner));
+        while let Some(path) = files.pop() {
+            if !tell(supervisor, &Message::Read(&path)) {
+                // The supervisor has much to do. It is told the next time.
+                files.push(path);
+                break;
+            }
+        }
         let (in_flight, served) = (counts.open(), counts.served());
         if told != (in_flight, served) {
             told = (in_flight, served);
-            tell(supervisor, Message::Counts { in_flight, served });
+            tell(supervisor, &Message::Counts { in_flight, served });
         }
     }
 }
 
 /// Tells the supervisor something. What it has no room for it is not told: it has stopped to listen, and the next message says
-/// the same.
-fn tell(supervisor: Option<&UnixStream>, message: Message) {
-    if let Some(socket) = supervisor {
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let _ok = send(socket.as_raw_fd(), &message.encode(), flags);
-    }
+/// the same, or it is told again where this returns false.
+fn tell(supervisor: Option<&UnixStream>, message: &Message<'_>) -> bool {
+    let Some(socket) = supervisor else {
+        return true;
+    };
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    send(socket.as_raw_fd(), &message.encode(), flags).is_ok()
+}
+
+/// Files that were read, and that the supervisor was not told of.
+static READ: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Tells the supervisor, in time, that these files were read.
+pub(in crate::launcher) fn reads(files: impl IntoIterator<Item = PathBuf>) {
+    let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
+    read.extend(files);
+    read.truncate(READ_MAX);
 }
 
 /// What asks a handler to stop: SIGINT, SIGTERM, its supervisor and, where that was asked for, the end of standard input.

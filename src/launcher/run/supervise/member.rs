@@ -48,6 +48,8 @@ pub(super) enum News {
     Ready,
     /// How it does.
     Counts { in_flight: u64, served: u64 },
+    /// It has read this file.
+    Read(PathBuf),
     /// It is gone, with these last words.
     Ended {
         status: io::Result<ExitStatus>,
@@ -198,6 +200,9 @@ impl Attendant {
                         Some(Message::Ready) => self.tell(News::Ready).await,
                         Some(Message::Counts { in_flight, served }) => {
                             self.tell(News::Counts { in_flight, served }).await;
+                        }
+                        Some(Message::Read(path)) => {
+                            self.tell(News::Read(path.to_owned())).await;
                         }
                         None => {}
                     }

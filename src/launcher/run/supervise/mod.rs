@@ -84,7 +84,7 @@ async fn supervise(plan: Plan, replan: Replan<'_>, log: Option<&str>) -> anyhow:
     let mut signals = Signals::of(kinds())?;
     let mut stdin = plan.stop_on_eof.then(end_of_stdin);
     let rights = Rights::find(plan.user.as_deref(), plan.group.as_deref())?;
-    let mut watcher = watcher(&plan.watch)?;
+    let mut watcher = watcher(&plan)?;
     let _pid_file = plan.pid_file.as_deref().map(PidFile::create).transpose()?;
     let (port_signal, port_watch) = drain::channel();
     let board = Rc::new(RefCell::new(Board::default()));
@@ -136,7 +136,10 @@ async fn supervise(plan: Plan, replan: Replan<'_>, log: Option<&str>) -> anyhow:
         };
         tokio::select! {
             kind = signals.next() => supervisor.signal(kind),
-            Some((id, news)) = heard.recv() => supervisor.hear(id, news),
+            Some((id, news)) = heard.recv() => match (news, &mut watcher) {
+                (News::Read(path), Some(watcher)) => watcher.add_read(&path),
+                (news, _) => supervisor.hear(id, news),
+            },
             Some(errand) = errands.recv() => supervisor.run(errand),
             () = ended(&mut stdin) => supervisor.stop(),
             path = changed(&mut watcher) => {
@@ -212,8 +215,8 @@ async fn closed(closing: &mut Option<oneshot::Receiver<()>>) {
     }
 }
 
-fn watcher(paths: &[PathBuf]) -> anyhow::Result<Option<Watcher>> {
-    (!paths.is_empty()).then(|| Watcher::new(paths)).transpose()
+fn watcher(plan: &Plan) -> anyhow::Result<Option<Watcher>> {
+    plan.reload.then(|| Watcher::new(&plan.watch)).transpose()
 }
 
 /// Waits for a change of what is watched, if anything is.
@@ -518,6 +521,8 @@ impl Supervisor<'_> {
                     self.retire(id, &format!("had {served} requests"));
                 }
             }
+            // For who watches files.
+            News::Read(_) => {}
             News::Ended { status, last_words } => {
                 let how = match status {
                     Ok(status) => status.to_string(),

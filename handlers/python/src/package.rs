@@ -1,0 +1,28 @@
+//! The package's own sources, for interpreters that have it not installed: whoever builds with cargo needs nothing beside the library.
+
+use std::collections::BTreeMap;
+
+use pyo3::prelude::*;
+
+const SOURCES: &[(&str, &str)] = &[
+    ("lurcher", include_str!("../python/lurcher/__init__.py")),
+    ("lurcher._load", include_str!("../python/lurcher/_load.py")),
+    (
+        "lurcher._reload",
+        include_str!("../python/lurcher/_reload.py"),
+    ),
+    (
+        "lurcher.internal",
+        include_str!("../python/lurcher/internal.py"),
+    ),
+    (
+        "lurcher.signals",
+        include_str!("../python/lurcher/signals.py"),
+    ),
+];
+
+/// The texts of the package's modules by their names.
+#[pyfunction]
+pub(crate) fn sources() -> BTreeMap<&'static str, &'static str> {
+    SOURCES.iter().copied().collect()
+}
