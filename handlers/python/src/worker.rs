@@ -7,16 +7,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::asgi::{self, Desk};
 use crate::inlet::{self, Inlet};
 use crate::load::{self, App};
 use crate::queue::Queue;
 use crate::settings::Settings;
 use crate::site::{Interface, Site};
-use crate::asgi::{self, Desk};
-use crate::wsgi;
-
-/// Greenlets that answer WSGI requests, where `--concurrency` does not say.
-const GREENLETS: usize = 1000;
+use crate::{watchdog, wsgi};
 
 /// Where applications are, for those that ask each other.
 static SITE: OnceLock<Site> = OnceLock::new();
@@ -52,16 +49,12 @@ fn serve(py: Python<'_>, settings: &Settings, apps: &[App], site: Site) -> PyRes
         .transpose()?;
     let concurrency = settings.concurrency.map(|most| most as usize);
     let for_wsgi = wsgi::Settings {
-        io: match settings.io.as_str() {
-            "gevent" => wsgi::Io::Gevent,
-            "eventlet" => wsgi::Io::Eventlet,
-            _ => wsgi::Io::Standard,
-        },
-        threads: settings.threads as usize,
-        greenlets: concurrency.unwrap_or(GREENLETS),
-        multiprocess: settings.workers > 1,
         main_thread: !has_asgi,
+        ..wsgi::Settings::new(settings)
     };
+    if let Some(timeout) = settings.timeout {
+        watchdog::start(timeout, has_asgi || settings.io != "standard")?;
+    }
     let for_asgi = concurrency.unwrap_or(asgi::CONCURRENCY);
     let inlet = Inlet {
         site: site.clone(),
@@ -82,7 +75,10 @@ fn serve(py: Python<'_>, settings: &Settings, apps: &[App], site: Site) -> PyRes
         *started.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
     };
     let join = |py: Python<'_>| -> PyResult<u8> {
-        let thread = serving.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = serving
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let Some(thread) = thread.transpose()? else {
             return Ok(1);
         };

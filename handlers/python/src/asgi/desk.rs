@@ -132,7 +132,10 @@ impl Desk {
                 state.hold(bytes);
             } else {
                 drop(state);
-                tracing::debug!(?client, "cut off a client that asks faster than it is answered");
+                tracing::debug!(
+                    ?client,
+                    "cut off a client that asks faster than it is answered"
+                );
                 self.gone(&client);
                 self.cut(client);
             }

@@ -130,7 +130,12 @@ impl Http {
         let hub = http.hub.get();
         let is_cancelled = error.is_some_and(|error| hub.is_cancelled(error));
         if let Some(error) = error {
-            hub.tell_raised(py, &http.request, error, http.line.is_gone() && !is_complete);
+            hub.tell_raised(
+                py,
+                &http.request,
+                error,
+                http.line.is_gone() && !is_complete,
+            );
         } else if !is_complete && !http.line.is_gone() {
             let (method, path) = shown(&http.request);
             tracing::error!("{method} {path}: the application returned without a whole response");
@@ -218,7 +223,10 @@ impl Http {
 
     fn start(&self, py: Python<'_>, message: &Message<'_>) -> PyResult<()> {
         if !matches!(self.lock().stage, Stage::Nothing) {
-            return Err(out_of_order("http.response.start", "the response was begun already"));
+            return Err(out_of_order(
+                "http.response.start",
+                "the response was begun already",
+            ));
         }
         if self.line.is_gone() {
             return Err(gone());
@@ -249,7 +257,10 @@ impl Http {
         let bytes = body.as_ref().map_or(0, |body| body.len() as u64);
         match &mut state.stage {
             Stage::Nothing => {
-                return Err(out_of_order("http.response.body", "the response was not begun"));
+                return Err(out_of_order(
+                    "http.response.body",
+                    "the response was not begun",
+                ));
             }
             Stage::Complete => return Err(complete()),
             Stage::Failed | Stage::Trailers(_) => {
@@ -270,7 +281,11 @@ impl Http {
                 let is_read = state.body.is_read();
                 drop(state);
                 self.line.begin();
-                let respond = if is_read { head.respond } else { head.respond.close() };
+                let respond = if is_read {
+                    head.respond
+                } else {
+                    head.respond.close()
+                };
                 let sending: outlet::Sending = match body {
                     Some(body) => Box::pin(respond.send(body)),
                     None => Box::pin(respond.send(b"")),
@@ -382,7 +397,10 @@ impl Http {
             return Err(gone());
         }
         if !matches!(state.stage, Stage::Held(..)) {
-            return Err(out_of_order("http.response.pathsend", "it takes the place of the body"));
+            return Err(out_of_order(
+                "http.response.pathsend",
+                "it takes the place of the body",
+            ));
         }
         let file = std::fs::File::open(path)?;
         let size = file.metadata()?.len();
@@ -395,7 +413,13 @@ impl Http {
             head.respond = with_length.length(declared);
         }
         self.stream(&mut state)?;
-        let step = if matches!(state.stage, Stage::Streaming { is_bodiless: true, .. }) {
+        let step = if matches!(
+            state.stage,
+            Stage::Streaming {
+                is_bodiless: true,
+                ..
+            }
+        ) {
             None
         } else {
             Some(Step::File(file))
@@ -420,7 +444,10 @@ impl Http {
             return Err(gone());
         }
         let Stage::Trailers(trailers) = &mut state.stage else {
-            return Err(out_of_order("http.response.trailers", "the body is not over, or none were announced"));
+            return Err(out_of_order(
+                "http.response.trailers",
+                "the body is not over, or none were announced",
+            ));
         };
         for (name, value) in more {
             trailers.append(name, value);
@@ -594,7 +621,11 @@ fn out_of_order(kind: &str, why: &str) -> PyErr {
 }
 
 fn wrong_length(bytes: u64, declared: u64) -> PyErr {
-    let than = if bytes > declared { "longer" } else { "shorter" };
+    let than = if bytes > declared {
+        "longer"
+    } else {
+        "shorter"
+    };
     PyRuntimeError::new_err(format!(
         "the body of a response is {than} than its Content-Length of {declared} bytes"
     ))

@@ -18,6 +18,7 @@ use super::outlet;
 use super::scope::{self, Scopes};
 use super::wait::Done;
 use super::websocket::WebSocket;
+use crate::watchdog;
 
 /// What is begun in one turn of the loop: then its other callbacks have theirs.
 const TURN: usize = 64;
@@ -92,6 +93,18 @@ impl Hub {
         self.desk.inbox.descriptor()
     }
 
+    /// What is readable when the watchdog asks whether the loop turns; none: nobody asks.
+    #[expect(clippy::unused_self, reason = "for Python it is the same thing")]
+    fn watched(&self) -> Option<RawFd> {
+        watchdog::descriptor()
+    }
+
+    /// The loop turns.
+    #[expect(clippy::unused_self, reason = "for Python it is the same thing")]
+    fn turned(&self) {
+        watchdog::turned();
+    }
+
     /// Gives the application of that mount what its lifespan has left.
     fn set_state(&self, mount: usize, state: &Bound<'_, PyDict>) {
         if let Some(place) = self.places.get(mount) {
@@ -120,12 +133,19 @@ impl Hub {
             task: asyncio.getattr("Task")?.unbind(),
             task_options: task_options.unbind(),
             cancelled: asyncio.getattr("CancelledError")?.unbind(),
-            format_exception: py.import("traceback")?.getattr("format_exception")?.unbind(),
+            format_exception: py
+                .import("traceback")?
+                .getattr("format_exception")?
+                .unbind(),
             run: run.clone().unbind(),
             end: end.clone().unbind(),
         };
         drop(self.around.set(around));
-        let begin = self.begin.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let begin = self
+            .begin
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(begin) = begin {
             begin();
         }
@@ -274,7 +294,10 @@ impl Hub {
             Some(lines.concat())
         });
         let text = text.unwrap_or_else(|| error.to_string());
-        tracing::error!("{method} {path}: the application has failed\n{}", text.trim_end());
+        tracing::error!(
+            "{method} {path}: the application has failed\n{}",
+            text.trim_end()
+        );
     }
 
     /// An application is done with a client.
@@ -289,7 +312,9 @@ impl Hub {
     }
 
     fn exchange(&self, py: Python<'_>, line: &Arc<Line>) -> Option<Exchange> {
-        lock(&self.open).get(&key(line)).map(|exchange| exchange.clone_ref(py))
+        lock(&self.open)
+            .get(&key(line))
+            .map(|exchange| exchange.clone_ref(py))
     }
 
     /// Begins with a request: makes what the application needs, and a task that runs it.
@@ -332,13 +357,17 @@ impl Hub {
         arguments: impl pyo3::call::PyCallArgs<'py>,
     ) -> PyResult<Py<PyAny>> {
         let coroutine = around.run.bind(py).call1(arguments)?;
-        around.task.call(py, (coroutine,), Some(around.task_options.bind(py)))
+        around
+            .task
+            .call(py, (coroutine,), Some(around.task_options.bind(py)))
     }
 
     fn say_farewell(&self, py: Python<'_>, farewell: Farewell) {
         let open: Vec<Exchange> = {
             let open = lock(&self.open);
-            open.values().map(|exchange| exchange.clone_ref(py)).collect()
+            open.values()
+                .map(|exchange| exchange.clone_ref(py))
+                .collect()
         };
         for exchange in open {
             match (exchange, farewell) {

@@ -125,7 +125,11 @@ impl Line {
     /// Whether it has closed its WebSocket, and with which code.
     pub(crate) fn closed(&self) -> Option<u16> {
         let state = self.lock();
-        state.gone.as_ref().filter(|gone| gone.is_closed).map(|gone| gone.code)
+        state
+            .gone
+            .as_ref()
+            .filter(|gone| gone.is_closed)
+            .map(|gone| gone.code)
     }
 
     pub(crate) fn is_gone(&self) -> bool {
@@ -146,8 +150,7 @@ impl Line {
         }
         let bytes = frame.payload().len();
         let is_full = state.frames.len() >= FRAMES_MAX
-            || (state.frame_bytes > 0
-                && state.frame_bytes.saturating_add(bytes) > FRAME_BYTES_MAX);
+            || (state.frame_bytes > 0 && state.frame_bytes.saturating_add(bytes) > FRAME_BYTES_MAX);
         if is_full {
             return false;
         }

@@ -17,7 +17,9 @@ impl<'py> Message<'py> {
         }
         let Ok(mapping) = given.cast::<PyMapping>() else {
             let what = given.get_type().name()?;
-            return Err(PyTypeError::new_err(format!("a message is a dict, not {what}")));
+            return Err(PyTypeError::new_err(format!(
+                "a message is a dict, not {what}"
+            )));
         };
         let dict = PyDict::new(given.py());
         dict.update(mapping)?;
@@ -46,9 +48,12 @@ impl<'py> Message<'py> {
         };
         match value.extract() {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(_) if value.hasattr("tobytes")? => {
-                Ok(Some(value.call_method0("tobytes")?.extract().map_err(PyErr::from)?))
-            }
+            Err(_) if value.hasattr("tobytes")? => Ok(Some(
+                value
+                    .call_method0("tobytes")?
+                    .extract()
+                    .map_err(PyErr::from)?,
+            )),
             Err(_) => {
                 let what = value.get_type().name()?;
                 Err(PyTypeError::new_err(format!("{name} is bytes, not {what}")))
@@ -76,7 +81,9 @@ impl<'py> Message<'py> {
         let status = self.number(pyo3::intern!(py, "status"))?;
         let status = status.ok_or_else(|| PyValueError::new_err("a response without a status"))?;
         if !(200..=999).contains(&status) {
-            return Err(PyValueError::new_err(format!("{status} is the status of no response")));
+            return Err(PyValueError::new_err(format!(
+                "{status} is the status of no response"
+            )));
         }
         let mut respond = Some(request.respond(status));
         let mut declared = None;
@@ -98,8 +105,7 @@ impl<'py> Message<'py> {
             }
         })?;
         let respond = respond.unwrap_or_else(|| request.respond(status));
-        let is_bodiless =
-            request.method() == Some(b"HEAD") || matches!(status, 204 | 304);
+        let is_bodiless = request.method() == Some(b"HEAD") || matches!(status, 204 | 304);
         Ok(Head {
             respond,
             declared,
@@ -161,5 +167,8 @@ fn with_pair(
 
 /// A message that has no business where it came.
 pub(crate) fn unexpected(expected: &str, got: &Bound<'_, PyString>) -> PyErr {
-    PyRuntimeError::new_err(format!("expected {expected}, but got {}", got.to_string_lossy()))
+    PyRuntimeError::new_err(format!(
+        "expected {expected}, but got {}",
+        got.to_string_lossy()
+    ))
 }

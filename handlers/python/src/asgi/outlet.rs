@@ -142,7 +142,11 @@ impl Outlet {
     /// Whether whoever writes should wait now; he is told when not any more.
     pub(crate) fn is_full(&self) -> bool {
         let mut state = self.lock();
-        let limit = if state.is_awaited { LOW_WATER } else { HIGH_WATER };
+        let limit = if state.is_awaited {
+            LOW_WATER
+        } else {
+            HIGH_WATER
+        };
         state.is_awaited = !state.has_failed && state.bytes > limit;
         state.is_awaited
     }

@@ -113,7 +113,11 @@ impl Scopes {
                 headers.append(self.pair(py, name, value)?)?;
             }
         }
-        let version = if told.version == Some(b"HTTP/1.0") { "1.0" } else { "1.1" };
+        let version = if told.version == Some(b"HTTP/1.0") {
+            "1.0"
+        } else {
+            "1.1"
+        };
         let is_secure = told.scheme == Some(b"https");
         let path = path_only(&request.path);
         scope.set_item(pyo3::intern!(py, "http_version"), version_text(py, version))?;
@@ -121,7 +125,10 @@ impl Scopes {
         scope.set_item(pyo3::intern!(py, "raw_path"), PyBytes::new(py, path))?;
         let query = told.query.map_or(&b""[..], |query| &query[..]);
         scope.set_item(pyo3::intern!(py, "query_string"), self.word(py, query))?;
-        scope.set_item(pyo3::intern!(py, "root_path"), self.text(py, root.as_bytes()))?;
+        scope.set_item(
+            pyo3::intern!(py, "root_path"),
+            self.text(py, root.as_bytes()),
+        )?;
         scope.set_item(pyo3::intern!(py, "headers"), headers)?;
         scope.set_item(pyo3::intern!(py, "client"), self.client(py, told.client)?)?;
         let server = self.server(py, told.host, is_secure)?;
@@ -285,7 +292,10 @@ pub(crate) fn root<'a>(mount: &'a str, request: &'a Request) -> &'a str {
         return mount;
     }
     let pattern = request.headers.first("PATTERN").unwrap_or_default();
-    let fixed = pattern.split(|byte| *byte == b'(').next().unwrap_or_default();
+    let fixed = pattern
+        .split(|byte| *byte == b'(')
+        .next()
+        .unwrap_or_default();
     let fixed = std::str::from_utf8(fixed).unwrap_or_default();
     let fixed = fixed.trim_end_matches('/');
     // Routes may match backwards, and in the middle of a name.

@@ -107,7 +107,9 @@ impl WebSocket {
             Stage::Asked if !is_gone => {
                 if error.is_none() {
                     let (_, path) = shown(&websocket.request);
-                    tracing::error!("WebSocket {path}: the application returned without an answer to the handshake");
+                    tracing::error!(
+                        "WebSocket {path}: the application returned without an answer to the handshake"
+                    );
                 }
                 let sending = sorry(&websocket.request, is_cancelled);
                 websocket.outlet.put([Step::Do(sending)]);
@@ -121,7 +123,9 @@ impl WebSocket {
                 websocket.say_close(code, "");
             }
             Stage::Denying(Some(head)) => {
-                websocket.outlet.put([Step::Do(Box::pin(head.respond.send(b"")))]);
+                websocket
+                    .outlet
+                    .put([Step::Do(Box::pin(head.respond.send(b"")))]);
             }
             Stage::Denying(None) => websocket.outlet.cut(),
             _ => {}
@@ -244,7 +248,9 @@ impl WebSocket {
         } else if self.line.is_gone() {
             Err(gone())
         } else {
-            Err(PyRuntimeError::new_err("the handshake could not be answered"))
+            Err(PyRuntimeError::new_err(
+                "the handshake could not be answered",
+            ))
         }
     }
 
@@ -258,7 +264,9 @@ impl WebSocket {
         } else if let Some(bytes) = message.bytes(pyo3::intern!(py, "bytes"))? {
             encode(Opcode::Binary, &bytes, &mut frame);
         } else {
-            return Err(PyValueError::new_err("websocket.send without text or bytes"));
+            return Err(PyValueError::new_err(
+                "websocket.send without text or bytes",
+            ));
         }
         let state = self.lock();
         match state.stage {

@@ -22,7 +22,6 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
 
 pub(crate) use file::sendfile_below;
-pub(crate) use green::patch;
 
 use self::environ::{Environs, Facts};
 use self::input::Input;
@@ -30,12 +29,15 @@ use self::start::StartResponse;
 use crate::load::App;
 use crate::queue::{Body, Job, Queue};
 use crate::site::{Interface, Mount, Site};
-use crate::wait;
+use crate::{settings, wait, watchdog};
 
 /// How many requests a thread answers, and for how long, before it lets other threads of Python run: taking the lock back from one
 /// that computes takes 5 ms, the interpreter's switch interval.
 const TURN_REQUESTS: usize = 32;
 const TURN: Duration = Duration::from_millis(1);
+
+/// Greenlets that answer requests at once, where nobody says how many.
+const GREENLETS: usize = 1000;
 
 /// What requests are answered in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -62,6 +64,22 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// As it was typed. The main thread is a WSGI one.
+    pub(crate) fn new(settings: &settings::Settings) -> Self {
+        let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+        Self {
+            io: match settings.io.as_str() {
+                "gevent" => Io::Gevent,
+                "eventlet" => Io::Eventlet,
+                _ => Io::Standard,
+            },
+            threads: count(settings.threads),
+            greenlets: settings.concurrency.map_or(GREENLETS, count),
+            multiprocess: settings.workers > 1,
+            main_thread: true,
+        }
+    }
+
     /// How many requests are answered at a time.
     pub(crate) fn slots(&self) -> usize {
         match self.io {
@@ -211,7 +229,9 @@ impl Worker {
             });
             let Some(job) = job else { return };
             requests += 1;
+            watchdog::begin(&job.request);
             self.answer(py, job);
+            watchdog::end();
         }
     }
 
@@ -244,7 +264,8 @@ impl Worker {
         let input = Bound::new(py, input)?;
         let facts = Facts {
             mount,
-            place: &place.path,
+            // By its place, where it has one; else by its route.
+            place: place.consumed(&request.path).filter(|bytes| *bytes > 0),
             input: input.as_any(),
             length,
         };
