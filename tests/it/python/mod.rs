@@ -5,6 +5,7 @@
 //! say so by a printed line and pass.
 
 mod basics;
+mod failures;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
