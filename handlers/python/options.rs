@@ -89,4 +89,9 @@ pub(crate) const OPTIONS: &[Opt] = &[
         "FILE",
         "Configure Python's logging from a .json, .toml or .ini file",
     ),
+    one(
+        "sendfile-base",
+        "DIR",
+        "The server's setting sendfile.base: files below that an application gives to wsgi.file_wrapper are sent by the server itself [default: none are]",
+    ),
 ];

@@ -15,6 +15,7 @@ mod package;
 mod queue;
 mod settings;
 mod site;
+mod wait;
 mod worker;
 mod wsgi;
 

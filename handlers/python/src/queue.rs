@@ -1,17 +1,58 @@
-//! Requests on their way to Python's threads.
+//! Requests on their way to Python's threads: bounded, and in order for each client. It knows nothing of Python.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use lurcher::handler::{BodyReader, Request};
+use lurcher::handler::{BodyReader, Client, Request, Upload};
+use tokio::sync::Notify;
+
+use crate::wait::Bell;
+
+/// Requests that wait for a thread, all together; more are answered 503. They cannot be left in the server: what belongs to open
+/// ones (disconnects, credits, parts of bodies) comes behind them.
+const WAITING_MAX: usize = 4_096;
+
+/// Requests of one connection that wait for the one before. A Mongrel2 hands over all that a client pipelines; one that has sent more
+/// is cut off.
+const PIPELINED_MAX: usize = 64;
 
 /// A request for an application.
 pub(crate) struct Job {
     pub(crate) request: Request,
     /// The number of its mount in the site.
     pub(crate) mount: usize,
-    /// What of its body is not in the request.
-    pub(crate) body: Option<BodyReader>,
+    pub(crate) body: Body,
+    /// Ends its time in the books when it is dropped.
+    pub(crate) place: Option<Place>,
+}
+
+impl Job {
+    pub(crate) fn new(request: Request, mount: usize, body: Body) -> Self {
+        Self {
+            request,
+            mount,
+            body,
+            place: None,
+        }
+    }
+}
+
+/// Where the body of a request is.
+pub(crate) enum Body {
+    /// In the request.
+    Whole,
+    /// On its way, as it is asked for.
+    Pieces(BodyReader),
+    /// In a file of the server's.
+    Stored(Upload),
+}
+
+/// Why a job was not taken.
+pub(crate) enum Full {
+    /// Too much waits: say so.
+    Sorry(Job),
+    /// Its client has too much, and another answer would be taken for that of an earlier request.
+    Cut(Client),
 }
 
 /// First in, first out, to whichever thread comes first.
@@ -19,11 +60,19 @@ pub(crate) struct Job {
 pub(crate) struct Queue {
     state: Mutex<State>,
     there: Condvar,
+    /// Rung for greenlets, where those take.
+    bell: OnceLock<Bell>,
+    idle: Notify,
 }
 
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
+    /// Clients of which a job is waiting or at work, each with its further jobs.
+    lines: HashMap<Client, VecDeque<Job>>,
+    /// Jobs in `jobs` and in lines.
+    held: usize,
+    /// Threads that wait.
     waiting: usize,
     closed: bool,
 }
@@ -33,39 +82,104 @@ impl Queue {
         Arc::default()
     }
 
-    pub(crate) fn push(&self, job: Job) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Rings this when there is something to take.
+    pub(crate) fn tell(&self, bell: Bell) {
+        drop(self.bell.set(bell));
+        self.ring();
+    }
+
+    /// What is rung.
+    pub(crate) fn bell(&self) -> Option<&Bell> {
+        self.bell.get()
+    }
+
+    pub(crate) fn push(self: &Arc<Self>, mut job: Job) -> Result<(), Full> {
+        let client = job.request.client();
+        let mut state = self.lock();
+        let full = state.held >= WAITING_MAX;
+        match state.lines.get_mut(&client) {
+            Some(line) if full || line.len() >= PIPELINED_MAX => return Err(Full::Cut(client)),
+            Some(line) => {
+                line.push_back(job);
+                state.held += 1;
+                return Ok(());
+            }
+            None if full => return Err(Full::Sorry(job)),
+            None => {}
+        }
+        state.lines.insert(client.clone(), VecDeque::new());
+        job.place = Some(Place {
+            queue: Arc::clone(self),
+            client,
+        });
+        self.give(state, job);
+        Ok(())
+    }
+
+    fn give(&self, mut state: MutexGuard<'_, State>, job: Job) {
         state.jobs.push_back(job);
-        if state.waiting > 0 {
+        state.held += 1;
+        let waited_for = state.waiting > 0;
+        drop(state);
+        if waited_for {
             self.there.notify_one();
         }
+        self.ring();
+    }
+
+    fn ring(&self) {
+        if let Some(bell) = self.bell.get() {
+            bell.ring();
+        }
+    }
+
+    /// A client has left: of what it has asked for, nothing more is begun.
+    pub(crate) fn gone(&self, client: &Client) {
+        let mut dropped = VecDeque::new();
+        let mut state = self.lock();
+        let Some(line) = state.lines.get_mut(client) else {
+            return;
+        };
+        dropped.append(line);
+        let waits = |job: &Job| {
+            job.place
+                .as_ref()
+                .is_some_and(|place| place.client == *client)
+        };
+        if let Some(at) = state.jobs.iter().position(waits) {
+            dropped.extend(state.jobs.remove(at));
+        }
+        state.held -= dropped.len();
+        // Their end is told in here again.
+        drop(state);
     }
 
     /// No more will come: who waits is told when all has been taken.
     pub(crate) fn close(&self) {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .closed = true;
+        self.lock().closed = true;
         self.there.notify_all();
+        self.ring();
+    }
+
+    /// Whether nothing waits, and no more will come.
+    pub(crate) fn is_over(&self) -> bool {
+        let state = self.lock();
+        state.closed && state.held == 0
     }
 
     pub(crate) fn try_take(&self) -> Option<Job> {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .jobs
-            .pop_front()
+        self.lock().take()
     }
 
     /// Waits for a job, without the interpreter's lock; none: there will be no more.
     pub(crate) fn take(&self) -> Option<Job> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         loop {
-            if let Some(job) = state.jobs.pop_front() {
+            if let Some(job) = state.take() {
                 return Some(job);
             }
-            if state.closed {
+            // What waits in lines comes when the job before has ended.
+            if state.closed && state.held == 0 {
                 return None;
             }
             state.waiting += 1;
@@ -75,5 +189,66 @@ impl Queue {
                 .unwrap_or_else(PoisonError::into_inner);
             state.waiting -= 1;
         }
+    }
+
+    /// Waits until nothing waits and nothing is at work.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let changed = self.idle.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.lock().lines.is_empty() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// A job of that client has ended: its next one may begin.
+    fn ended(self: &Arc<Self>, client: &Client) {
+        let mut state = self.lock();
+        let next = state.lines.get_mut(client).and_then(VecDeque::pop_front);
+        if let Some(mut next) = next {
+            state.held -= 1;
+            next.place = Some(Place {
+                queue: Arc::clone(self),
+                client: client.clone(),
+            });
+            self.give(state, next);
+            return;
+        }
+        state.lines.remove(client);
+        let idle = state.lines.is_empty();
+        let closed = state.closed;
+        drop(state);
+        if idle && closed {
+            self.idle.notify_waiters();
+            self.there.notify_all();
+            self.ring();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take(&mut self) -> Option<Job> {
+        let job = self.jobs.pop_front()?;
+        self.held -= 1;
+        Some(job)
+    }
+}
+
+/// What one job takes in the books of its queue.
+pub(crate) struct Place {
+    queue: Arc<Queue>,
+    client: Client,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.queue.ended(&self.client);
     }
 }

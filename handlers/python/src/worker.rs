@@ -36,16 +36,18 @@ pub(crate) fn worker(py: Python<'_>, settings: &str) -> PyResult<u8> {
 }
 
 /// Serves until the supervisor says that it is enough.
-fn serve(py: Python<'_>, _settings: &Settings, apps: &[App], site: Site) -> PyResult<u8> {
+fn serve(py: Python<'_>, settings: &Settings, apps: &[App], site: Site) -> PyResult<u8> {
     let queue = Queue::new();
+    let settings = wsgi::Settings::new(settings);
     let inlet = Inlet {
-        site,
+        site: site.clone(),
         wsgi: queue.clone(),
+        slots: settings.slots(),
     };
     let serving = std::thread::Builder::new()
         .name("lurcher".to_owned())
         .spawn(|| inlet::run_worker(inlet))?;
-    wsgi::serve(py, &queue, apps)?;
+    wsgi::serve(py, &queue, &site, apps, settings)?.join(py)?;
     let code: ExitCode = py.detach(|| serving.join()).unwrap_or(ExitCode::FAILURE);
     Ok(u8::from(code.report() != ExitCode::SUCCESS))
 }

@@ -5,6 +5,7 @@
 //! started, `worker` the one that serves, `rights` who that one is.
 
 mod access_log;
+mod app;
 mod args;
 mod env_file;
 mod m2wsgi;

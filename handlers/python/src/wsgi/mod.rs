@@ -1,24 +1,248 @@
-//! WSGI (PEP 3333).
+//! WSGI (PEP 3333): applications in Python's threads, or in greenlets.
+//!
+//! A thread takes requests from the queue and answers each before it takes the next. It keeps the interpreter's lock while there are
+//! requests, and gives it away now and then for the others; what it has to wait for, it waits for without.
 
-use std::sync::Arc;
+mod environ;
+mod file;
+mod green;
+mod input;
+mod names;
+mod out;
+mod response;
+mod start;
 
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use lurcher::handler::Request;
+use pyo3::exceptions::PyLookupError;
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::{PyCFunction, PyDict};
 
+pub(crate) use file::sendfile_below;
+
+use self::environ::{Environs, Facts};
+use self::input::Input;
+use self::start::StartResponse;
 use crate::load::App;
-use crate::queue::Queue;
+use crate::queue::{Body, Job, Queue};
+use crate::site::Site;
+use crate::{settings, wait};
 
-pub(crate) fn serve(py: Python<'_>, queue: &Arc<Queue>, apps: &[App]) -> PyResult<()> {
-    let hello = PyBytes::new(py, b"hello from python\n");
-    loop {
-        let Some(job) = queue.try_take().or_else(|| py.detach(|| queue.take())) else {
-            return Ok(());
+/// How many requests a thread answers, and for how long, before it lets other threads of Python run: taking the lock back from one
+/// that computes takes 5 ms, the interpreter's switch interval.
+const TURN_REQUESTS: usize = 32;
+const TURN: Duration = Duration::from_millis(1);
+
+/// Greenlets that answer requests at once, where nobody says how many.
+const GREENLETS: usize = 1000;
+
+/// What requests are answered in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Io {
+    /// Threads.
+    #[default]
+    Standard,
+    Gevent,
+    Eventlet,
+}
+
+/// How applications are run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) io: Io,
+    /// Threads that answer requests.
+    pub(crate) threads: usize,
+    /// Greenlets that answer requests, at most.
+    pub(crate) greenlets: usize,
+    /// There are other processes with the same applications.
+    pub(crate) multiprocess: bool,
+    /// The main thread is one of the threads; otherwise it does something else.
+    pub(crate) main_thread: bool,
+}
+
+impl Settings {
+    /// As it was typed. The main thread is a WSGI one.
+    pub(crate) fn new(settings: &settings::Settings) -> Self {
+        let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+        Self {
+            io: match settings.io.as_str() {
+                "gevent" => Io::Gevent,
+                "eventlet" => Io::Eventlet,
+                _ => Io::Standard,
+            },
+            threads: count(settings.threads),
+            greenlets: settings.concurrency.map_or(GREENLETS, count),
+            multiprocess: settings.workers > 1,
+            main_thread: true,
+        }
+    }
+
+    /// How many requests are answered at a time.
+    pub(crate) fn slots(&self) -> usize {
+        match self.io {
+            Io::Standard => self.threads.max(1),
+            Io::Gevent | Io::Eventlet => self.greenlets.max(1),
+        }
+    }
+}
+
+/// What all threads have in common.
+struct Shared {
+    queue: Arc<Queue>,
+    site: Site,
+    apps: Vec<Py<PyAny>>,
+    settings: Settings,
+}
+
+/// Threads that answer requests.
+pub(crate) struct Threads(Vec<Py<PyAny>>);
+
+impl Threads {
+    /// Waits for their end.
+    ///
+    /// # Errors
+    ///
+    /// What Python raises meanwhile, in the main thread above all.
+    pub(crate) fn join(self, py: Python<'_>) -> PyResult<()> {
+        for thread in self.0 {
+            thread.call_method0(py, intern!(py, "join"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Answers what comes by the queue until that is closed and empty. Without the main thread it returns at once, and gives back those
+/// that do it.
+///
+/// # Errors
+///
+/// When threads cannot be started, and what Python raises in the loop of greenlets.
+pub(crate) fn serve(
+    py: Python<'_>,
+    queue: &Arc<Queue>,
+    site: &Site,
+    apps: &[App],
+    settings: Settings,
+) -> PyResult<Threads> {
+    let shared = Arc::new(Shared {
+        queue: Arc::clone(queue),
+        site: site.clone(),
+        apps: apps.iter().map(|app| app.callable.clone_ref(py)).collect(),
+        settings,
+    });
+    if settings.io != Io::Standard {
+        green::serve(py, &shared)?;
+        return Ok(Threads(Vec::new()));
+    }
+    let threading = py.import("threading")?;
+    let mut threads = Vec::new();
+    for number in usize::from(settings.main_thread)..settings.threads.max(1) {
+        let shared = Arc::clone(&shared);
+        let run = PyCFunction::new_closure(py, None, None, move |args, _| {
+            Worker::new(args.py(), &shared)?.run(args.py());
+            PyResult::Ok(())
+        })?;
+        let options = PyDict::new(py);
+        options.set_item("target", run)?;
+        options.set_item("name", format!("lurcher-wsgi-{}", number + 1))?;
+        // One that hangs must not hold up the end.
+        options.set_item("daemon", true)?;
+        let thread = threading.getattr("Thread")?.call((), Some(&options))?;
+        thread.call_method0("start")?;
+        threads.push(thread.unbind());
+    }
+    if settings.main_thread {
+        Worker::new(py, &shared)?.run(py);
+    }
+    Ok(Threads(threads))
+}
+
+/// What a thread, or all greenlets, answer requests with.
+struct Worker {
+    shared: Arc<Shared>,
+    /// Behind a lock for greenlets: the collection of garbage may switch to another in the middle.
+    environs: Mutex<Environs>,
+}
+
+impl Worker {
+    fn new(py: Python<'_>, shared: &Arc<Shared>) -> PyResult<Self> {
+        let settings = &shared.settings;
+        let template = environ::template(py, settings.slots() > 1, settings.multiprocess)?;
+        Ok(Self {
+            shared: Arc::clone(shared),
+            environs: Mutex::new(Environs::new(template)),
+        })
+    }
+
+    /// Answers what comes until the queue is closed and empty.
+    fn run(&self, py: Python<'_>) {
+        let queue = &self.shared.queue;
+        let (mut begun, mut requests) = (Instant::now(), 0);
+        loop {
+            let over = requests >= TURN_REQUESTS || begun.elapsed() >= TURN;
+            let job = if over { None } else { queue.try_take() };
+            let job = job.or_else(|| {
+                let job = py.detach(|| queue.take());
+                (begun, requests) = (Instant::now(), 0);
+                job
+            });
+            let Some(job) = job else { return };
+            requests += 1;
+            self.answer(py, job);
+        }
+    }
+
+    /// Answers one request, whatever happens.
+    fn answer(&self, py: Python<'_>, job: Job) {
+        let client = job.request.client();
+        let Job {
+            request,
+            mount,
+            body,
+            place,
+        } = job;
+        if let Err(error) = self.begin(py, request, mount, body) {
+            // Not the application's fault: there is no memory, or a greenlet is being killed.
+            tracing::error!(?client, "answering a request: {error}");
+            drop(wait::until(py, Box::pin(client.cancel())));
+        }
+        // The next one of the same client may begin.
+        drop(place);
+    }
+
+    fn begin(&self, py: Python<'_>, request: Request, mount: usize, body: Body) -> PyResult<()> {
+        let shared = &self.shared;
+        let place = shared.site.mounts().get(mount);
+        let found = place.and_then(|place| Some((place, shared.apps.get(place.app)?)));
+        let Some((place, application)) = found else {
+            return Err(PyLookupError::new_err("there is no such application"));
         };
-        let _ = apps.get(job.mount).map(|app| &app.callable);
-        let environ = PyDict::new(py);
-        environ.set_item("PATH_INFO", String::from_utf8_lossy(&job.request.path))?;
-        let mut sending = std::pin::pin!(job.request.respond(200).send(hello.as_bytes()));
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        let _ = sending.as_mut().poll(&mut context);
+        let (input, length) = Input::new(&request, body);
+        let input = Bound::new(py, input)?;
+        let facts = Facts {
+            mount,
+            // By its place, where it has one; else by its route.
+            place: place.consumed(&request.path).filter(|bytes| *bytes > 0),
+            input: input.as_any(),
+            length,
+        };
+        let environ = match self.environs.try_lock() {
+            Ok(mut environs) => environs.of(py, &request, &facts)?,
+            Err(_) => {
+                let settings = &shared.settings;
+                let template = environ::template(py, settings.slots() > 1, settings.multiprocess)?;
+                Environs::new(template).of(py, &request, &facts)?
+            }
+        };
+        let start = Bound::new(py, StartResponse::new(request))?;
+        response::answer(py, application, environ, &start, &input);
+        // The application may keep it for longer than the request.
+        if let Ok(mut input) = input.try_borrow_mut() {
+            input.close();
+        }
+        Ok(())
     }
 }
