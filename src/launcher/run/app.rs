@@ -95,7 +95,7 @@ pub(super) fn named(built_in: &'static [BuiltIn], app: &str) -> Option<&'static 
 }
 
 /// Whether it is written as names in Python are, with a dot or a colon in it. What is behind the colon may be a call.
-fn is_dotted(app: &str) -> bool {
+pub(super) fn is_dotted(app: &str) -> bool {
     let (module, attribute) = match app.split_once(':') {
         Some((module, attribute)) => (module, Some(attribute)),
         None => (app, None),

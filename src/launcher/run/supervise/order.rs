@@ -380,6 +380,7 @@ mod tests {
             .collect();
         values.target = "known:thing".to_owned();
         values.concurrency = Some(9);
+        values.threads = Some(4);
         let mut given = plan(App::BuiltIn {
             handler: &KNOWN[0],
             values,
