@@ -6,6 +6,7 @@
 
 mod basics;
 mod failures;
+mod sites;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
