@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::options::common;
 use super::plan::{App, WORKERS_MAX};
 use super::rights::Surroundings;
-use super::source::{COUNT_MAX, environment, is_said, number};
+use super::source::{COUNT_MAX, environment, is_said, number, patience};
 use super::{BuiltIn, Target, Values, Work};
 use crate::launcher::given::Given;
 
@@ -37,6 +37,7 @@ pub(super) fn built_in(app: &str, handler: &'static BuiltIn, given: &Given) -> R
     app.clone_into(&mut values.target);
     values.concurrency = number(given, "concurrency", 1, COUNT_MAX)?;
     values.threads = number(given, "threads", 1, COUNT_MAX)?;
+    values.graceful_timeout = Some(patience(given)?);
     values.workers = number(given, "workers", 0, WORKERS_MAX)?.unwrap_or(1);
     values.reload = is_said(given, "reload")?;
     values.check = is_said(given, "check")?;
@@ -95,7 +96,7 @@ pub(super) fn named(built_in: &'static [BuiltIn], app: &str) -> Option<&'static 
 }
 
 /// Whether it is written as names in Python are, with a dot or a colon in it. What is behind the colon may be a call.
-fn is_dotted(app: &str) -> bool {
+pub(super) fn is_dotted(app: &str) -> bool {
     let (module, attribute) = match app.split_once(':') {
         Some((module, attribute)) => (module, Some(attribute)),
         None => (app, None),
