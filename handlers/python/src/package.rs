@@ -11,6 +11,11 @@ const SOURCES: &[(&str, &str)] = &[
         "lurcher._reload",
         include_str!("../python/lurcher/_reload.py"),
     ),
+    ("lurcher.aio", include_str!("../python/lurcher/aio.py")),
+    (
+        "lurcher.handlers",
+        include_str!("../python/lurcher/handlers.py"),
+    ),
     (
         "lurcher.internal",
         include_str!("../python/lurcher/internal.py"),

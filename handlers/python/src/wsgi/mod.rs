@@ -28,7 +28,7 @@ use self::input::Input;
 use self::start::StartResponse;
 use crate::load::App;
 use crate::queue::{Body, Job, Queue};
-use crate::site::Site;
+use crate::site::{Interface, Mount, Site};
 use crate::{settings, wait};
 
 /// How many requests a thread answers, and for how long, before it lets other threads of Python run: taking the lock back from one
@@ -158,6 +158,44 @@ pub(crate) fn serve(
         Worker::new(py, &shared)?.run(py);
     }
     Ok(Threads(threads))
+}
+
+/// One application, for whoever receives requests himself and answers them in threads of his own.
+pub(crate) struct Single(Worker);
+
+impl Single {
+    /// Any callable that speaks WSGI.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory.
+    pub(crate) fn new(py: Python<'_>, application: Py<PyAny>) -> PyResult<Self> {
+        let everywhere = Mount {
+            host: String::new(),
+            path: String::new(),
+            app: 0,
+            interface: Interface::Wsgi,
+        };
+        let shared = Arc::new(Shared {
+            queue: Queue::new(),
+            site: Site::new(vec![everywhere]),
+            apps: vec![application],
+            // What they will be is not known, so it says that there may be others.
+            settings: Settings {
+                io: Io::Standard,
+                threads: 2,
+                greenlets: 1,
+                multiprocess: true,
+                main_thread: true,
+            },
+        });
+        Worker::new(py, &shared).map(Self)
+    }
+
+    /// Answers one request, whatever happens.
+    pub(crate) fn answer(&self, py: Python<'_>, request: Request, body: Body) {
+        self.0.answer(py, Job::new(request, 0, body));
+    }
 }
 
 /// What a thread, or all greenlets, answer requests with.
