@@ -12,7 +12,7 @@ use crate::load::{self, App};
 use crate::queue::Queue;
 use crate::settings::Settings;
 use crate::site::{Interface, Site};
-use crate::wsgi;
+use crate::{watchdog, wsgi};
 
 /// Where applications are, for those that ask each other.
 static SITE: OnceLock<Site> = OnceLock::new();
@@ -38,6 +38,9 @@ pub(crate) fn worker(py: Python<'_>, settings: &str) -> PyResult<u8> {
 /// Serves until the supervisor says that it is enough.
 fn serve(py: Python<'_>, settings: &Settings, apps: &[App], site: Site) -> PyResult<u8> {
     let queue = Queue::new();
+    if let Some(timeout) = settings.timeout {
+        watchdog::start(timeout, settings.io != "standard")?;
+    }
     let settings = wsgi::Settings::new(settings);
     let inlet = Inlet {
         site: site.clone(),

@@ -203,10 +203,18 @@ mod tests {
         )
         .unwrap()
         .unwrap();
-        assert_eq!(typed.words, ["shop.wsgi.application", "tcp://127.0.0.1:9999"]);
+        assert_eq!(
+            typed.words,
+            ["shop.wsgi.application", "tcp://127.0.0.1:9999"]
+        );
         assert_eq!(
             pairs(&typed),
-            [("io", "eventlet"), ("threads", "2"), ("middleware", "a.b.GZip"), ("middleware", "a.c")]
+            [
+                ("io", "eventlet"),
+                ("threads", "2"),
+                ("middleware", "a.b.GZip"),
+                ("middleware", "a.c")
+            ]
         );
     }
 
