@@ -7,6 +7,7 @@
 mod basics;
 mod failures;
 mod sites;
+mod wsgi;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
