@@ -13,7 +13,7 @@ use crate::load::{self, App};
 use crate::queue::Queue;
 use crate::settings::Settings;
 use crate::site::{Interface, Site};
-use crate::wsgi;
+use crate::{watchdog, wsgi};
 
 /// Greenlets that answer WSGI requests, where `--concurrency` does not say.
 const GREENLETS: usize = 1000;
@@ -63,6 +63,9 @@ fn serve(py: Python<'_>, settings: &Settings, apps: &[App], site: Site) -> PyRes
         main_thread: !has_asgi,
     };
     let for_asgi = concurrency.unwrap_or(asgi::CONCURRENCY);
+    if let Some(timeout) = settings.timeout {
+        watchdog::start(timeout, settings.io != "standard")?;
+    }
     let inlet = Inlet {
         site: site.clone(),
         wsgi: queue.clone(),

@@ -21,19 +21,19 @@ const VISITS: [&str; 7] = [
 ];
 
 /// A site, and how it is run.
-struct Site {
+struct Site<'a> {
     /// Its folder below `tests/python/sites`, which is also what its framework is imported as.
-    folder: &'static str,
-    app: &'static str,
-    options: &'static [&'static str],
+    folder: &'a str,
+    app: &'a str,
+    options: &'a [&'a str],
     /// What else it is asked.
-    visits: &'static [&'static str],
+    visits: &'a [&'a str],
     /// What else is needed.
-    packages: &'static [&'static str],
+    packages: &'a [&'a str],
 }
 
 /// Runs a site behind both servers in both protocols, and asks it everything.
-fn visit(site: &Site) {
+fn visit(site: &Site<'_>) {
     let packages = [&[site.folder, "httpx", "websockets"], site.packages].concat();
     let Some(python) = python_with(&packages) else {
         return;

@@ -11,6 +11,7 @@ use pyo3::types::{PyList, PyModule};
 use super::{Io, Shared, Worker};
 use crate::queue::Job;
 use crate::wait::{self, Bell};
+use crate::watchdog;
 
 /// What speaks to the libraries.
 const SOURCE: &str = include_str!("green.py");
@@ -69,6 +70,12 @@ impl Greenlets {
         Ok((!jobs.is_empty() || !queue.is_over()).then_some(jobs))
     }
 
+    /// The loop has turned, and says so to who watches it.
+    #[staticmethod]
+    fn turned() {
+        watchdog::turned();
+    }
+
     /// Answers a request.
     fn answer(&self, py: Python<'_>, ticket: &Bound<'_, Ticket>) -> PyResult<()> {
         let mut held = ticket
@@ -99,6 +106,8 @@ pub(super) fn serve(py: Python<'_>, shared: &Arc<Shared>) -> PyResult<()> {
         greenlets.getattr("take")?,
         greenlets.getattr("answer")?,
         shared.settings.greenlets.max(1),
+        watchdog::descriptor(),
+        greenlets.getattr("turned")?,
     ))?;
     Ok(())
 }
