@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lurcher::handler::Request;
-use pyo3::exceptions::PyLookupError;
+use pyo3::exceptions::{PyLookupError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
@@ -35,9 +35,6 @@ use crate::{settings, wait, watchdog};
 /// that computes takes 5 ms, the interpreter's switch interval.
 const TURN_REQUESTS: usize = 32;
 const TURN: Duration = Duration::from_millis(1);
-
-/// Greenlets that answer requests at once, where nobody says how many.
-const GREENLETS: usize = 1000;
 
 /// What requests are answered in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,22 +61,6 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// As it was typed. The main thread is a WSGI one.
-    pub(crate) fn new(settings: &settings::Settings) -> Self {
-        let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
-        Self {
-            io: match settings.io.as_str() {
-                "gevent" => Io::Gevent,
-                "eventlet" => Io::Eventlet,
-                _ => Io::Standard,
-            },
-            threads: count(settings.threads),
-            greenlets: settings.concurrency.map_or(GREENLETS, count),
-            multiprocess: settings.workers > 1,
-            main_thread: true,
-        }
-    }
-
     /// How many requests are answered at a time.
     pub(crate) fn slots(&self) -> usize {
         match self.io {
@@ -134,6 +115,11 @@ pub(crate) fn serve(
         settings,
     });
     if settings.io != Io::Standard {
+        if !settings.main_thread {
+            return Err(PyValueError::new_err(
+                "greenlets and the event loop of ASGI applications both need the main thread: put them into groups of their own",
+            ));
+        }
         green::serve(py, &shared)?;
         return Ok(Threads(Vec::new()));
     }
