@@ -15,6 +15,9 @@ use crate::settings::Settings;
 use crate::site::{Interface, Site};
 use crate::{watchdog, wsgi};
 
+/// Greenlets that answer WSGI requests, where `--concurrency` does not say.
+const GREENLETS: usize = 1000;
+
 /// Where applications are, for those that ask each other.
 static SITE: OnceLock<Site> = OnceLock::new();
 
@@ -49,8 +52,15 @@ fn serve(py: Python<'_>, settings: &Settings, apps: &[App], site: Site) -> PyRes
         .transpose()?;
     let concurrency = settings.concurrency.map(|most| most as usize);
     let for_wsgi = wsgi::Settings {
+        io: match settings.io.as_str() {
+            "gevent" => wsgi::Io::Gevent,
+            "eventlet" => wsgi::Io::Eventlet,
+            _ => wsgi::Io::Standard,
+        },
+        threads: settings.threads as usize,
+        greenlets: concurrency.unwrap_or(GREENLETS),
+        multiprocess: settings.workers > 1,
         main_thread: !has_asgi,
-        ..wsgi::Settings::new(settings)
     };
     if let Some(timeout) = settings.timeout {
         watchdog::start(timeout, has_asgi || settings.io != "standard")?;

@@ -29,7 +29,7 @@ use self::start::StartResponse;
 use crate::load::App;
 use crate::queue::{Body, Job, Queue};
 use crate::site::{Interface, Mount, Site};
-use crate::{settings, wait, watchdog};
+use crate::{wait, watchdog};
 
 /// How many requests a thread answers, and for how long, before it lets other threads of Python run: taking the lock back from one
 /// that computes takes 5 ms, the interpreter's switch interval.
