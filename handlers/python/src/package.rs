@@ -6,10 +6,16 @@ use pyo3::prelude::*;
 
 const SOURCES: &[(&str, &str)] = &[
     ("lurcher", include_str!("../python/lurcher/__init__.py")),
+    ("lurcher._asgi", include_str!("../python/lurcher/_asgi.py")),
     ("lurcher._load", include_str!("../python/lurcher/_load.py")),
     (
         "lurcher._reload",
         include_str!("../python/lurcher/_reload.py"),
+    ),
+    ("lurcher.aio", include_str!("../python/lurcher/aio.py")),
+    (
+        "lurcher.handlers",
+        include_str!("../python/lurcher/handlers.py"),
     ),
     (
         "lurcher.internal",

@@ -3,6 +3,7 @@
 //! Most of what is sent is handed over at the first attempt, with the interpreter's lock held and without another thread. Only what
 //! is not waits: a thread without the lock, a greenlet in its hub, where a pipe wakes it.
 
+use std::cell::RefCell;
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::pin::Pin;
@@ -21,6 +22,35 @@ static RUNTIME: OnceLock<Handle> = OnceLock::new();
 /// What lets a greenlet wait until a descriptor is readable; none where threads are waited in.
 static HUB: OnceLock<Py<PyAny>> = OnceLock::new();
 
+/// What a thread that answers requests of its own connection waits with.
+pub(crate) struct Company {
+    pub(crate) runtime: Handle,
+    /// Makes what goes on while the thread waits; it need not end.
+    pub(crate) meanwhile: Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+thread_local! {
+    static COMPANY: RefCell<Option<Company>> = const { RefCell::new(None) };
+}
+
+/// Does something in this thread whose waits are in this company.
+pub(crate) fn in_company<T>(company: Company, work: impl FnOnce() -> T) -> T {
+    struct Leave(Option<Company>);
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            let before = self.0.take();
+            COMPANY.with_borrow_mut(|company| *company = before);
+        }
+    }
+    let _leave = Leave(COMPANY.with_borrow_mut(|present| present.replace(company)));
+    work()
+}
+
+fn runtime() -> Option<Handle> {
+    let own = COMPANY.with_borrow(|company| Some(company.as_ref()?.runtime.clone()));
+    own.or_else(|| RUNTIME.get().cloned())
+}
+
 /// Says which runtime drives what is waited for; called there, before the first request.
 pub(crate) fn on_this_runtime() {
     drop(RUNTIME.set(Handle::current()));
@@ -33,14 +63,15 @@ pub(crate) fn in_greenlets(wait: Py<PyAny>) {
 
 /// Has the runtime do something by itself.
 pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) {
-    if let Some(runtime) = RUNTIME.get() {
+    if let Some(runtime) = runtime() {
         drop(runtime.spawn(task));
     }
 }
 
 /// Looks once whether it is done.
 pub(crate) fn once<T>(poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
-    let _entered = RUNTIME.get().map(Handle::enter);
+    let runtime = runtime();
+    let _entered = runtime.as_ref().map(Handle::enter);
     watchdog::progress();
     poll(&mut Context::from_waker(Waker::noop()))
 }
@@ -68,6 +99,21 @@ pub(crate) fn until_polled<T: Send>(
 ) -> PyResult<T> {
     if let Poll::Ready(done) = once(&mut poll) {
         return Ok(done);
+    }
+    let company = COMPANY.with_borrow(|company| {
+        let company = company.as_ref()?;
+        Some((company.runtime.clone(), (company.meanwhile)()))
+    });
+    if let Some((runtime, mut meanwhile)) = company {
+        let both = std::future::poll_fn(move |cx| {
+            let done = poll(cx);
+            if done.is_pending() {
+                // It only serves others.
+                drop(meanwhile.as_mut().poll(cx));
+            }
+            done
+        });
+        return Ok(py.detach(|| runtime.block_on(both)));
     }
     if let Some(wait) = HUB.get() {
         return in_hub(py, wait, poll);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::options::common;
 use super::plan::{App, WORKERS_MAX};
 use super::rights::Surroundings;
-use super::source::{COUNT_MAX, Part, environment, is_said, number};
+use super::source::{COUNT_MAX, Part, environment, is_said, number, patience};
 use super::{BuiltIn, Group, Target, Values, Work};
 use crate::launcher::given::Given;
 
@@ -42,6 +42,7 @@ pub(super) fn built_in(
     app.clone_into(&mut values.target);
     values.concurrency = number(given, "concurrency", 1, COUNT_MAX)?;
     values.threads = number(given, "threads", 1, COUNT_MAX)?;
+    values.graceful_timeout = Some(patience(given)?);
     values.workers = number(given, "workers", 0, WORKERS_MAX)?.unwrap_or(1);
     values.reload = is_said(given, "reload")?;
     values.check = is_said(given, "check")?;

@@ -23,6 +23,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{ExitCode, Output};
+use std::time::Duration;
 
 use crate::handler::{Connection, ReplyError, StopHandle};
 use crate::routing::Place;
@@ -83,6 +84,7 @@ pub struct Values {
     target: String,
     concurrency: Option<u32>,
     threads: Option<u32>,
+    graceful_timeout: Option<Duration>,
     workers: u32,
     reload: bool,
     check: bool,
@@ -115,6 +117,11 @@ impl Values {
     /// How many threads a worker has (`--threads`), where that was said.
     pub fn threads(&self) -> Option<u32> {
         self.threads
+    }
+
+    /// How long a worker that was asked to stop has before it is killed (`--graceful-timeout`).
+    pub fn graceful_timeout(&self) -> Option<Duration> {
+        self.graceful_timeout
     }
 
     /// How many worker processes there are at the start (`--workers`).

@@ -207,6 +207,11 @@ impl Source {
     }
 }
 
+/// How long a worker has to stop.
+pub(super) fn patience(given: &Given) -> Result<Duration, String> {
+    Ok(said(given, "graceful-timeout", seconds)?.unwrap_or(GRACEFUL_TIMEOUT))
+}
+
 /// The whole plan for one handler; `None` is a program of the user's own.
 fn decide(
     app: &str,
@@ -260,7 +265,7 @@ fn decide(
         weight: number(given, "weight", 1, WEIGHT_MAX)?.unwrap_or(1),
         max_requests: max_requests(given)?,
         max_memory: said(given, "max-memory", size)?,
-        graceful_timeout: said(given, "graceful-timeout", seconds)?.unwrap_or(GRACEFUL_TIMEOUT),
+        graceful_timeout: patience(given)?,
         watch,
         pid_file: path("pid-file"),
         control: said(given, "control", |text| {

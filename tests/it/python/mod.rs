@@ -5,6 +5,9 @@
 //! say so by a printed line and pass.
 
 mod basics;
+mod failures;
+mod sites;
+mod wsgi;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -39,6 +39,11 @@ impl Content {
         }))
     }
 
+    /// Where it comes from, for somebody else who reads it from there.
+    pub(super) fn take(&mut self) -> Source {
+        std::mem::replace(&mut self.source, Source::Ended)
+    }
+
     /// Another piece into the buffer; false at the end.
     ///
     /// # Cancel safety

@@ -7,7 +7,7 @@ use lurcher::handler;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::convert::{Data, bytes_of_text, opcode, text};
+use super::convert::{self, Data, bytes_of_text, text};
 use super::hub::Hub;
 use super::way::{Out, Way, run};
 use super::writer;
@@ -76,7 +76,11 @@ impl BaseClient {
 
     /// Closes the connection when everything that was sent before is written.
     fn disconnect(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        disconnect(py, &self.hub, &self.client)
+        let client = self.client.clone();
+        run(py, &self.hub, async move {
+            client.close().await?;
+            Ok(Out::Nothing)
+        })
     }
 
     /// Drops the connection at once, and with it what was sent and is not written.
@@ -116,19 +120,28 @@ impl BaseClient {
         data: &Bound<'_, PyAny>,
         opcode: Option<u8>,
     ) -> PyResult<Py<PyAny>> {
-        send_websocket(py, &self.hub, &self.client, Data::of(data)?, opcode)
+        let data = Data::of(data)?;
+        let (client, opcode) = (self.client.clone(), convert::opcode(opcode, &data)?);
+        run(py, &self.hub, async move {
+            client.send_websocket(data, opcode).await?;
+            Ok(Out::Nothing)
+        })
     }
 
     /// Asks the client of a WebSocket to close. Its answer comes as a frame, which ``answer_control`` takes.
     #[pyo3(signature = (code = 1000, reason = ""))]
     fn close_websocket(&self, py: Python<'_>, code: u16, reason: &str) -> PyResult<Py<PyAny>> {
-        close_websocket(py, &self.hub, &self.client, code, reason)
+        let (client, reason) = (self.client.clone(), reason.to_owned());
+        run(py, &self.hub, async move {
+            client.close_websocket(code, &reason).await?;
+            Ok(Out::Nothing)
+        })
     }
 
     /// A writer of bytes as they are, which waits for the client as that of a response does; finishing it closes the connection.
     fn stream(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         self.hub.check()?;
-        writer::new(py, &self.hub, self.client.stream())
+        writer::new(py, &self.hub, Some(self.client.stream()))
     }
 
     fn __eq__(&self, other: &Self) -> bool {
@@ -156,46 +169,6 @@ pub(super) fn send(
     let client = client.clone();
     run(py, hub, async move {
         client.send(data).await?;
-        Ok(Out::Nothing)
-    })
-}
-
-pub(super) fn disconnect(
-    py: Python<'_>,
-    hub: &Arc<Hub>,
-    client: &handler::Client,
-) -> PyResult<Py<PyAny>> {
-    let client = client.clone();
-    run(py, hub, async move {
-        client.close().await?;
-        Ok(Out::Nothing)
-    })
-}
-
-pub(super) fn send_websocket(
-    py: Python<'_>,
-    hub: &Arc<Hub>,
-    client: &handler::Client,
-    data: Data,
-    said: Option<u8>,
-) -> PyResult<Py<PyAny>> {
-    let (client, opcode) = (client.clone(), opcode(said, &data)?);
-    run(py, hub, async move {
-        client.send_websocket(data, opcode).await?;
-        Ok(Out::Nothing)
-    })
-}
-
-pub(super) fn close_websocket(
-    py: Python<'_>,
-    hub: &Arc<Hub>,
-    client: &handler::Client,
-    code: u16,
-    reason: &str,
-) -> PyResult<Py<PyAny>> {
-    let (client, reason) = (client.clone(), reason.to_owned());
-    run(py, hub, async move {
-        client.close_websocket(code, &reason).await?;
         Ok(Out::Nothing)
     })
 }

@@ -225,7 +225,8 @@ impl Hub {
         }
     }
 
-    async fn receive_for_others(&self) {
+    /// Receives into the queue as long as there is room; it does not end.
+    pub(super) async fn receive_for_others(&self) {
         while self.shelf().queue.len() < QUEUE_MAX && !self.ended.load(Ordering::Acquire) {
             if self.receive().await {
                 self.tell_of_queued();

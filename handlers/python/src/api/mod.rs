@@ -16,6 +16,7 @@ mod request;
 mod runtime;
 mod way;
 mod writer;
+mod wsgi;
 
 use pyo3::prelude::*;
 
@@ -27,5 +28,6 @@ pub(crate) fn add(module: &Bound<'_, PyModule>) -> PyResult<()> {
     client::add(module)?;
     writer::add(module)?;
     request::add(module)?;
-    connection::add(module)
+    connection::add(module)?;
+    wsgi::add(module)
 }

@@ -15,12 +15,13 @@ use pyo3::types::{PyBytes, PyString};
 use tokio::sync::Mutex;
 
 use super::body::{self, Content, Source};
-use super::convert::{Data, bytes_of_text, fields, respond, status, text};
+use super::convert::{Data, bytes_of_text, fields, opcode as opcode_of, respond, status, text};
 use super::errors::Fault;
 use super::headers::Headers;
 use super::hub::{Hub, Incoming, Message};
 use super::way::{Out, Way, run};
 use super::{client, writer};
+use crate::queue;
 
 /// A request, or anything else that a server has to say about a client: ``kind`` tells.
 #[pyclass(frozen, subclass, module = "lurcher", name = "BaseRequest")]
@@ -133,6 +134,25 @@ impl BaseRequest {
             }
             Ok(Out::Nothing)
         })
+    }
+
+    /// Gives it to an application that answers it.
+    pub(super) fn hand_over(&self) -> (handler::Request, queue::Body) {
+        self.answered.store(true, Ordering::Relaxed);
+        let content = self
+            .content
+            .get()
+            .and_then(|content| content.try_lock().ok());
+        let body = match content.map(|mut content| content.take()) {
+            Some(Source::Stored(upload)) => queue::Body::Stored(upload),
+            Some(Source::Reader(reader)) => queue::Body::Pieces(reader),
+            Some(Source::Ended) | None => queue::Body::Whole,
+        };
+        (self.request().clone(), body)
+    }
+
+    pub(super) fn hub(&self) -> &Arc<Hub> {
+        &self.hub
     }
 
     fn upload(&self) -> Option<&handler::Upload> {
@@ -408,7 +428,10 @@ impl BaseRequest {
         if let Some(length) = length {
             respond = respond.length(length);
         }
-        let writer = respond.stream().map_err(Fault::from)?;
+        let is_notice = self.is_notice();
+        let respond = (!is_notice).then_some(respond);
+        let writer = respond.map(handler::Respond::stream).transpose();
+        let writer = writer.map_err(Fault::from)?;
         self.answered.store(true, Ordering::Relaxed);
         writer::new(py, &self.hub, writer)
     }
@@ -477,15 +500,18 @@ impl BaseRequest {
         opcode: Option<u8>,
     ) -> PyResult<Py<PyAny>> {
         let data = Data::of(data)?;
-        self.answered.store(true, Ordering::Relaxed);
-        client::send_websocket(py, &self.hub, &self.request().client(), data, opcode)
+        let (client, opcode) = (self.request().client(), opcode_of(opcode, &data)?);
+        self.answer(py, async move { client.send_websocket(data, opcode).await })
     }
 
     /// Asks the client of a WebSocket to close. Its answer comes as a frame, which ``answer_control`` takes.
     #[pyo3(signature = (code = 1000, reason = ""))]
     fn close_websocket(&self, py: Python<'_>, code: u16, reason: &str) -> PyResult<Py<PyAny>> {
-        self.answered.store(true, Ordering::Relaxed);
-        client::close_websocket(py, &self.hub, &self.request().client(), code, reason)
+        let (client, reason) = (self.request().client(), reason.to_owned());
+        self.answer(
+            py,
+            async move { client.close_websocket(code, &reason).await },
+        )
     }
 
     /// Closes the client's connection when everything that was sent before is written.

@@ -23,6 +23,8 @@ use super::way::{Out, Way, run};
 pub(super) struct BaseWriter {
     hub: Arc<Hub>,
     writer: Arc<Mutex<Option<BodyWriter>>>,
+    /// There is nobody to write to: see [`new`].
+    in_vain: bool,
 }
 
 /// Writes a body piece by piece, no faster than the client takes it. ``finish`` has to be called, or the writer used in a ``with``
@@ -41,11 +43,17 @@ pub(super) fn add(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("AioWriter", module.py().get_type::<AioWriter>())
 }
 
-/// One of the class that goes with the connection.
-pub(super) fn new(py: Python<'_>, hub: &Arc<Hub>, writer: BodyWriter) -> PyResult<Py<PyAny>> {
+/// One of the class that goes with the connection. Without a writer what is written is dropped: a server would answer what is sent to a
+/// client that is gone, and a program that answers everything would never come to an end with that.
+pub(super) fn new(
+    py: Python<'_>,
+    hub: &Arc<Hub>,
+    writer: Option<BodyWriter>,
+) -> PyResult<Py<PyAny>> {
     let base = BaseWriter {
         hub: Arc::clone(hub),
-        writer: Arc::new(Mutex::new(Some(writer))),
+        in_vain: writer.is_none(),
+        writer: Arc::new(Mutex::new(writer)),
     };
     let base = PyClassInitializer::from(base);
     Ok(match hub.way() {
@@ -90,20 +98,26 @@ impl BaseWriter {
     /// while much is written in little time, so ``flush`` what is to be seen at once.
     fn write(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         let (writer, data) = (Arc::clone(&self.writer), Data::of(data)?);
+        let in_vain = self.in_vain;
         run(py, &self.hub, async move {
-            let mut writer = writer.lock().await;
-            let writer = writer.as_mut().ok_or(Fault::Ended)?;
-            writer.write(data).await?;
+            match writer.lock().await.as_mut() {
+                Some(writer) => writer.write(data).await?,
+                None if in_vain => {}
+                None => return Err(Fault::Ended),
+            }
             Ok(Out::Nothing)
         })
     }
 
     /// Sends what was gathered, or the head if nothing was written yet.
     fn flush(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let writer = Arc::clone(&self.writer);
+        let (writer, in_vain) = (Arc::clone(&self.writer), self.in_vain);
         run(py, &self.hub, async move {
-            let mut writer = writer.lock().await;
-            writer.as_mut().ok_or(Fault::Ended)?.flush().await?;
+            match writer.lock().await.as_mut() {
+                Some(writer) => writer.flush().await?,
+                None if in_vain => {}
+                None => return Err(Fault::Ended),
+            }
             Ok(Out::Nothing)
         })
     }
@@ -127,9 +141,11 @@ impl BaseWriter {
     /// Whether the server has told that the client is gone. Told or not, writing to one that is raises ClientGone sooner or later.
     #[getter]
     fn is_gone(&self) -> bool {
-        self.writer
-            .try_lock()
-            .is_ok_and(|writer| writer.as_ref().is_some_and(BodyWriter::is_gone))
+        self.in_vain
+            || self
+                .writer
+                .try_lock()
+                .is_ok_and(|writer| writer.as_ref().is_some_and(BodyWriter::is_gone))
     }
 
     /// Whether it was finished or aborted.

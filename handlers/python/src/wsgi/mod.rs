@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lurcher::handler::Request;
-use pyo3::exceptions::PyLookupError;
+use pyo3::exceptions::{PyLookupError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
@@ -28,16 +28,13 @@ use self::input::Input;
 use self::start::StartResponse;
 use crate::load::App;
 use crate::queue::{Body, Job, Queue};
-use crate::site::Site;
-use crate::{settings, wait, watchdog};
+use crate::site::{Interface, Mount, Site};
+use crate::{wait, watchdog};
 
 /// How many requests a thread answers, and for how long, before it lets other threads of Python run: taking the lock back from one
 /// that computes takes 5 ms, the interpreter's switch interval.
 const TURN_REQUESTS: usize = 32;
 const TURN: Duration = Duration::from_millis(1);
-
-/// Greenlets that answer requests at once, where nobody says how many.
-const GREENLETS: usize = 1000;
 
 /// What requests are answered in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,22 +61,6 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// As it was typed. The main thread is a WSGI one.
-    pub(crate) fn new(settings: &settings::Settings) -> Self {
-        let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
-        Self {
-            io: match settings.io.as_str() {
-                "gevent" => Io::Gevent,
-                "eventlet" => Io::Eventlet,
-                _ => Io::Standard,
-            },
-            threads: count(settings.threads),
-            greenlets: settings.concurrency.map_or(GREENLETS, count),
-            multiprocess: settings.workers > 1,
-            main_thread: true,
-        }
-    }
-
     /// How many requests are answered at a time.
     pub(crate) fn slots(&self) -> usize {
         match self.io {
@@ -134,6 +115,11 @@ pub(crate) fn serve(
         settings,
     });
     if settings.io != Io::Standard {
+        if !settings.main_thread {
+            return Err(PyValueError::new_err(
+                "greenlets and the event loop of ASGI applications both need the main thread: put them into groups of their own",
+            ));
+        }
         green::serve(py, &shared)?;
         return Ok(Threads(Vec::new()));
     }
@@ -158,6 +144,44 @@ pub(crate) fn serve(
         Worker::new(py, &shared)?.run(py);
     }
     Ok(Threads(threads))
+}
+
+/// One application, for whoever receives requests himself and answers them in threads of his own.
+pub(crate) struct Single(Worker);
+
+impl Single {
+    /// Any callable that speaks WSGI.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory.
+    pub(crate) fn new(py: Python<'_>, application: Py<PyAny>) -> PyResult<Self> {
+        let everywhere = Mount {
+            host: String::new(),
+            path: String::new(),
+            app: 0,
+            interface: Interface::Wsgi,
+        };
+        let shared = Arc::new(Shared {
+            queue: Queue::new(),
+            site: Site::new(vec![everywhere]),
+            apps: vec![application],
+            // What they will be is not known, so it says that there may be others.
+            settings: Settings {
+                io: Io::Standard,
+                threads: 2,
+                greenlets: 1,
+                multiprocess: true,
+                main_thread: true,
+            },
+        });
+        Worker::new(py, &shared).map(Self)
+    }
+
+    /// Answers one request, whatever happens.
+    pub(crate) fn answer(&self, py: Python<'_>, request: Request, body: Body) {
+        self.0.answer(py, Job::new(request, 0, body));
+    }
 }
 
 /// What a thread, or all greenlets, answer requests with.
