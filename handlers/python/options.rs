@@ -92,6 +92,6 @@ pub(crate) const OPTIONS: &[Opt] = &[
     one(
         "sendfile-base",
         "DIR",
-        "The server's setting `sendfile.base`: it sends files below that applications give to wsgi.file_wrapper itself",
+        "The server's setting sendfile.base: files below that an application gives to wsgi.file_wrapper are sent by the server itself [default: none are]",
     ),
 ];

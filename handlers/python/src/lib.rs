@@ -16,6 +16,7 @@ mod queue;
 mod settings;
 mod site;
 mod wait;
+mod watchdog;
 mod worker;
 mod wsgi;
 

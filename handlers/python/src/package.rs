@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 
 const SOURCES: &[(&str, &str)] = &[
     ("lurcher", include_str!("../python/lurcher/__init__.py")),
+    ("lurcher._asgi", include_str!("../python/lurcher/_asgi.py")),
     ("lurcher._load", include_str!("../python/lurcher/_load.py")),
     (
         "lurcher._reload",

@@ -14,6 +14,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use pyo3::prelude::*;
 use tokio::runtime::Handle;
 
+use crate::watchdog;
+
 /// The runtime of the thread that receives, which drives sockets and timers.
 static RUNTIME: OnceLock<Handle> = OnceLock::new();
 
@@ -70,6 +72,7 @@ pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) {
 pub(crate) fn once<T>(poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
     let runtime = runtime();
     let _entered = runtime.as_ref().map(Handle::enter);
+    watchdog::progress();
     poll(&mut Context::from_waker(Waker::noop()))
 }
 
@@ -116,11 +119,14 @@ pub(crate) fn until_polled<T: Send>(
         return in_hub(py, wait, poll);
     }
     let runtime = RUNTIME.get();
-    py.detach(|| match runtime {
+    watchdog::pause();
+    let done = py.detach(|| match runtime {
         Some(runtime) => Ok(runtime.block_on(std::future::poll_fn(poll))),
         // Nothing was received yet, so nobody has anything to wait for.
         None => Err(io::Error::from(io::ErrorKind::NotConnected).into()),
-    })
+    });
+    watchdog::resume();
+    done
 }
 
 fn in_hub<T>(

@@ -2,17 +2,21 @@
 
 use std::path::PathBuf;
 use std::process::{ExitCode, Termination as _};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::asgi::{self, Desk};
 use crate::inlet::{self, Inlet};
 use crate::load::{self, App};
 use crate::queue::Queue;
 use crate::settings::Settings;
 use crate::site::{Interface, Site};
-use crate::wsgi;
+use crate::{watchdog, wsgi};
+
+/// Greenlets that answer WSGI requests, where `--concurrency` does not say.
+const GREENLETS: usize = 1000;
 
 /// Where applications are, for those that ask each other.
 static SITE: OnceLock<Site> = OnceLock::new();
@@ -36,26 +40,80 @@ pub(crate) fn worker(py: Python<'_>, settings: &str) -> PyResult<u8> {
 }
 
 /// Serves until the supervisor says that it is enough.
-fn serve(py: Python<'_>, _settings: &Settings, apps: &[App], site: Site) -> PyResult<u8> {
-    let queue = Queue::new();
-    let settings = wsgi::Settings {
-        io: wsgi::Io::Standard,
-        threads: 1,
-        greenlets: 1000,
-        multiprocess: true,
-        main_thread: true,
+fn serve(py: Python<'_>, settings: &Settings, apps: &[App], site: Site) -> PyResult<u8> {
+    let has = |interface| {
+        let mut mounts = site.mounts().iter();
+        mounts.any(|mount| mount.interface == interface)
     };
+    let (has_wsgi, has_asgi) = (has(Interface::Wsgi), has(Interface::Asgi));
+    let queue = Queue::new();
+    let desk = has_asgi
+        .then(|| asgi::Inbox::new().map(|inbox| Desk::new(Arc::new(inbox))))
+        .transpose()?;
+    let concurrency = settings.concurrency.map(|most| most as usize);
+    let for_wsgi = wsgi::Settings {
+        io: match settings.io.as_str() {
+            "gevent" => wsgi::Io::Gevent,
+            "eventlet" => wsgi::Io::Eventlet,
+            _ => wsgi::Io::Standard,
+        },
+        threads: settings.threads as usize,
+        greenlets: concurrency.unwrap_or(GREENLETS),
+        multiprocess: settings.workers > 1,
+        main_thread: !has_asgi,
+    };
+    let for_asgi = concurrency.unwrap_or(asgi::CONCURRENCY);
+    if let Some(timeout) = settings.timeout {
+        watchdog::start(timeout, settings.io != "standard")?;
+    }
     let inlet = Inlet {
         site: site.clone(),
         wsgi: queue.clone(),
-        slots: settings.slots(),
+        asgi: desk.clone(),
+        concurrency: for_asgi,
+        slots: match (has_wsgi, has_asgi) {
+            (_, false) => for_wsgi.slots(),
+            (false, true) => for_asgi,
+            (true, true) => for_wsgi.slots().saturating_add(for_asgi),
+        },
     };
-    let serving = std::thread::Builder::new()
-        .name("lurcher".to_owned())
-        .spawn(|| inlet::run_worker(inlet))?;
-    wsgi::serve(py, &queue, &site, apps, settings)?.join(py)?;
-    let code: ExitCode = py.detach(|| serving.join()).unwrap_or(ExitCode::FAILURE);
-    Ok(u8::from(code.report() != ExitCode::SUCCESS))
+    let serving = Arc::new(Mutex::new(None));
+    let started = Arc::clone(&serving);
+    let begin = move || {
+        let thread = std::thread::Builder::new().name("lurcher".to_owned());
+        let thread = thread.spawn(|| inlet::run_worker(inlet));
+        *started.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+    };
+    let join = |py: Python<'_>| -> PyResult<u8> {
+        let thread = serving
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(thread) = thread.transpose()? else {
+            return Ok(1);
+        };
+        let code: ExitCode = py.detach(|| thread.join()).unwrap_or(ExitCode::FAILURE);
+        Ok(u8::from(code.report() != ExitCode::SUCCESS))
+    };
+    let Some(desk) = desk else {
+        begin();
+        wsgi::serve(py, &queue, &site, apps, for_wsgi)?.join(py)?;
+        return join(py);
+    };
+    let threads = has_wsgi
+        .then(|| wsgi::serve(py, &queue, &site, apps, for_wsgi))
+        .transpose()?;
+    let on_loop = asgi::Settings {
+        event_loop: &settings.event_loop,
+        lifespan: &settings.lifespan,
+        names: settings.places.iter().map(|place| &place.app[..]).collect(),
+    };
+    let is_started = asgi::serve(py, &on_loop, &desk, &site, apps, begin)?;
+    queue.close();
+    if let Some(threads) = threads {
+        threads.join(py)?;
+    }
+    if is_started { join(py) } else { Ok(1) }
 }
 
 /// Tells `lurcher.internal` which applications there are.

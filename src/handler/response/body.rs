@@ -170,9 +170,9 @@ impl BodyWriter {
         self.end(b"", Some(trailers)).await
     }
 
-    /// Closes the connection behind the body, which the head has not said.
-    #[cfg(feature = "service")]
-    pub(in crate::handler) fn close_behind(&mut self) {
+    /// Closes the connection behind the body, which the head may not have said: where it turns out too late that the client should not
+    /// use it again, since a body of its own was not read.
+    pub fn close_behind(&mut self) {
         match &mut self.head {
             Some(respond) => respond.form.close = true,
             None => self.close = true,

@@ -5,8 +5,9 @@ use std::ffi::OsString;
 use clap::builder::StringValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use super::app::named;
 use super::options::{COMMON, common};
-use super::source::{Source, Typed, named};
+use super::source::{Source, Typed};
 use super::{BuiltIn, Opt};
 use crate::launcher::given::{RUN, variable};
 

@@ -5,6 +5,7 @@
 //! started, `worker` the one that serves, `rights` who that one is.
 
 mod access_log;
+mod app;
 mod args;
 mod env_file;
 mod m2wsgi;
@@ -21,6 +22,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{ExitCode, Output};
+use std::time::Duration;
 
 use crate::handler::{Connection, ReplyError, StopHandle};
 
@@ -80,6 +82,7 @@ pub struct Values {
     target: String,
     concurrency: Option<u32>,
     threads: Option<u32>,
+    graceful_timeout: Option<Duration>,
     workers: u32,
     reload: bool,
     check: bool,
@@ -100,6 +103,11 @@ impl Values {
     /// How many threads a worker has (`--threads`), where that was said.
     pub fn threads(&self) -> Option<u32> {
         self.threads
+    }
+
+    /// How long a worker that was asked to stop has before it is killed (`--graceful-timeout`).
+    pub fn graceful_timeout(&self) -> Option<Duration> {
+        self.graceful_timeout
     }
 
     /// How many worker processes there are at the start (`--workers`).

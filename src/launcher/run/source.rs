@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use super::options::{COMMON, common};
 use super::plan::{App, Feed, Plan, WORKERS_MAX};
-use super::rights::Surroundings;
-use super::{BuiltIn, Target, Values, Work, env_file};
+use super::{BuiltIn, app, env_file};
 use crate::endpoint::{Endpoint, EndpointError};
 use crate::handler::{Options, Selector};
 use crate::launcher::given::{Given, RUN, Said};
@@ -19,13 +18,10 @@ use crate::wire::worker::NAME_BYTES_MAX;
 const GRACEFUL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Most threads of a worker, and the like: beyond it somebody mistyped.
-const COUNT_MAX: u32 = 10_000;
+pub(super) const COUNT_MAX: u32 = 10_000;
 
 /// The largest share of a worker, as brokers take it.
 const WEIGHT_MAX: u32 = 1_000;
-
-/// What stands before a program of the user's own.
-const EXEC: &str = "exec:";
 
 /// What was typed, told apart.
 #[derive(Debug, Clone, Default)]
@@ -138,17 +134,22 @@ impl Source {
 
     /// The handler that APP names; `None` for a program of the user's own.
     fn handler(&self, app: &str) -> Result<Option<&'static BuiltIn>, String> {
-        if app.starts_with(EXEC) {
+        if app.starts_with(app::EXEC) {
             return Ok(None);
         }
-        if let Some(handler) = named(self.built_in, app) {
+        if let Some(handler) = app::named(self.built_in, app) {
             return Ok(Some(handler));
         }
-        let (app, known) = (app.escape_debug(), forms(self.built_in).join(", "));
+        let (app, known) = (app.escape_debug(), app::forms(self.built_in).join(", "));
         Err(format!(
             "running `{app}`: no such handler: there are {known}"
         ))
     }
+}
+
+/// How long a worker has to stop.
+pub(super) fn patience(given: &Given) -> Result<Duration, String> {
+    Ok(said(given, "graceful-timeout", seconds)?.unwrap_or(GRACEFUL_TIMEOUT))
 }
 
 /// The whole plan for one handler; `None` is a program of the user's own.
@@ -162,55 +163,11 @@ fn decide(
     let text = |name: &str| given.last(name).map(|said| said.value.clone());
     let concurrency = number(given, "concurrency", 1, COUNT_MAX)?;
     let work = match handler {
-        Some(handler) => {
-            if !arguments.is_empty() {
-                return Err("arguments behind `--` are for exec:PROGRAM".to_owned());
-            }
-            // A form that begins with the name itself says that options may tell the rest.
-            let is_whole = |target: &Target| target.form.split(' ').next() == Some(app);
-            if handler.name == app
-                && !handler.targets.is_empty()
-                && !handler.targets.iter().any(is_whole)
-            {
-                let forms: Vec<_> = handler.targets.iter().map(|target| target.form).collect();
-                return Err(format!(
-                    "it needs to know what it works on: {}",
-                    forms.join(" or ")
-                ));
-            }
-            let typed = handler.options.iter().flat_map(|option| {
-                let is_common = common(option.name).is_some();
-                let values = given.all(option.name).into_iter();
-                values
-                    // What has the name of an option in common is the handler's where it is an assignment.
-                    .filter(move |said| !is_common || said.value.contains('='))
-                    .map(|said| (option.name, said.value.clone()))
-            });
-            let mut values: Values = typed.collect();
-            app.clone_into(&mut values.target);
-            values.concurrency = concurrency;
-            values.threads = number(given, "threads", 1, COUNT_MAX)?;
-            values.workers = number(given, "workers", 0, WORKERS_MAX)?.unwrap_or(1);
-            values.reload = is_said(given, "reload")?;
-            values.check = is_said(given, "check")?;
-            values.surroundings = Surroundings {
-                user: text("user"),
-                group: text("group"),
-                folder: path("chdir"),
-                env: environment(given)?,
-            };
-            // Its mistakes are told before anything is started.
-            let program = match (handler.run)(&values).map_err(|why| given.place(why))?.0 {
-                Work::Become(program) => Some(program),
-                Work::Serve(..) => None,
-            };
-            App::BuiltIn {
-                handler,
-                values,
-                program,
-            }
+        Some(_) if !arguments.is_empty() => {
+            return Err("arguments behind `--` are for exec:PROGRAM".to_owned());
         }
-        None => exec(app, given, arguments)?,
+        Some(handler) => app::built_in(app, handler, given)?,
+        None => app::exec(app, given, arguments)?,
     };
     let name = text("name").unwrap_or_else(|| app.to_owned());
     if name.is_empty() || name.contains(char::is_control) {
@@ -247,7 +204,7 @@ fn decide(
         weight: number(given, "weight", 1, WEIGHT_MAX)?.unwrap_or(1),
         max_requests: max_requests(given)?,
         max_memory: said(given, "max-memory", size)?,
-        graceful_timeout: said(given, "graceful-timeout", seconds)?.unwrap_or(GRACEFUL_TIMEOUT),
+        graceful_timeout: patience(given)?,
         watch,
         pid_file: path("pid-file"),
         control: said(given, "control", |text| {
@@ -266,80 +223,8 @@ fn decide(
     })
 }
 
-/// The built-in handler that APP names, alone or with what it works on.
-pub(super) fn named(built_in: &'static [BuiltIn], app: &str) -> Option<&'static BuiltIn> {
-    let scheme = app.split_once(':').map(|(scheme, _)| scheme);
-    let has = |handler: &BuiltIn, scheme| handler.targets.iter().any(|t| t.scheme == scheme);
-    let mut all = built_in.iter();
-    all.find(|handler| {
-        handler.name == app
-            || scheme.is_some_and(|scheme| !scheme.is_empty() && has(handler, scheme))
-    })
-    .or_else(|| {
-        built_in
-            .iter()
-            .find(|handler| is_dotted(app) && has(handler, ""))
-    })
-}
-
-/// Whether it is written as names in Python are, with a dot or a colon in it. What is behind the colon may be a call.
-fn is_dotted(app: &str) -> bool {
-    let (module, attribute) = match app.split_once(':') {
-        Some((module, attribute)) => (module, Some(attribute)),
-        None => (app, None),
-    };
-    // A file.
-    if Path::new(module).extension().is_some_and(|end| end == "py") {
-        return true;
-    }
-    let is_name = |name: &str| {
-        let mut letters = name.chars();
-        letters
-            .next()
-            .is_some_and(|first| first == '_' || first.is_alphabetic())
-            && letters.all(|letter| letter == '_' || letter.is_alphanumeric())
-    };
-    module.split('.').all(is_name)
-        && match attribute {
-            Some(attribute) => attribute.split(['.', '(']).next().is_some_and(is_name),
-            None => module.contains('.'),
-        }
-}
-
-/// How all handlers are named.
-pub(super) fn forms(built_in: &[BuiltIn]) -> Vec<&'static str> {
-    let mut forms = Vec::new();
-    for handler in built_in {
-        if handler.targets.is_empty() {
-            forms.push(handler.name);
-        }
-        forms.extend(handler.targets.iter().map(|target| target.form));
-    }
-    forms.push("exec:PROGRAM");
-    forms
-}
-
 pub(in crate::launcher) fn read(path: &Path) -> Result<String, String> {
     fs::read_to_string(path).map_err(|error| format!("reading {}: {error}", path.display()))
-}
-
-fn exec(app: &str, given: &Given, arguments: &[OsString]) -> Result<App, String> {
-    let program = app.strip_prefix(EXEC).unwrap_or_default();
-    if program.is_empty() {
-        return Err("no program named: exec:PROGRAM".to_owned());
-    }
-    let mut arguments = arguments.to_vec();
-    if arguments.is_empty() {
-        arguments = given
-            .all("arguments")
-            .into_iter()
-            .map(|said| said.value.clone().into())
-            .collect();
-    }
-    Ok(App::Exec {
-        program: program.into(),
-        arguments,
-    })
 }
 
 /// The servers as they were typed, or as a configuration has them, and what the connection to them has to know.
@@ -531,7 +416,7 @@ fn umask(text: &str) -> Result<u32, &'static str> {
 }
 
 /// What workers find in their environment beside what is there.
-fn environment(given: &Given) -> Result<Vec<(OsString, OsString)>, String> {
+pub(super) fn environment(given: &Given) -> Result<Vec<(OsString, OsString)>, String> {
     let mut variables = Vec::new();
     for said in given.all("env-file") {
         let text = read(Path::new(&said.value))?;
@@ -715,7 +600,10 @@ mod tests {
         assert_eq!(plan.umask, Some(0o027));
         assert_eq!(plan.graceful_timeout, Duration::from_millis(1500));
         assert_eq!(plan.max_requests, Some((1000, 100)));
-        let App::BuiltIn { handler, values } = plan.app else {
+        let App::BuiltIn {
+            handler, values, ..
+        } = plan.app
+        else {
             panic!("{:?}", plan.app)
         };
         assert_eq!((handler.name, values.target()), ("files", "files:/srv"));

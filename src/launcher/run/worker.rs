@@ -76,11 +76,11 @@ pub(in crate::launcher) fn obey(built_in: &'static [BuiltIn]) -> anyhow::Result<
         App::BuiltIn {
             program: Some(program),
             ..
-        } => become_handler(program, &bytes, log, socket),
+        } => become_handler(program, &bytes, log.as_ref(), socket),
         App::BuiltIn {
             handler, values, ..
         } => match (handler.run)(values).map_err(anyhow::Error::msg)?.0 {
-            Work::Become(program) => become_handler(&program, &bytes, log, socket),
+            Work::Become(program) => become_handler(&program, &bytes, log.as_ref(), socket),
             Work::Serve(serve, leaving) => {
                 let threads = plan.threads;
                 serve_here(
@@ -113,7 +113,7 @@ fn supervisor() -> anyhow::Result<UnixStream> {
 fn become_handler(
     program: &Program,
     order: &[u8],
-    log: Option<Sink>,
+    log: Option<&Sink>,
     socket: UnixStream,
 ) -> anyhow::Result<ExitCode> {
     let file = || {
@@ -129,7 +129,7 @@ fn become_handler(
         .args(&program.arguments)
         .env(ORDER, file.as_raw_fd().to_string())
         .stdin(OwnedFd::from(socket));
-    if let Some(Sink::File(log, path)) = &log {
+    if let Some(Sink::File(log, path)) = log {
         sys::inherit(log.as_fd()).context("pass the access log on")?;
         command.env(ACCESS_LOG, log.as_raw_fd().to_string());
         command.env(ACCESS_LOG_PATH, path);

@@ -6,6 +6,9 @@
 
 mod api;
 mod basics;
+mod failures;
+mod sites;
+mod wsgi;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

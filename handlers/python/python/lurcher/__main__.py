@@ -5,17 +5,29 @@ import sys
 import sysconfig
 
 
-def main() -> None:
-    """Become the program beside this interpreter."""
+def become(name: str, arguments: list[str]) -> None:
+    """Become the program beside this interpreter, by a name that it knows."""
     program = os.path.join(sysconfig.get_path("scripts"), "lurcher")
-    arguments = sys.argv[1:]
-    if arguments[:1] == ["run"] and not any(a.split("=")[0] == "--python" for a in arguments):
-        # Whoever runs it by an interpreter means that one.
-        arguments[1:1] = ["--python", sys.executable]
     try:
-        os.execv(program, ["lurcher", *arguments])
+        os.execv(program, [name, *arguments])
     except OSError as error:
-        sys.exit(f"lurcher: start {program}: {error.strerror}")
+        sys.exit(f"{name}: start {program}: {error.strerror}")
 
 
-main()
+def main() -> None:
+    """The program with the arguments of this process."""
+    arguments = sys.argv[1:]
+    is_named = any(argument.split("=")[0] == "--python" for argument in arguments)
+    if arguments[:1] == ["run"] and not is_named:
+        # Whoever runs it by an interpreter means that one.
+        os.environ.setdefault("LURCHER_RUN_PYTHON", sys.executable)
+    become("lurcher", arguments)
+
+
+def m2wsgi() -> None:
+    """The program by the name of its predecessor, with that one's arguments."""
+    become("m2wsgi", sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

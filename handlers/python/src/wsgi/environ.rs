@@ -51,8 +51,8 @@ struct Slot {
 /// What is not in the message.
 pub(super) struct Facts<'a, 'py> {
     pub(super) mount: usize,
-    /// The path of the mount.
-    pub(super) place: &'a str,
+    /// How much of the path, as it was received, the place of the application is; none: the server's route says it.
+    pub(super) place: Option<usize>,
     pub(super) input: &'a Bound<'py, PyAny>,
     /// Bytes of the body, where that is known.
     pub(super) length: Option<u64>,
@@ -204,7 +204,7 @@ impl Shape {
         if moved {
             set_server(py, &kept, request)?;
         }
-        let (script, below) = names::split(&request.path, facts.place.as_bytes(), pattern);
+        let (script, below) = names::split(&request.path, facts.place, pattern);
         if !self.placed || self.path != *request.path || self.script != script {
             set_decoded(py, &kept, intern!(py, "SCRIPT_NAME"), script)?;
             set_decoded(py, &kept, intern!(py, "PATH_INFO"), below)?;

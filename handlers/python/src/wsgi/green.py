@@ -5,20 +5,26 @@ gives each to a greenlet of a bounded pool: when that is full, requests wait in 
 """
 
 
-def gevent(bell, take, answer, size):
+def gevent(bell, take, answer, size, watched, turned):
     """Answers requests in greenlets of gevent until ``take`` says that there will be no more."""
+    from gevent import spawn as gevent_spawn
     from gevent.pool import Pool
 
     pool = Pool(size)
+    if watched is not None:
+        gevent_spawn(_watched, watched, turned, gevent_wait())
     _serve(bell, take, lambda job: pool.spawn(answer, job), gevent_wait())
     pool.join()
 
 
-def eventlet(bell, take, answer, size):
+def eventlet(bell, take, answer, size, watched, turned):
     """The same in green threads of eventlet."""
     from eventlet import GreenPool
+    from eventlet import spawn_n as eventlet_spawn
 
     pool = GreenPool(size)
+    if watched is not None:
+        eventlet_spawn(_watched, watched, turned, eventlet_wait())
     _serve(bell, take, lambda job: pool.spawn_n(answer, job), eventlet_wait())
     pool.waitall()
 
@@ -37,18 +43,11 @@ def eventlet_wait():
     return lambda descriptor: trampoline(descriptor, read=True)
 
 
-def gevent_patch():
-    """Makes what blocks in the standard library switch to other greenlets."""
-    from gevent import monkey
-
-    monkey.patch_all()
-
-
-def eventlet_patch():
-    """The same for eventlet."""
-    import eventlet
-
-    eventlet.monkey_patch()
+def _watched(bell, turned, wait):
+    """Tells the watchdog that the loop turns, whatever requests wait for."""
+    while True:
+        wait(bell)
+        turned()
 
 
 def _serve(bell, take, spawn, wait):

@@ -1,4 +1,5 @@
-//! Greenlets instead of threads: gevent or eventlet, which are Python's. It brings requests to their loops.
+//! Greenlets instead of threads: gevent or eventlet, which are Python's. It brings requests to their loops; what blocks in the standard
+//! library was made to give way to them before the application was loaded.
 
 use std::ffi::CString;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +11,7 @@ use pyo3::types::{PyList, PyModule};
 use super::{Io, Shared, Worker};
 use crate::queue::Job;
 use crate::wait::{self, Bell};
+use crate::watchdog;
 
 /// What speaks to the libraries.
 const SOURCE: &str = include_str!("green.py");
@@ -28,19 +30,6 @@ fn word(io: Io) -> PyResult<&'static str> {
         Io::Gevent => Ok("gevent"),
         Io::Eventlet => Ok("eventlet"),
     }
-}
-
-/// Makes what blocks in the standard library switch to other greenlets. To be called before anything else is imported.
-///
-/// # Errors
-///
-/// When the library is not installed.
-pub(crate) fn patch(py: Python<'_>, io: Io) -> PyResult<()> {
-    if io == Io::Standard {
-        return Ok(());
-    }
-    let patch = module(py)?.getattr(format!("{}_patch", word(io)?))?;
-    patch.call0().map(drop)
 }
 
 /// A request in Python's hands, to be taken once.
@@ -81,6 +70,12 @@ impl Greenlets {
         Ok((!jobs.is_empty() || !queue.is_over()).then_some(jobs))
     }
 
+    /// The loop has turned, and says so to who watches it.
+    #[staticmethod]
+    fn turned() {
+        watchdog::turned();
+    }
+
     /// Answers a request.
     fn answer(&self, py: Python<'_>, ticket: &Bound<'_, Ticket>) -> PyResult<()> {
         let mut held = ticket
@@ -111,6 +106,8 @@ pub(super) fn serve(py: Python<'_>, shared: &Arc<Shared>) -> PyResult<()> {
         greenlets.getattr("take")?,
         greenlets.getattr("answer")?,
         shared.settings.greenlets.max(1),
+        watchdog::descriptor(),
+        greenlets.getattr("turned")?,
     ))?;
     Ok(())
 }

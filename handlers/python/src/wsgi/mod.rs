@@ -16,13 +16,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lurcher::handler::Request;
-use pyo3::exceptions::PyLookupError;
+use pyo3::exceptions::{PyLookupError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
 
 pub(crate) use file::sendfile_below;
-pub(crate) use green::patch;
 
 use self::environ::{Environs, Facts};
 use self::input::Input;
@@ -30,7 +29,7 @@ use self::start::StartResponse;
 use crate::load::App;
 use crate::queue::{Body, Job, Queue};
 use crate::site::{Interface, Mount, Site};
-use crate::wait;
+use crate::{wait, watchdog};
 
 /// How many requests a thread answers, and for how long, before it lets other threads of Python run: taking the lock back from one
 /// that computes takes 5 ms, the interpreter's switch interval.
@@ -116,6 +115,11 @@ pub(crate) fn serve(
         settings,
     });
     if settings.io != Io::Standard {
+        if !settings.main_thread {
+            return Err(PyValueError::new_err(
+                "greenlets and the event loop of ASGI applications both need the main thread: put them into groups of their own",
+            ));
+        }
         green::serve(py, &shared)?;
         return Ok(Threads(Vec::new()));
     }
@@ -211,7 +215,9 @@ impl Worker {
             });
             let Some(job) = job else { return };
             requests += 1;
+            watchdog::begin(&job.request);
             self.answer(py, job);
+            watchdog::end();
         }
     }
 
@@ -244,7 +250,8 @@ impl Worker {
         let input = Bound::new(py, input)?;
         let facts = Facts {
             mount,
-            place: &place.path,
+            // By its place, where it has one; else by its route.
+            place: place.consumed(&request.path).filter(|bytes| *bytes > 0),
             input: input.as_any(),
             length,
         };

@@ -164,19 +164,19 @@ pub(super) fn decode(text: &[u8]) -> Vec<u8> {
     decoded
 }
 
-/// Where an application is and what of a path is below it, both as they were received. The place is that of the mount, or the route's: its
-/// pattern up to the first `(`, without slashes at its end. What does not begin with that, name by name, is all below nothing.
+/// Where an application is and what of a path is below it, both as they were received. The place is the first `place` bytes, or else
+/// the route's: its pattern up to the first `(`, without slashes at its end. What does not begin with that, name by name, is all
+/// below nothing.
 pub(super) fn split<'a>(
     path: &'a [u8],
-    mount: &'a [u8],
+    place: Option<usize>,
     pattern: &'a [u8],
 ) -> (&'a [u8], &'a [u8]) {
-    let place = if mount.is_empty() {
-        let literal = pattern.split(|&byte| byte == b'(').next();
-        literal.unwrap_or_default()
-    } else {
-        mount
-    };
+    if let Some(split) = place.and_then(|place| path.split_at_checked(place)) {
+        return split;
+    }
+    let place = pattern.split(|&byte| byte == b'(').next();
+    let place = place.unwrap_or_default();
     let end = place.iter().rposition(|&byte| byte != b'/');
     let place = place
         .get(..end.map_or(0, |end| end + 1))

@@ -270,6 +270,11 @@ impl Order {
             });
             specs.collect()
         };
+        let patience = value.get("graceful_timeout_ms").and_then(Value::as_integer);
+        let patience = patience
+            .and_then(|ms| u64::try_from(ms).ok())
+            .unwrap_or(30_000);
+        let patience = Duration::from_millis(patience);
         let app = if let Some(name) = text("handler") {
             let handler = built_in.iter().find(|handler| handler.name == name);
             let handler = handler.ok_or_else(|| format!("{name} is no handler here"))?;
@@ -283,6 +288,7 @@ impl Order {
             values.target = text("target").unwrap_or_default();
             values.concurrency = number("concurrency");
             values.threads = number("threads");
+            values.graceful_timeout = Some(patience);
             let mut words = words_of("interpreter").into_iter();
             let program = words.next().map(|path| Program {
                 path: path.into(),
@@ -300,10 +306,6 @@ impl Order {
                 arguments: words.collect(),
             }
         };
-        let patience = value.get("graceful_timeout_ms").and_then(Value::as_integer);
-        let patience = patience
-            .and_then(|ms| u64::try_from(ms).ok())
-            .unwrap_or(30_000);
         let mut plan = Plan::new(
             text("name").unwrap_or_default(),
             app,
@@ -317,7 +319,7 @@ impl Order {
         plan.pool = text("pool");
         plan.weight = number("weight").unwrap_or(1);
         plan.threads = number("threads").unwrap_or(1);
-        plan.graceful_timeout = Duration::from_millis(patience);
+        plan.graceful_timeout = patience;
         plan.chdir = path("chdir");
         plan.access_log = path("access_log");
         plan.umask = number("umask");
@@ -380,6 +382,7 @@ mod tests {
             .collect();
         values.target = "known:thing".to_owned();
         values.concurrency = Some(9);
+        values.threads = Some(4);
         let mut given = plan(App::BuiltIn {
             handler: &KNOWN[0],
             values,

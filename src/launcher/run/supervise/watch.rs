@@ -190,11 +190,9 @@ impl Watcher {
         });
         match (only, &mut place.only) {
             (Some(name), Some(names)) if !names.contains(&name) => names.push(name),
-            // It is watched already.
-            (Some(_), Some(_)) => {}
             (None, names) => *names = None,
-            // All of it is watched already.
-            (Some(_), None) => {}
+            // It is watched already.
+            (Some(_), _) => {}
         }
         Ok(())
     }

@@ -40,7 +40,7 @@ and --host there may be several, with or without the one that has the rest.",
 };
 
 /// What the interpreter begins with: it loads the module, by its path or as it is installed, and that serves.
-const STUB: &str = include_str!("python/stub.py");
+const STUB: &str = include_str!("stub.py");
 
 /// What `--timeout` may be, in seconds.
 const TIMEOUT_MAX: f64 = 86_400.0;
