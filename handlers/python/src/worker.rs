@@ -62,10 +62,10 @@ fn serve(py: Python<'_>, settings: &Settings, apps: &[App], site: Site) -> PyRes
         multiprocess: settings.workers > 1,
         main_thread: !has_asgi,
     };
-    let for_asgi = concurrency.unwrap_or(asgi::CONCURRENCY);
     if let Some(timeout) = settings.timeout {
-        watchdog::start(timeout, settings.io != "standard")?;
+        watchdog::start(timeout, has_asgi || settings.io != "standard")?;
     }
+    let for_asgi = concurrency.unwrap_or(asgi::CONCURRENCY);
     let inlet = Inlet {
         site: site.clone(),
         wsgi: queue.clone(),

@@ -123,6 +123,8 @@ async def main(hub, lifespans):
                 hub.set_state(number, lifespan.state)
     end = running.create_future()
     running.add_reader(hub.descriptor(), hub.drain)
+    if hub.watched() is not None:
+        running.add_reader(hub.watched(), hub.turned)
     hub.begin(running, run, end)
     try:
         await end

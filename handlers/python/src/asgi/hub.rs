@@ -18,6 +18,7 @@ use super::outlet;
 use super::scope::{self, Scopes};
 use super::wait::Done;
 use super::websocket::WebSocket;
+use crate::watchdog;
 
 /// What is begun in one turn of the loop: then its other callbacks have theirs.
 const TURN: usize = 64;
@@ -90,6 +91,18 @@ impl Hub {
     /// What is readable when there is something to do.
     fn descriptor(&self) -> RawFd {
         self.desk.inbox.descriptor()
+    }
+
+    /// What is readable when the watchdog asks whether the loop turns; none: nobody asks.
+    #[expect(clippy::unused_self, reason = "for Python it is the same thing")]
+    fn watched(&self) -> Option<RawFd> {
+        watchdog::descriptor()
+    }
+
+    /// The loop turns.
+    #[expect(clippy::unused_self, reason = "for Python it is the same thing")]
+    fn turned(&self) {
+        watchdog::turned();
     }
 
     /// Gives the application of that mount what its lifespan has left.
