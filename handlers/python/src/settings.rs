@@ -38,12 +38,8 @@ pub(crate) struct Settings {
 /// Where an application is.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
-    /// In small letters, without a port; `*.` before it means all below it; empty: any.
-    pub(crate) host: String,
-    /// Without a slash at the end; empty: all.
-    pub(crate) path: String,
-    /// The application's name.
-    pub(crate) app: String,
+    /// See there.
+    pub(crate) place: lurcher::routing::Place,
 }
 
 impl Settings {
@@ -65,9 +61,10 @@ impl Settings {
         };
         let places = all.get("places").and_then(Value::as_array);
         let places = places.into_iter().flatten().map(|place| Place {
-            host: string(place, "host"),
-            path: string(place, "path"),
-            app: string(place, "app"),
+            place: lurcher::routing::Place {
+                host: string(place, "host"),
+                path: string(place, "path"),
+            },
         });
         Ok(Self {
             places: places.collect(),
