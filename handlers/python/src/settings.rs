@@ -40,6 +40,8 @@ pub(crate) struct Settings {
 pub(crate) struct Place {
     /// See there.
     pub(crate) place: lurcher::routing::Place,
+    /// The application's name.
+    pub(crate) app: String,
 }
 
 impl Settings {
@@ -65,6 +67,7 @@ impl Settings {
                 host: string(place, "host"),
                 path: string(place, "path"),
             },
+            app: string(place, "app"),
         });
         Ok(Self {
             places: places.collect(),

@@ -157,8 +157,7 @@ impl Single {
     /// When there is no memory.
     pub(crate) fn new(py: Python<'_>, application: Py<PyAny>) -> PyResult<Self> {
         let everywhere = Mount {
-            host: String::new(),
-            path: String::new(),
+            place: lurcher::routing::Place::default(),
             app: 0,
             interface: Interface::Wsgi,
         };
