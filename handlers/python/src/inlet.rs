@@ -56,6 +56,7 @@ const BUILT_IN: &[BuiltIn] = &[BuiltIn {
     run,
 }];
 
+#[expect(clippy::unnecessary_wraps, reason = "the table wants it")]
 fn run(values: &Values) -> Result<Handler, String> {
     if let Some(base) = values.get("sendfile-base") {
         wsgi::sendfile_below(base);

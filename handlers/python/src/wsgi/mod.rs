@@ -254,13 +254,12 @@ impl Worker {
             input: input.as_any(),
             length,
         };
-        let environ = match self.environs.try_lock() {
-            Ok(mut environs) => environs.of(py, &request, &facts)?,
-            Err(_) => {
-                let settings = &shared.settings;
-                let template = environ::template(py, settings.slots() > 1, settings.multiprocess)?;
-                Environs::new(template).of(py, &request, &facts)?
-            }
+        let environ = if let Ok(mut environs) = self.environs.try_lock() {
+            environs.of(py, &request, &facts)?
+        } else {
+            let settings = &shared.settings;
+            let template = environ::template(py, settings.slots() > 1, settings.multiprocess)?;
+            Environs::new(template).of(py, &request, &facts)?
         };
         let start = Bound::new(py, StartResponse::new(request))?;
         response::answer(py, application, environ, &start, &input);

@@ -320,7 +320,7 @@ fn split_status(status: &[u8]) -> PyResult<(u16, &str)> {
     let code = code.and_then(|code| code.parse().ok());
     let code: u16 = code.filter(|code| *code >= 100).ok_or_else(wrong)?;
     let reason = reason.strip_prefix(b" ").ok_or_else(wrong)?;
-    if reason.iter().any(is_control) {
+    if reason.iter().copied().any(is_control) {
         return Err(wrong());
     }
     // What is not ASCII in it was never seen by anybody.
@@ -328,8 +328,8 @@ fn split_status(status: &[u8]) -> PyResult<(u16, &str)> {
     Ok((code, reason))
 }
 
-fn is_control(byte: &u8) -> bool {
-    byte.is_ascii_control() && *byte != b'\t'
+fn is_control(byte: u8) -> bool {
+    byte.is_ascii_control() && byte != b'\t'
 }
 
 /// Whether this may be a header of an application.
@@ -341,7 +341,7 @@ fn check(name: &[u8], value: &[u8]) -> PyResult<()> {
             "\"{name}\" is no header name"
         )));
     }
-    if value.iter().any(is_control) {
+    if value.iter().copied().any(is_control) {
         let name = name.escape_ascii();
         let why = format!("the value of header {name} holds a control character");
         return Err(PyValueError::new_err(why));
