@@ -12,6 +12,7 @@ mod out;
 mod response;
 mod start;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,18 @@ use crate::{wait, watchdog};
 /// that computes takes 5 ms, the interpreter's switch interval.
 const TURN_REQUESTS: usize = 32;
 const TURN: Duration = Duration::from_millis(1);
+
+/// Set when responses that go on must end, since the worker is about to.
+static LEAVING: AtomicBool = AtomicBool::new(false);
+
+/// Ends each response that goes on at its next piece: an endless one knows no other end.
+pub(crate) fn leave() {
+    LEAVING.store(true, Ordering::Relaxed);
+}
+
+fn is_leaving() -> bool {
+    LEAVING.load(Ordering::Relaxed)
+}
 
 /// What requests are answered in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

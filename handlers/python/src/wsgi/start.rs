@@ -28,6 +28,8 @@ pub(super) enum Fault {
     Raised(PyErr),
     /// It could not be sent.
     Reply(ReplyError),
+    /// The worker stops, and this response would go on.
+    Leaving,
 }
 
 impl From<PyErr> for Fault {
@@ -173,6 +175,10 @@ impl StartResponse {
                 Ok(writer) => self.stream(py, Out::new(writer), data),
                 Err(error) => self.refused(Err(error)),
             },
+            Stage::Streaming(out) if super::is_leaving() => {
+                self.stage = Stage::Streaming(out);
+                Err(Fault::Leaving)
+            }
             Stage::Streaming(out) => self.stream(py, out, data),
             Stage::Done => Ok(()),
         }
@@ -399,6 +405,7 @@ impl StartResponse {
             Ok(()) => Ok(()),
             Err(Fault::Raised(error)) => Err(error),
             Err(Fault::Reply(error)) => Err(PyBrokenPipeError::new_err(error.to_string())),
+            Err(Fault::Leaving) => Err(PyBrokenPipeError::new_err("the worker stops")),
         }
     }
 }
