@@ -8,7 +8,8 @@ mod places;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use lurcher::launcher::{BuiltIn, Handler, Target, Values};
+use lurcher::launcher::{BuiltIn, Group, Handler, Target, Values};
+use lurcher::routing;
 use serde_json::{Value, json};
 
 use self::interpreter::Interpreter;
@@ -42,11 +43,21 @@ and --host there may be several, with or without the one that has the rest.",
 /// What the interpreter begins with: it loads the module, by its path or as it is installed, and that serves.
 const STUB: &str = include_str!("stub.py");
 
+/// The group of what has none.
+const REST: &str = "rest";
+
 /// What `--timeout` may be, in seconds.
 const TIMEOUT_MAX: f64 = 86_400.0;
 
 fn run(values: &Values) -> Result<Handler, String> {
-    let places = places(values)?;
+    let mut places = places(values)?;
+    match values.group() {
+        None if places.iter().any(|place| !place.group.is_empty()) => {
+            return Ok(Handler::groups(groups(&places)?));
+        }
+        None => {}
+        Some(group) => places.retain(|place| called(place) == group),
+    }
     let app_dir = app_dir(values)?;
     let found = Interpreter::find(values, values.get("python"), &app_dir)?;
     let Interpreter {
@@ -70,7 +81,18 @@ fn run(values: &Values) -> Result<Handler, String> {
         extension.unwrap_or_default(),
         settings.to_string().into(),
     ];
-    Ok(Handler::becoming(found.program, arguments))
+    if values.is_said("preload") && values.reload() {
+        return Err(
+            "--preload does not go with --reload, which loads everything anew for each worker"
+                .to_owned(),
+        );
+    }
+    let handler = Handler::becoming(found.program, arguments);
+    Ok(if values.is_said("preload") {
+        handler.forking()
+    } else {
+        handler
+    })
 }
 
 /// All that the extension module is to know before it loads applications.
@@ -128,6 +150,51 @@ fn places(values: &Values) -> Result<Vec<Place>, String> {
         }
     }
     Ok(places)
+}
+
+/// The group of a place; what has none is together in one.
+fn called(place: &Place) -> &str {
+    match place.group.as_str() {
+        "" => REST,
+        group => group,
+    }
+}
+
+/// The groups that the places are in.
+fn groups(places: &[Place]) -> Result<Vec<Group>, String> {
+    let mut groups: Vec<Group> = Vec::new();
+    for place in places {
+        let name = called(place);
+        let at = groups.iter().position(|group| group.name == name);
+        let at = at.unwrap_or_else(|| {
+            groups.push(Group {
+                name: name.to_owned(),
+                places: Vec::new(),
+                options: Vec::new(),
+            });
+            groups.len() - 1
+        });
+        let Some(group) = groups.get_mut(at) else {
+            continue;
+        };
+        group.places.push(routing::Place {
+            host: place.host.clone(),
+            path: place.path.clone(),
+        });
+        for (option, value) in &place.own {
+            let own = &mut group.options;
+            match own.iter().find(|(known, _)| known == option) {
+                Some((_, other)) if other != value => {
+                    return Err(format!(
+                        "the group {name} has {option}={other}, and {option}={value} somewhere else"
+                    ));
+                }
+                Some(_) => {}
+                None => own.push((option.clone(), value.clone())),
+            }
+        }
+    }
+    Ok(groups)
 }
 
 /// Where modules are looked for first: whole, seen from the folder that workers are in.

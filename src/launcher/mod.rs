@@ -28,7 +28,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::control::Order;
 
-pub use run::{BuiltIn, Handler, Opt, Target, Values};
+pub use run::{BuiltIn, Group, Handler, Opt, Target, Values};
 
 /// Runs the program with the arguments of the process; `built_in` are the handlers that `lurcher run` knows by name. Called
 /// by the name of a program that it stands in for, it takes that one's arguments.
@@ -63,6 +63,17 @@ pub fn main(built_in: &'static [BuiltIn]) -> ExitCode {
 pub fn worker(built_in: &'static [BuiltIn]) -> ExitCode {
     log::install(std::env::var("LURCHER_LOG").ok().as_deref());
     ended(run::obey_further(built_in))
+}
+
+/// In a program that a worker has become ([`Handler::forking`]) and that has loaded everything: forks workers as the supervisor says,
+/// by `fork`, which is called again and again in this thread, the only one. Returns true in each of the workers, which goes on with
+/// [`worker`], and false in this process when no worker is needed any more.
+///
+/// # Errors
+///
+/// What was being done, and why not.
+pub fn fork_workers(mut fork: impl FnMut() -> Result<i32, String>) -> Result<bool, String> {
+    run::zygote::serve(&mut fork).map_err(|error| format!("{error:#}"))
 }
 
 /// Tells the supervisor of this worker that it has read these files: where `--reload` was said, their change replaces the worker. It may

@@ -144,6 +144,8 @@ const HANDLERS_SEE: &[&str] = &[
     // `files` serves what a Dir does, by the same rules and with the same types.
     "files",
     "config",
+    // Python's applications have places, and several of them are groups.
+    "routing",
     "launcher",
 ];
 

@@ -64,8 +64,7 @@ pub(crate) fn load(py: Python<'_>, settings: &Settings) -> PyResult<Option<(Vec<
     }
     let mounts = settings.places.iter().zip(&apps).enumerate();
     let mounts = mounts.map(|(at, (place, app))| Mount {
-        host: place.host.clone(),
-        path: place.path.clone(),
+        place: place.place.clone(),
         app: at,
         interface: app.interface,
     });

@@ -38,10 +38,8 @@ pub(crate) struct Settings {
 /// Where an application is.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
-    /// In small letters, without a port; `*.` before it means all below it; empty: any.
-    pub(crate) host: String,
-    /// Without a slash at the end; empty: all.
-    pub(crate) path: String,
+    /// See there.
+    pub(crate) place: lurcher::routing::Place,
     /// The application's name.
     pub(crate) app: String,
 }
@@ -65,8 +63,10 @@ impl Settings {
         };
         let places = all.get("places").and_then(Value::as_array);
         let places = places.into_iter().flatten().map(|place| Place {
-            host: string(place, "host"),
-            path: string(place, "path"),
+            place: lurcher::routing::Place {
+                host: string(place, "host"),
+                path: string(place, "path"),
+            },
             app: string(place, "app"),
         });
         Ok(Self {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{ExitCode, Termination as _};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::asgi::{self, Desk};
@@ -36,7 +36,26 @@ pub(crate) fn worker(py: Python<'_>, settings: &str) -> PyResult<u8> {
         return Ok(0);
     }
     introduce(py, &apps, &site)?;
+    if settings.preload && !fork(py)? {
+        return Ok(0);
+    }
     serve(py, &settings, &apps, site)
+}
+
+/// Forks workers from here, in each of which it returns true. What was loaded is counted as rubbish by nobody from now on, so that its
+/// memory stays the same for all of them.
+fn fork(py: Python<'_>) -> PyResult<bool> {
+    let gc = py.import("gc")?;
+    gc.call_method0("collect")?;
+    gc.call_method0("freeze")?;
+    py.import("lurcher._load")?
+        .call_method0("warn_of_threads")?;
+    let os = py.import("os")?;
+    let forked = lurcher::launcher::fork_workers(|| {
+        let pid = os.call_method0("fork").and_then(|pid| pid.extract());
+        pid.map_err(|error| error.to_string())
+    });
+    forked.map_err(PyRuntimeError::new_err)
 }
 
 /// Serves until the supervisor says that it is enough.

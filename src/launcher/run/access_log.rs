@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -55,6 +56,14 @@ impl Sink {
         // Opened again by this path, wherever the process is then.
         let path = std::path::absolute(path)?;
         Ok(Self::File(open(&path)?, path))
+    }
+
+    /// The file that was opened, for another process.
+    pub(super) fn into_descriptor(self) -> Option<OwnedFd> {
+        match self {
+            Self::Stdout => None,
+            Self::File(file, _) => Some(file.into()),
+        }
     }
 }
 

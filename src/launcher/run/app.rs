@@ -6,15 +6,20 @@ use std::path::{Path, PathBuf};
 use super::options::common;
 use super::plan::{App, WORKERS_MAX};
 use super::rights::Surroundings;
-use super::source::{COUNT_MAX, environment, is_said, number, patience};
-use super::{BuiltIn, Target, Values, Work};
+use super::source::{COUNT_MAX, Part, environment, is_said, number, patience};
+use super::{BuiltIn, Group, Target, Values, Work};
 use crate::launcher::given::Given;
 
 /// What stands before a program of the user's own.
 pub(super) const EXEC: &str = "exec:";
 
 /// What a built-in handler is told, and where it lives.
-pub(super) fn built_in(app: &str, handler: &'static BuiltIn, given: &Given) -> Result<App, String> {
+pub(super) fn built_in(
+    app: &str,
+    handler: &'static BuiltIn,
+    given: &Given,
+    part: Option<&Part>,
+) -> Result<(App, Vec<Group>), String> {
     let text = |name: &str| given.last(name).map(|said| said.value.clone());
     // A form that begins with the name itself says that options may tell the rest.
     let is_whole = |target: &Target| target.form.split(' ').next() == Some(app);
@@ -41,6 +46,7 @@ pub(super) fn built_in(app: &str, handler: &'static BuiltIn, given: &Given) -> R
     values.workers = number(given, "workers", 0, WORKERS_MAX)?.unwrap_or(1);
     values.reload = is_said(given, "reload")?;
     values.check = is_said(given, "check")?;
+    values.group = part.map(|part| part.group.clone());
     values.surroundings = Surroundings {
         user: text("user"),
         group: text("group"),
@@ -48,15 +54,17 @@ pub(super) fn built_in(app: &str, handler: &'static BuiltIn, given: &Given) -> R
         env: environment(given)?,
     };
     // Its mistakes are told before anything is started.
-    let program = match (handler.run)(&values).map_err(|why| given.place(why))?.0 {
-        Work::Become(program) => Some(program),
-        Work::Serve(..) => None,
+    let (program, groups) = match (handler.run)(&values).map_err(|why| given.place(why))?.0 {
+        Work::Become(program) => (Some(program), Vec::new()),
+        Work::Several(groups) => (None, groups),
+        Work::Serve(..) => (None, Vec::new()),
     };
-    Ok(App::BuiltIn {
+    let app = App::BuiltIn {
         handler,
         values,
         program,
-    })
+    };
+    Ok((app, groups))
 }
 
 /// A program of the user's own, with its arguments.

@@ -15,6 +15,7 @@ mod rights;
 pub(super) mod source;
 mod supervise;
 pub(super) mod worker;
+pub(super) mod zygote;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -25,6 +26,7 @@ use std::process::{ExitCode, Output};
 use std::time::Duration;
 
 use crate::handler::{Connection, ReplyError, StopHandle};
+use crate::routing::Place;
 
 pub(super) use args::{Args, describe};
 use plan::App;
@@ -86,7 +88,19 @@ pub struct Values {
     workers: u32,
     reload: bool,
     check: bool,
+    group: Option<String>,
     surroundings: Surroundings,
+}
+
+/// Some of a handler's applications, served by processes of their own: see [`Handler::groups`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// What it is called, as a file may be.
+    pub name: String,
+    /// Where its applications are.
+    pub places: Vec<Place>,
+    /// What it has of its own: options by their names.
+    pub options: Vec<(String, String)>,
 }
 
 impl Values {
@@ -123,6 +137,11 @@ impl Values {
     /// Whether nothing is to be served, only looked at (`--check`).
     pub fn check(&self) -> bool {
         self.check
+    }
+
+    /// Which of its groups the handler is to be ([`Handler::groups`]).
+    pub fn group(&self) -> Option<&str> {
+        self.group.as_deref()
     }
 
     /// The working directory of workers, where it is another than this process's (`--chdir`).
@@ -175,6 +194,8 @@ pub struct Handler(Work);
 enum Work {
     /// It serves in this process.
     Serve(Box<dyn FnOnce(Connection) -> Serving>, Leaving),
+    /// Several groups of processes do, each of which is this handler, and knows by [`Values::group`] which.
+    Several(Vec<Group>),
     /// Another program does, in the place of this one, which takes the same order: see [`super::worker`].
     Become(Program),
 }
@@ -184,6 +205,8 @@ enum Work {
 pub(super) struct Program {
     path: PathBuf,
     arguments: Vec<OsString>,
+    /// One process of it loads everything, and workers are forked from that.
+    forks: bool,
 }
 
 /// How a handler is asked to stop.
@@ -231,7 +254,24 @@ impl Handler {
         Self(Work::Become(Program {
             path: program.into(),
             arguments: arguments.into_iter().collect(),
+            forks: false,
         }))
+    }
+
+    /// A handler that is served by several groups of processes. Each group is the same handler with the same options and those of its own,
+    /// asked again with [`Values::group`]; requests go to it by its places.
+    pub fn groups(groups: impl IntoIterator<Item = Group>) -> Self {
+        Self(Work::Several(groups.into_iter().collect()))
+    }
+
+    /// Has one process of such a program load everything, and workers forked from that: it calls [`super::fork_workers`] before
+    /// [`super::worker`].
+    #[must_use]
+    pub fn forking(mut self) -> Self {
+        if let Work::Become(program) = &mut self.0 {
+            program.forks = true;
+        }
+        self
     }
 
     /// Asks it to stop: by the handle of the connection that it serves.
@@ -286,6 +326,9 @@ fn run(source: &Source, log: Option<&str>) -> anyhow::Result<ExitCode> {
         Ok(plan) => plan,
         Err(why) => return Ok(usage(&why)),
     };
+    if !plan.groups.is_empty() {
+        return supervise::groups::main(&plan, &|| source.plan(), log);
+    }
     match (&plan.app, plan.workers) {
         _ if plan.check => worker::check(&plan),
         (App::BuiltIn { .. }, 0) => worker::main(&plan),

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{BuiltIn, Program, Values};
+use super::{BuiltIn, Group, Program, Values};
 use crate::endpoint::Endpoint;
 
 /// More workers than this are a typing mistake.
@@ -68,6 +68,8 @@ pub(in crate::launcher) struct Plan {
     pub(in crate::launcher) stop_on_eof: bool,
     /// Workers are replaced when what they have read changes.
     pub(in crate::launcher) reload: bool,
+    /// The groups of processes that serve, each for itself; none: this one has its workers.
+    pub(in crate::launcher) groups: Vec<Group>,
     /// Nothing is served: the handler is loaded, and that is all.
     pub(in crate::launcher) check: bool,
 }
@@ -76,6 +78,26 @@ pub(in crate::launcher) struct Plan {
 const GRACEFUL_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Plan {
+    /// What the lines of a worker begin with: of one group of several with that one's name.
+    pub(in crate::launcher) fn worker(&self, number: u32) -> String {
+        let group = self.name.rsplit_once('/').map(|(_, group)| group);
+        match group.filter(|group| self.pool.as_deref() == Some(group)) {
+            Some(group) => format!("{group} worker {number}"),
+            None => format!("worker {number}"),
+        }
+    }
+
+    /// Whether workers are forked from a process that has loaded everything.
+    pub(in crate::launcher) fn forks(&self) -> bool {
+        matches!(
+            &self.app,
+            App::BuiltIn {
+                program: Some(Program { forks: true, .. }),
+                ..
+            }
+        )
+    }
+
     /// The defaults, for an app and the servers that it is connected to.
     pub(in crate::launcher) fn new(
         name: String,
@@ -110,6 +132,7 @@ impl Plan {
             access_log: None,
             stop_on_eof: false,
             reload: false,
+            groups: Vec::new(),
             check: false,
         }
     }

@@ -34,6 +34,61 @@ pub(in crate::launcher) struct Typed {
     pub(super) arguments: Vec<OsString>,
 }
 
+/// The variable that tells a process that it is one group of several, and which.
+pub(super) const PART_OF: &str = "LURCHER_RUN_PART_OF";
+
+/// What one group of several is told by the process that has started it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Part {
+    /// Which it is; its pool has the same name.
+    pub(super) group: String,
+    /// Where its workers get their requests.
+    pub(super) broker: Endpoint,
+    /// Where it is asked for its status.
+    pub(super) control: Option<String>,
+    /// The options that it has of its own.
+    pub(super) options: Vec<(String, String)>,
+}
+
+impl Part {
+    /// As a text for the environment.
+    pub(super) fn text(&self) -> String {
+        let broker = self.broker.to_string();
+        serde_json::json!([self.group, broker, self.control, self.options]).to_string()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let (group, broker, control, options): (String, String, _, _) =
+            serde_json::from_str(text).ok()?;
+        let broker = broker.strip_prefix("broker+").unwrap_or(&broker);
+        Some(Self {
+            group,
+            broker: format!("broker+{broker}").parse().ok()?,
+            control,
+            options,
+        })
+    }
+
+    /// Puts itself in the place of what is the whole's.
+    fn apply(&self, plan: &mut Plan) -> Result<(), String> {
+        let Self {
+            group,
+            broker,
+            control,
+            ..
+        } = self;
+        plan.servers = vec![(broker.clone(), broker.clone())];
+        plan.name = format!("{}/{group}", plan.name);
+        plan.pool = Some(group.clone());
+        plan.feed = Feed::Direct;
+        plan.pid_file = None;
+        plan.stop_on_eof = true;
+        let endpoint = control.as_deref().map(str::parse).transpose();
+        plan.control = endpoint.map_err(|error: EndpointError| error.to_string())?;
+        Ok(())
+    }
+}
+
 /// Where plans come from.
 #[derive(Debug, Clone)]
 pub(in crate::launcher) struct Source {
@@ -97,6 +152,11 @@ impl Source {
             .or_else(|| self.meant_by(&given))
             .ok_or("no handler named: say which, as `lurcher run echo SEND`")?;
         let handler = self.handler(&app)?;
+        let part = (self.variables)(PART_OF);
+        let part = part.as_deref().and_then(Part::read);
+        for (name, value) in part.iter().flat_map(|part| &part.options) {
+            given.overrule(name, value);
+        }
         let own = handler.map(|handler| handler.options).unwrap_or_default();
         given.read_environment(
             RUN,
@@ -113,7 +173,7 @@ impl Source {
                 "no option of `lurcher run {app}` is called so"
             )));
         }
-        decide(&app, handler, &given, arguments)
+        decide(&app, handler, &given, arguments, part.as_ref())
             .map_err(|why| format!("running `{}`: {why}", app.escape_debug()))
     }
 
@@ -158,22 +218,23 @@ fn decide(
     handler: Option<&'static BuiltIn>,
     given: &Given,
     arguments: &[OsString],
+    part: Option<&Part>,
 ) -> Result<Plan, String> {
     let path = |name: &str| given.last(name).map(|said| PathBuf::from(&said.value));
     let text = |name: &str| given.last(name).map(|said| said.value.clone());
     let concurrency = number(given, "concurrency", 1, COUNT_MAX)?;
-    let work = match handler {
+    let (work, groups) = match handler {
         Some(_) if !arguments.is_empty() => {
             return Err("arguments behind `--` are for exec:PROGRAM".to_owned());
         }
-        Some(handler) => app::built_in(app, handler, given)?,
-        None => app::exec(app, given, arguments)?,
+        Some(handler) => app::built_in(app, handler, given, part)?,
+        None => (app::exec(app, given, arguments)?, Vec::new()),
     };
     let name = text("name").unwrap_or_else(|| app.to_owned());
     if name.is_empty() || name.contains(char::is_control) {
         return Err("--name is empty or has control characters".to_owned());
     }
-    let watch = watched(given, &work)?;
+    let watch = watched(given, &work, !groups.is_empty())?;
     let connection = servers(given)?;
     let feed = feed(given)?;
     if feed == Feed::Supervisor && connection.send_specs.iter().any(Endpoint::is_broker) {
@@ -188,7 +249,7 @@ fn decide(
     {
         return Err(format!("--pool is longer than {NAME_BYTES_MAX} bytes"));
     }
-    Ok(Plan {
+    let mut plan = Plan {
         name,
         app: work,
         servers: connection.pairs().map_err(|error| error.to_string())?,
@@ -219,8 +280,13 @@ fn decide(
         access_log: path("access-log"),
         stop_on_eof: is_said(given, "stop-on-eof")?,
         reload: is_said(given, "reload")?,
+        groups,
         check: is_said(given, "check")?,
-    })
+    };
+    if let Some(part) = part {
+        part.apply(&mut plan)?;
+    }
+    Ok(plan)
 }
 
 pub(in crate::launcher) fn read(path: &Path) -> Result<String, String> {
@@ -442,7 +508,7 @@ pub(super) fn environment(given: &Given) -> Result<Vec<(OsString, OsString)>, St
 }
 
 /// What is watched for changes.
-fn watched(given: &Given, app: &App) -> Result<Vec<PathBuf>, String> {
+fn watched(given: &Given, app: &App, has_groups: bool) -> Result<Vec<PathBuf>, String> {
     let named = given
         .all("reload-path")
         .into_iter()
@@ -471,8 +537,9 @@ fn watched(given: &Given, app: &App) -> Result<Vec<PathBuf>, String> {
                 .map(|said| PathBuf::from(&said.value)),
         );
     }
-    // What lives in another program tells what it has read.
-    if paths.is_empty()
+    // What lives in another program tells what it has read, and groups see to themselves.
+    if !has_groups
+        && paths.is_empty()
         && !matches!(
             app,
             App::BuiltIn {

@@ -24,7 +24,7 @@ use tokio::time::MissedTickBehavior;
 use super::access_log::{AccessLog, Sink, Tally};
 use super::plan::{App, Plan};
 use super::supervise::order::{Message, ORDER_MAX, Order, Word};
-use super::{BuiltIn, Handler, Leaving, Program, Serving, Work, rights};
+use super::{BuiltIn, Handler, Leaving, Program, Serving, Work, rights, zygote};
 use crate::endpoint::Endpoint;
 use crate::handler::{Connection, Counts, Options, Server};
 use crate::launcher::process::{PART, link, no_input};
@@ -80,6 +80,7 @@ pub(in crate::launcher) fn obey(built_in: &'static [BuiltIn]) -> anyhow::Result<
         App::BuiltIn {
             handler, values, ..
         } => match (handler.run)(values).map_err(anyhow::Error::msg)?.0 {
+            Work::Several(_) => bail!("read the order: a worker is of one group"),
             Work::Become(program) => become_handler(&program, &bytes, log.as_ref(), socket),
             Work::Serve(serve, leaving) => {
                 let threads = plan.threads;
@@ -97,7 +98,7 @@ pub(in crate::launcher) fn obey(built_in: &'static [BuiltIn]) -> anyhow::Result<
 }
 
 /// The socket to the supervisor, from its place.
-fn supervisor() -> anyhow::Result<UnixStream> {
+pub(super) fn supervisor() -> anyhow::Result<UnixStream> {
     let socket = || {
         let socket = UnixStream::from(stdin().as_fd().try_clone_to_owned()?);
         // Whoever has set the variable by hand has no socket there.
@@ -141,10 +142,16 @@ fn become_handler(
 
 /// Does what the supervisor has ordered the program that this one was before: its rights and its place are taken already.
 pub(in crate::launcher) fn obey_further(built_in: &'static [BuiltIn]) -> anyhow::Result<ExitCode> {
-    let socket = supervisor()?;
-    let mut bytes = Vec::new();
-    let mut file = inherited(ORDER)?.context("no order was passed on")?;
-    file.read_to_end(&mut bytes).context("take the order")?;
+    let (socket, bytes, passed) = match zygote::passed() {
+        Some(passed) => (passed.socket, passed.order, Some(passed.log)),
+        None => {
+            let socket = supervisor()?;
+            let mut bytes = Vec::new();
+            let mut file = inherited(ORDER)?.context("no order was passed on")?;
+            file.read_to_end(&mut bytes).context("take the order")?;
+            (socket, bytes, None)
+        }
+    };
     let order = Order::decode(&bytes, built_in).map_err(|why| anyhow!("read the order: {why}"))?;
     let plan = &order.plan;
     let App::BuiltIn {
@@ -153,8 +160,16 @@ pub(in crate::launcher) fn obey_further(built_in: &'static [BuiltIn]) -> anyhow:
     else {
         bail!("read the order: it is for a program of the user's own");
     };
-    let log = match (inherited(ACCESS_LOG)?, std::env::var_os(ACCESS_LOG_PATH)) {
-        (Some(file), Some(path)) => Some(Sink::File(file, path.into())),
+    let log = match passed {
+        Some(log) => log,
+        None => inherited(ACCESS_LOG)?,
+    };
+    let path = match &plan.access_log {
+        Some(path) if path.is_absolute() => Some(path.clone()),
+        _ => std::env::var_os(ACCESS_LOG_PATH).map(PathBuf::from),
+    };
+    let log = match (log, path) {
+        (Some(file), Some(path)) => Some(Sink::File(file, path)),
         _ => plan.access_log.is_some().then_some(Sink::Stdout),
     };
     let Work::Serve(serve, leaving) = (handler.run)(values).map_err(anyhow::Error::msg)?.0 else {

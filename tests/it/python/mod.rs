@@ -4,6 +4,7 @@
 //! The extension module is another package, which `cargo test` does not build: the first of these tests does. Without a Python from 3.10 on they
 //! say so by a printed line and pass.
 
+mod api;
 mod asgi;
 mod basics;
 mod failures;

@@ -8,11 +8,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{App, ask, each, program, python, python_with, samples, text};
-use crate::support::PATIENCE;
 use crate::support::client::{Answer, Asked, Client};
 use crate::support::front::Front;
 use crate::support::program::Program;
-use crate::support::servers::{self, Server};
+use crate::support::servers::{self, Kind, Server};
+use crate::support::{PATIENCE, scratch};
 
 const CHECKED: &str = "wsgi_tests:application";
 const BARE: &str = "wsgi_tests:bare";
@@ -232,6 +232,10 @@ fn bodies_are_read_in_every_way() {
         let expected = "[b'ab', b'cde', b'f\\n', [b'second\\n'], b'third\\n', b'', b'fourth\\nthe rest\\nis this', \
             b'', b'', b'', []]";
         assert_eq!(text(&answer), expected);
+        if server.kind == Kind::Mongrel2 {
+            // It takes those as uploads only.
+            return;
+        }
         let chunked = b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
         let answer = ask(
             server.address,
@@ -247,7 +251,10 @@ fn bodies_are_read_in_every_way() {
 #[test]
 fn uploads_are_read_as_they_arrive_and_from_files() {
     let Some(python) = python() else { return };
-    for settings in [", 'upload.stream': 1", ", 'upload.temp_store': 'up.XXXXXX'"] {
+    let folder = scratch();
+    let stored = folder.path().join("up.XXXXXX");
+    let stored = format!(", 'upload.temp_store': '{}'", stored.display());
+    for settings in [", 'upload.stream': 1", &stored] {
         servers::each(settings, |server| {
             let mut app = App::start(python, &server, CHECKED, &[]);
             let body: Vec<u8> = (0..2_000_000_u32).map(|at| at.to_le_bytes()[1]).collect();
@@ -262,15 +269,7 @@ fn uploads_are_read_as_they_arrive_and_from_files() {
                 assert_eq!(text(&client.answer()), expected, "{}", app.program);
             }
             assert!(app.program.terminate().success(), "{}", app.program);
-            let left = std::fs::read_dir(server.directory()).unwrap();
-            let left = left.filter(|entry| {
-                entry
-                    .as_ref()
-                    .unwrap()
-                    .file_name()
-                    .to_string_lossy()
-                    .starts_with("up.")
-            });
+            let left = std::fs::read_dir(folder.path()).unwrap();
             assert_eq!(left.count(), 0, "stored bodies stay");
         });
     }
@@ -288,6 +287,7 @@ fn a_streamed_body_that_is_lost_is_an_error_and_one_that_is_left_ends_the_connec
         let mut client = Client::connect(server.address);
         client.send(&head("/loses")).unwrap();
         client.send(&[b'a'; 100_000]).unwrap();
+        until(&server, "reading", 1);
         drop(client);
         until(&server, "lost", 1);
         app.program.said("answering POST /loses", 1);
@@ -390,10 +390,7 @@ fn what_must_not_be_said_is_refused() {
                 "{path}"
             );
             app.program.said(
-                &format!(
-                    "answering GET {}: Traceback",
-                    path.split('?').next().unwrap_or(path)
-                ),
+                &format!("answering GET {}: ", path.split('?').next().unwrap_or(path)),
                 1,
             );
             app.program.said(why, 1);
@@ -441,7 +438,7 @@ fn what_goes_wrong_in_the_middle_cuts_the_client_off() {
 #[test]
 fn a_client_that_is_behind_is_waited_for_and_one_that_leaves_ends_it() {
     let Some(python) = python() else { return };
-    let front = Server::start(servers::Kind::Lurcher, "tnetstring", "").unwrap();
+    let front = Server::start(Kind::Lurcher, "tnetstring", "").unwrap();
     let mut app = App::start(python, &front, BARE, &["--threads", "2"]);
     let mut client = Client::connect(front.address);
     client
@@ -498,13 +495,13 @@ fn files_are_sent_by_whoever_does_it_best() {
     });
     // By the server itself: it is another process that opens the file.
     let Some(python) = python() else { return };
-    let folder = crate::support::scratch();
+    let folder = scratch();
     let folder = folder.path().canonicalize().unwrap();
     let base = folder.to_str().unwrap();
     for allowed in [true, false] {
         let setting = format!(", 'sendfile.base': '{base}'");
         let setting = if allowed { &*setting } else { "" };
-        let server = Server::start(servers::Kind::Lurcher, "json", setting).unwrap();
+        let server = Server::start(Kind::Lurcher, "json", setting).unwrap();
         let mut app = App::start(python, &server, BARE, &["--sendfile-base", base]);
         let fields = format!("X-Folder: {base}\r\n");
         if allowed {

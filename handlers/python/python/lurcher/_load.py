@@ -14,6 +14,7 @@ import inspect
 import json
 import os
 import sys
+import threading
 import traceback
 from types import ModuleType
 from typing import Any, Callable, Iterable
@@ -241,6 +242,15 @@ def interface(app: Any) -> str:
     if len(needed) == 1 and needed[0].name == "scope":
         raise NotFound("it speaks ASGI 2, which is no longer spoken: asgiref's guarantee_single_callable makes ASGI 3 of it")
     return "asgi" if len(needed) == 3 else "wsgi"
+
+
+def warn_of_threads() -> None:
+    """Say which threads were started while applications were loaded: no fork has them."""
+    names = [thread.name for thread in threading.enumerate()[1:]]
+    if names:
+        names_of = ", ".join(names)
+        sys.stderr.write(f"lurcher: --preload: these threads are in no worker: {names_of}\n")
+        sys.stderr.flush()
 
 
 def configure_logging(path: str | None) -> None:

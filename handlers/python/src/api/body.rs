@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 
 use super::errors::Fault;
 use super::hub::Hub;
-use super::way::{Out, Way, run};
+use super::way::{Out, Way, run_anyway};
 
 /// Where it comes from.
 pub(super) enum Source {
@@ -152,7 +152,7 @@ impl BaseBody {
 impl BaseBody {
     fn next(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let content = Arc::clone(&self.content);
-        run(py, &self.hub, async move {
+        run_anyway(py, &self.hub, async move {
             Ok(Out::Piece(content.lock().await.piece().await?))
         })
     }
@@ -189,7 +189,7 @@ pub(super) fn read(
     most: Option<usize>,
 ) -> PyResult<Py<PyAny>> {
     let content = Arc::clone(content);
-    run(py, hub, async move {
+    run_anyway(py, hub, async move {
         let mut content = content.lock().await;
         Ok(Out::Bytes(content.read(size, most).await?))
     })

@@ -258,7 +258,11 @@ impl BaseRequest {
     /// ``input``, or comes by ``read``.
     #[getter]
     fn body<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &self.request().body)
+        match &*self.message {
+            // Where only the beginning of it is.
+            Message::Part(_) => PyBytes::new(py, b""),
+            message => PyBytes::new(py, &message.request().body),
+        }
     }
 
     /// Whether the client wants the connection closed behind the answer, which ``respond_http`` and ``stream`` see to.

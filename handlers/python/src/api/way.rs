@@ -62,6 +62,15 @@ where
     F: Future<Output = Result<Out, Fault>> + Send + 'static,
 {
     hub.check_open()?;
+    run_anyway(py, hub, work)
+}
+
+/// The same where it need not be open: what was received already can be read still.
+pub(super) fn run_anyway<F>(py: Python<'_>, hub: &Arc<Hub>, work: F) -> PyResult<Py<PyAny>>
+where
+    F: Future<Output = Result<Out, Fault>> + Send + 'static,
+{
+    hub.check()?;
     let runtime = hub.runtime();
     match hub.way() {
         Way::Blocking => {
@@ -74,6 +83,9 @@ where
             let mut work: Pin<Box<F>> = Box::pin(work);
             if let Poll::Ready(done) = runtime::try_now(runtime, work.as_mut()) {
                 finish(py, &future, done)?;
+            } else if hub.is_closed() {
+                // Nobody looks into the inbox any more.
+                finish(py, &future, Err(Fault::Closed))?;
             } else {
                 let waiting = inbox.begin(&future);
                 let (hub, inbox) = (Arc::clone(hub), Arc::clone(inbox));

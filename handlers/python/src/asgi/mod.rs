@@ -56,7 +56,7 @@ pub(crate) fn serve(
         let callable = app.map_or_else(|| py.None(), |app| app.callable.clone_ref(py));
         places.push(Place {
             app: callable.clone_ref(py),
-            root: mount.path.clone(),
+            root: mount.place.path.clone(),
             state: OnceLock::new(),
         });
         if mount.interface != Interface::Asgi {

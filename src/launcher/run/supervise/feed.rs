@@ -206,13 +206,13 @@ async fn other_than_lurcher(servers: &[(Endpoint, Endpoint)]) -> anyhow::Result<
 /// A directory of this process's, gone with the value. It is locked for as long as the process lives, so that one that was killed
 /// leaves nothing for good: the next takes away what nobody has locked.
 pub(super) struct Directory {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// Itself, locked.
     _lock: File,
 }
 
 impl Directory {
-    fn make() -> io::Result<Self> {
+    pub(super) fn make() -> io::Result<Self> {
         let folder = std::env::temp_dir();
         sweep(&folder);
         for _ in 0..ATTEMPTS {

@@ -47,6 +47,18 @@ pub(in super::super) enum Message<'a> {
     },
     /// It has read this file, and is out of date when that changes.
     Read(&'a Path),
+    /// Of a zygote: it has forked a worker.
+    Forked {
+        /// The worker's process.
+        pid: i32,
+    },
+    /// Of a zygote: a worker has ended.
+    Ended {
+        /// Its process.
+        pid: i32,
+        /// How, as wait(2) has it.
+        status: i32,
+    },
 }
 
 /// To a worker: one byte each.
@@ -94,6 +106,15 @@ impl<'a> Message<'a> {
                 let path = path.as_os_str().as_bytes();
                 vec![Value::Bytes(b"read"), Value::Bytes(path)]
             }
+            Self::Forked { pid } => {
+                vec![Value::Bytes(b"forked"), Value::Integer(pid.into())]
+            }
+            Self::Ended { pid, status } => {
+                let numbers = [pid, status].map(|number| Value::Integer(number.into()));
+                std::iter::once(Value::Bytes(b"ended"))
+                    .chain(numbers)
+                    .collect()
+            }
         };
         Value::List(items).encode(&mut bytes);
         bytes
@@ -112,11 +133,20 @@ impl<'a> Message<'a> {
             let number = items.get(at).and_then(Value::as_integer)?;
             u64::try_from(number).ok()
         };
+        let whole = |at: usize| {
+            let number = items.get(at).and_then(Value::as_integer)?;
+            i32::try_from(number).ok()
+        };
         match items.first().and_then(Value::as_bytes)? {
             b"ready" => Some(Self::Ready),
             b"counts" => Some(Self::Counts {
                 in_flight: number(1)?,
                 served: number(2)?,
+            }),
+            b"forked" => Some(Self::Forked { pid: whole(1)? }),
+            b"ended" => Some(Self::Ended {
+                pid: whole(1)?,
+                status: whole(2)?,
             }),
             b"read" => {
                 let path = items.get(1).and_then(Value::as_bytes)?;
@@ -183,7 +213,10 @@ impl Order {
                     "options",
                     options.flat_map(|(name, value)| [*name, value.as_str()]),
                 );
-                if let Some(Program { path, arguments }) = program {
+                if let Some(Program {
+                    path, arguments, ..
+                }) = program
+                {
                     let words = std::iter::once(path.as_os_str());
                     let words = words.chain(arguments.iter().map(OsString::as_os_str));
                     dict.texts("interpreter", words.map(OsStr::as_bytes));
@@ -293,6 +326,7 @@ impl Order {
             let program = words.next().map(|path| Program {
                 path: path.into(),
                 arguments: words.collect(),
+                forks: false,
             });
             App::BuiltIn {
                 handler,
@@ -389,6 +423,7 @@ mod tests {
             program: Some(Program {
                 path: "/usr/bin/python3".into(),
                 arguments: vec!["-c".into(), "".into()],
+                forks: false,
             }),
         });
         given.ident = Some("me".to_owned());
@@ -450,7 +485,12 @@ mod tests {
             served: 1 << 40,
         };
         let read = Message::Read(Path::new("/srv/shop.py"));
-        for message in [Message::Ready, counts, read] {
+        let ended = Message::Ended {
+            pid: 7,
+            status: 0x8b,
+        };
+        let forked = Message::Forked { pid: 7 };
+        for message in [Message::Ready, counts, read, forked, ended] {
             assert_eq!(Message::decode(&message.encode()), Some(message));
         }
         for bytes in [&b""[..], b"0:]", b"7:4:what,]", b"10:6:counts,]", b"0:~"] {
