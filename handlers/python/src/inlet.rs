@@ -104,9 +104,14 @@ async fn serve(mut connection: Connection, patience: Duration) -> Result<(), Rep
             // What is open gets its credits and the parts of its bodies until then.
             () = inlet.idle(), if drained => break,
             () = tokio::time::sleep_until(next), if !last_words.is_empty() => {
-                match (last_words.pop_front(), &inlet.asgi) {
-                    (Some((_, Some(farewell))), Some(asgi)) => asgi.end(farewell),
-                    _ => break,
+                let Some((_, Some(farewell))) = last_words.pop_front() else {
+                    break;
+                };
+                wsgi::hang_up();
+                // Those who wait for more of a body hear that there will be none.
+                bodies = Bodies::new();
+                if let Some(asgi) = &inlet.asgi {
+                    asgi.end(farewell);
                 }
                 continue;
             }
@@ -157,9 +162,9 @@ async fn serve(mut connection: Connection, patience: Duration) -> Result<(), Rep
             Event::Drained => {
                 drained = true;
                 inlet.wsgi.close();
+                last_words = time_table(patience);
                 if let Some(asgi) = &inlet.asgi {
                     asgi.stop();
-                    last_words = time_table(patience);
                 }
             }
             _ => {}
