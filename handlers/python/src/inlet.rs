@@ -30,6 +30,10 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Nothing is received for so long when too much waits and nothing ends.
 const STALL: Duration = Duration::from_secs(1);
 
+/// The answer to a request whose application has not answered when its worker ends. Without a body, so that it is one to HEAD too.
+const TIME_IS_UP: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
+
 /// What the receiving thread knows of the rest.
 pub(crate) struct Inlet {
     pub(crate) site: Site,
@@ -105,9 +109,13 @@ async fn serve(mut connection: Connection, patience: Duration) -> Result<(), Rep
             () = inlet.idle(), if drained => break,
             () = tokio::time::sleep_until(next), if !last_words.is_empty() => {
                 let Some((_, Some(farewell))) = last_words.pop_front() else {
-                    break;
+                    inlet.give_up().await?;
+                    connection.finish().await;
+                    return Ok(());
                 };
-                wsgi::leave();
+                wsgi::hang_up();
+                // Those who wait for more of a body hear that there will be none.
+                bodies = Bodies::new();
                 if let Some(asgi) = &inlet.asgi {
                     asgi.end(farewell);
                 }
@@ -160,6 +168,7 @@ async fn serve(mut connection: Connection, patience: Duration) -> Result<(), Rep
             Event::Drained => {
                 drained = true;
                 inlet.wsgi.close();
+                last_words = time_table(patience);
                 if let Some(asgi) = &inlet.asgi {
                     asgi.stop();
                 }
@@ -204,6 +213,23 @@ impl Inlet {
         if let Some(asgi) = &self.asgi {
             asgi.idle().await;
         }
+    }
+
+    /// Answers for WSGI applications that have not in all the time there was. Their threads cannot be stopped: they end with the process.
+    async fn give_up(&self) -> Result<(), ReplyError> {
+        let clients = self.wsgi.give_up();
+        if !clients.is_empty() {
+            let count = clients.len();
+            tracing::warn!(
+                count,
+                "time is up: answering the requests that are left with 503"
+            );
+        }
+        for client in clients {
+            client.send(TIME_IS_UP).await?;
+            client.close().await?;
+        }
+        Ok(())
     }
 
     async fn shed(&self, request: &Request) -> Result<(), ReplyError> {

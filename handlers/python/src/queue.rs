@@ -1,6 +1,7 @@
 //! Requests on their way to Python's threads: bounded, and in order for each client. It knows nothing of Python.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use lurcher::handler::{BodyReader, Client, Request, Upload};
@@ -68,13 +69,32 @@ pub(crate) struct Queue {
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
-    /// Clients of which a job is waiting or at work, each with its further jobs.
-    lines: HashMap<Client, VecDeque<Job>>,
+    /// Clients of which a job is waiting or at work.
+    lines: HashMap<Client, Line>,
     /// Jobs in `jobs` and in lines.
     held: usize,
     /// Threads that wait.
     waiting: usize,
     closed: bool,
+}
+
+/// The jobs of one client.
+struct Line {
+    /// Whether the first one is being answered.
+    claim: Claim,
+    /// The further ones.
+    behind: VecDeque<Job>,
+}
+
+/// The right to answer a request, which one has: its application, or at the end whoever gives it up.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Claim(Arc<AtomicBool>);
+
+impl Claim {
+    /// Takes it; false when somebody else has.
+    pub(crate) fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
 }
 
 impl Queue {
@@ -98,20 +118,27 @@ impl Queue {
         let mut state = self.lock();
         let full = state.held >= WAITING_MAX;
         match state.lines.get_mut(&client) {
-            Some(line) if full || line.len() >= PIPELINED_MAX => return Err(Full::Cut(client)),
+            Some(line) if full || line.behind.len() >= PIPELINED_MAX => {
+                return Err(Full::Cut(client));
+            }
             Some(line) => {
-                line.push_back(job);
+                line.behind.push_back(job);
                 state.held += 1;
                 return Ok(());
             }
             None if full => return Err(Full::Sorry(Box::new(job))),
             None => {}
         }
-        state.lines.insert(client.clone(), VecDeque::new());
+        let line = Line {
+            claim: Claim::default(),
+            behind: VecDeque::new(),
+        };
         job.place = Some(Place {
             queue: Arc::clone(self),
-            client,
+            client: client.clone(),
+            claim: line.claim.clone(),
         });
+        state.lines.insert(client, line);
         self.give(state, job);
         Ok(())
     }
@@ -140,7 +167,7 @@ impl Queue {
         let Some(line) = state.lines.get_mut(client) else {
             return;
         };
-        dropped.append(line);
+        dropped.append(&mut line.behind);
         let waits = |job: &Job| {
             job.place
                 .as_ref()
@@ -152,6 +179,24 @@ impl Queue {
         state.held -= dropped.len();
         // Their end is told in here again.
         drop(state);
+    }
+
+    /// The time is up: the clients whose requests nobody has begun to answer. Nobody will any more.
+    pub(crate) fn give_up(&self) -> Vec<Client> {
+        let mut dropped = Vec::new();
+        let mut state = self.lock();
+        let mut left = Vec::new();
+        for (client, line) in &mut state.lines {
+            dropped.extend(line.behind.drain(..));
+            if line.claim.take() {
+                left.push(client.clone());
+            }
+        }
+        dropped.extend(state.jobs.drain(..));
+        state.held = 0;
+        // Their end is told in here again.
+        drop(state);
+        left
     }
 
     /// No more will come: who waits is told when all has been taken.
@@ -207,12 +252,18 @@ impl Queue {
     /// A job of that client has ended: its next one may begin.
     fn ended(self: &Arc<Self>, client: &Client) {
         let mut state = self.lock();
-        let next = state.lines.get_mut(client).and_then(VecDeque::pop_front);
-        if let Some(mut next) = next {
+        let line = state.lines.get_mut(client);
+        let next = line.and_then(|line| {
+            let next = line.behind.pop_front()?;
+            line.claim = Claim::default();
+            Some((next, line.claim.clone()))
+        });
+        if let Some((mut next, claim)) = next {
             state.held -= 1;
             next.place = Some(Place {
                 queue: Arc::clone(self),
                 client: client.clone(),
+                claim,
             });
             self.give(state, next);
             return;
@@ -245,6 +296,7 @@ impl State {
 pub(crate) struct Place {
     queue: Arc<Queue>,
     client: Client,
+    pub(crate) claim: Claim,
 }
 
 impl Drop for Place {

@@ -23,12 +23,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
 
 pub(crate) use file::sendfile_below;
+pub(crate) use out::hang_up;
 
 use self::environ::{Environs, Facts};
 use self::input::Input;
 use self::start::StartResponse;
 use crate::load::App;
-use crate::queue::{Body, Job, Queue};
+use crate::queue::{Body, Claim, Job, Queue};
 use crate::site::{Interface, Mount, Site};
 use crate::{wait, watchdog};
 
@@ -242,7 +243,9 @@ impl Worker {
             body,
             place,
         } = job;
-        if let Err(error) = self.begin(py, request, mount, body) {
+        let claim = place.as_ref().map(|place| place.claim.clone());
+        let claim = claim.unwrap_or_default();
+        if let Err(error) = self.begin(py, (request, claim), mount, body) {
             // Not the application's fault: there is no memory, or a greenlet is being killed.
             tracing::error!(?client, "answering a request: {error}");
             drop(wait::until(py, Box::pin(client.cancel())));
@@ -251,7 +254,13 @@ impl Worker {
         drop(place);
     }
 
-    fn begin(&self, py: Python<'_>, request: Request, mount: usize, body: Body) -> PyResult<()> {
+    fn begin(
+        &self,
+        py: Python<'_>,
+        (request, claim): (Request, Claim),
+        mount: usize,
+        body: Body,
+    ) -> PyResult<()> {
         let shared = &self.shared;
         let place = shared.site.mounts().get(mount);
         let found = place.and_then(|place| Some((place, shared.apps.get(place.app)?)));
@@ -274,7 +283,7 @@ impl Worker {
             let template = environ::template(py, settings.slots() > 1, settings.multiprocess)?;
             Environs::new(template).of(py, &request, &facts)?
         };
-        let start = Bound::new(py, StartResponse::new(request))?;
+        let start = Bound::new(py, StartResponse::new(request, claim))?;
         response::answer(py, application, environ, &start, &input);
         // The application may keep it for longer than the request.
         if let Ok(mut input) = input.try_borrow_mut() {

@@ -102,7 +102,7 @@ fn failed(py: Python<'_>, state: &mut StartResponse, fault: Fault) {
         }
     }
     state.give_up();
-    if begun {
+    if begun || state.claim().is_err() {
         return;
     }
     let respond = state.request().respond(500).close();
@@ -273,9 +273,10 @@ fn send_file(
     state.declare(rest.length);
     let declared = state.declared().unwrap_or(rest.length);
     let name = rest.name.take().filter(|_| declared == rest.length);
-    if let Some(name) = name
-        && let Some(respond) = state.take()
-    {
+    if let Some(name) = name {
+        let Some(respond) = state.take() else {
+            return Some(Err(ReplyError::ClientGone.into()));
+        };
         let name = name.into_os_string().into_encoded_bytes();
         let sent = wait::until(py, Box::pin(respond.send_file(name, declared)));
         return Some(sent.map_err(Fault::from).and_then(|sent| Ok(sent?)));

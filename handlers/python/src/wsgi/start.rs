@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use super::out::Out;
+use crate::queue::Claim;
 use crate::wait;
 
 /// Fields about a connection, which is the server's (PEP 3333, "Other HTTP Features"). `Connection` is judged by its words.
@@ -48,6 +49,7 @@ impl From<ReplyError> for Fault {
 #[pyclass(module = "lurcher")]
 pub(crate) struct StartResponse {
     request: Request,
+    claim: Claim,
     stage: Stage,
     /// The answer has no body, whatever the application produces.
     bodiless: bool,
@@ -68,9 +70,10 @@ enum Stage {
 }
 
 impl StartResponse {
-    pub(super) fn new(request: Request) -> Self {
+    pub(super) fn new(request: Request, claim: Claim) -> Self {
         Self {
             request,
+            claim,
             stage: Stage::Silent,
             bodiless: false,
             declared: None,
@@ -140,10 +143,23 @@ impl StartResponse {
         }
     }
 
+    /// Takes the right to answer, before anything is sent.
+    ///
+    /// # Errors
+    ///
+    /// When the worker's time is up and the client was told so.
+    pub(super) fn claim(&self) -> Result<(), ReplyError> {
+        if self.claim.take() {
+            Ok(())
+        } else {
+            Err(ReplyError::ClientGone)
+        }
+    }
+
     /// Takes the head, to send it with something else than bytes. Then the response is as good as sent.
     pub(super) fn take(&mut self) -> Option<Respond> {
         match std::mem::replace(&mut self.stage, Stage::Done) {
-            Stage::Said(respond) => Some(respond),
+            Stage::Said(respond) => self.claim().is_ok().then_some(respond),
             stage => {
                 self.stage = stage;
                 None
@@ -166,12 +182,13 @@ impl StartResponse {
                 Err(silent().into())
             }
             Stage::Said(respond) if whole => {
+                self.claim()?;
                 self.sent += data.len() as u64;
                 let body = if self.bodiless { &[] } else { data };
                 let sent = wait::until(py, Box::pin(respond.send(body)))?;
                 self.refused(sent)
             }
-            Stage::Said(respond) => match respond.stream() {
+            Stage::Said(respond) => match self.claim().and_then(|()| respond.stream()) {
                 Ok(writer) => self.stream(py, Out::new(writer), data),
                 Err(error) => self.refused(Err(error)),
             },
@@ -187,6 +204,7 @@ impl StartResponse {
     /// Nothing was sent of what could not be HTTP: something else may be said.
     fn refused(&mut self, sent: Result<(), ReplyError>) -> Result<(), Fault> {
         if let Err(ReplyError::Http(_)) = sent {
+            self.claim = Claim::default();
             self.stage = Stage::Silent;
         }
         Ok(sent?)
@@ -225,6 +243,7 @@ impl StartResponse {
                 Err(silent().into())
             }
             Stage::Said(respond) => {
+                self.claim()?;
                 let missing = self.declared.filter(|bytes| !self.bodiless && *bytes > 0);
                 if let Some(declared) = missing {
                     // The head leaves, and its client is cut off.
