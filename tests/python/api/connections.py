@@ -21,7 +21,8 @@ class WhatComes(Case):
             seen.append(request)
             request.respond_http("ok")
 
-        fields = [("X-Two", "one"), ("X-Two", "two"), ("X-Word", "gr\u00fcn".encode().decode("latin-1"))]
+        word = "gr\u00fcn".encode().decode("latin-1")
+        fields = [("X-Two", "one"), ("X-Two", "two"), ("X-Word", word)]
         self.answered(answer, "/a%20b?c=%64", "POST", b"body", fields)
         [request] = seen
         self.assertEqual(request.kind, "request")
@@ -149,8 +150,9 @@ class WhatComes(Case):
             self.assertEqual(sorted(seen), sorted(paths))
 
     def test_a_configuration_tells_where_to_connect(self) -> None:
-        options = {"subscription_timeout": PATIENCE}
-        with lurcher.Connection.from_config(DATABASE, route="/x", **options) as connection:
+        with lurcher.Connection.from_config(
+            DATABASE, route="/x", subscription_timeout=PATIENCE
+        ) as connection:
             asked = in_thread(ask)
             next(requests(connection)).respond_http("found")
             self.assertEqual(asked().body, b"found")
@@ -169,7 +171,7 @@ class WhatComes(Case):
         with self.assertRaises(TypeError):
             lurcher.Connection()
         with self.assertRaisesRegex(TypeError, "recieve"):
-            lurcher.Connection(SEND, recieve="tcp://127.0.0.1:1")
+            lurcher.Connection(SEND, recieve="tcp://127.0.0.1:1")  # type: ignore[call-arg]
 
     def test_a_child_by_fork_is_told_that_the_connection_is_not_its_own(self) -> None:
         with connect() as connection:
@@ -283,8 +285,9 @@ class WhatGoesBack(Case):
             client.close()
             if client.sock is not None:
                 client.sock.close()
-            while not (notice := connection.recv(timeout=PATIENCE)).is_disconnect:  # type: ignore[union-attr]
-                pass
+            notice = connection.recv(timeout=PATIENCE)
+            while notice is not None and not notice.is_disconnect:
+                notice = connection.recv(timeout=PATIENCE)
             assert notice is not None
             self.assertEqual((notice.kind, notice.client), ("disconnect", first.client))
             notice.respond_http("too late")

@@ -19,7 +19,8 @@ def connect() -> lurcher.aio.Connecting:
 
 async def asking(*arguments: Any) -> Answer:
     """`ask`, for an event loop."""
-    return await elsewhere(ask, *arguments)
+    answer: Answer = await elsewhere(ask, *arguments)
+    return answer
 
 
 async def elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:

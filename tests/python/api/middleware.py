@@ -97,7 +97,8 @@ class Closing:
 
 class Compression(unittest.TestCase):
     def test_a_body_in_one_piece_gets_its_new_length(self) -> None:
-        headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(TEXT)))]
+        kind = ("Content-Type", "text/plain; charset=utf-8")
+        headers = [kind, ("Content-Length", str(len(TEXT)))]
         call = Call(GZip(app(headers=headers)))
         body = call.body()
         self.assertEqual(gzip.decompress(body), TEXT)

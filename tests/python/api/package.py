@@ -75,7 +75,7 @@ class Package(unittest.TestCase):
                         self.assertTrue(inspect.getdoc(getattr(thing, member)), f"{name}.{member}")
 
     def test_help_of_a_connection_is_worth_reading(self) -> None:
-        text = pydoc.render_doc(lurcher.Connection, renderer=pydoc.plaintext)
+        text = pydoc.plain(pydoc.render_doc(lurcher.Connection))
         for words in ("send_spec", "with lurcher.Connection(", "KeyboardInterrupt", "deliver("):
             self.assertIn(words, text)
 

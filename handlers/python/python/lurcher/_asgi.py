@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import traceback
+from typing import Any
 
 from lurcher import internal
 
@@ -19,7 +20,7 @@ class Failed(Exception):
     """An application could not be started; says why."""
 
 
-async def run(app, scope, exchange):
+async def run(app: Any, scope: Any, exchange: Any) -> None:
     """Runs one request. Whatever it raises ends in the log: not even SystemExit is the worker's business."""
     try:
         await app(scope, exchange.receive, exchange.send)
@@ -32,21 +33,21 @@ async def run(app, scope, exchange):
 class Lifespan:
     """The conversation with one application about the beginning and the end."""
 
-    def __init__(self, app, name, mode):
+    def __init__(self, app: Any, name: str, mode: str) -> None:
         self.app = app
         self.name = name
         self.mode = mode
-        self.state = {}
+        self.state: dict[str, Any] = {}
         # Whether there is somebody who wants to hear of the end.
         self.listens = False
-        self._messages = asyncio.Queue()
+        self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._started = asyncio.Event()
         self._stopped = asyncio.Event()
-        self._failed = None
-        self._error = None
-        self._task = None
+        self._failed: str | None = None
+        self._error: BaseException | None = None
+        self._task: asyncio.Task[None] | None = None
 
-    async def startup(self):
+    async def startup(self) -> None:
         """Waits until the application is ready; raises Failed if it cannot be."""
         if self.mode == "off":
             return
@@ -62,16 +63,16 @@ class Lifespan:
             return
         self.listens = True
 
-    async def shutdown(self):
+    async def shutdown(self) -> None:
         """Waits until the application has ended."""
-        if not self.listens or self._task.done():
+        if not self.listens or self._task is None or self._task.done():
             return
         self._messages.put_nowait({"type": "lifespan.shutdown"})
         await self._stopped.wait()
         if self._failed is not None:
             tell(f"stopping {self.name}: {self._failed or 'the application says no more'}")
 
-    async def _run(self):
+    async def _run(self) -> None:
         scope = {
             "type": "lifespan",
             "asgi": {"version": "3.0", "spec_version": "2.0"},
@@ -88,7 +89,7 @@ class Lifespan:
             self._started.set()
             self._stopped.set()
 
-    async def _send(self, message):
+    async def _send(self, message: dict[str, Any]) -> None:
         kind = message["type"]
         if kind.startswith("lifespan.startup.") and self._started.is_set():
             raise RuntimeError(f"unexpected {kind}: it was started already")
@@ -108,12 +109,12 @@ class Lifespan:
             raise RuntimeError(f"expected a message of the type lifespan.…, but got {kind}")
 
 
-def tell(text):
+def tell(text: object) -> None:
     """Says something to people."""
     print(f"lurcher: {text}", file=sys.stderr, flush=True)
 
 
-async def main(hub, lifespans):
+async def main(hub: Any, lifespans: list[tuple[list[int], Lifespan]]) -> None:
     """Starts the applications, serves until nothing comes any more, and stops them."""
     running = asyncio.get_running_loop()
     # Where applications in threads have those on the loop asked.
@@ -138,20 +139,21 @@ async def main(hub, lifespans):
             await lifespan.shutdown()
 
 
-def new_loop(kind):
+def new_loop(kind: str) -> asyncio.AbstractEventLoop:
     """A new event loop of that kind; `auto` is uvloop where that is installed."""
     if kind != "asyncio":
         try:
-            import uvloop
+            import uvloop  # type: ignore[import-not-found,import-untyped,unused-ignore]
         except ImportError:
             if kind == "uvloop":
                 raise Failed("--loop uvloop: it is not installed in this environment") from None
         else:
-            return uvloop.new_event_loop()
+            loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+            return loop
     return asyncio.new_event_loop()
 
 
-def serve(hub, apps, mode, kind):
+def serve(hub: Any, apps: list[tuple[Any, str, list[int]]], mode: str, kind: str) -> bool:
     """Serves the applications on a loop of their own. `apps` are callables with their names and the numbers of their mounts."""
     try:
         loop = new_loop(kind)
@@ -170,7 +172,7 @@ def serve(hub, apps, mode, kind):
     return True
 
 
-def close(loop):
+def close(loop: asyncio.AbstractEventLoop) -> None:
     """Ends what is left on the loop, in so far as it lets itself be ended."""
     left = asyncio.all_tasks(loop)
     for task in left:

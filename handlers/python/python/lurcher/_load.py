@@ -164,11 +164,14 @@ def follow(found: Any, expression: str) -> Any:
     except SyntaxError:
         raise NotFound(f"{expression} is no name") from None
     arguments: list[Any] | None = None
-    keywords: dict[str | None, Any] = {}
+    keywords: dict[str, Any] = {}
     if isinstance(node, ast.Call):
         try:
             arguments = [ast.literal_eval(argument) for argument in node.args]
-            keywords = {word.arg: ast.literal_eval(word.value) for word in node.keywords}
+            # One without a name is a whole dict, which `literal_eval` may make as well.
+            for word in node.keywords:
+                value = ast.literal_eval(word.value)
+                keywords.update({word.arg: value} if word.arg is not None else value)
         except ValueError:
             raise NotFound(f"{expression} is called with more than constants") from None
         node = node.func
@@ -265,7 +268,7 @@ def configure_logging(path: str | None) -> None:
                 logging.config.dictConfig(json.load(file))
         elif path.endswith(".toml"):
             try:
-                import tomllib
+                import tomllib  # type: ignore[import-not-found,unused-ignore]
             except ImportError:
                 raise NotFound("a .toml file needs Python 3.11 or newer") from None
             with open(path, "rb") as binary:

@@ -6,8 +6,9 @@
                 if request.kind == "request":
                     await request.respond_http("hello\\n", headers={"Content-Type": "text/plain"})
 
-A connection belongs to the event loop that ran when it was made. Receiving may be cancelled, and
-loses nothing. What has begun to be sent is sent, also when whoever waits for it is cancelled.
+A connection belongs to the event loop that ran when it was made. Receiving requests may be
+cancelled, and loses nothing. What has begun to be sent is sent, also when whoever waits for it is
+cancelled. A body whose reading was cancelled is not to be read on: a piece may be missing.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ CONCURRENCY = 1000
 
 
 class Connecting:
-    """A connection that is being made: `await` it, or enter it with `async with`, which closes it."""
+    """A connection that is being made: `await` it, or enter it, and leaving closes it."""
 
     def __init__(self, connect: Callable[[], asyncio.Future[Connection]]) -> None:
         self._connect = connect
@@ -69,13 +70,32 @@ def from_config(configuration: str | os.PathLike[str], **options: Any) -> Connec
     return Connecting(lambda: aio_connect(**configured(configuration, **options)))
 
 
+async def _receive(connection: Connection, iterates: bool) -> Request | None:
+    """Receive the next thing: what the methods of a connection return.
+
+    What is received is taken in the same step in which this returns it. A task that is cancelled
+    while it waits takes nothing, even if it was told already that there is something.
+    """
+    again = False
+    while (request := connection._next(again)) is False:
+        try:
+            await connection._ready()
+        except asyncio.CancelledError:
+            connection._pass_on()
+            raise
+        again = True
+    if request is None and iterates:
+        raise StopAsyncIteration
+    return request
+
+
 async def serve(
     connection: Connection,
     process: Callable[[Request], Coroutine[Any, Any, None]],
     *,
     concurrency: int = CONCURRENCY,
 ) -> None:
-    """Serve all that comes, each in a task of its own, until the connection ends; wait for the tasks.
+    """Serve all that comes, each in a task of its own, until the connection ends; wait for them.
 
     `process` gets every request, whatever its kind. What it raises is logged, and a client that
     waits is answered 500. Messages of one WebSocket are tasks of their own, too: where their order

@@ -72,7 +72,7 @@ class Handler:
             self.handle_request(req)
 
     def stop(self) -> None:
-        """End `serve`, from any thread or from a signal handler, when all that was sent is served."""
+        """End `serve`, from any thread or a signal handler, when all that was sent is served."""
         self.serving = False
         self.connection.stop()
 
@@ -106,7 +106,7 @@ class Handler:
         """The client is gone: whoever keeps something for it forgets it here."""
 
     def handle_handshake(self, req: Request) -> None:
-        """A client wants to speak WebSocket: `req.accept()`, or any other response; 404 by itself."""
+        """A client wants to speak WebSocket: `req.accept()`, or any other response; 404 else."""
         req.respond_http("no WebSocket here\n", 404, {"Content-Type": "text/plain"}, close=True)
 
     def handle_frame(self, req: Request) -> None:

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use lurcher::handler::{self, Options, Selector};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple, PyType};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyDict, PyString, PyTuple, PyType};
 
 use super::client::BaseClient;
 use super::convert::{Data, bytes_of_text};
@@ -517,8 +519,34 @@ impl Drain {
 #[pymethods]
 impl AioConnection {
     /// Receives the next request, or anything else that a server has to say; None at the end. Cancelling it loses nothing.
-    fn recv(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+    fn recv<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         next(slf, false)
+    }
+
+    /// What is there, None at the end, or False: then `_ready` tells when to ask again.
+    fn _next(slf: &Bound<'_, Self>, again: bool) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let hub = slf.as_super().get().hub()?;
+        hub.check()?;
+        match hub.next_at_once(again) {
+            Poll::Pending => Ok(PyBool::new(py, false).to_owned().into_any().unbind()),
+            Poll::Ready(None) => Ok(py.None()),
+            Poll::Ready(Some(incoming)) => request::new(py, hub, incoming),
+        }
+    }
+
+    /// A future that is done when it is worth asking again.
+    fn _ready(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let hub = slf.as_super().get().hub()?;
+        match hub.way() {
+            Way::Loop(inbox) => hub.ready(slf.py(), inbox),
+            Way::Blocking => Err(PyRuntimeError::new_err("not of an event loop")),
+        }
+    }
+
+    /// Who was told that there is something does not ask: somebody else may.
+    fn _pass_on(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.as_super().get().hub()?.serve_waiters(slf.py())
     }
 
     /// Stops, and receives what servers have pushed: ``recv`` returns that, and then None.
@@ -535,16 +563,22 @@ impl AioConnection {
         slf
     }
 
-    fn __anext__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+    fn __anext__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         next(slf, true)
     }
 }
 
-fn next(connection: &Bound<'_, AioConnection>, iterates: bool) -> PyResult<Py<PyAny>> {
-    let hub = connection.as_super().get().hub()?;
-    hub.check()?;
-    match hub.way() {
-        Way::Loop(inbox) => hub.next_for_loop(connection.py(), inbox, iterates),
-        Way::Blocking => Err(PyRuntimeError::new_err("not of an event loop")),
-    }
+/// A coroutine that receives. It is one of Python's own, so that it takes a request in the very step in which it returns it, and a task
+/// that is cancelled takes none.
+fn next<'py>(
+    connection: &Bound<'py, AioConnection>,
+    iterates: bool,
+) -> PyResult<Bound<'py, PyAny>> {
+    static RECEIVE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = connection.py();
+    let receive = RECEIVE.get_or_try_init(py, || {
+        let function = py.import("lurcher.aio")?.getattr("_receive")?;
+        PyResult::Ok(function.unbind())
+    })?;
+    receive.bind(py).call1((connection, iterates))
 }

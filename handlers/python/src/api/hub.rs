@@ -67,13 +67,6 @@ struct Word {
     closed: bool,
 }
 
-/// A Python future that waits for a request.
-pub(super) struct Waiter {
-    pub(super) future: Py<PyAny>,
-    /// It is a step of an iteration.
-    pub(super) iterates: bool,
-}
-
 /// See above.
 pub(super) struct Hub {
     runtime: &'static Runtime,
@@ -89,8 +82,8 @@ pub(super) struct Hub {
     queued: Notify,
     ended: AtomicBool,
     word: watch::Sender<Word>,
-    /// Of an event loop.
-    waiters: Mutex<VecDeque<Waiter>>,
+    /// Futures of an event loop, done when there is something.
+    waiters: Mutex<VecDeque<Py<PyAny>>>,
     /// A task receives for the waiters.
     fetching: AtomicBool,
     at_once: Mutex<u32>,
@@ -178,7 +171,7 @@ impl Hub {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn waiters(&self) -> MutexGuard<'_, VecDeque<Waiter>> {
+    fn waiters(&self) -> MutexGuard<'_, VecDeque<Py<PyAny>>> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -354,27 +347,29 @@ impl Hub {
         }
     }
 
-    /// The loop's way: a future of the next thing.
-    pub(super) fn next_for_loop(
-        self: &Arc<Self>,
-        py: Python<'_>,
-        inbox: &Inbox,
-        iterates: bool,
-    ) -> PyResult<Py<PyAny>> {
-        let future = inbox.future(py)?;
-        let waiter = Waiter {
-            future: future.clone().unbind(),
-            iterates,
-        };
-        self.waiters().push_back(waiter);
-        let mut at_once = self.at_once.lock().unwrap_or_else(PoisonError::into_inner);
-        if *at_once >= AT_ONCE_MAX {
-            inbox.wake();
-            return Ok(future.unbind());
+    /// The loop's way to the next thing, if it is there and nobody has waited for longer. Only who asks again, having been told that there
+    /// is something, goes before those.
+    pub(super) fn next_at_once(&self, again: bool) -> Poll<Option<Incoming>> {
+        if !again {
+            let mut at_once = self.at_once.lock().unwrap_or_else(PoisonError::into_inner);
+            if *at_once >= AT_ONCE_MAX || !self.waiters().is_empty() {
+                return Poll::Pending;
+            }
+            *at_once += 1;
         }
-        *at_once += 1;
-        drop(at_once);
-        self.serve_waiters(py)?;
+        try_now(self.runtime, std::pin::pin!(self.next()))
+    }
+
+    /// A future that is done when it is worth asking again. What there is stays where it is meanwhile: a future may be cancelled when it
+    /// is done already, and would take with it what it holds.
+    pub(super) fn ready(self: &Arc<Self>, py: Python<'_>, inbox: &Inbox) -> PyResult<Py<PyAny>> {
+        let future = inbox.future(py)?;
+        self.waiters().push_back(future.clone().unbind());
+        if *self.at_once.lock().unwrap_or_else(PoisonError::into_inner) >= AT_ONCE_MAX {
+            inbox.wake();
+        } else {
+            self.serve_waiters(py)?;
+        }
         Ok(future.unbind())
     }
 
@@ -384,27 +379,36 @@ impl Hub {
         self.serve_waiters(py)
     }
 
-    /// Gives waiters what there is, and sees to it that somebody receives for the others.
-    fn serve_waiters(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
+    /// Tells as many waiters as there are things, and sees to it that somebody receives for the others.
+    pub(super) fn serve_waiters(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
+        let mut things = self.shelf().queue.len();
         loop {
             let Some(waiter) = self.waiters().pop_front() else {
                 return Ok(());
             };
-            let future = waiter.future.bind(py);
-            if future.call_method0("done")?.is_truthy()? {
+            if waiter.bind(py).call_method0("done")?.is_truthy()? {
                 continue;
             }
-            let next = std::pin::pin!(self.next());
-            match try_now(self.runtime, next) {
-                Poll::Ready(next) => {
-                    let given = super::request::given(py, self, next, waiter.iterates);
-                    super::inbox::settle(py, future, given)?;
-                }
-                Poll::Pending => {
-                    self.waiters().push_front(waiter);
-                    self.fetch();
-                    return Ok(());
-                }
+            let is_there = things > 0 || self.has_ended();
+            if is_there || self.receives_at_once() {
+                things = things.saturating_sub(1);
+                waiter.call_method1(py, "set_result", (py.None(),))?;
+            } else {
+                self.waiters().push_front(waiter);
+                self.fetch();
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes from the connection what is there; true when that is anything for the program, or the end.
+    fn receives_at_once(&self) -> bool {
+        loop {
+            match try_now(self.runtime, std::pin::pin!(self.receive())) {
+                Poll::Pending => return false,
+                Poll::Ready(true) => return true,
+                Poll::Ready(false) if self.ended.load(Ordering::Acquire) => return true,
+                Poll::Ready(false) => {}
             }
         }
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use lurcher::handler;
-use pyo3::exceptions::{PyStopAsyncIteration, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 use tokio::sync::Mutex;
@@ -86,20 +86,6 @@ pub(super) fn new(py: Python<'_>, hub: &Arc<Hub>, incoming: Incoming) -> PyResul
         Way::Loop(_) => Bound::new(py, base.add_subclass(AioRequest))?.into_any(),
     }
     .unbind())
-}
-
-/// What somebody who waits for a request is given.
-pub(super) fn given(
-    py: Python<'_>,
-    hub: &Arc<Hub>,
-    next: Option<Incoming>,
-    iterates: bool,
-) -> PyResult<Py<PyAny>> {
-    match next {
-        Some(incoming) => new(py, hub, incoming),
-        None if iterates => Err(PyStopAsyncIteration::new_err(())),
-        None => Ok(py.None()),
-    }
 }
 
 impl BaseRequest {
