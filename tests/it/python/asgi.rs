@@ -421,8 +421,9 @@ fn both_interfaces_are_served_in_one_process() {
         let mut app = App::start(python, &server, "python", &options);
         assert_eq!(text(&get(&server, "/old/")), "hello\n");
         // The path is whole, and the root says how much of it is the mount's.
-        let answer = get(&server, "/new/scope");
-        assert_eq!(text(&answer), "hello\n");
+        let scope = json(&get(&server, "/new/scope"));
+        assert_eq!(scope["path"], "/new/scope");
+        assert_eq!(scope["root_path"], "/new");
         let (mut client, _) = handshake(&server, "/new/talk", "");
         client.send(&frame(1, b"x")).expect("send a message");
         client.upto(b"got x");
