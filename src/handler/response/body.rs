@@ -273,11 +273,16 @@ impl Drop for BodyWriter {
         if self.done || self.flow.is_gone() {
             return;
         }
-        match self.framing {
-            // That it is not whole can be seen: what has left may arrive before the end.
-            Framing::Chunked => self.client.end_when_possible(),
-            Framing::Length(declared) if self.written < declared => self.client.end_when_possible(),
-            _ => self.client.cancel_when_possible(),
+        let is_whole = match self.framing {
+            Framing::Chunked => false,
+            Framing::Length(declared) => self.written >= declared,
+            Framing::Bodiless | Framing::UntilClose => true,
+        };
+        if is_whole {
+            self.client.cancel_when_possible();
+        } else {
+            // Anybody can see that it is not, so what was written may arrive before the end.
+            self.client.end_when_possible(&self.pending);
         }
     }
 }
@@ -291,11 +296,15 @@ impl Client {
         BodyWriter::bare(self)
     }
 
-    /// Ends the connection behind what was sent, for those who cannot wait.
-    fn end_when_possible(&self) {
-        let end = begin(self.sender(), &[self.conn_id()], 0);
-        if let Err(error) = self.server().send_when_possible(end) {
-            tracing::debug!(%error, client = ?self, "ending a response that is not whole");
+    /// Ends the connection behind these last words, for those who cannot wait.
+    fn end_when_possible(&self, last: &[u8]) {
+        let last = Some(last).filter(|last| !last.is_empty());
+        for words in last.into_iter().chain([&[][..]]) {
+            let mut message = begin(self.sender(), &[self.conn_id()], words.len());
+            message.extend_from_slice(words);
+            if let Err(error) = self.server().send_when_possible(message) {
+                tracing::debug!(%error, client = ?self, "ending a response that is not whole");
+            }
         }
     }
 
