@@ -5,7 +5,7 @@ mod handlers;
 
 use std::process::ExitCode;
 
-/// Messages are allocated by one thread and freed by another, libzmq's and ours, over which the system's allocator makes them quarrel.
+/// Messages come and go by the thousand, in all sizes, which the system's allocator is slow at.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

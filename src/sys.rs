@@ -1,4 +1,4 @@
-//! The few system calls that need unsafe; nothing else in the program does, but options of libzmq in `bus::client`.
+//! The few system calls that need unsafe; nothing else in the program does.
 //!
 //! Each function is a thin, safe wrapper around one call: no policy here.
 #![expect(
@@ -70,40 +70,6 @@ pub fn may_use(directory: &Path, write: bool) -> io::Result<()> {
 /// Turns keepalive probes on, with the system's own times (`SO_KEEPALIVE`).
 pub fn set_keepalive(socket: BorrowedFd<'_>) -> io::Result<()> {
     socket2::SockRef::from(&socket).set_keepalive(true)
-}
-
-/// A descriptor of our own for a connected socket that is somebody else's, if its peer is the one meant: the descriptor may have been
-/// closed meanwhile, and its number given to another.
-pub fn share_socket(
-    descriptor: RawFd,
-    is_meant: impl FnOnce(&socket2::SockAddr) -> bool,
-) -> io::Result<Option<OwnedFd>> {
-    // SAFETY: fcntl(2) with F_DUPFD_CLOEXEC takes any number, and says EBADF for one that is no descriptor.
-    let copy = unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 0) };
-    if copy < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor was made just now and is nobody else's.
-    let copy = unsafe { OwnedFd::from_raw_fd(copy) };
-    // From here on it is one socket, whatever becomes of the number.
-    let peer = socket2::SockRef::from(&copy).peer_addr();
-    Ok(peer.is_ok_and(|peer| is_meant(&peer)).then_some(copy))
-}
-
-/// Ends the sending direction of a connected socket, whoever has descriptors of it (`SHUT_WR`).
-pub fn end_sending(socket: BorrowedFd<'_>) -> io::Result<()> {
-    socket2::SockRef::from(&socket).shutdown(std::net::Shutdown::Write)
-}
-
-/// Bytes that have arrived on a socket and were not read (`FIONREAD`).
-pub fn unread_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
-    let mut count: libc::c_int = 0;
-    // SAFETY: FIONREAD stores one int at the address given, which outlives the call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut count) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(usize::try_from(count).unwrap_or(0))
 }
 
 /// Whether a call failed because descriptors or memory have run out: the same call may succeed later.

@@ -1,7 +1,7 @@
 //! Fuzzes a ZMTP connection: no panic, and the same messages however the bytes are cut.
 #![no_main]
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -9,7 +9,7 @@ use lurcher::zmtp::{Event, Options, Session, SocketType};
 
 fn events<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Event> {
     let now = Instant::now();
-    let mut session = Session::new(SocketType::Sub, Rc::new(Options::default()), now);
+    let mut session = Session::new(SocketType::Sub, Arc::new(Options::default()), now);
     let (mut input, mut events) = (BytesMut::new(), Vec::new());
     for piece in pieces {
         input.extend_from_slice(piece);

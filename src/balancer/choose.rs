@@ -25,14 +25,15 @@ impl Balancer {
         let sharing = self.workers.iter().filter(|(_, entry)| entry.shares());
         let (open, capacity) = sharing.fold((1, 0), |(open, capacity), (_, entry)| {
             (
-                open + u64::from(entry.open),
+                open + u64::from(entry.taken()),
                 capacity + entry.capacity(slots),
             )
         });
         let ready = self.ready.iter().map(|rank| rank.worker);
         let within = ready.filter(|worker| {
             self.workers.get(*worker as usize).is_some_and(|entry| {
-                u64::from(entry.open) < share(sticky.bound, open, entry.capacity(slots), capacity)
+                u64::from(entry.taken())
+                    < share(sticky.bound, open, entry.capacity(slots), capacity)
             })
         });
         self.best_of(key, within)
@@ -80,7 +81,7 @@ impl Balancer {
                 let load = u128::from(entry.attached) << 32;
                 Some((
                     load / u128::from(entry.capacity(slots)),
-                    entry.open,
+                    entry.taken(),
                     entry.turn,
                     worker,
                 ))

@@ -215,14 +215,31 @@ mod death {
     }
 
     #[test]
-    fn a_request_that_kills_before_anything_is_said_is_found_out_too() {
+    fn a_request_that_kills_before_anything_is_said_kills_no_third() {
+        let mut desk = desk(plain());
+        desk.submit();
+        for (name, fate) in [
+            ("a", Fate::Again),
+            ("b", Fate::Failed(Failure::Quarantined)),
+        ] {
+            let worker = desk.slots(name, 1);
+            desk.next().unwrap();
+            assert_eq!(desk.lost(worker)[0].fate, fate);
+        }
+    }
+
+    #[test]
+    fn workers_that_had_others_to_do_make_no_request_suspect() {
         let mut desk = desk(plain());
         desk.submit();
         let fates: Vec<Fate> = ["a", "b", "c", "d"]
             .iter()
             .map(|name| {
-                let worker = desk.slots(name, 1);
+                let worker = desk.slots(name, 2);
                 desk.next().unwrap();
+                // The one slot that it has now is another's.
+                desk.balancer.set_slots(worker, Some(1), desk.now);
+                desk.balancer.set_foreign(worker, 1);
                 desk.lost(worker)[0].fate
             })
             .collect();

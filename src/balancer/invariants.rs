@@ -86,7 +86,9 @@ impl Balancer {
             in_flight += entry.open;
             let has_room = entry.standing == Standing::Ready
                 && entry.ejected_until.is_none()
-                && self.credit(worker).is_none_or(|credit| entry.open < credit);
+                && self
+                    .credit(worker)
+                    .is_none_or(|credit| entry.taken() < credit);
             assert_eq!(
                 self.ready.contains(worker.index),
                 has_room,

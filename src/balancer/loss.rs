@@ -5,9 +5,20 @@ use std::time::Instant;
 use super::requests::State;
 use super::{Balancer, Failure, Request, Retry, Worker};
 
-/// A request that so many workers died with before they said that they had begun is not given to a further one: it may be what
-/// kills them before they can say anything.
+/// A request that so many workers died with is not given to a further one, even if each had it behind too many others to have begun
+/// with it.
 const MOVES_MAX: u8 = 4;
+
+/// How far a worker was with a request when it died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// It had begun, or cannot say so.
+    Begun,
+    /// It has not said so, but had a slot for it: the request may be what killed it.
+    Unsaid,
+    /// It had others to do before.
+    Behind,
+}
 
 /// What becomes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +56,15 @@ impl Balancer {
             return Vec::new();
         };
         let tells_start = entry.tells_start;
+        // What is begun takes slots, what is handed over has those that are left, in its order.
+        let begun = |request: &Request| {
+            let open = self.requests.find(*request);
+            open.is_some_and(|open| matches!(open.state, State::Begun(_) | State::Over(_)))
+        };
+        let begun = self.requests_of(worker).filter(begun).count();
+        let taken = begun.saturating_add(entry.foreign as usize);
+        let slots = entry.slots.or(self.rules.slots);
+        let mut free = slots.map_or(usize::MAX, |slots| (slots as usize).saturating_sub(taken));
         self.counts.workers_lost += 1;
         let requests: Vec<Request> = self.requests_of(worker).collect();
         let mut lost = Vec::with_capacity(requests.len());
@@ -55,8 +75,19 @@ impl Balancer {
             let state = open.state;
             self.release(request.index, worker.index);
             let fate = match state {
-                State::Handed(_) => self.fate(request, !tells_start, now, may_move),
-                State::Begun(_) => self.fate(request, true, now, may_move),
+                State::Handed(_) => {
+                    let had_slot = free > 0;
+                    free = free.saturating_sub(1);
+                    let progress = if !tells_start {
+                        Progress::Begun
+                    } else if had_slot {
+                        Progress::Unsaid
+                    } else {
+                        Progress::Behind
+                    };
+                    self.fate(request, progress, now, may_move)
+                }
+                State::Begun(_) => self.fate(request, Progress::Begun, now, may_move),
                 State::Over(_) => {
                     self.set_state(request.index, State::Failed);
                     continue;
@@ -86,21 +117,24 @@ impl Balancer {
     fn fate(
         &mut self,
         request: Request,
-        begun: bool,
+        progress: Progress,
         now: Instant,
         may_move: &mut dyn FnMut(Request) -> bool,
     ) -> Fate {
         let Some(open) = self.requests.find_mut(request) else {
             return Fate::Failed(Failure::WorkerLost);
         };
+        let begun = progress == Progress::Begun;
         if begun {
             open.deaths = open.deaths.saturating_add(1);
         } else {
             open.moves = open.moves.saturating_add(1);
         }
+        let suspicion = u8::from(progress != Progress::Behind);
+        open.suspicions = open.suspicions.saturating_add(suspicion);
         let (deaths, moves, retry) = (open.deaths, open.moves, open.retry);
         let after = self.rules.quarantine_after;
-        if (after > 0 && deaths >= after) || moves >= MOVES_MAX {
+        if (after > 0 && open.suspicions >= after) || moves >= MOVES_MAX {
             return Fate::Failed(Failure::Quarantined);
         }
         if open.deadline.is_some_and(|deadline| deadline <= now) {

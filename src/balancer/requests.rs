@@ -42,6 +42,8 @@ pub(super) struct Open {
     /// How many workers died that had begun with it, and how many that had not.
     pub(super) deaths: u8,
     pub(super) moves: u8,
+    /// How many workers it may have killed.
+    pub(super) suspicions: u8,
     /// The time that is set for it.
     pub(super) timer: Option<Instant>,
 }
@@ -161,6 +163,7 @@ impl Balancer {
             attempts: 0,
             deaths: 0,
             moves: 0,
+            suspicions: 0,
             timer: None,
         });
         let index = u32::try_from(index).unwrap_or(NONE);

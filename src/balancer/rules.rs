@@ -29,7 +29,7 @@ pub struct Rules {
     /// Share of the last ten seconds' requests that may be begun a second time, besides a small number that always may; `None`: all.
     /// Without a bound a crash would double the load of those that are left.
     pub retry_budget: Option<f64>,
-    /// A request that was begun by so many workers that died is not given to a further one.
+    /// A request that was begun by so many workers that died, or may have been, is not given to a further one; zero: however many.
     pub quarantine_after: u8,
     /// Whether and when a worker that is much slower than the others gets nothing for a time.
     pub outlier: Option<Outlier>,

@@ -247,6 +247,23 @@ mod picking {
     }
 
     #[test]
+    fn what_a_worker_has_of_others_takes_its_slots_and_makes_it_busier() {
+        let mut desk = desk(plain());
+        let a = desk.slots("a", 2);
+        let b = desk.slots("b", 2);
+        desk.balancer.set_foreign(a, 1);
+        assert_eq!(desk.given().worker, b);
+        assert_eq!(desk.given().worker, a, "it is not idle for longer");
+        assert_eq!(desk.given().worker, b);
+        desk.submit();
+        assert_eq!(desk.next(), None);
+        desk.balancer.set_foreign(a, 0);
+        desk.balancer.check_invariants();
+        assert_eq!(desk.next().expect("there is room").worker, a);
+        assert_eq!(desk.balancer.foreign(a), 0);
+    }
+
+    #[test]
     fn the_key_of_a_worker_that_is_gone_means_nobody() {
         let mut desk = desk(plain());
         let gone = desk.slots("a", 1);

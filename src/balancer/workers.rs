@@ -39,6 +39,8 @@ pub(super) struct Entry {
     /// In flight, and attached.
     pub(super) open: u32,
     pub(super) attached: u32,
+    /// In flight there for somebody else.
+    pub(super) foreign: u32,
     pub(super) turn: u64,
     /// The requests that it has, in flight or attached.
     pub(super) held: List,
@@ -70,6 +72,11 @@ impl Entry {
         let slots = self.slots.or(slots).unwrap_or(1).max(1);
         // Whatever a worker says of itself, there is room for further factors.
         u64::from(self.weight.saturating_mul(slots))
+    }
+
+    /// How many of its slots are taken.
+    pub(super) fn taken(&self) -> u32 {
+        self.open.saturating_add(self.foreign)
     }
 
     /// Whether it belongs to those that share the work.
@@ -128,6 +135,7 @@ impl Balancer {
             hop: Duration::ZERO,
             open: 0,
             attached: 0,
+            foreign: 0,
             turn: 0,
             held: List::default(),
             strict: List::default(),
@@ -205,6 +213,22 @@ impl Balancer {
             entry.hop = hop;
             self.enlist(worker.index);
         }
+    }
+
+    /// The worker has so many requests that are none of this balancer's, and is as busy with them as with others. They are nobody's
+    /// when it is gone.
+    pub fn set_foreign(&mut self, worker: Worker, foreign: u32) {
+        let turn = self.next_turn();
+        if let Some(entry) = self.entry_mut(worker) {
+            entry.foreign = foreign;
+            entry.turn = turn;
+            self.enlist(worker.index);
+        }
+    }
+
+    /// Requests of a worker that are none of this balancer's.
+    pub fn foreign(&self, worker: Worker) -> u32 {
+        self.entry(worker).map_or(0, |entry| entry.foreign)
     }
 
     /// Removes a worker that has nothing. One that still has requests stays, and false is said: it is for [`Balancer::lost`].
@@ -393,11 +417,11 @@ impl Balancer {
         let has_room = entry.shares()
             && entry
                 .credit(self.rules.slots, self.rules.prefetch_max)
-                .is_none_or(|credit| entry.open < credit);
+                .is_none_or(|credit| entry.taken() < credit);
         if !has_room {
             return self.ready.remove(index);
         }
-        let load = u64::from(entry.open) * LOAD_UNIT * u64::from(RAMP_STEPS)
+        let load = u64::from(entry.taken()) * LOAD_UNIT * u64::from(RAMP_STEPS)
             / (entry.capacity(self.rules.slots) * u64::from(entry.ramp));
         let turn = match self.rules.tie {
             Tie::LongestIdle => entry.turn,

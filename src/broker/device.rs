@@ -24,6 +24,7 @@ use tracing::warn;
 use super::answer::Form;
 use super::facts::Known;
 use super::ledger::{self, Heritage, Ledger, Left};
+use super::orphans::RETURNS_WITHIN;
 use super::pools::{POOLS_MAX, Pools, Route};
 use super::server::Server;
 use super::{LOOK, Served, ServerState, Settings, Shared, StartError};
@@ -336,6 +337,9 @@ impl Device {
             self.servers
                 .iter()
                 .for_each(|server| server.tell_later(now));
+            for pool in self.pools.each() {
+                pool.expect_returns(now + RETURNS_WITHIN);
+            }
         }
         let mut unknown = 0;
         for (place, known) in heritage.servers.iter().enumerate() {

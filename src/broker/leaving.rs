@@ -128,10 +128,10 @@ impl Leaving {
         }
         let mut message = Vec::new();
         reply::encode_drain(&sender_for(publisher), &self.token, &mut message);
-        match publisher.send_now(&message) {
-            Ok(true) => self.asked_on = subscription,
+        match publisher.try_send(message.into()) {
+            Ok(None) => self.asked_on = subscription,
             // It is behind with what was sent before.
-            Ok(false) => {}
+            Ok(Some(_)) => {}
             Err(error) => {
                 debug!(%error, replies = %publisher.endpoint(), "asking for no more requests");
             }

@@ -10,7 +10,7 @@
 use std::cell::{Cell, RefCell};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -32,7 +32,8 @@ const HEAD_WORDS: usize = 16;
 const SERVERS_MAX: usize = 64;
 const SERVER_WORDS: usize = 128;
 
-/// Requests that can be noted at once; what is open beyond that is not known to a successor. 2 MiB, of which the system gives what is used.
+/// Requests that can be noted at once; what is open beyond that is not known to a successor. 2 MiB, of which the system gives what is
+/// used: a page for every 512 that were open at once.
 const ENTRIES_MAX: usize = 1 << 18;
 
 const ENTRIES_AT: usize = HEAD_WORDS + SERVERS_MAX * SERVER_WORDS;
@@ -93,6 +94,8 @@ pub(super) struct Ledger {
     free: RefCell<Vec<u32>>,
     /// From here on none was ever used.
     fresh: Cell<u32>,
+    /// Servers that are noted.
+    noted: RefCell<Vec<usize>>,
     /// It holds the lock.
     _file: File,
 }
@@ -126,8 +129,12 @@ impl Ledger {
             TryLockError::Error(error) => error,
         })?;
         let size = (WORDS * size_of::<u64>()) as u64;
-        let is_known = metadata.len() == size;
-        if !is_known {
+        let left = if metadata.len() == size {
+            Some(read_words(&file)?).filter(|left| left.first() == Some(&MAGIC))
+        } else {
+            None
+        };
+        if left.is_none() {
             file.set_len(0)?;
             file.set_len(size)?;
         }
@@ -137,14 +144,10 @@ impl Ledger {
             words,
             free: RefCell::default(),
             fresh: Cell::new(0),
+            noted: RefCell::default(),
             _file: file,
         };
-        let heritage = if is_known && this.get(0) == MAGIC {
-            this.inherit()
-        } else {
-            this.clear();
-            Heritage::default()
-        };
+        let heritage = left.map(|left| this.inherit(&left)).unwrap_or_default();
         if LINE_AT.iter().all(|at| this.get(*at) == 0) {
             for at in LINE_AT {
                 // Without randomness: as unlikely to be another's as it can be made. It is no secret.
@@ -174,24 +177,20 @@ impl Ledger {
         }
     }
 
-    fn clear(&mut self) {
-        for at in 0..WORDS {
-            if self.get(at) != 0 {
-                self.set(at, 0);
-            }
-        }
-    }
-
-    fn inherit(&mut self) -> Heritage {
-        let servers: Vec<_> = (0..SERVERS_MAX).map(|number| self.server(number)).collect();
+    fn inherit(&mut self, left: &[u64]) -> Heritage {
+        let servers: Vec<_> = (0..SERVERS_MAX)
+            .map(|number| server(left, number))
+            .collect();
+        let is_noted = |number: &usize| left.get(server_at(*number)).is_some_and(|word| *word != 0);
+        self.noted = RefCell::new((0..SERVERS_MAX).filter(is_noted).collect());
         let mut open = Vec::new();
         let mut free = Vec::new();
         let mut fresh = 0;
         for place in 0..u32::try_from(ENTRIES_MAX).unwrap_or(u32::MAX) {
-            let entry = self.get(ENTRIES_AT + place as usize);
-            if entry == 0 {
+            let entry = left.get(ENTRIES_AT + place as usize).copied();
+            let Some(entry) = entry.filter(|entry| *entry != 0) else {
                 continue;
-            }
+            };
             free.extend(fresh..place);
             fresh = place + 1;
             let number = (entry >> SERVER_SHIFT & 0xffff) as usize;
@@ -222,30 +221,6 @@ impl Ledger {
         }
     }
 
-    fn server(&self, number: usize) -> Option<Known> {
-        let at = HEAD_WORDS + number * SERVER_WORDS;
-        let lengths = self.get(at);
-        let length = |shift: u32| (lengths >> shift & 0xffff) as usize;
-        let (spec, ident, name) = (length(32), length(16), length(0));
-        if lengths == 0 || spec + ident + name > (SERVER_WORDS - 1) * 8 {
-            return None;
-        }
-        let bytes: Vec<u8> = (at + 1..at + SERVER_WORDS)
-            .flat_map(|at| self.get(at).to_ne_bytes())
-            .collect();
-        let part = |from: usize, len: usize| bytes.get(from..from + len);
-        Some(Known {
-            spec: String::from_utf8(part(0, spec)?.to_vec()).ok()?,
-            ident: Bytes::copy_from_slice(part(spec, ident)?),
-            name: Bytes::copy_from_slice(part(spec + ident, name)?),
-            protocol: if lengths & TNETSTRING == 0 {
-                Protocol::Json
-            } else {
-                Protocol::Tnetstring
-            },
-        })
-    }
-
     /// Notes who a server is. One whose names are too long is not known to a successor, and what is open at it neither.
     pub(super) fn set_server(&self, number: usize, known: &Known) {
         let Known {
@@ -257,8 +232,13 @@ impl Ledger {
         if number >= SERVERS_MAX {
             return;
         }
-        let at = HEAD_WORDS + number * SERVER_WORDS;
+        let at = server_at(number);
         self.set(at, 0);
+        let mut noted = self.noted.borrow_mut();
+        if !noted.contains(&number) {
+            noted.push(number);
+        }
+        drop(noted);
         let mut bytes = Vec::from(spec.as_bytes());
         bytes.extend_from_slice(ident);
         bytes.extend_from_slice(name);
@@ -282,8 +262,8 @@ impl Ledger {
 
     /// Forgets the servers; the caller notes those that it has.
     pub(super) fn forget_servers(&self) {
-        for number in 0..SERVERS_MAX {
-            self.set(HEAD_WORDS + number * SERVER_WORDS, 0);
+        for number in self.noted.take() {
+            self.set(server_at(number), 0);
         }
     }
 
@@ -335,6 +315,41 @@ impl Ledger {
     }
 }
 
+/// Where a server is noted.
+fn server_at(number: usize) -> usize {
+    HEAD_WORDS + number * SERVER_WORDS
+}
+
+/// What a file has, read and not mapped: to look at a page of memory through a mapping is to have it from then on.
+fn read_words(file: &File) -> io::Result<Vec<u64>> {
+    let mut bytes = vec![0; WORDS * size_of::<u64>()];
+    file.read_exact_at(&mut bytes, 0)?;
+    let (words, _) = bytes.as_chunks();
+    Ok(words.iter().copied().map(u64::from_ne_bytes).collect())
+}
+
+fn server(left: &[u64], number: usize) -> Option<Known> {
+    let words = left.get(server_at(number)..server_at(number + 1))?;
+    let (&lengths, words) = words.split_first()?;
+    let length = |shift: u32| (lengths >> shift & 0xffff) as usize;
+    let (spec, ident, name) = (length(32), length(16), length(0));
+    if lengths == 0 || spec + ident + name > words.len() * 8 {
+        return None;
+    }
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let part = |from: usize, len: usize| bytes.get(from..from + len);
+    Some(Known {
+        spec: String::from_utf8(part(0, spec)?.to_vec()).ok()?,
+        ident: Bytes::copy_from_slice(part(spec, ident)?),
+        name: Bytes::copy_from_slice(part(spec + ident, name)?),
+        protocol: if lengths & TNETSTRING == 0 {
+            Protocol::Json
+        } else {
+            Protocol::Tnetstring
+        },
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -384,6 +399,35 @@ mod tests {
         );
         assert_eq!(ledger.enter(1, ConnId(9), false), Some(two), "a free place");
         assert_eq!(ledger.enter(1, ConnId(10), false), Some(Slot(3)));
+    }
+
+    #[test]
+    fn what_a_killed_broker_leaves_takes_no_more_memory_than_was_written() {
+        // Where files are memory, and holes in them none.
+        let memory = Path::new("/dev/shm");
+        if !memory.is_dir() {
+            return;
+        }
+        let folder = tempfile::tempdir_in(memory).unwrap();
+        let path = folder.path().join("ledger");
+        for _ in 0..3 {
+            let (ledger, _) = Ledger::open(&path).unwrap();
+            ledger.forget_servers();
+            let known = Known {
+                spec: "tcp://127.0.0.1:9998".to_owned(),
+                ident: Bytes::from_static(b"ident"),
+                name: Bytes::from_static(b"ident"),
+                protocol: Protocol::Json,
+            };
+            ledger.set_server(0, &known);
+            for id in 0..100 {
+                ledger.enter(0, ConnId(id), false).unwrap();
+            }
+        }
+        let kept = std::fs::metadata(&path).unwrap().blocks() * 512;
+        assert!(kept <= 4 * 64 * 1024, "{kept} bytes, in pages of any size");
+        let (_, heritage) = Ledger::open(&path).unwrap();
+        assert_eq!(heritage.open.len(), 300);
     }
 
     #[test]

@@ -85,7 +85,7 @@ pub struct Settings {
     pub replies_max: usize,
     /// Bytes of those. Default: 16 MiB.
     pub replies_bytes_max: usize,
-    /// The largest message taken from a server, in bytes; libzmq cuts off for good a server that sends a larger one.
+    /// The largest message taken from a server, in bytes; the connection to one that sends a larger one is given up and made anew.
     /// Default: 1 GiB.
     pub message_bytes_max: u64,
     /// How long a server's subscription is waited for before replies to it are dropped. Default: 1 s.

@@ -13,14 +13,18 @@ use tracing::{info, warn};
 use super::End;
 use super::ledger::{Left, Slot};
 use super::pools::At;
-use super::server::Server;
+use super::server::{STREAM_AFTER, Server};
 use super::table::{Conn, Stage, Table};
 use crate::http1::{Asked, ScanState, Scanner, Version};
 use crate::pool::{Failure, Refused};
+use crate::wire::worker::RequestId;
 use crate::wire::{ConnId, reply};
 
 /// How long workers get to come back and say what they have: they connect anew within a fifth of a second.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// So long workers are expected to have something of before: those that come later have been away for other reasons.
+pub(super) const RETURNS_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a server may take to come back to be told what is known.
 const TELL_WITHIN: Duration = Duration::from_mins(1);
@@ -33,8 +37,12 @@ pub(super) struct Orphan {
     pub(super) slot: Slot,
     /// The worker that has said that it has it.
     pub(super) held_by: Option<At>,
+    /// What that calls it, for as long as it takes a slot of it.
+    slot_of: Option<RequestId>,
     /// Something of an answer has passed: from this process, or before.
     pub(super) started: bool,
+    /// When that was seen.
+    started_at: Option<Instant>,
     pub(super) head_request: bool,
     /// What is not known from the beginning is not followed.
     scanner: Option<Scanner>,
@@ -78,7 +86,9 @@ impl Server {
             let orphan = Orphan {
                 slot: left.slot,
                 held_by: None,
+                slot_of: None,
                 started: left.begun,
+                started_at: left.begun.then_some(now),
                 head_request: left.head_request,
                 // Whether its connection is kept does not matter: the server sees to that itself.
                 scanner: (!left.begun).then(|| Scanner::new(asked, Version::Http11, true)),
@@ -140,8 +150,8 @@ impl Server {
         self.say(message.into());
     }
 
-    /// A worker says that it has a request of before.
-    pub(super) fn held_by(&self, at: At, id: ConnId) {
+    /// A worker says that it has a request of before, which it calls so.
+    pub(super) fn held_by(&self, at: At, request: RequestId, id: ConnId) {
         let table = &mut *self.table.borrow_mut();
         if let Some(Conn {
             stage: Stage::Orphan(orphan),
@@ -149,6 +159,7 @@ impl Server {
         }) = table.conns.get_mut(&id.0)
         {
             orphan.held_by = Some(at);
+            orphan.slot_of = Some(request);
         }
     }
 
@@ -170,6 +181,7 @@ impl Server {
         {
             ledger.begin(orphan.slot);
         }
+        orphan.started_at.get_or_insert_with(Instant::now);
         // It speaks, so it is not without a worker. A plain one has a socket for that alone, which tells as much.
         orphan.held_by.get_or_insert(from);
         let state = orphan
@@ -210,6 +222,12 @@ impl Server {
                 self.hang_up(table, *id, Refused::now(Failure::DeadlineOver));
                 return false;
             }
+            let is_stream = |since: Instant| now.duration_since(since) >= STREAM_AFTER;
+            if orphan.started_at.is_some_and(is_stream)
+                && let (Some(at), Some(request)) = (orphan.held_by, orphan.slot_of.take())
+            {
+                self.pools.get(at.pool).free_held(at.peer, request);
+            }
             if orphan.held_by.is_some_and(is_there) || now < orphan.until(answers_unasked) {
                 return true;
             }
@@ -230,7 +248,7 @@ impl Server {
 
 impl super::pools::Pools {
     /// A worker says that it has a request of before: `SENDER SP CONNID`.
-    pub(super) fn held(&self, from: At, address: &[u8]) {
+    pub(super) fn held(&self, from: At, request: RequestId, address: &[u8]) {
         let Some(space) = memchr::memchr(b' ', address) else {
             return;
         };
@@ -241,7 +259,7 @@ impl super::pools::Pools {
         };
         let server: Option<Rc<Server>> = self.server(sender);
         if let Some(server) = server {
-            server.held_by(from, ConnId(id));
+            server.held_by(from, request, ConnId(id));
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::drain::Watch;
 use crate::metrics::Name;
 use crate::pool::{BoundPool, Pool, Replies};
 use crate::routing::{self, Pattern, Places};
+use crate::wire::worker::RequestId;
 
 /// Most pools of a device. Each may have four sockets, and every request is held against their routes one by one.
 pub const POOLS_MAX: usize = 64;
@@ -106,13 +107,13 @@ impl Replies for Ear {
         }
     }
 
-    fn held(&self, _: &Rc<Pool>, from: PeerId, address: &Bytes) {
+    fn held(&self, _: &Rc<Pool>, from: PeerId, id: RequestId, address: &Bytes) {
         if let Some(pools) = self.pools.upgrade() {
             let from = At {
                 pool: self.number,
                 peer: from,
             };
-            pools.held(from, address);
+            pools.held(from, id, address);
         }
     }
 

@@ -30,17 +30,12 @@ use crate::wire::{ConnId, Protocol};
 /// Messages taken out of the server's socket at once.
 const RECEIVED_AT_ONCE: usize = 256;
 
-/// Replies given to libzmq at once, and their bytes.
+/// Replies given to the socket at once, and their bytes.
 const SENT_AT_ONCE: usize = 256;
 const SENT_BYTES_AT_ONCE: usize = 1 << 20;
 
-/// Messages that are enough to wake libzmq for, and how often the sockets are looked at before that. Each look takes as long as what it
-/// brings; several bring what one core's worth of workers says at a time.
-const GATHERED_MAX: usize = 32;
-const GATHERING_TURNS: usize = 3;
-
 /// A response that has gone on for so long is a stream: as in a front.
-const STREAM_AFTER: Duration = Duration::from_secs(1);
+pub(super) const STREAM_AFTER: Duration = Duration::from_secs(1);
 
 /// How often it is looked what has become a stream or has waited for too long.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
@@ -83,7 +78,7 @@ pub(super) struct Server {
     out: RefCell<VecDeque<Bytes>>,
     out_bytes: Cell<usize>,
     out_there: Notify,
-    /// Batches that are being given to libzmq.
+    /// Batches that are being given to the socket.
     sending: Cell<bool>,
     /// Workers' replies are not read.
     unheard: Cell<bool>,
@@ -250,7 +245,7 @@ impl Server {
         self.deaf.cancelled().await;
     }
 
-    /// Waits until libzmq has all replies, at the latest until then.
+    /// Waits until the socket has all replies, at the latest until then.
     pub(super) async fn finish(&self, deadline: Instant) {
         // What the pool has given up when it was closed is answered too.
         self.see_signals();
@@ -360,7 +355,7 @@ impl Server {
         }
         self.look_for_losses(receiver);
         if let Err(error) = taken {
-            // libzmq has no such errors for a socket that is used as it should be.
+            // Its runtime has ended.
             error!(%error, %replies, "socket for requests is broken, closing it");
         }
         taken.is_ok()
@@ -485,6 +480,18 @@ impl Server {
             }
             return;
         }
+        let mut message = message;
+        if !self.sending.get() && self.out.borrow().is_empty() {
+            // Nearly always it can be had at once. It is written when the turn of the loop ends, with what others say in it.
+            match self.publisher.try_send(message) {
+                Ok(None) => return,
+                Ok(Some(back)) => message = back,
+                Err(error) => {
+                    error!(%error, replies = %self.publisher.endpoint(), "socket for replies is broken");
+                    return;
+                }
+            }
+        }
         self.out_bytes.set(self.out_bytes.get() + message.len());
         self.out.borrow_mut().push_back(message);
         self.out_there.notify_one();
@@ -495,7 +502,6 @@ impl Server {
             loop {
                 if self.out.borrow().is_empty() {
                     self.out_there.notified().await;
-                    self.wait_for_more().await;
                     continue;
                 }
                 let batch = self.next_batch();
@@ -508,22 +514,6 @@ impl Server {
             }
         };
         self.over.run_until_cancelled(sending).await;
-    }
-
-    /// While others are at work, what they have said meanwhile goes out together with what is there: waking libzmq's thread costs more
-    /// than a message. Whoever is alone does not wait.
-    async fn wait_for_more(&self) {
-        for _ in 0..GATHERING_TURNS {
-            let before = self.out.borrow().len();
-            if before >= GATHERED_MAX || self.table.borrow().exchanges == 0 {
-                return;
-            }
-            // The sockets are looked at once more.
-            tokio::task::yield_now().await;
-            if self.out.borrow().len() == before {
-                return;
-            }
-        }
     }
 
     fn next_batch(&self) -> Vec<Bytes> {

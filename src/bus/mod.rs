@@ -1,5 +1,5 @@
-//! ZeroMQ on tokio: the side that binds and sees its peers ([`server`], over our own ZMTP), and the side that connects
-//! ([`client`], by libzmq). It moves messages and knows nothing of what is in them.
+//! ZeroMQ on tokio, over our own ZMTP: the side that binds and sees its peers ([`server`]), and the side that connects ([`client`]).
+//! It moves messages and knows nothing of what is in them.
 
 /// The property by which a server's PUSH and SUB say in their READY that they are a Lurcher's. Its value is the version of what
 /// Lurchers agree on beyond Mongrel2's protocol: `1`, or [`FEED`].
@@ -18,3 +18,7 @@ pub const BROKER_PROPERTY: &str = "X-Lurcher-Broker";
 
 pub mod client;
 pub mod server;
+
+mod outbox;
+mod outgoing;
+mod stream;

@@ -68,8 +68,8 @@ const WORKER: &[&str] = &["pool", "worker"];
 const WORKER_STATE: &[&str] = &["pool", "worker", "dialect", "state"];
 
 /// All states that a worker may be in.
-const WORKER_STATES: [&str; 8] = [
-    "pairing", "ready", "blocked", "stalled", "suspect", "ejected", "leaving", "draining",
+const WORKER_STATES: [&str; 9] = [
+    "pairing", "ready", "blocked", "stalled", "suspect", "stuck", "ejected", "leaving", "draining",
 ];
 
 const fn of_pool(name: &'static str, kind: Kind, what: FromPool, meaning: &'static str) -> OfPool {
@@ -222,7 +222,7 @@ const OF_WORKERS: &[OfWorker] = &[
     of_worker(
         "worker_in_flight",
         Kind::Gauge,
-        FromWorker::Number(|worker| Some(worker.open.into())),
+        FromWorker::Number(|worker| Some((worker.open + worker.foreign).into())),
         "Requests that the worker has and that take a slot.",
     ),
     of_worker(

@@ -122,7 +122,7 @@ fn of_worker(pool: &Pool, worker: &Worker) -> Vec<Cell> {
         worker.name.as_str().into(),
         figures::dialect(worker.dialect).into(),
         worker.state.into(),
-        worker.open.into(),
+        worker.open.saturating_add(worker.foreign).into(),
         worker.attached.into(),
         worker.slots.map_or(NONE.into(), Cell::from),
         worker.credit.map_or(NONE.into(), Cell::from),

@@ -36,7 +36,8 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
-use super::connection::{self, ConnectError, Options, StopHandle};
+use super::connection::{self, StopHandle};
+use super::options::{ConnectError, Options};
 use super::replies::{Replies, ReplyError};
 use super::request::{Client, Request};
 use super::websocket::Frame;
@@ -62,9 +63,26 @@ struct Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
+        let Some(runtime) = self.runtime.take() else {
+            return;
+        };
+        let Some(connection) = self.connection.get_mut().take() else {
             // Nothing runs in it but what readiness wakes.
             runtime.shutdown_background();
+            return;
+        };
+        // Dropped and not finished: replies that are still to be written are waited for all the same. On a thread, since this may be
+        // async code, where waiting for a runtime is not allowed.
+        let finishing = std::thread::Builder::new()
+            .name("handler-end".to_owned())
+            .spawn(move || {
+                runtime.block_on(connection.finish());
+                runtime.shutdown_background();
+            });
+        if let Ok(finishing) = finishing
+            && finishing.join().is_err()
+        {
+            tracing::debug!("closing a connection");
         }
     }
 }

@@ -7,7 +7,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::connection::{ConnectError, Connection, Options};
+use super::connection::Connection;
+use super::options::{ConnectError, Options};
 use crate::config::{self, Config, Handler, Host, LoadError, Server, Target};
 use crate::endpoint::{Endpoint, IPC_PATH_MAX, Transport};
 use crate::sys;

@@ -3,7 +3,7 @@
 //!
 //! A [`Connection`] receives [`Request`]s; its reply methods ([`Replies`], to which it dereferences) answer them. A
 //! [`Client`] is a handle on one browser, cheap to clone, to send to from any task. Both protocols are understood (JSON and
-//! tnetstring), several servers may be served at once, and lost servers are connected to again by libzmq.
+//! tnetstring), several servers may be served at once, and lost servers are connected to again.
 //!
 //! ```no_run
 //! use lurcher::handler::{Connection, Options};
@@ -115,6 +115,7 @@ mod from_config;
 mod http;
 mod names;
 mod observer;
+mod options;
 mod publisher;
 mod replies;
 mod request;
@@ -126,12 +127,13 @@ mod upload;
 mod websocket;
 
 pub use body::{BODY_WINDOW, Bodies, BodyError, BodyReader, Part};
-pub use connection::{ConnectError, Connection, Options, Server, StopHandle};
+pub use connection::{Connection, Server, StopHandle};
 #[cfg(feature = "config")]
 pub use from_config::{ConfigError, Selector};
 pub use http::HttpError;
 pub use names::Lookup;
 pub use observer::{Counts, End, Exchange, Observer};
+pub use options::{ConnectError, Options};
 pub use replies::{IDS_PER_MESSAGE, Replies, ReplyError};
 pub use request::{Client, Event, Request};
 pub use response::{BodyWriter, Respond};

@@ -1,7 +1,7 @@
 //! Servers behind a host name: all of its addresses, looked up again now and then.
 //!
 //! A lookup blocks, so it is done on the blocking pool, one at a time; what to do about addresses that come and go is the
-//! connection's business. Numeric addresses are never looked up, and neither is what only libzmq understands (interfaces, `source;dest`).
+//! connection's business. Numeric addresses are never looked up, and neither is what is no host name.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -4,7 +4,6 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use std::task::Context as Cx;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,10 +26,6 @@ const TARGETS_MAX: usize = 65_536;
 pub(super) type Key = (usize, u32);
 
 /// What leads to clients.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one for each server, behind an `Arc`, and most are servers' own"
-)]
 #[derive(Debug)]
 pub(super) enum Way {
     /// A server's SUB.
@@ -222,10 +217,10 @@ impl Publisher {
         }
     }
 
-    /// As [`client::Publisher::send_now`]; never to a broker, which is told in its own way.
-    pub(super) fn send_now(&self, message: &[u8]) -> io::Result<bool> {
+    /// As [`client::Publisher::try_send`], and says whether it was done; never to a broker, which is told in its own way.
+    pub(super) fn send_now(&self, message: Vec<u8>) -> io::Result<bool> {
         match &self.way {
-            Way::Server(socket) => socket.send_now(message),
+            Way::Server(socket) => Ok(socket.try_send(message.into())?.is_none()),
             Way::Broker(_) => Ok(false),
         }
     }
@@ -254,32 +249,17 @@ impl Publisher {
         }
     }
 
-    /// As [`client::Publisher::gather`].
-    pub(super) fn gather(&self, cx: &mut Cx<'_>) -> io::Result<()> {
-        match &self.way {
-            Way::Server(socket) => socket.gather(cx),
-            Way::Broker(link) => {
-                link.gather(cx);
-                Ok(())
-            }
+    /// As [`client::Publisher::write_overdue`].
+    pub(super) fn write_overdue(&self) {
+        if let Way::Server(socket) = &self.way {
+            socket.write_overdue();
         }
     }
 
-    /// As [`client::Publisher::end_gathering`].
-    pub(super) fn end_gathering(&self) -> io::Result<()> {
-        match &self.way {
-            Way::Server(socket) => socket.end_gathering(),
-            Way::Broker(link) => {
-                link.end_gathering();
-                Ok(())
-            }
-        }
-    }
-
-    /// As [`client::Publisher::settled`].
+    /// Waits until nothing waits to be handed over any more.
     pub(super) async fn settled(&self) -> io::Result<()> {
         match &self.way {
-            Way::Server(socket) => socket.settled().await,
+            Way::Server(_) => Ok(()),
             Way::Broker(link) => link.settled().await,
         }
     }

@@ -105,7 +105,6 @@ impl Replies {
     /// A server is left for good. Those who have clients of it may go on answering them.
     pub(super) fn remove(&self, server: &Arc<Publisher>) {
         self.servers().retain(|other| !Arc::ptr_eq(other, server));
-        end_gathering(server);
         let mut senders = self
             .shared
             .senders
@@ -118,12 +117,7 @@ impl Replies {
         });
     }
 
-    /// What was gathered is handed over, and from now on each message by itself.
-    pub(super) fn end_gathering(&self) {
-        self.servers().iter().for_each(end_gathering);
-    }
-
-    /// Waits until libzmq has all that was sent.
+    /// Waits until nothing waits to be handed over any more.
     pub(super) async fn settle(&self) {
         let servers = self.servers().clone();
         for server in servers {
@@ -377,12 +371,6 @@ pub(super) fn begin(sender: &[u8], ids: &[ConnId], payload_len: usize) -> Vec<u8
     let mut message = Vec::with_capacity(sender.len() + ids.len() * 11 + payload_len + 16);
     reply::encode(sender, ids, b"", &mut message);
     message
-}
-
-fn end_gathering(server: &Arc<Publisher>) {
-    if let Err(error) = server.end_gathering() {
-        tell_broken(&error, server.endpoint());
-    }
 }
 
 pub(super) fn note(server: &Publisher, sent: Sent) {

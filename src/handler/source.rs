@@ -286,7 +286,7 @@ impl Source {
         let mut message = Vec::with_capacity(80);
         let sender = topic.as_deref().unwrap_or(ANY_SENDER);
         reply::encode_drain(sender, &self.token, &mut message);
-        match self.server.send_now(&message) {
+        match self.server.send_now(message) {
             Ok(true) => self.asked_on = subscription,
             // It is behind with what was sent before.
             Ok(false) => {}
@@ -329,7 +329,7 @@ impl Source {
     }
 }
 
-/// The error of a socket that is used as it should be: libzmq has none.
+/// The error of a socket whose runtime has ended; there is no other.
 pub(super) fn tell_broken(error: &io::Error, endpoint: &Endpoint) {
     tracing::error!(%error, %endpoint, "socket is broken, closing it");
 }

@@ -183,7 +183,7 @@ async fn ended(endpoint: &Endpoint) {
     }
 }
 
-/// Says at once that nobody listens, which libzmq would wait for.
+/// Says at once that nobody listens, which the socket would wait for.
 async fn reach(endpoint: &Endpoint) -> Result<(), Absent> {
     let reached = match &endpoint.transport {
         Transport::Ipc { path } if !path.starts_with('@') => {

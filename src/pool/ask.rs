@@ -13,6 +13,7 @@ use crate::balancer;
 pub use crate::balancer::Retry;
 use crate::bus::server::PeerId;
 use crate::wire::ConnId;
+use crate::wire::worker::RequestId;
 
 /// Why a request will not be answered by a handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -152,10 +153,11 @@ pub trait Replies {
     /// A message came from a reply socket, or from a worker that is one. Must not wait.
     fn reply(&self, pool: &Rc<Pool>, from: PeerId, message: Bytes);
 
-    /// A worker that has just come has a request from before its connection, of the client at this address (`SENDER SP CONNID`),
-    /// and may answer it.
-    fn held(&self, pool: &Rc<Pool>, from: PeerId, address: &Bytes) {
-        let _ = (pool, from, address);
+    /// A worker that has just come has a request from before its connection, called so then, of the client at this address
+    /// (`SENDER SP CONNID`), and may answer it. It takes one of the worker's slots until that is done with it, or
+    /// [`Pool::free_held`] says that it does not.
+    fn held(&self, pool: &Rc<Pool>, from: PeerId, id: RequestId, address: &Bytes) {
+        let _ = (pool, from, id, address);
     }
 
     /// Whether there is no room for further messages: reply sockets are not read then, until [`Pool::hear`].

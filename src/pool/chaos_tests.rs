@@ -1,6 +1,7 @@
 //! Workers of the own dialect that do everything that workers do, wrongly too, in any order: whatever happens, counts agree, each
 //! request ends once, nothing is heard under an id that was given up, and at last nobody has anything.
 
+use super::session::Condition;
 use super::tests::{Note, pass};
 use super::worker_tests::{Ears, Worker, pool_that_hears};
 use super::*;
@@ -210,9 +211,9 @@ impl World {
             12 => {
                 let silent = self.dice.below(2) == 0;
                 if silent {
-                    self.pool.worker_suspect(peer.id());
+                    self.pool.worker_does(peer.id(), Condition::Silent);
                 } else {
-                    self.pool.worker_alive(peer.id());
+                    self.pool.worker_does(peer.id(), Condition::Well);
                 }
             }
             13 if self.dice.below(4) == 0 => self.pool.worker_drains(peer.id()),
@@ -273,7 +274,7 @@ impl World {
             mate.blocked = false;
             mate.worker.peer.pretend_blocked(false);
             self.pool.worker_writable(peer);
-            self.pool.worker_alive(peer);
+            self.pool.worker_does(peer, Condition::Well);
             self.pool.worker_credit(peer, Some(1));
         }
         for _ in 0..200 {

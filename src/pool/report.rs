@@ -74,7 +74,7 @@ pub struct Worker {
     pub origin: Origin,
     /// `pairing` until its reply socket is heard, `ready`, `blocked` while its socket takes nothing, `stalled` when that has
     /// lasted, `leaving` when it has gone and may be dead, `draining` when it only answers what it has,
-    /// `suspect` when it is silent, `ejected` when it gets nothing for being slow.
+    /// `suspect` when it is silent, `stuck` when its program comes no further, `ejected` when it gets nothing for being slow.
     pub state: &'static str,
     /// How many requests it works on at once, by its own word or by the rules. None: no wall.
     pub slots: Option<u32>,
@@ -92,6 +92,8 @@ pub struct Worker {
     pub service: Spread,
     /// Requests that it has not answered.
     pub open: u32,
+    /// Requests from before its connection that take slots of it, and are in no other count.
+    pub foreign: u32,
     /// Responses of it that have become streams.
     pub attached: u32,
     /// Messages that its socket has not taken.

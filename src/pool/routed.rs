@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::session::Condition;
 use super::{Dialect, Pool};
 use crate::bus::server::{Peer, PeerId, Unsent};
 use crate::metrics::Name;
@@ -60,8 +61,20 @@ impl Pool {
         }
         drop(state);
         if self.state.borrow_mut().workers.holds(peer, id) {
-            self.replies.held(self, peer, address);
+            self.replies.held(self, peer, id, address);
         }
+    }
+
+    /// A request from before a worker's connection has become a stream, and takes no slot of it any more.
+    pub fn free_held(self: &Rc<Self>, peer: PeerId, id: RequestId) {
+        let state = &mut *self.state.borrow_mut();
+        state.workers.free_hold(peer, id);
+        self.resume(state);
+    }
+
+    /// Workers are expected to come back with requests of before, until then: what they have counts before they are given more.
+    pub fn expect_returns(&self, until: Instant) {
+        self.state.borrow_mut().workers.expect_returns(until);
     }
 
     /// It begins with a request.
@@ -114,18 +127,15 @@ impl Pool {
         self.begin_drain(state, begun);
     }
 
-    /// It is silent: it gets nothing more, and is taken for dead when that lasts.
-    pub(super) fn worker_suspect(self: &Rc<Self>, peer: PeerId) {
+    /// Its signs of life say otherwise than before. One that is silent or stuck gets nothing more, and one that stays silent is taken for
+    /// dead.
+    pub(super) fn worker_does(self: &Rc<Self>, peer: PeerId, condition: Condition) {
         let state = &mut *self.state.borrow_mut();
-        state.workers.suspect(peer, true);
-        self.unsettled.notify_one();
-    }
-
-    /// It was silent and is heard again.
-    pub(super) fn worker_alive(self: &Rc<Self>, peer: PeerId) {
-        let state = &mut *self.state.borrow_mut();
-        state.workers.suspect(peer, false);
-        self.resume(state);
+        state.workers.set_condition(peer, condition);
+        match condition {
+            Condition::Well => self.resume(state),
+            Condition::Stuck | Condition::Silent => self.unsettled.notify_one(),
+        }
     }
 
     /// Whether it has anything: requests, streams, attached connections.

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::routed::Facts;
-use super::session::{Heard, Heartbeats, Session};
+use super::session::{Condition, Heard, Heartbeats, Session};
 use super::workers::Link;
 use super::{Dialect, NO_TAG, Pool};
 use crate::bus::server::{Listening, Message, Peer, PeerId, Sink, Unsent};
@@ -43,7 +43,7 @@ struct Seat {
     /// The pool that it works for, once it does.
     pool: Option<Rc<Pool>>,
     /// What the pool was last told.
-    suspect: bool,
+    told: Condition,
 }
 
 impl Drop for RouterSide {
@@ -221,37 +221,44 @@ impl RouterSide {
 }
 
 impl Seat {
-    /// Whether it has become suspect, or is no longer, since the pool was told.
+    /// Whether it does otherwise than the pool was told.
     fn turn(&mut self) -> Option<Turned> {
-        let suspect = self.session.is_suspect();
-        if std::mem::replace(&mut self.suspect, suspect) == suspect {
+        let condition = self.session.condition();
+        let before = std::mem::replace(&mut self.told, condition);
+        if before == condition {
             return None;
         }
         Some(Turned {
             pool: Rc::clone(self.pool.as_ref()?),
             peer: Rc::clone(&self.peer),
-            suspect,
+            before,
+            condition,
         })
     }
 }
 
-/// A worker that has become suspect, or is no longer.
+/// A worker that has become silent or stuck, or is no longer.
 struct Turned {
     pool: Rc<Pool>,
     peer: Rc<Peer>,
-    suspect: bool,
+    before: Condition,
+    condition: Condition,
 }
 
 impl Turned {
     fn tell(self) {
         let (peer, origin) = (self.peer.id(), self.peer.origin());
-        if self.suspect {
-            info!(%peer, %origin, "worker is silent: it gets nothing more until it is heard");
-            self.pool.worker_suspect(peer);
-        } else {
-            info!(%peer, %origin, "worker is heard again");
-            self.pool.worker_alive(peer);
+        match (self.before, self.condition) {
+            (_, Condition::Silent) => {
+                info!(%peer, %origin, "worker is silent: it gets nothing more until it is heard");
+            }
+            (_, Condition::Stuck) => {
+                info!(%peer, %origin, "worker comes no further: it gets nothing more until it does");
+            }
+            (Condition::Stuck, Condition::Well) => info!(%peer, %origin, "worker goes on"),
+            (_, Condition::Well) => info!(%peer, %origin, "worker is heard again"),
         }
+        self.pool.worker_does(peer, self.condition);
     }
 }
 
@@ -272,7 +279,7 @@ impl Sink for RouterSide {
             session: Session::new(Instant::now()),
             peer: Rc::clone(peer),
             pool: None,
-            suspect: false,
+            told: Condition::Well,
         };
         self.seats.borrow_mut().insert(peer.id(), seat);
         self.wake.notify_one();

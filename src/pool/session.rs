@@ -108,6 +108,17 @@ enum State {
     Over,
 }
 
+/// What a worker's signs of life say of it. Only silence that lasts is death.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// Nothing is wrong.
+    Well,
+    /// It lives, and its program comes no further although it has something: it gets nothing more until it does.
+    Stuck,
+    /// It does not answer.
+    Silent,
+}
+
 /// One connection of a worker.
 #[expect(
     clippy::struct_excessive_bools,
@@ -150,9 +161,19 @@ impl Session {
         }
     }
 
+    /// What its signs of life say.
+    pub(super) fn condition(&self) -> Condition {
+        match (self.silent, self.stuck) {
+            (true, _) => Condition::Silent,
+            (false, true) => Condition::Stuck,
+            (false, false) => Condition::Well,
+        }
+    }
+
     /// Whether it should get nothing for now.
-    pub(super) fn is_suspect(&self) -> bool {
-        self.silent || self.stuck
+    #[cfg(test)]
+    fn is_suspect(&self) -> bool {
+        self.condition() != Condition::Well
     }
 
     /// Whether it speaks m2wsgi's dialect.

@@ -1,6 +1,7 @@
 //! Workers that say what they begin and finish, and the rules of a broker, in a pool without sockets.
 
 use super::routed::Facts;
+use super::session::Condition;
 use super::tests::{HERE, Note, pass, talker};
 use super::*;
 use crate::bus::server::Peer;
@@ -409,13 +410,13 @@ async fn a_silent_worker_gets_nothing_and_is_dead_after_a_while() {
     let (has, _) = ask(&pool, 1, Retry::Never);
     let late = silent.last();
     silent.takes_all();
-    pool.worker_suspect(silent.peer.id());
+    pool.worker_does(silent.peer.id(), Condition::Silent);
     let (waits, _) = ask(&pool, 2, Retry::Never);
     assert_eq!((silent.has().len(), pool.waiting().0), (0, 1));
     assert_eq!(pool.report().workers[0].state, "suspect");
-    pool.worker_alive(silent.peer.id());
+    pool.worker_does(silent.peer.id(), Condition::Well);
     assert_eq!(silent.has(), ["REQUEST|1||s 2 x"]);
-    pool.worker_suspect(silent.peer.id());
+    pool.worker_does(silent.peer.id(), Condition::Silent);
     let lives = Worker::join(&pool, "v", 2);
     let grace = pool.settings().rules.suspect_grace;
     pass(&pool, grace / 2).await;

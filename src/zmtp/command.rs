@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::SocketType;
 use super::frame::encode_command;
+use super::{Options, SocketType};
 
 /// A PING or PONG context longer than this is cut (RFC 37; libzmq does the same).
 pub(super) const CONTEXT_BYTES_MAX: usize = 16;
@@ -120,22 +120,29 @@ pub(super) fn decode_ready(role: SocketType, data: &[u8]) -> Result<Ready, Ready
     Ok(ready)
 }
 
-/// Appends our READY. It has the socket type, as libzmq's has for these types (the name is written just so, because libzmq
-/// compares it exactly), and the properties given, which every libzmq takes and shows to its program.
-pub(super) fn encode_ready(
-    role: SocketType,
-    properties: &[(&'static str, &'static str)],
-    out: &mut Vec<u8>,
-) {
+/// Appends our READY. It has the socket type (the name is written just so, because libzmq compares it exactly), the identity where
+/// libzmq's has one, which is for these three types, and the properties given, which every libzmq takes and shows to its program.
+pub(super) fn encode_ready(role: SocketType, options: &Options, out: &mut Vec<u8>) {
     let mut data = Vec::with_capacity(64);
-    let all = [("Socket-Type", role.name())];
-    for (name, value) in all.iter().chain(properties) {
-        data.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
-        data.extend_from_slice(name.as_bytes());
-        data.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_be_bytes());
-        data.extend_from_slice(value.as_bytes());
+    push_property(&mut data, "Socket-Type", role.name().as_bytes());
+    if matches!(
+        role,
+        SocketType::Req | SocketType::Dealer | SocketType::Router
+    ) && !options.identity.is_empty()
+    {
+        push_property(&mut data, "Identity", &options.identity);
+    }
+    for (name, value) in &options.properties {
+        push_property(&mut data, name, value.as_bytes());
     }
     encode_command("READY", &data, out);
+}
+
+fn push_property(data: &mut Vec<u8>, name: &str, value: &[u8]) {
+    data.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+    data.extend_from_slice(name.as_bytes());
+    data.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_be_bytes());
+    data.extend_from_slice(value);
 }
 
 /// Appends a PING without a time to live: one from us could only lose messages.

@@ -3,10 +3,8 @@
 //! We send ten bytes and wait, because everything at once breaks libzmq 3.2 (it closes and reconnects for ever) and puts
 //! the greeting's bytes before the application of a 2.x. To a 1.0 peer those ten bytes are a whole, empty identity frame.
 
-use super::{SocketType, Version, command};
+use super::{Options, SocketType, Version, command};
 
-/// The signature: all we send unasked.
-pub(super) const SIGNATURE: [u8; 10] = [0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f];
 /// Length of a 3.x greeting.
 pub(super) const GREETING_BYTES: usize = 64;
 /// Length of the part of a 2.0 greeting before the socket type.
@@ -25,6 +23,13 @@ pub(super) enum Sniffed {
     Old,
     /// 2.0 or later: byte 10 will tell.
     Versioned,
+}
+
+/// The signature: all we send unasked. To a 1.0 peer it is the header of a frame with our identity, which has so many bytes.
+pub(super) fn signature(identity_bytes: usize) -> [u8; 10] {
+    let length = u16::try_from(identity_bytes).unwrap_or(0).saturating_add(1);
+    let [high, low] = length.to_be_bytes();
+    [0xff, 0, 0, 0, 0, 0, 0, high, low, 0x7f]
 }
 
 /// Looks at the first bytes.
@@ -48,15 +53,11 @@ pub(super) fn is_text(input: &[u8]) -> bool {
 }
 
 /// Appends bytes 11 to 63 of our greeting, and our READY.
-pub(super) fn complete(
-    role: SocketType,
-    properties: &[(&'static str, &'static str)],
-    out: &mut Vec<u8>,
-) {
+pub(super) fn complete(role: SocketType, options: &Options, out: &mut Vec<u8>) {
     out.push(MINOR);
     out.extend_from_slice(b"NULL");
     out.resize(out.len().saturating_add(48), 0);
-    command::encode_ready(role, properties, out);
+    command::encode_ready(role, options, out);
 }
 
 /// Reads a whole greeting of 3.x: the version that the peer declares, and its mechanism.

@@ -1,8 +1,8 @@
-//! ZMTP, the wire protocol of libzmq and its kin, as the side that accepts has to speak it: a pure codec, no I/O, no clock.
+//! ZMTP, the wire protocol of libzmq and its kin, for the side that accepts and the one that connects: a pure codec, no I/O, no clock.
 //!
 //! [`Session`] takes the bytes of one connection and the time, and gives events, bytes to send and the time of its next
 //! deadline. It speaks 3.1 and 3.0 (RFC 37 and 23), 2.0 (RFC 15) and 1.0 (RFC 13) as libzmq of any age does, mechanism
-//! NULL. It does not queue messages to be sent, open sockets or choose peers: that is `bus::server`.
+//! NULL. It does not queue messages to be sent, open sockets or choose peers: that is `bus`.
 #![warn(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,

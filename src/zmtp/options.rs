@@ -1,5 +1,6 @@
 //! What a session allows: sizes, counts and times, each with its reason. No I/O.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// What a session allows, and its patience. The defaults are the measured recommendations of the ZMTP survey.
@@ -29,7 +30,10 @@ pub struct Options {
     pub socket_type_required: bool,
     /// What our READY says beside the socket type: `X-` names of at most 255 bytes. Default: nothing. Peers below 3.0 are not
     /// told.
-    pub properties: Vec<(&'static str, &'static str)>,
+    pub properties: Vec<(&'static str, Cow<'static, str>)>,
+    /// Our identity, at most 255 bytes. READY has it for REQ, DEALER and ROUTER, as libzmq's has; peers below 3.0 are told in any
+    /// case. Default: none.
+    pub identity: Vec<u8>,
     /// SUB and XSUB: what to subscribe to. Default: everything.
     pub topics: Vec<Vec<u8>>,
     /// How long after its PONG a 3.1 publisher's next send is sure to see a subscription. Default: 2 ms; libzmq looks for new
@@ -55,6 +59,7 @@ impl Default for Options {
             old_versions: true,
             socket_type_required: true,
             properties: Vec::new(),
+            identity: Vec::new(),
             topics: vec![Vec::new()],
             subscription_delay: Duration::from_millis(2),
             subscription_delay_unasked: Duration::from_millis(10),

@@ -1,6 +1,6 @@
 //! One connection's state: handshake, traffic, heartbeats. No I/O; time is given.
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -69,7 +69,7 @@ enum Subscription {
     At(Instant),
 }
 
-/// The protocol state of one accepted connection.
+/// The protocol state of one connection. ZMTP knows no difference between who accepts and who connects.
 ///
 /// The caller, in any order, as things happen:
 ///
@@ -82,7 +82,7 @@ enum Subscription {
 #[derive(Debug)]
 pub struct Session {
     role: SocketType,
-    options: Rc<Options>,
+    options: Arc<Options>,
     state: State,
     output: Vec<u8>,
     remote: Remote,
@@ -102,15 +102,17 @@ pub struct Session {
     silent: bool,
     time_to_live: Option<Duration>,
     subscription: Subscription,
+    /// XPUB: a subscriber of ZMTP 1.0 says nothing and sorts out by itself. That it wants everything is still to be told.
+    wants_all: bool,
 }
 
 impl Session {
-    /// A session for a connection accepted at `now` by a socket of type `role`.
-    pub fn new(role: SocketType, options: Rc<Options>, now: Instant) -> Self {
+    /// A session for a connection accepted (or made) at `now` by a socket of type `role`.
+    pub fn new(role: SocketType, options: Arc<Options>, now: Instant) -> Self {
         Self {
             role,
             state: State::AwaitSignature,
-            output: greeting::SIGNATURE.to_vec(),
+            output: greeting::signature(options.identity.len()).to_vec(),
             remote: Remote {
                 version: Version::V1_0,
                 socket_type: None,
@@ -132,6 +134,7 @@ impl Session {
             silent: false,
             time_to_live: None,
             subscription: Subscription::Nothing,
+            wants_all: false,
         }
     }
 
@@ -239,6 +242,8 @@ impl Session {
             Sniffed::Old => {
                 self.framing = Framing::Old;
                 self.state = State::AwaitIdentity;
+                // What was sent was the length of our identity; here it is.
+                self.output.extend_from_slice(&self.options.identity);
                 self.check_version(Version::V1_0)?;
             }
             Sniffed::Versioned => {
@@ -257,13 +262,16 @@ impl Session {
             Some(1 | 2) => {
                 self.remote.version = Version::V2_0;
                 self.check_version(Version::V2_0)?;
-                // Our type and our identity, an empty frame.
-                self.output.extend_from_slice(&[self.role.number(), 0, 0]);
+                self.output.push(self.role.number());
+                let size = self.options.identity.len();
+                self.output
+                    .extend_from_slice(self.framing.encode(size, false).as_ref());
+                self.output.extend_from_slice(&self.options.identity);
                 input.advance(REVISION_BYTES);
                 self.state = State::AwaitTypeAndIdentity;
             }
             Some(_) => {
-                greeting::complete(self.role, &self.options.properties, &mut self.output);
+                greeting::complete(self.role, &self.options, &mut self.output);
                 self.state = State::AwaitGreeting;
             }
         }
@@ -376,8 +384,9 @@ impl Session {
     fn enter_traffic(&mut self, now: Instant) -> Event {
         self.state = State::Traffic;
         self.knows_ping = self.remote.version >= Version::V3_1;
+        self.wants_all = self.remote.version < Version::V2_0 && self.role == SocketType::Xpub;
         if matches!(self.role, SocketType::Sub | SocketType::Xsub) {
-            let options = Rc::clone(&self.options);
+            let options = Arc::clone(&self.options);
             for topic in &options.topics {
                 if self.remote.version >= Version::V3_1 {
                     command::encode_subscribe(topic, &mut self.output);
@@ -405,6 +414,9 @@ impl Session {
         {
             // A 1.0 PULL says nothing after its identity; a client of another protocol that slipped through does.
             return Err(Violation::Unasked);
+        }
+        if std::mem::take(&mut self.wants_all) {
+            return Ok(Some(wants(b"", true)));
         }
         loop {
             let Some(header) = self.framing.decode(input)? else {

@@ -1,6 +1,6 @@
 //! What docs/broker-protocol.md says is what is spoken: its examples are decoded, its bytes are fed to the codec.
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
@@ -133,10 +133,10 @@ impl Lines for Vec<&'static str> {
 #[test]
 fn the_bytes_are_those_that_the_codec_takes_and_gives() {
     let options = zmtp::Options {
-        properties: vec![("X-Lurcher", "1")],
+        properties: vec![("X-Lurcher", "1".into())],
         ..zmtp::Options::default()
     };
-    let mut session = Session::new(SocketType::Router, Rc::new(options), Instant::now());
+    let mut session = Session::new(SocketType::Router, Arc::new(options), Instant::now());
     let mut input = BytesMut::new();
     let mut expected = messages(blocks("frames")[0]).into_iter();
     let mut handshake = Vec::new();

@@ -11,6 +11,7 @@ use lurcher::pool::{
     self, Addresses, Caller, Failure, Heartbeats, Pool, Refused, Replies, Retry, Rules, Settings,
     Ticket,
 };
+use lurcher::wire::worker::RequestId;
 use lurcher::wire::{ConnId, Protocol};
 
 use crate::bus_peers::{PATIENCE, Raw, shard, tcp};
@@ -28,7 +29,7 @@ impl Replies for Ears {
         self.replies.borrow_mut().push(message);
     }
 
-    fn held(&self, _: &Rc<Pool>, _: PeerId, address: &Bytes) {
+    fn held(&self, _: &Rc<Pool>, _: PeerId, _: RequestId, address: &Bytes) {
         let address = String::from_utf8_lossy(address).into_owned();
         self.held.borrow_mut().push(address);
     }
@@ -388,6 +389,43 @@ fn what_a_worker_still_has_from_before_is_heard_and_told() {
             broker.replied(2).await,
             ["front 1:9, answered", "front 1:1, end"]
         );
+    });
+}
+
+#[test]
+fn what_a_worker_has_from_before_takes_its_slots_until_it_is_done_or_streams() {
+    shard(async {
+        let broker = Broker::start().await;
+        broker
+            .pool
+            .expect_returns(tokio::time::Instant::now() + PATIENCE);
+        // The first is there before anybody comes.
+        let (_first, first) = broker.submit(1, Retry::Never);
+        let worker = broker.worker();
+        worker.say(&["HELLO", "1", "", "2", "1", ""]);
+        worker.say(&["HELD", "4711", "front 9"]);
+        worker.say(&["HELD", "4712", "front 10"]);
+        assert_eq!(worker.hear().await[0], "WELCOME");
+        until(|| broker.ears.held.borrow().len() == 2).await;
+        until(|| broker.pool.report().workers[0].state == "ready").await;
+        assert_eq!((first.handed.get(), broker.pool.report().waiting), (0, 1));
+        worker.say(&["DONE", "4711", "5"]);
+        until(|| first.handed.get() == 1).await;
+        let (_second, second) = broker.submit(2, Retry::Never);
+        assert_eq!(second.handed.get(), 0);
+        let peer = broker.pool.report().workers[0].peer;
+        broker.pool.free_held(peer, RequestId(4712));
+        assert_eq!(second.handed.get(), 1);
+        // What it says to it is heard still, and its end frees nothing once more.
+        worker.say(&["REPLY", "4712", "front 2:10, more"]);
+        worker.say(&["DONE", "4712", "5"]);
+        worker.say(&["REPLY", "", "front 1:1, end"]);
+        assert_eq!(
+            broker.replied(2).await,
+            ["front 2:10, more", "front 1:1, end"]
+        );
+        let (_third, third) = broker.submit(3, Retry::Never);
+        assert_eq!(third.handed.get(), 0);
     });
 }
 

@@ -215,7 +215,7 @@ fn where_nobody_gives_the_credits_asked_for_a_response_goes_on_without_them() {
     const BYTES: usize = 3 << 20;
     bus_peers::shard(async {
         let mut options = lurcher::bus::server::Options::default();
-        options.protocol.properties = vec![("X-Lurcher", "1")];
+        options.protocol.properties = vec![("X-Lurcher", "1".into())];
         let kinds = [lurcher::bus::server::Kind::Push, bus_peers::everything()];
         let [push, sub] = kinds.map(|kind| Bus::bind(bus_peers::tcp(), kind, options.clone()));
         let (push, sub) = (push.await, sub.await);

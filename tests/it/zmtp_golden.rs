@@ -1,7 +1,7 @@
 //! Recorded connections of real libraries, replayed into the codec: as they came, byte by byte and all at once. What is
 //! delivered and what is answered must be the same each time, and what an independent reader found in the bytes.
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -32,11 +32,14 @@ fn replay_with<'a>(
 ) -> Outcome {
     let now = Instant::now();
     let options = Options {
-        properties,
+        properties: properties
+            .into_iter()
+            .map(|(name, value)| (name, value.into()))
+            .collect(),
         socket_type_required: false,
         ..Options::default()
     };
-    let mut session = Session::new(role, Rc::new(options), now);
+    let mut session = Session::new(role, Arc::new(options), now);
     let mut input = BytesMut::new();
     let mut outcome = Outcome::default();
     for piece in pieces {

@@ -1,32 +1,26 @@
 //! DEALER: one connection to one broker, messages of several frames both ways. What they mean is the owner's business.
 //!
-//! libzmq connects again by itself, and keeps for whoever is there next what was meant for the one before. A broker must be told
-//! first who has come, so this is one connection and no more: libzmq tries until it has one, and when that is lost, which its
-//! monitor tells, the owner opens another [`Dealer`].
+//! A broker must be told first who has come, so what was meant for one is of no use to the next. This is one connection and no more.
+//! Its owner makes it, by [`Dialed`], and opens another [`Dealer`] when it is lost: he may have a thread that does so, and that reads
+//! and writes ([`Dealer::run_now`]), while the program keeps the runtime busy.
 
 use std::io;
+use std::sync::Arc;
 use std::task::{Context as Waker, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
 
-use super::monitor::{Change, Monitor};
-use super::{Context, Descriptor, OpenError, Opened, Options, is_again, open, watch};
+use super::address::Dialed;
+use super::shared::{Core, Habits, State};
+use super::task::{Alive, Attached, keep_connected, tell_ended};
+use super::{Context, OpenError, Options, dead, open};
 use crate::endpoint::Endpoint;
+use crate::zmtp::SocketType;
 
-/// Milliseconds between attempts to connect, at least; libzmq takes up to twice as long.
-const RECONNECT_MS: i32 = 50;
-
-/// After a lost connection libzmq does not connect again sooner than [`RECONNECT_MS`], so whoever has looked so lately knows that
-/// what he hands over goes to nobody else.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-
-/// Frames up to this size are copied out of libzmq's buffers; larger ones are kept where they are.
-const COPY_BYTES_MAX: usize = 2048;
-
-/// Frames of a message that are kept; nobody has a use for more, and a peer could send any number.
-const FRAMES_MAX: usize = 16;
+/// Between attempts to connect.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A DEALER socket with its one connection.
 ///
@@ -34,189 +28,162 @@ const FRAMES_MAX: usize = 16;
 /// [`Dealer::try_recv`] before it waits for [`Dealer::poll_ready`].
 #[derive(Debug)]
 pub struct Dealer {
-    events: AsyncFd<Descriptor>,
-    changes: AsyncFd<Descriptor>,
-    socket: Socket,
-    endpoint: Endpoint,
-    /// The connection has come, and has gone.
-    up: bool,
-    lost: bool,
-    looked: Instant,
-}
-
-struct Socket {
-    zmq: zmq::Socket,
-    monitor: Monitor,
-    message: zmq::Message,
-}
-
-impl std::fmt::Debug for Socket {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Socket").finish_non_exhaustive()
-    }
-}
-
-/// A frame that stays in libzmq's memory.
-struct Kept(zmq::Message);
-
-impl AsRef<[u8]> for Kept {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
+    core: Arc<Core>,
+    /// How long what is queued is written after the end, where that is not [`Options::linger`].
+    linger: Option<Duration>,
+    context: Context,
+    runtime: Handle,
 }
 
 impl Dealer {
-    /// Opens a DEALER socket and connects it; libzmq goes on trying while nobody is there, and keeps meanwhile what is handed over.
-    /// Needs a runtime around it.
+    /// Opens a DEALER socket without a connection. What is handed over meanwhile is kept. Needs a runtime around it.
     ///
     /// # Errors
     ///
-    /// When the endpoint is of no use (no such interface, path too long) or descriptors have run out.
-    pub fn connect(
+    /// When the endpoint is of no use (no address, path too long).
+    pub fn open(
         context: &Context,
         endpoint: &Endpoint,
         options: &Options,
     ) -> Result<Self, OpenError> {
-        let mut monitor = None;
-        let Opened { events, socket } = open(context, zmq::DEALER, endpoint, options, |socket| {
-            socket.set_reconnect_ivl(RECONNECT_MS)?;
-            monitor = Some(Monitor::of(context, socket)?);
-            Ok(())
-        })?;
-        let watched = monitor
-            .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
-            .and_then(|monitor| Ok((watch(monitor.socket())?, monitor)));
-        match watched {
-            Ok((changes, monitor)) => Ok(Self {
-                events,
-                changes,
-                socket: Socket {
-                    zmq: socket,
-                    monitor,
-                    message: zmq::Message::new(),
-                },
-                endpoint: endpoint.clone(),
-                up: false,
-                lost: false,
-                looked: Instant::now(),
-            }),
-            Err(source) => {
-                drop(events);
-                let (doing, endpoint) = ("watching the connection to", endpoint.clone());
-                Err(OpenError {
-                    doing,
-                    endpoint,
-                    source,
-                })
-            }
+        let habits = Habits {
+            role: SocketType::Dealer,
+            pause: PAUSE,
+            is_once: true,
+            patience: Duration::ZERO,
+        };
+        Ok(Self {
+            core: open(context, endpoint, options, habits)?,
+            linger: None,
+            context: context.clone(),
+            runtime: Handle::current(),
+        })
+    }
+
+    /// Gives it its connection, from any thread, unless it has or had one.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime does not take it.
+    pub fn attach(&self, dialed: Dialed) -> io::Result<()> {
+        if self.has_connection() {
+            return Ok(());
         }
+        let _runtime = self.runtime.enter();
+        let attached = Attached::new(&self.core, dialed.into_stream()?);
+        let core = Arc::clone(&self.core);
+        let driving = async move {
+            let (ended, _) = attached.drive().await;
+            tell_ended(&core, &ended, &mut None);
+        };
+        self.context.tasks.spawn_on(driving, &self.runtime);
+        Ok(())
+    }
+
+    /// Whether it has a connection, be its handshake done or not, or had one.
+    pub fn has_connection(&self) -> bool {
+        self.core
+            .with(|state| !state.links.is_empty() || state.hub.connections > 0)
     }
 
     /// Where it is connected to.
     pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+        &self.core.endpoint
     }
 
-    /// Whether the connection has come, as far as was seen.
+    /// Whether the connection has come.
     pub fn is_up(&self) -> bool {
-        self.up
+        self.core.with(|state| state.hub.connections > 0)
     }
 
     /// Whether the connection has come and gone: then this is of no use any more. What had arrived can still be received.
     pub fn is_lost(&self) -> bool {
-        self.lost
+        self.core.with(|state| state.hub.losses > 0)
     }
 
-    /// Takes note of a connection that has come or gone.
-    pub fn look(&mut self) -> io::Result<()> {
-        self.looked = Instant::now();
-        while let Some(change) = self.socket.monitor.next()? {
-            match change {
-                Change::Up(_) => self.up = true,
-                // Attempts that fail are none.
-                Change::Down => self.lost |= self.up,
-            }
-        }
-        Ok(())
+    /// Reads what has arrived and writes what is queued at once, from any thread: for whoever cannot rely on the runtime to get round
+    /// to it, because the program keeps it busy.
+    pub fn run_now(&self) {
+        self.core.run_now();
     }
 
     /// Takes a message if one is there.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime in which it was opened has ended.
     pub fn try_recv(&mut self) -> io::Result<Option<Vec<Bytes>>> {
-        let mut frames = Vec::new();
-        loop {
-            // Once the first frame is there, all are.
-            match self
-                .socket
-                .zmq
-                .recv(&mut self.socket.message, zmq::DONTWAIT)
-            {
-                Ok(()) => {}
-                Err(zmq::Error::EINTR) => continue,
-                Err(error) if is_again(error) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            }
-            let more = self.socket.message.get_more();
-            if frames.len() < FRAMES_MAX {
-                frames.push(self.frame());
-            }
-            if !more {
-                return Ok(Some(frames));
-            }
-        }
+        let core = &self.core;
+        core.with(|state| match state.take_talk(core) {
+            None if state.hub.is_dead => Err(dead()),
+            taken => Ok(taken),
+        })
     }
 
-    fn frame(&mut self) -> Bytes {
-        let message = &mut self.socket.message;
-        if message.len() <= COPY_BYTES_MAX {
-            return Bytes::copy_from_slice(message);
-        }
-        Bytes::from_owner(Kept(std::mem::replace(message, zmq::Message::new())))
-    }
-
-    /// Hands over one message, if libzmq takes one now; false when not, and when the connection is lost. What is handed over is
+    /// Hands over one message, if there is room for it now; false when not, and when the connection is lost. What is handed over is
     /// written while the connection lives.
-    pub fn try_send(&mut self, before: &[&[u8]], last: &[u8]) -> io::Result<bool> {
-        if !self.lost && self.looked.elapsed() >= LOOK_EVERY {
-            self.look()?;
-        }
-        if self.lost {
-            return Ok(false);
-        }
-        let frames = before
-            .iter()
-            .map(|frame| (*frame, zmq::DONTWAIT | zmq::SNDMORE))
-            .chain([(last, zmq::DONTWAIT)]);
-        for (frame, flags) in frames {
-            loop {
-                match self.socket.zmq.send(frame, flags) {
-                    Ok(()) => break,
-                    Err(zmq::Error::EINTR) => {}
-                    // Only with the first frame, or with a connection that is lost in the middle, and all of this with it.
-                    Err(error) if is_again(error) => return Ok(false),
-                    Err(error) => return Err(error.into()),
-                }
+    ///
+    /// # Errors
+    ///
+    /// As [`Dealer::try_recv`].
+    pub fn try_send(&mut self, before: &[&[u8]], last: Bytes) -> io::Result<bool> {
+        let core = &self.core;
+        core.with(|State { links, hub }| {
+            if hub.is_dead {
+                return Err(dead());
             }
-        }
-        Ok(true)
+            if hub.losses > 0 {
+                return Ok(false);
+            }
+            let has_room = match links.iter_mut().find(|link| link.is_ready()) {
+                Some(link) if link.has_room(last.len()) => {
+                    link.send_frames(before, last, hub, core);
+                    true
+                }
+                None if hub.early.len() < core.queued_max => {
+                    let before = before.iter().map(|frame| Bytes::copy_from_slice(frame));
+                    hub.early.push_back(before.chain([last]).collect());
+                    true
+                }
+                _ => false,
+            };
+            hub.owner_wants_room |= !has_room;
+            Ok(has_room)
+        })
     }
 
     /// Ready when there may be something to receive or to send, or the connection has come or gone: to be awaited only when neither
     /// was so. The readiness is gone with being told of.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dealer::try_recv`].
     pub fn poll_ready(&mut self, cx: &mut Waker<'_>) -> Poll<io::Result<()>> {
-        let mut found = Poll::Pending;
-        for events in [&self.events, &self.changes] {
-            if let Poll::Ready(ready) = events.poll_read_ready(cx) {
-                ready?.clear_ready();
-                found = Poll::Ready(Ok(()));
+        self.core.with(|state| {
+            if std::mem::take(&mut state.hub.has_news) {
+                return Poll::Ready(Ok(()));
             }
-        }
-        found
+            if state.hub.is_dead {
+                return Poll::Ready(Err(dead()));
+            }
+            state.hub.owner = Some(cx.waker().clone());
+            Poll::Pending
+        })
     }
 
     /// Closes it without waiting for what is not written.
-    pub fn abandon(self) {
-        if let Err(error) = self.socket.zmq.set_linger(0) {
-            tracing::debug!(%error, endpoint = %self.endpoint, "closing a socket");
+    pub fn abandon(mut self) {
+        self.linger = Some(Duration::ZERO);
+    }
+}
+
+impl Drop for Dealer {
+    fn drop(&mut self) {
+        self.core.close(self.linger);
+        if self.linger.is_none() && !self.has_connection() {
+            // What was handed over before anybody was there has its time too.
+            let connecting = keep_connected(Alive(Arc::clone(&self.core)));
+            self.context.tasks.spawn_on(connecting, &self.runtime);
         }
     }
 }

@@ -1,120 +1,59 @@
 //! PULL: takes what one server pushes. Fair use between servers and the meaning of messages are the owner's business.
 
 use std::io;
-use std::os::fd::{AsFd as _, RawFd};
-use std::sync::{Mutex, PoisonError};
-use std::task::{Context as Waker, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context as Waker, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::unix::AsyncFd;
 
-use super::monitor::{Change, Monitor};
-use super::{Context, Descriptor, OpenError, Opened, Options, is_again, open, watch};
-use crate::endpoint::{Endpoint, Mode, Transport};
-use crate::sys;
+use super::shared::{Core, Habits};
+use super::{Context, OpenError, Options, dead, open};
+use crate::endpoint::Endpoint;
+use crate::zmtp::SocketType;
 
-/// Bytes after which a batch is full: what was taken out of libzmq is no longer bounded by its high-water mark.
+/// Bytes after which a batch is full: what was taken out of here is no longer bounded by [`Options::received_max`].
 const BATCH_BYTES: usize = 1 << 20;
 
-/// Messages up to this size are copied out of libzmq's buffers (one allocation, 8 KiB of receive buffer not pinned);
-/// larger ones are kept where they are.
-const COPY_BYTES_MAX: usize = 2048;
+/// Between two attempts to connect.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A PULL socket connected to one server.
 #[derive(Debug)]
 pub struct Receiver {
-    events: AsyncFd<Descriptor>,
-    /// Ready when the connection has come or gone and nobody has looked yet.
-    changes: Option<AsyncFd<Descriptor>>,
-    /// Never contended: the lock only makes the type `Sync`.
-    socket: Mutex<Socket>,
-    endpoint: Endpoint,
-    /// libzmq has said `EAGAIN` since readiness was cleared: the next thing to do is to await the descriptor.
+    core: Arc<Core>,
+    /// The last look found nothing more.
     drained: bool,
-    /// The last frame announced another one.
-    in_parts: bool,
-}
-
-struct Socket {
-    zmq: zmq::Socket,
-    /// Tells of connections; none where the socket is bound and may have several.
-    monitor: Option<Monitor>,
-    /// The descriptor of the connection, while there is one.
-    link: Option<RawFd>,
-    /// Connections lost so far.
-    losses: u64,
-    message: zmq::Message,
-}
-
-impl std::fmt::Debug for Socket {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Socket").finish_non_exhaustive()
-    }
-}
-
-/// A message that stays in libzmq's memory.
-struct Kept(zmq::Message);
-
-impl AsRef<[u8]> for Kept {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
+    _context: Context,
 }
 
 impl Receiver {
-    /// Opens a PULL socket and connects it; libzmq goes on trying for ever while nobody is there.
+    /// Opens a PULL socket and connects it, again and again while nobody is there. Needs a runtime around it.
     ///
     /// # Errors
     ///
-    /// When the endpoint is of no use (no such interface, path too long) or descriptors have run out.
+    /// When the endpoint is of no use (no address, path too long) or cannot be bound.
     pub fn connect(
         context: &Context,
         endpoint: &Endpoint,
         options: &Options,
     ) -> Result<Self, OpenError> {
-        let is_bound = endpoint.mode == Some(Mode::Bind);
-        let mut monitor = None;
-        let Opened { events, socket } = open(context, zmq::PULL, endpoint, options, |socket| {
-            if !is_bound {
-                monitor = Some(Monitor::of(context, socket)?);
-            }
-            Ok(())
-        })?;
-        let changes = monitor
-            .as_ref()
-            .map(|monitor: &Monitor| watch(monitor.socket()))
-            .transpose();
-        let changes = match changes {
-            Ok(changes) => changes,
-            Err(source) => {
-                drop(events);
-                let (doing, endpoint) = ("watching the connection to", endpoint.clone());
-                return Err(OpenError {
-                    doing,
-                    endpoint,
-                    source,
-                });
-            }
+        let habits = Habits {
+            role: SocketType::Pull,
+            pause: PAUSE,
+            is_once: false,
+            patience: Duration::ZERO,
         };
         Ok(Self {
-            events,
-            changes,
-            socket: Mutex::new(Socket {
-                zmq: socket,
-                monitor,
-                link: None,
-                losses: 0,
-                message: zmq::Message::new(),
-            }),
-            endpoint: endpoint.clone(),
+            core: open(context, endpoint, options, habits)?,
             drained: false,
-            in_parts: false,
+            _context: context.clone(),
         })
     }
 
     /// Where it is connected to.
     pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+        &self.core.endpoint
     }
 
     /// Whether the last look found nothing more.
@@ -123,6 +62,10 @@ impl Receiver {
     }
 
     /// Receives one message.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime in which it was opened has ended.
     ///
     /// # Cancel safety
     ///
@@ -144,166 +87,92 @@ impl Receiver {
     ///
     /// When `Pending`, nothing was taken, and the task is woken when there may be something. No message at all means that the
     /// connection has come or gone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Receiver::recv`].
     pub fn poll_recv_many(
         &mut self,
         cx: &mut Waker<'_>,
         max: usize,
         sink: &mut dyn FnMut(Bytes),
     ) -> Poll<io::Result<usize>> {
-        let changed = self.poll_changes(cx)?;
-        loop {
-            if self.drained {
-                if changed {
-                    // Without having awaited the descriptor: it is looked at in the next call.
-                    return Poll::Ready(Ok(0));
-                }
-                ready!(self.events.poll_read_ready(cx))?.clear_ready();
-                self.drained = false;
-            }
-            let (mut count, mut bytes) = (0, 0);
-            while count < max && bytes < BATCH_BYTES {
-                match self.try_recv() {
-                    Ok(Some(message)) => {
-                        count += 1;
-                        bytes += message.len();
-                        sink(message);
-                    }
-                    Ok(None) => break,
-                    // What was taken counts; the error will come again.
-                    Err(_) if count > 0 => break,
-                    Err(error) => return Poll::Ready(Err(error)),
-                }
-            }
-            if count > 0 {
+        let Self { core, drained, .. } = self;
+        core.with(|state| {
+            let changed = std::mem::take(&mut state.hub.has_news) && !core.is_bound;
+            let count = state.take_messages(core, max, BATCH_BYTES, sink);
+            *drained = state.hub.messages.is_empty();
+            if count > 0 || changed {
                 return Poll::Ready(Ok(count));
             }
-        }
-    }
-
-    /// Takes note of connections that have come or gone; says whether any has.
-    fn poll_changes(&mut self, cx: &mut Waker<'_>) -> io::Result<bool> {
-        let mut changed = false;
-        while let Some(changes) = &self.changes
-            && let Poll::Ready(ready) = changes.poll_read_ready(cx)
-        {
-            ready?.clear_ready();
-            changed |= self.look()?;
-        }
-        Ok(changed)
-    }
-
-    fn look(&mut self) -> io::Result<bool> {
-        let socket = self
-            .socket
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        let mut changed = false;
-        while let Some(monitor) = &socket.monitor
-            && let Some(change) = monitor.next()?
-        {
-            changed = true;
-            match change {
-                Change::Up(link) => socket.link = Some(link),
-                Change::Down => {
-                    socket.link = None;
-                    socket.losses += 1;
-                }
+            if state.hub.is_dead {
+                return Poll::Ready(Err(dead()));
             }
-        }
-        Ok(changed)
+            state.hub.owner = Some(cx.waker().clone());
+            Poll::Pending
+        })
     }
 
-    /// Whether there is a connection, as far as was seen; `None` where that cannot be told, because the socket is bound.
+    /// Whether there is a connection; `None` where that cannot be told, because the socket is bound.
     pub fn is_connected(&mut self) -> Option<bool> {
-        self.changes.as_ref()?;
-        // A broken monitor tells nothing new; the socket itself will say so.
-        drop(self.look());
-        let socket = self
-            .socket
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        Some(socket.link.is_some())
+        let core = &self.core;
+        (!core.is_bound).then(|| core.with(|state| state.hub.up > 0))
     }
 
     /// Connections lost so far.
     pub fn losses(&mut self) -> u64 {
-        self.socket
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .losses
+        self.core.with(|state| state.hub.losses)
     }
 
     /// Ends our direction of the connection, on which nothing is ever said, so that a libzmq at the other end gives it up: it writes
-    /// nothing more, what it had written arrives, and then the connection is lost. To be closed then, before it connects again.
+    /// nothing more, what it had written arrives, and then the connection is lost, for good.
     ///
     /// What the other end had queued and not written is lost, so this is done only when everything that has arrived was received:
     /// then it has no reason to queue. False when there is more, no connection, or none that can be told.
+    ///
+    /// # Errors
+    ///
+    /// When the system says no.
     pub fn end_sending(&mut self) -> io::Result<bool> {
-        self.look()?;
-        let drained = self.drained;
-        let socket = self
-            .socket
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        let Some(link) = socket.link.filter(|_| drained) else {
-            return Ok(false);
-        };
-        let losses = socket.losses;
-        let endpoint = &self.endpoint.transport;
-        let shared = sys::share_socket(link, |peer| match endpoint {
-            Transport::Tcp { port, .. } => peer
-                .as_socket()
-                .is_some_and(|peer| Some(peer.port()) == *port),
-            Transport::Ipc { path } => peer
-                .as_pathname()
-                .is_none_or(|peer| peer.as_os_str() == path.as_str()),
-            Transport::Inproc { .. } => false,
-        })?;
-        // libzmq tells of the end of a connection before it closes the descriptor. While it has told of none, the number was not
-        // yet another's when it was shared.
-        self.look()?;
-        if self.losses() != losses {
+        let core = &self.core;
+        if core.is_bound {
             return Ok(false);
         }
-        let Some(shared) = shared else {
-            return Ok(false);
-        };
-        if sys::unread_bytes(shared.as_fd())? > 0 {
-            return Ok(false);
-        }
-        sys::end_sending(shared.as_fd())?;
-        Ok(true)
+        core.with(|state| match state.links.first_mut() {
+            Some(link) => link.end_sending(&mut state.hub, core),
+            None => Ok(false),
+        })
     }
 
-    /// Takes a message if one is there.
+    /// Takes a message if one is there, or has arrived and was not read yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`Receiver::recv`].
     pub fn try_recv(&mut self) -> io::Result<Option<Bytes>> {
-        let socket = self
-            .socket
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        loop {
-            match socket.zmq.recv(&mut socket.message, zmq::DONTWAIT) {
-                Ok(()) => {}
-                Err(zmq::Error::EINTR) => continue,
-                Err(error) if is_again(error) => {
-                    self.drained = true;
-                    return Ok(None);
-                }
-                Err(error) => return Err(error.into()),
+        let core = &self.core;
+        let mut taken = None;
+        for is_read in [false, true] {
+            if is_read {
+                core.run_now();
             }
-            let more = socket.message.get_more();
-            let single = !more && !self.in_parts;
-            self.in_parts = more;
-            if !single {
-                // Nobody who speaks this protocol sends several parts.
-                tracing::debug!(endpoint = %self.endpoint, "dropped a part of a message in several parts");
-                continue;
+            core.with(|state| {
+                state.take_messages(core, 1, 1, &mut |message| taken = Some(message))
+            });
+            if taken.is_some() {
+                break;
             }
-            if socket.message.len() <= COPY_BYTES_MAX {
-                return Ok(Some(Bytes::copy_from_slice(&socket.message)));
-            }
-            let message = std::mem::replace(&mut socket.message, zmq::Message::new());
-            return Ok(Some(Bytes::from_owner(Kept(message))));
         }
+        self.drained = taken.is_none();
+        if taken.is_none() && core.with(|state| state.hub.is_dead) {
+            return Err(dead());
+        }
+        Ok(taken)
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.core.close(Some(Duration::ZERO));
     }
 }

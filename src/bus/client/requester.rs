@@ -1,12 +1,19 @@
 //! REQ: asks one peer and waits for its answer, one question at a time. No retries.
 
-use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
-use tokio::io::unix::AsyncFd;
+use bytes::Bytes;
 
-use super::{Context, Descriptor, OpenError, Opened, Options, is_again, open};
+use super::shared::{Core, Habits, State};
+use super::{Context, OpenError, Options, dead, open};
 use crate::endpoint::Endpoint;
+use crate::zmtp::SocketType;
+
+/// Between two attempts to connect.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A question that was not answered.
 #[derive(Debug, thiserror::Error)]
@@ -14,14 +21,14 @@ pub enum RequestError {
     /// The socket could not be opened again after an abandoned question.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// libzmq said no.
+    /// The runtime in which the socket was opened has ended.
     #[error("asking {endpoint}")]
     Io {
         /// Who was asked.
         endpoint: Endpoint,
         /// Why it failed.
         #[source]
-        source: io::Error,
+        source: std::io::Error,
     },
 }
 
@@ -34,26 +41,22 @@ pub struct Requester {
     line: Option<Line>,
 }
 
+/// An open socket, closed when it is dropped.
 #[derive(Debug)]
-struct Line {
-    events: AsyncFd<Descriptor>,
-    socket: Mutex<Socket>,
-}
+struct Line(Arc<Core>);
 
-struct Socket(zmq::Socket);
-
-impl std::fmt::Debug for Socket {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Socket").finish_non_exhaustive()
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.0.close(None);
     }
 }
 
 impl Requester {
-    /// Opens a REQ socket and connects it.
+    /// Opens a REQ socket and connects it. Needs a runtime around it.
     ///
     /// # Errors
     ///
-    /// When the endpoint is of no use or descriptors have run out; not when nobody is there.
+    /// When the endpoint is of no use; not when nobody is there.
     pub fn connect(
         context: &Context,
         endpoint: &Endpoint,
@@ -71,70 +74,65 @@ impl Requester {
 
     /// Sends a question and returns the first part of the answer. Waits for ever while nobody is there: use a timeout.
     ///
+    /// # Errors
+    ///
+    /// [`RequestError`] says what was done and why it failed.
+    ///
     /// # Cancel safety
     ///
     /// The answer to a dropped question is never mistaken for the next one's: the socket is opened anew.
     pub async fn ask(&mut self, question: &[u8]) -> Result<Vec<u8>, RequestError> {
         // Kept out of `self` until the answer is there, so that an abandoned question takes its socket with it.
-        let mut line = match self.line.take() {
+        let line = match self.line.take() {
             Some(line) => line,
             None => self.open()?,
         };
-        let fail = |source| RequestError::Io {
+        let Line(core) = &line;
+        let question = Bytes::copy_from_slice(question);
+        // An empty frame ends the envelope, which is all that there is of it.
+        core.with(
+            |State { links, hub }| match links.iter_mut().find(|link| link.is_ready()) {
+                Some(link) => link.send_frames(&[b""], question, hub, core),
+                None => hub.early.push_back(vec![Bytes::new(), question]),
+            },
+        );
+        let answer = poll_fn(|cx| {
+            core.with(|state| {
+                while let Some(frames) = state.take_talk(core) {
+                    // As in libzmq, what is no answer is dropped.
+                    if let [envelope, answer, ..] = &frames[..]
+                        && envelope.is_empty()
+                    {
+                        return Poll::Ready(Ok(answer.to_vec()));
+                    }
+                }
+                if state.hub.is_dead {
+                    return Poll::Ready(Err(dead()));
+                }
+                state.hub.owner = Some(cx.waker().clone());
+                Poll::Pending
+            })
+        });
+        let answer = answer.await.map_err(|source| RequestError::Io {
             endpoint: self.endpoint.clone(),
             source,
-        };
-        line.retry(|socket| socket.send(question, zmq::DONTWAIT))
-            .await
-            .map_err(fail)?;
-        let answer = line
-            .retry(|socket| socket.recv_multipart(zmq::DONTWAIT))
-            .await
-            .map_err(fail)?;
+        })?;
         self.line = Some(line);
-        Ok(answer.into_iter().next().unwrap_or_default())
+        Ok(answer)
     }
 
     fn open(&self) -> Result<Line, OpenError> {
-        let Opened { events, socket } = open(
+        let habits = Habits {
+            role: SocketType::Req,
+            pause: PAUSE,
+            is_once: false,
+            patience: Duration::ZERO,
+        };
+        Ok(Line(open(
             &self.context,
-            zmq::REQ,
             &self.endpoint,
             &self.options,
-            |_| Ok(()),
-        )?;
-        Ok(Line {
-            events,
-            socket: Mutex::new(Socket(socket)),
-        })
-    }
-}
-
-impl Line {
-    /// Calls libzmq until it does not say `EAGAIN`, awaiting the descriptor in between.
-    async fn retry<T>(
-        &mut self,
-        mut call: impl FnMut(&zmq::Socket) -> zmq::Result<T>,
-    ) -> io::Result<T> {
-        loop {
-            {
-                let Socket(socket) = self
-                    .socket
-                    .get_mut()
-                    .unwrap_or_else(PoisonError::into_inner);
-                match call(socket) {
-                    Ok(done) => return Ok(done),
-                    Err(zmq::Error::EINTR) => continue,
-                    Err(error) if !is_again(error) => return Err(error.into()),
-                    Err(_) => {}
-                }
-                // A send that says EAGAIN may not have looked at libzmq's commands; reading the events does, and only when
-                // they say no too will the descriptor tell of a change.
-                if socket.get_events()?.intersects(zmq::POLLIN | zmq::POLLOUT) {
-                    continue;
-                }
-            }
-            self.events.readable().await?.clear_ready();
-        }
+            habits,
+        )?))
     }
 }

@@ -1,12 +1,9 @@
 //! The connecting sockets against plain libzmq sockets that bind, in threads of their own.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context as Cx, Wake};
 use std::thread;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::*;
 
@@ -111,16 +108,6 @@ async fn topics_say_what_would_pass() {
     context.close().await;
 }
 
-/// Counts how often it was woken.
-#[derive(Default)]
-struct Calls(AtomicUsize);
-
-impl Wake for Calls {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 /// A publisher to whoever is there, which subscribes.
 async fn subscribed(context: &Context, endpoint: &Endpoint) -> Publisher {
     let publisher = Publisher::connect(context, endpoint, &Options::default(), PATIENCE).unwrap();
@@ -130,7 +117,7 @@ async fn subscribed(context: &Context, endpoint: &Endpoint) -> Publisher {
 }
 
 #[tokio::test]
-async fn whoever_gathers_is_called_once_for_what_is_sent_until_he_comes() {
+async fn what_is_sent_goes_in_order_when_it_is_much_and_when_the_publisher_is_gone() {
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let endpoint = peer(zmq::SUB, move |sub| {
         sub.set_subscribe(b"").unwrap();
@@ -138,48 +125,6 @@ async fn whoever_gathers_is_called_once_for_what_is_sent_until_he_comes() {
     });
     let context = Context::new();
     let publisher = subscribed(&context, &endpoint).await;
-    let calls = Arc::<Calls>::default();
-    let waker = calls.clone().into();
-    let mut cx = Cx::from_waker(&waker);
-    let send = async |text: &str| {
-        let sent = publisher.send(text.into()).await;
-        assert_eq!(sent.unwrap(), Sent::Queued);
-        calls.0.load(Ordering::Relaxed)
-    };
-    // News of the connection are looked at by whoever sends, and then nothing is gathered.
-    for text in ["one", "two"] {
-        assert_eq!(send(text).await, 0);
-        assert_eq!(told.recv().await.unwrap(), text.as_bytes());
-    }
-    publisher.gather(&mut cx).unwrap();
-    assert_eq!((send("a").await, send("b").await), (1, 1));
-    publisher.gather(&mut cx).unwrap();
-    assert_eq!(
-        (told.recv().await.unwrap(), told.recv().await.unwrap()),
-        (b"a".into(), b"b".into())
-    );
-    assert_eq!((send("c").await, send("d").await), (2, 2));
-    // What comes later is sent at once, and behind.
-    publisher.end_gathering().unwrap();
-    assert_eq!(send("e").await, 2);
-    for text in ["c", "d", "e"] {
-        assert_eq!(told.recv().await.unwrap(), text.as_bytes());
-    }
-}
-
-#[tokio::test]
-async fn what_is_gathered_goes_when_it_is_much_and_when_the_publisher_does() {
-    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-    let endpoint = peer(zmq::SUB, move |sub| {
-        sub.set_subscribe(b"").unwrap();
-        while tell.send(sub.recv_bytes(0).unwrap()).is_ok() {}
-    });
-    let context = Context::new();
-    let publisher = subscribed(&context, &endpoint).await;
-    // Nobody comes however often he is called.
-    publisher
-        .gather(&mut Cx::from_waker(std::task::Waker::noop()))
-        .unwrap();
     for number in 0..100_u8 {
         assert_eq!(publisher.send(vec![number]).await.unwrap(), Sent::Queued);
     }
@@ -199,11 +144,12 @@ async fn what_is_gathered_goes_when_it_is_much_and_when_the_publisher_does() {
 }
 
 #[tokio::test]
-async fn what_was_gathered_for_one_connection_is_not_sent_on_the_next() {
+async fn what_was_queued_for_one_connection_is_not_sent_on_the_next() {
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let (go, gone) = std::sync::mpsc::channel();
     let endpoint = peer(zmq::SUB, move |first| {
         let bound = first.get_last_endpoint().unwrap().unwrap();
+        first.set_rcvhwm(1).unwrap();
         first.set_subscribe(b"").unwrap();
         // It subscribes in here.
         while gone.try_recv().is_err() {
@@ -221,9 +167,14 @@ async fn what_was_gathered_for_one_connection_is_not_sent_on_the_next() {
     });
     let context = Context::new();
     let publisher = subscribed(&context, &endpoint).await;
-    let mut cx = Cx::from_waker(std::task::Waker::noop());
-    publisher.gather(&mut cx).unwrap();
-    assert_eq!(publisher.send(b"old".to_vec()).await.unwrap(), Sent::Queued);
+    // More than all buffers on the way take.
+    let mut queued = 0;
+    while let Ok(sent) = timeout(Duration::from_millis(20), publisher.send(vec![0; 1 << 16])).await
+    {
+        assert_eq!(sent.unwrap(), Sent::Queued);
+        queued += 1;
+    }
+    assert!(queued >= 1000, "{queued}");
     go.send(()).unwrap();
     let first = publisher.subscription();
     while publisher
@@ -233,7 +184,6 @@ async fn what_was_gathered_for_one_connection_is_not_sent_on_the_next() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(publisher.send(b"new".to_vec()).await.unwrap(), Sent::Queued);
-    publisher.gather(&mut cx).unwrap();
     assert_eq!(told.recv().await.unwrap(), b"new");
 }
 
@@ -269,4 +219,64 @@ fn sockets_go_to_any_thread() {
     check::<Publisher>();
     check::<Requester>();
     check::<Context>();
+}
+
+#[tokio::test]
+async fn a_bound_receiver_hears_whoever_connects() {
+    let context = Context::new();
+    let bound: Endpoint = "tcp://127.0.0.1:*#bind".parse().unwrap();
+    let mut receiver = Receiver::connect(&context, &bound, &Options::default()).unwrap();
+    let address = Endpoint::from(receiver.endpoint().transport.clone()).to_string();
+    let pushers: Vec<_> = ["a", "b", "c"]
+        .into_iter()
+        .map(|text| {
+            let push = zmq::Context::new().socket(zmq::PUSH).unwrap();
+            push.connect(&address).unwrap();
+            push.send(text, 0).unwrap();
+            push
+        })
+        .collect();
+    let mut heard = Vec::new();
+    while heard.len() < pushers.len() {
+        heard.push(timeout(PATIENCE, receiver.recv()).await.unwrap().unwrap());
+    }
+    heard.sort_unstable();
+    assert_eq!(heard, ["a", "b", "c"]);
+    assert_eq!(receiver.is_connected(), None);
+}
+
+#[tokio::test]
+async fn a_bound_publisher_tells_each_what_it_wants() {
+    let context = Context::new();
+    let bound: Endpoint = "tcp://127.0.0.1:*#bind".parse().unwrap();
+    let publisher = Publisher::connect(&context, &bound, &Options::default(), PATIENCE).unwrap();
+    let address = Endpoint::from(publisher.endpoint().transport.clone()).to_string();
+    let subscribers = ["a", "b", ""].map(|topic| {
+        let sub = zmq::Context::new().socket(zmq::SUB).unwrap();
+        sub.set_rcvtimeo(30_000).unwrap();
+        sub.set_subscribe(topic.as_bytes()).unwrap();
+        sub.connect(&address).unwrap();
+        sub
+    });
+    let all_there = async {
+        while publisher.subscription().is_none_or(|count| count < 3) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, all_there).await.unwrap();
+    for message in ["a1", "b1", "c1", "a2", "b2"] {
+        assert_eq!(publisher.send(message.into()).await.unwrap(), Sent::Queued);
+    }
+    drop(publisher);
+    context.close().await;
+    let expected = [
+        &["a1", "a2"][..],
+        &["b1", "b2"],
+        &["a1", "b1", "c1", "a2", "b2"],
+    ];
+    for (sub, expected) in subscribers.iter().zip(expected) {
+        for message in expected {
+            assert_eq!(sub.recv_bytes(0).unwrap(), message.as_bytes());
+        }
+    }
 }

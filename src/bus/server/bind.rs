@@ -91,6 +91,29 @@ pub(super) async fn bind(
         }
         Transport::Inproc { .. } => Err(BindCause::Transport),
     };
+    named(endpoint, bound)
+}
+
+/// The same for those who cannot wait; names are not looked up.
+pub(in crate::bus) fn bind_now(endpoint: &Endpoint) -> Result<(Socket, Endpoint), BindError> {
+    let options = Options::default();
+    let bound = match &endpoint.transport {
+        Transport::Tcp { host, port } => find(host, port.unwrap_or(0))
+            .map_err(BindCause::from)
+            .and_then(|addresses| listen_at(&addresses, &options)),
+        Transport::Ipc { path } => {
+            bind_ipc(path, &options).map(|socket| (socket, endpoint.transport.clone()))
+        }
+        Transport::Inproc { .. } => Err(BindCause::Transport),
+    };
+    named(endpoint, bound)
+}
+
+/// What came of binding, with the endpoint.
+fn named(
+    endpoint: &Endpoint,
+    bound: Result<(Socket, Transport), BindCause>,
+) -> Result<(Socket, Endpoint), BindError> {
     match bound {
         Ok((socket, transport)) => Ok((
             socket,
@@ -111,9 +134,23 @@ async fn bind_tcp(
     port: u16,
     options: &Options,
 ) -> Result<(Socket, Transport), BindCause> {
+    let mut addresses = find(host, port)?;
+    if addresses.is_empty() {
+        // A name that cannot be resolved is told as such.
+        let looked_up = tokio::net::lookup_host((host, port)).await;
+        addresses = looked_up.map(Iterator::collect).unwrap_or_default();
+    }
+    listen_at(&addresses, options)
+}
+
+/// Listens at the first of these addresses where that can be done.
+fn listen_at(
+    addresses: &[SocketAddr],
+    options: &Options,
+) -> Result<(Socket, Transport), BindCause> {
     let mut failed = BindCause::Unresolved;
-    for address in resolve(host, port).await? {
-        match listen_tcp(address, options) {
+    for address in addresses {
+        match listen_tcp(*address, options) {
             Ok(listener) => {
                 let real = listener.local_addr()?;
                 let transport = Transport::Tcp {
@@ -128,7 +165,8 @@ async fn bind_tcp(
     Err(failed)
 }
 
-async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+/// The addresses of a numeric host, of every address (`*`) or of an interface; none for what can only be a name.
+fn find(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if host == "*" {
         // As libzmq, whose IPv6 is off unless asked for: `[::]` binds both.
         return Ok(vec![(Ipv4Addr::UNSPECIFIED, port).into()]);
@@ -137,17 +175,8 @@ async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         return Ok(vec![(address, port).into()]);
     }
     let interface = sys::interface_addresses(host)?;
-    if !interface.is_empty() {
-        return Ok(interface
-            .into_iter()
-            .map(|address| (address, port).into())
-            .collect());
-    }
-    // A name that cannot be resolved is told as such.
-    Ok(tokio::net::lookup_host((host, port))
-        .await
-        .map(Iterator::collect)
-        .unwrap_or_default())
+    let with_port = |address: IpAddr| (address, port).into();
+    Ok(interface.into_iter().map(with_port).collect())
 }
 
 fn listen_tcp(address: SocketAddr, options: &Options) -> io::Result<TcpListener> {
@@ -167,7 +196,7 @@ fn listen_tcp(address: SocketAddr, options: &Options) -> io::Result<TcpListener>
 
 /// The file of an ipc socket, removed when the socket is closed if it is still ours.
 #[derive(Debug)]
-pub(super) struct IpcFile {
+pub(in crate::bus) struct IpcFile {
     /// Path, device and inode; `None` for an abstract name, which has no file.
     made: Option<(PathBuf, u64, u64)>,
 }

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::listener::Server;
 use super::peer::{Asked, Peer};
-use super::stream::Stream;
+use crate::bus::stream::Stream;
 use crate::sys;
 use crate::zmtp::{Event, Session, SocketType, Violation};
 
@@ -109,7 +110,7 @@ impl Drop for Driver {
 impl Driver {
     pub(super) fn new(stream: Stream, peer: Rc<Peer>, server: Rc<Server>) -> Self {
         let now = Instant::now();
-        let session = Session::new(server.role(), Rc::clone(server.protocol()), now.into_std());
+        let session = Session::new(server.role(), Arc::clone(server.protocol()), now.into_std());
         Self {
             stream,
             session,

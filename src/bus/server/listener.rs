@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -14,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::bind::IpcFile;
 use super::driver::Driver;
-use super::outbox::{Outbox, Scratch};
 use super::peer::{Asked, Origin, Peer, PeerId};
-use super::stream::Stream;
 use super::{Options, Sink};
+use crate::bus::outbox::{Outbox, Scratch};
+use crate::bus::stream::Stream;
 use crate::drain::Watch;
 use crate::metrics::Name;
 use crate::sys;
@@ -33,7 +34,7 @@ const REFUSAL_LOG_ADDRESSES: usize = 1024;
 
 /// A bound socket.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub(in crate::bus) enum Socket {
     Tcp(TcpListener),
     Ipc {
         listener: UnixListener,
@@ -47,7 +48,7 @@ pub(super) struct Server {
     role: SocketType,
     name: String,
     options: Options,
-    protocol: Rc<zmtp::Options>,
+    protocol: Arc<zmtp::Options>,
     sink: Rc<dyn Sink>,
     peers: RefCell<BTreeMap<PeerId, Rc<Peer>>>,
     /// Those whose handshake is not done, by age.
@@ -147,7 +148,7 @@ impl Server {
         topics: Vec<Vec<u8>>,
         sink: Rc<dyn Sink>,
     ) -> Self {
-        let protocol = Rc::new(zmtp::Options {
+        let protocol = Arc::new(zmtp::Options {
             topics,
             ..options.protocol.clone()
         });
@@ -188,7 +189,7 @@ impl Server {
         &self.options
     }
 
-    pub(super) fn protocol(&self) -> &Rc<zmtp::Options> {
+    pub(super) fn protocol(&self) -> &Arc<zmtp::Options> {
         &self.protocol
     }
 
@@ -345,7 +346,7 @@ impl Server {
 }
 
 impl Socket {
-    async fn accept(&self) -> io::Result<(Stream, Origin)> {
+    pub(in crate::bus) async fn accept(&self) -> io::Result<(Stream, Origin)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address): (TcpStream, _) = listener.accept().await?;

@@ -17,15 +17,16 @@ use crate::zmtp::{self, SocketType};
 mod bind;
 mod driver;
 mod listener;
-mod outbox;
 mod peer;
 mod rep;
-mod stream;
 
+pub use super::outgoing::{Head, Outgoing, Unsent};
 pub use crate::zmtp::{Message, Version};
+pub(super) use bind::bind_now;
 pub use bind::{BindCause, BindError};
 pub use listener::Listening;
-pub use peer::{Full, Head, Origin, Outgoing, Peer, PeerId, Unsent};
+pub(super) use listener::Socket as Listener;
+pub use peer::{Full, Origin, Peer, PeerId};
 pub use rep::answering;
 
 /// What a bound socket does.
@@ -197,7 +198,7 @@ impl Bound {
             Kind::Pub => (SocketType::Pub, Vec::new()),
         };
         if role != SocketType::Rep {
-            options.protocol.properties = vec![(super::SERVER_PROPERTY, options.speaks)];
+            options.protocol.properties = vec![(super::SERVER_PROPERTY, options.speaks.into())];
         }
         let server = listener::Server::new(role, self.endpoint.to_string(), options, topics, sink);
         Rc::new(server).start(self.socket, watch)

@@ -8,10 +8,11 @@ use std::task::Waker;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::outbox::{Entry, Outbox};
+use crate::bus::outbox::Outbox;
+use crate::bus::outgoing::{Entry, Outgoing, Unsent};
 #[cfg(test)]
 use crate::zmtp::Property;
-use crate::zmtp::{EncodedHeader, Remote, Version};
+use crate::zmtp::{Remote, Version};
 
 /// Names a connection for the life of the process; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,148 +43,6 @@ impl fmt::Display for Origin {
             Self::Unknown => f.write_str("another pid namespace"),
         }
     }
-}
-
-/// Bytes in a [`Head`] that need no allocation: room for `SENDER SP CONNID SP` with an UUID for its sender, and for the few small
-/// frames that [`Peer::send_behind`] puts before it.
-const HEAD_INLINE_BYTES: usize = 94;
-
-/// The small front part of a frame, copied in.
-#[derive(Clone)]
-pub struct Head(HeadBytes);
-
-#[derive(Clone)]
-enum HeadBytes {
-    Inline {
-        bytes: [u8; HEAD_INLINE_BYTES],
-        length: u8,
-    },
-    Heap(Box<[u8]>),
-}
-
-impl Head {
-    /// No head.
-    pub const EMPTY: Self = Self(HeadBytes::Inline {
-        bytes: [0; HEAD_INLINE_BYTES],
-        length: 0,
-    });
-
-    /// The bytes.
-    pub fn as_slice(&self) -> &[u8] {
-        match &self.0 {
-            HeadBytes::Inline { bytes, length } => &bytes[..usize::from(*length)],
-            HeadBytes::Heap(bytes) => bytes,
-        }
-    }
-}
-
-impl From<&[u8]> for Head {
-    fn from(slice: &[u8]) -> Self {
-        let mut bytes = [0; HEAD_INLINE_BYTES];
-        match (bytes.get_mut(..slice.len()), u8::try_from(slice.len())) {
-            (Some(to), Ok(length)) => {
-                to.copy_from_slice(slice);
-                Self(HeadBytes::Inline { bytes, length })
-            }
-            _ => Self(HeadBytes::Heap(slice.into())),
-        }
-    }
-}
-
-/// Puts a [`Head`] together; allocates only for one that is long.
-struct HeadWriter {
-    inline: [u8; HEAD_INLINE_BYTES],
-    length: u8,
-    /// All of it, once it is long.
-    heap: Vec<u8>,
-}
-
-impl Default for HeadWriter {
-    fn default() -> Self {
-        Self {
-            inline: [0; HEAD_INLINE_BYTES],
-            length: 0,
-            heap: Vec::new(),
-        }
-    }
-}
-
-impl HeadWriter {
-    fn extend(&mut self, bytes: &[u8]) {
-        let from = usize::from(self.length);
-        let to = from.saturating_add(bytes.len());
-        if self.heap.is_empty()
-            && let (Some(place), Ok(length)) = (self.inline.get_mut(from..to), u8::try_from(to))
-        {
-            place.copy_from_slice(bytes);
-            self.length = length;
-            return;
-        }
-        if self.heap.is_empty() {
-            self.heap.reserve(to);
-            self.heap
-                .extend_from_slice(self.inline.get(..from).unwrap_or_default());
-        }
-        self.heap.extend_from_slice(bytes);
-    }
-}
-
-impl From<HeadWriter> for Head {
-    fn from(written: HeadWriter) -> Self {
-        let HeadWriter {
-            inline: bytes,
-            length,
-            heap,
-        } = written;
-        if heap.is_empty() {
-            Self(HeadBytes::Inline { bytes, length })
-        } else {
-            Self(HeadBytes::Heap(heap.into()))
-        }
-    }
-}
-
-impl fmt::Debug for Head {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Head({:?})", Bytes::copy_from_slice(self.as_slice()))
-    }
-}
-
-/// A message of one frame, whose body is `head` and then `body`.
-#[derive(Debug, Clone)]
-pub struct Outgoing {
-    /// What differs from one sending to the next (sender and connection id), copied.
-    pub head: Head,
-    /// The rest. Large bodies are written from here without a copy.
-    pub body: Bytes,
-}
-
-impl Outgoing {
-    /// Bytes of the frame's body.
-    pub fn size(&self) -> usize {
-        self.head.as_slice().len() + self.body.len()
-    }
-}
-
-impl From<Bytes> for Outgoing {
-    fn from(body: Bytes) -> Self {
-        Self {
-            head: Head::EMPTY,
-            body,
-        }
-    }
-}
-
-/// A message that was queued and not sent: its last byte was not given to the kernel.
-#[derive(Debug, Clone)]
-pub struct Unsent {
-    /// What its sender named it by.
-    pub tag: u64,
-    /// The message as [`Peer::send`] took it. Of [`Peer::send_frames`], the frames with their framing; of [`Peer::send_behind`] the
-    /// body is as it was, and the head has all that goes before it.
-    pub message: Outgoing,
-    /// The framing of what has one frame.
-    pub(super) header: EncodedHeader,
 }
 
 /// Why a message was not taken. The caller still has it: a body is cheap to clone before the call.
@@ -321,40 +180,13 @@ impl Peer {
     /// [`Peer::take_unsent`] name the message by. May be called from anywhere on the shard, callbacks included.
     pub fn send(&self, message: Outgoing, tag: u64) -> Result<(), Full> {
         let size = message.size();
-        self.enqueue(size, |outbox| {
-            let header = outbox.framing().encode(size, false);
-            Entry {
-                tag,
-                header,
-                head: message.head,
-                body: message.body,
-            }
-        })
+        self.enqueue(size, |outbox| Entry::single(outbox.framing(), message, tag))
     }
 
     /// Queues a message of several frames, copied together. An empty list is an empty message.
     pub fn send_frames(&self, frames: &[&[u8]], tag: u64) -> Result<(), Full> {
         let size = frames.iter().map(|frame| frame.len()).sum();
-        self.enqueue(size, |outbox| {
-            let framing = outbox.framing();
-            let mut body = Vec::with_capacity(size + frames.len() * 9);
-            let frames = if frames.is_empty() {
-                &[&[][..]]
-            } else {
-                frames
-            };
-            for (index, frame) in frames.iter().enumerate() {
-                let more = index + 1 < frames.len();
-                body.extend_from_slice(framing.encode(frame.len(), more).as_ref());
-                body.extend_from_slice(frame);
-            }
-            Entry {
-                tag,
-                header: EncodedHeader::EMPTY,
-                head: Head::EMPTY,
-                body: body.into(),
-            }
-        })
+        self.enqueue(size, |outbox| Entry::frames(outbox.framing(), frames, tag))
     }
 
     /// Queues a message whose last frame is not copied: `frames`, which are small, and behind them `message`.
@@ -362,31 +194,13 @@ impl Peer {
         let small: usize = frames.iter().map(|frame| frame.len()).sum();
         let last = message.size();
         self.enqueue(small.saturating_add(last), |outbox| {
-            let framing = outbox.framing();
-            let mut head = HeadWriter::default();
-            for frame in frames {
-                head.extend(framing.encode(frame.len(), true).as_ref());
-                head.extend(frame);
-            }
-            head.extend(framing.encode(last, false).as_ref());
-            head.extend(message.head.as_slice());
-            Entry {
-                tag,
-                header: EncodedHeader::EMPTY,
-                head: head.into(),
-                body: message.body,
-            }
+            Entry::behind(outbox.framing(), frames, message, tag)
         })
     }
 
     /// Queues a message again that this peer was to get and that was taken back from it.
     pub fn send_again(&self, unsent: Unsent) -> Result<(), Full> {
-        self.enqueue(unsent.message.size(), |_| Entry {
-            tag: unsent.tag,
-            header: unsent.header,
-            head: unsent.message.head,
-            body: unsent.message.body,
-        })
+        self.enqueue(unsent.message.size(), |_| unsent.into())
     }
 
     /// Whether its socket takes no more. [`super::Sink::writable`] tells when that is over.

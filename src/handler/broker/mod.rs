@@ -3,7 +3,7 @@
 //! The program's own tasks do the work: whoever receives takes what is there, whoever sends hands it over, both under one lock and
 //! without another task between. Beside them a thread, the keeper, comes by a few times in each interval: it answers PINGs when
 //! the program is busy, sees to it that a broker which is silent or gone is connected to again, and takes what comes in the
-//! meantime out of libzmq. What the messages mean is [`state`]'s business, which requests are open [`table`]'s.
+//! meantime out of the socket. What the messages mean is [`state`]'s business, which requests are open [`table`]'s.
 
 mod state;
 mod table;
@@ -19,7 +19,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use self::state::{State, Welcome};
-use crate::bus::client::{self, Context, OpenError, Sent};
+use crate::bus::client::{self, Context, Dialed, OpenError, Sent};
 use crate::endpoint::Endpoint;
 use crate::sys;
 use crate::wire::request::Request;
@@ -27,6 +27,9 @@ use crate::wire::worker::{NAME_BYTES_MAX, RequestId};
 
 /// The keeper's stack: it does little, and logs.
 const KEEPER_STACK: usize = 256 * 1024;
+
+/// How often a handshake is looked after that the program may hold up.
+const JOINING: Duration = Duration::from_millis(5);
 
 /// What a worker says of itself.
 #[derive(Debug, Clone)]
@@ -85,7 +88,7 @@ pub(super) struct Taken {
     pub(super) given: Option<Given>,
 }
 
-/// Wakes all who wait, whoever of them libzmq's descriptor would wake.
+/// Wakes all who wait, whoever of them the socket would wake.
 #[derive(Debug, Default)]
 struct Bell(Mutex<Vec<Waker>>);
 
@@ -99,10 +102,6 @@ impl Bell {
         if !waiting.iter().any(|known| known.will_wake(waker)) {
             waiting.push(waker.clone());
         }
-    }
-
-    fn is_awaited(&self) -> bool {
-        !self.lock().is_empty()
     }
 
     fn ring(&self) {
@@ -122,7 +121,7 @@ struct Core {
     endpoint: Endpoint,
     state: Mutex<State>,
     bell: Arc<Bell>,
-    /// The bell, as the descriptors want it.
+    /// The bell, as the socket wants it.
     ringer: Waker,
     /// The keeper waits here.
     keeper: Condvar,
@@ -260,7 +259,7 @@ impl Link {
         &self,
         messages: impl IntoIterator<Item = Vec<u8>>,
     ) -> io::Result<Sent> {
-        let mut messages: VecDeque<_> = messages.into_iter().collect();
+        let mut messages: VecDeque<_> = messages.into_iter().map(Bytes::from).collect();
         std::future::poll_fn(|cx| {
             let Self(core) = self;
             let mut state = core.lock();
@@ -292,17 +291,7 @@ impl Link {
         core.after(state);
     }
 
-    /// Hands over what was gathered, and gathers what is sent from now on: the task is woken with the first of it.
-    pub(super) fn gather(&self, cx: &mut Cx<'_>) {
-        self.0.lock().set_gatherer(Some(cx.waker().clone()));
-    }
-
-    /// Hands over what was gathered, and gathers no more.
-    pub(super) fn end_gathering(&self) {
-        self.0.lock().set_gatherer(None);
-    }
-
-    /// Waits until libzmq has all that was sent.
+    /// Waits until nothing waits to be handed over any more.
     pub(super) async fn settled(&self) -> io::Result<()> {
         if self.0.lock().owes() {
             return self.send_all([]).await.map(drop);
@@ -359,19 +348,11 @@ impl Core {
         }
     }
 
-    /// After something was said: libzmq may have heard something by that, of which its descriptor does not tell any more.
+    /// After something was said.
     fn after(&self, mut state: MutexGuard<'_, State>) {
-        let gatherer = state.gatherer();
-        let found = gatherer.is_none() && self.bell.is_awaited() && state.pump(Instant::now());
         self.call_senders(&mut state);
         let reopens = state.dealer.is_none();
         drop(state);
-        if let Some(waker) = gatherer {
-            waker.wake();
-        }
-        if found {
-            self.bell.ring();
-        }
         if reopens {
             self.keeper.notify_one();
         }
@@ -401,11 +382,26 @@ impl Core {
         while !state.is_closed() {
             let now = Instant::now();
             let opened = self.renew(&mut state);
+            if state.is_to_dial() {
+                drop(state);
+                // Whoever is served meanwhile does not wait for it.
+                let dialed = Dialed::dial(&self.endpoint);
+                state = self.lock();
+                if let Err(error) = dialed.and_then(|dialed| state.attach(dialed)) {
+                    tracing::debug!(broker = %self.endpoint, %error, "connecting");
+                }
+            }
+            // The program may keep the runtime busy.
+            state.run_now();
             let found = state.pump(now);
-            let wait = state.tend(now).max(Duration::from_millis(1));
+            let mut wait = state.tend(now).max(Duration::from_millis(1));
+            state.run_now();
             self.call_senders(&mut state);
             if opened || found {
                 self.bell.ring();
+            }
+            if state.is_joining() {
+                wait = wait.min(JOINING);
             }
             state = self
                 .keeper

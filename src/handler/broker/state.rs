@@ -3,31 +3,26 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::table::{Address, Done, Table};
 use super::{Given, Introduction, Taken};
-use crate::bus::client::{self, Context, Dealer};
+use crate::bus::client::{self, Context, Dealer, Dialed};
 use crate::endpoint::Endpoint;
 use crate::wire::reply;
 use crate::wire::request::{self, Kind, Notice, Request};
 use crate::wire::worker::{FromBroker, FromWorker, Hello, RequestId, VERSION};
 use crate::wire::{ConnId, Protocol};
 
-/// Messages that were received and not asked for, and their bytes: what comes beyond stays in libzmq, and a broker that hears
+/// Messages that were received and not asked for, and their bytes: what comes beyond stays in the socket, and a broker that hears
 /// nothing for it gives no more requests.
 const INBOX_MAX: usize = 4_096;
 const INBOX_BYTES_MAX: usize = 64 << 20;
 
 /// Messages looked at in one go.
 const PUMP_MAX: usize = 256;
-
-/// Replies that are gathered for the end of a turn, and their bytes.
-const GATHERED_MAX: usize = 64;
-const GATHERED_BYTES_MAX: usize = 64 * 1024;
 
 /// Requests that were cancelled between being received and being taken, that are remembered; and clients of which the program was
 /// told that they are gone.
@@ -100,9 +95,6 @@ pub(super) struct State {
     /// What comes is for nobody any more.
     deaf: bool,
     owed: VecDeque<Owed>,
-    gathered_bytes: usize,
-    /// Who hands over what is gathered; nobody: then nothing is.
-    gatherer: Option<Waker>,
     /// Somebody waits to send.
     pub(super) is_awaited: bool,
     /// Replies handed over to this socket.
@@ -143,8 +135,6 @@ impl State {
             inbox_bytes: 0,
             deaf: false,
             owed: VecDeque::new(),
-            gathered_bytes: 0,
-            gatherer: None,
             is_awaited: false,
             replies: 0,
             table: Table::default(),
@@ -170,7 +160,7 @@ impl State {
             return Ok(false);
         }
         self.reopen_at = now + REOPEN_PAUSE;
-        self.dealer = Some(Dealer::connect(context, &self.endpoint, &self.options)?);
+        self.dealer = Some(Dealer::open(context, &self.endpoint, &self.options)?);
         self.opened = now;
         self.heard = now;
         self.replies = 0;
@@ -223,7 +213,7 @@ impl State {
         self.inbox.retain(|taken| taken.given.is_none());
         self.inbox_bytes = self.inbox.iter().map(|taken| taken.message.len()).sum();
         self.cancelled.clear();
-        // What was gathered is sent to whoever comes, behind what he must know.
+        // Replies are sent to whoever comes, behind what he must know.
         self.owed.retain(|owed| matches!(owed, Owed::Reply(_)));
         if self.drain == Drain::Asked {
             self.drain = Drain::Done;
@@ -253,15 +243,37 @@ impl State {
         }
     }
 
+    /// Whether somebody has to connect.
+    pub(super) fn is_to_dial(&self) -> bool {
+        let dealer = self.dealer.as_ref();
+        dealer.is_some_and(|dealer| !dealer.has_connection())
+    }
+
+    /// Takes a connection that was made.
+    pub(super) fn attach(&mut self, dialed: Dialed) -> io::Result<()> {
+        match &self.dealer {
+            Some(dealer) => dealer.attach(dialed),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the handshake is awaited.
+    pub(super) fn is_joining(&self) -> bool {
+        let dealer = self.dealer.as_ref();
+        dealer.is_some_and(|dealer| dealer.has_connection() && !dealer.is_up())
+    }
+
+    /// Reads what has arrived and writes what is queued, whether the runtime gets round to it or not.
+    pub(super) fn run_now(&self) {
+        if let Some(dealer) = &self.dealer {
+            dealer.run_now();
+        }
+    }
+
     /// Looks at the connection, takes what is there into the inbox, and says what is owed; true when anything was there. Afterwards
-    /// the descriptor tells of what comes, unless the inbox is full.
+    /// the socket tells of what comes, unless the inbox is full.
     pub(super) fn pump(&mut self, now: Instant) -> bool {
         let mut found = false;
-        let looked = self.dealer.as_mut().map(Dealer::look);
-        if let Some(Err(error)) = looked {
-            self.lose(now, &error.to_string());
-            return true;
-        }
         for _ in 0..PUMP_MAX {
             if self.inbox.len() >= INBOX_MAX || self.inbox_bytes >= INBOX_BYTES_MAX {
                 break;
@@ -483,7 +495,6 @@ impl State {
                 return false;
             }
         }
-        self.gathered_bytes = 0;
         true
     }
 
@@ -492,15 +503,15 @@ impl State {
             return Ok(false);
         };
         let frames = word.encode();
-        let frames: Vec<&[u8]> = frames.iter().map(|frame| &frame[..]).collect();
-        match frames.split_last() {
-            Some((last, before)) => dealer.try_send(before, last),
-            None => Ok(true),
-        }
+        let Some((last, before)) = frames.split_last() else {
+            return Ok(true);
+        };
+        let before: Vec<&[u8]> = before.iter().map(|frame| &frame[..]).collect();
+        dealer.try_send(&before, last.clone())
     }
 
     /// Hands a reply over, and says what is done with that.
-    fn hand_over(&mut self, message: &[u8]) -> io::Result<bool> {
+    fn hand_over(&mut self, message: &Bytes) -> io::Result<bool> {
         let Some(dealer) = &mut self.dealer else {
             return Ok(false);
         };
@@ -511,7 +522,7 @@ impl State {
         let id = self.table.of(&reply);
         let mut text = itoa::Buffer::new();
         let text = id.map_or("", |id| text.format(id.0));
-        if !dealer.try_send(&[b"REPLY", text.as_bytes()], message)? {
+        if !dealer.try_send(&[b"REPLY", text.as_bytes()], message.clone())? {
             return Ok(false);
         }
         self.replies += 1;
@@ -529,19 +540,8 @@ impl State {
         Ok(true)
     }
 
-    /// Sends messages in order; true when all are handed over or gathered. With the first of them the others are on their way.
-    pub(super) fn send(&mut self, messages: &mut VecDeque<Vec<u8>>) -> bool {
-        if self.gatherer.is_some() && self.owed.len() < GATHERED_MAX {
-            let bytes: usize = messages.iter().map(Vec::len).sum();
-            if self.gathered_bytes + bytes <= GATHERED_BYTES_MAX {
-                self.gathered_bytes += bytes;
-                let replies = messages
-                    .drain(..)
-                    .map(|message| Owed::Reply(message.into()));
-                self.owed.extend(replies);
-                return true;
-            }
-        }
+    /// Sends messages in order; true when all are handed over. With the first of them the others are on their way.
+    pub(super) fn send(&mut self, messages: &mut VecDeque<Bytes>) -> bool {
         if !self.flush() {
             return false;
         }
@@ -549,10 +549,7 @@ impl State {
             && self.hand_over(first).unwrap_or(false)
         {
             messages.pop_front();
-            let replies = messages
-                .drain(..)
-                .map(|message| Owed::Reply(message.into()));
-            self.owed.extend(replies);
+            self.owed.extend(messages.drain(..).map(Owed::Reply));
             self.flush();
         }
         messages.is_empty() && !self.owed.iter().any(|owed| matches!(owed, Owed::Reply(_)))
@@ -562,16 +559,6 @@ impl State {
     pub(super) fn send_when_possible(&mut self, message: Vec<u8>) {
         self.owed.push_back(Owed::Reply(message.into()));
         self.flush();
-    }
-
-    pub(super) fn set_gatherer(&mut self, waker: Option<Waker>) {
-        self.gatherer = waker;
-        self.flush();
-    }
-
-    /// Who is to be told that something is gathered.
-    pub(super) fn gatherer(&self) -> Option<Waker> {
-        self.gatherer.clone().filter(|_| !self.owed.is_empty())
     }
 
     pub(super) fn set_slots(&mut self, slots: u32) {
@@ -654,7 +641,6 @@ impl State {
 
     /// Says farewell and closes.
     pub(super) fn close(&mut self) {
-        self.gatherer = None;
         self.pump(Instant::now());
         if self.is_closed() {
             return;

@@ -33,16 +33,20 @@ impl Desk {
 
 impl Subject for Desk {
     fn info(&self) -> Table {
-        let mut info = Table::new(&["name", "pid", "servers", "pools", "open"]);
+        let mut info = Table::new(&["name", "pid", "servers", "listening", "pools", "open"]);
         let device = self.device.upgrade();
-        let counts = device.map_or((0, 0, 0), |device| {
-            (device.servers().len(), device.pools().len(), device.open())
+        let counts = device.map_or((0, 0, 0, 0), |device| {
+            let servers = device.servers();
+            let listening = servers.iter().filter(|server| server.listens).count();
+            let pools = device.pools().len();
+            (servers.len(), listening, pools, device.open())
         });
-        let (servers, pools, open) = counts;
+        let (servers, listening, pools, open) = counts;
         info.rows.push(vec![
             self.name.as_str().into(),
             std::process::id().into(),
             servers.into(),
+            listening.into(),
             pools.into(),
             open.into(),
         ]);

@@ -30,6 +30,7 @@ use tracing::{debug, info, warn};
 use super::kin::Kin;
 use super::report::tell_apart;
 use super::requests::now;
+use super::session::Condition;
 use super::{LOSS_WINDOW, NO_TAG, PAIRING_GRACE, STALL_AFTER};
 use crate::balancer::{self, Assignment, Balancer, NewWorker, Request, Standing};
 use crate::bus::server::{Origin, Peer, PeerId, Unsent};
@@ -40,6 +41,9 @@ use crate::wire::worker::{FromBroker, RequestId};
 use leaving::Leave;
 pub use link::Dialect;
 pub(super) use link::{Label, Link};
+
+/// What a worker has from before its connection it says right behind its HELLO: in the same write, but for what the network does to it.
+const RETURN_LULL: Duration = Duration::from_millis(20);
 
 /// Answers by its own voice that a worker's tie is worth: so many by another are needed to change it.
 const VOTES_MAX: u8 = 4;
@@ -62,6 +66,8 @@ pub(super) struct Workers {
     departed: HashMap<Kin, usize>,
     /// How many workers with an open PULL get no new requests.
     leaving: usize,
+    /// Until then workers are expected that have something from before.
+    returning_until: Option<Instant>,
 }
 
 struct Worker {
@@ -70,15 +76,15 @@ struct Worker {
     key: balancer::Worker,
     /// Its number among the workers of its kin, the lowest that was free: part of its name where it gives itself none.
     number: usize,
-    /// Requests from before its connection that it still has.
-    holds: HashSet<RequestId>,
+    /// Requests that are not open here and that it is heard about: those from before its connection, and those that go on as messages.
+    holds: HashMap<RequestId, Hold>,
     /// For how long its program has come no further.
     no_progress: Option<Duration>,
     leave: Leave,
     /// Its PULL is there.
     connected: bool,
-    /// It says nothing.
-    silent: bool,
+    /// What its signs of life say.
+    condition: Condition,
     /// The voice that answers its requests.
     voice: Option<PeerId>,
     /// How much speaks for that voice: any handler may write to any connection, so one answer proves nothing.
@@ -86,8 +92,21 @@ struct Worker {
     phase: Phase,
 }
 
+/// What a request that is not open here means to the worker that has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// It takes one of its slots until that says that it is done.
+    Busy,
+    /// It takes none.
+    Idle,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// It has come back, and what it still has may be just behind its HELLO.
+    Returning {
+        since: Instant,
+    },
     /// Connected, and its reply socket not yet seen subscribed.
     Pairing {
         since: Instant,
@@ -127,10 +146,13 @@ impl Worker {
     fn standing(&self) -> Standing {
         match self.phase {
             _ if !self.connected => Standing::Draining,
-            _ if self.silent => Standing::Suspect,
+            _ if self.condition == Condition::Silent => Standing::Suspect,
             _ if self.leave != Leave::No => Standing::Draining,
+            _ if self.condition == Condition::Stuck => Standing::Held,
             Phase::Ready => Standing::Ready,
-            Phase::Pairing { .. } | Phase::Blocked { .. } => Standing::Held,
+            Phase::Returning { .. } | Phase::Pairing { .. } | Phase::Blocked { .. } => {
+                Standing::Held
+            }
             Phase::Doubtful { .. } | Phase::Draining => Standing::Draining,
         }
     }
@@ -147,6 +169,7 @@ impl Workers {
             lost_voices: VecDeque::new(),
             departed: HashMap::new(),
             leaving: 0,
+            returning_until: None,
         }
     }
 
@@ -327,9 +350,10 @@ impl Workers {
 
     /// Whether an answer is expected from this peer.
     pub(super) fn is_awaited(&self, peer: PeerId) -> bool {
-        self.by_peer
-            .get(&peer)
-            .is_some_and(|id| self.held_by(*id) > 0)
+        self.by_peer.get(&peer).is_some_and(|id| {
+            let foreign = self.key(*id).map_or(0, |key| self.balancer.foreign(key));
+            self.held_by(*id) > 0 || foreign > 0
+        })
     }
 
     /// The worker's socket takes nothing more although something is queued.
@@ -455,11 +479,12 @@ impl Workers {
             standing: Standing::Held,
             ..NewWorker::default()
         };
-        self.enter(link, Kin::of(peer), facts, now);
+        let phase = Phase::Pairing { since: now };
+        self.enter(link, Kin::of(peer), facts, phase, now);
     }
 
     /// A worker is there, and is paired with its voice.
-    fn enter(&mut self, link: Link, kin: Kin, facts: NewWorker<'_>, now: Instant) {
+    fn enter(&mut self, link: Link, kin: Kin, facts: NewWorker<'_>, phase: Phase, now: Instant) {
         let taken: HashSet<usize> = self
             .all
             .iter()
@@ -490,14 +515,14 @@ impl Workers {
             kin,
             key,
             number,
-            holds: HashSet::new(),
+            holds: HashMap::new(),
             no_progress: None,
             leave: if drains { Leave::Untold } else { Leave::No },
             connected: true,
-            silent: false,
+            condition: Condition::Well,
             voice: None,
             votes: 0,
-            phase: Phase::Pairing { since: now },
+            phase,
         }));
         if self.by_key.len() <= key.index() {
             self.by_key.resize(key.index() + 1, None);
@@ -592,6 +617,9 @@ impl Workers {
                     warn!(%peer, "a handler has no reply socket of its own that we see: served all the same");
                     served.push(id);
                 }
+                Phase::Returning { since } if now.duration_since(since) >= RETURN_LULL => {
+                    awake.push(id);
+                }
                 Phase::Doubtful { since } if now.duration_since(since) >= LOSS_WINDOW => {
                     info!(%peer, held, "handler is draining: it takes no more and answers what it has");
                     worker.phase = Phase::Draining;
@@ -633,7 +661,7 @@ impl Workers {
     /// Whether anything waits for time.
     pub(super) fn is_unsettled(&self) -> bool {
         self.all.iter().any(|(_, worker)| match worker.phase {
-            Phase::Pairing { .. } | Phase::Doubtful { .. } => true,
+            Phase::Returning { .. } | Phase::Pairing { .. } | Phase::Doubtful { .. } => true,
             Phase::Blocked { stalled, .. } => !stalled || !worker.link.peer.is_blocked(),
             Phase::Ready | Phase::Draining => worker.connected && worker.leave == Leave::Untold,
         })
@@ -664,9 +692,10 @@ impl Workers {
                     .unwrap_or_default(),
                 origin: worker.link.peer.origin(),
                 state: match worker.phase {
-                    _ if worker.silent => "suspect",
+                    _ if worker.condition == Condition::Silent => "suspect",
                     _ if worker.connected && worker.leave != Leave::No => "draining",
-                    Phase::Pairing { .. } => "pairing",
+                    _ if worker.condition == Condition::Stuck => "stuck",
+                    Phase::Returning { .. } | Phase::Pairing { .. } => "pairing",
                     Phase::Ready if self.balancer.is_ejected(worker.key) => "ejected",
                     Phase::Ready => "ready",
                     Phase::Blocked { stalled: false, .. } => "blocked",
@@ -675,6 +704,7 @@ impl Workers {
                     Phase::Draining => "draining",
                 },
                 open,
+                foreign: self.balancer.foreign(worker.key),
                 attached,
                 queued: worker.link.peer.queued_messages(),
                 queued_bytes: worker.link.peer.queued_bytes(),

@@ -10,8 +10,9 @@ use super::super::NO_TAG;
 use super::super::kin::Kin;
 use super::super::requests::now;
 use super::super::routed::Facts;
+use super::super::session::Condition;
 use super::leaving::Leave;
-use super::{Dialect, Link, Voice, Workers};
+use super::{Dialect, Hold, Link, Phase, Voice, Workers};
 use crate::balancer::{NewWorker, Standing};
 use crate::bus::server::{Peer, PeerId};
 use crate::metrics::Name;
@@ -45,7 +46,12 @@ impl Workers {
             standing: Standing::Held,
             tells_start: facts.dialect == Dialect::Own,
         };
-        self.enter(link, kin, facts, now);
+        let may_hold = link.dialect == Dialect::Own;
+        let phase = match self.returning_until {
+            Some(until) if may_hold && now < until => Phase::Returning { since: now },
+            _ => Phase::Pairing { since: now },
+        };
+        self.enter(link, kin, facts, phase, now);
     }
 
     /// A worker's connection has ended. Gives it when it had something.
@@ -68,34 +74,66 @@ impl Workers {
         }
     }
 
-    /// A worker has a request from before its connection. False when that is one too many.
+    /// Workers are expected that have something from before their connection: until then each is given nothing before it has had time to
+    /// say so.
+    pub(in crate::pool) fn expect_returns(&mut self, until: Instant) {
+        self.returning_until = Some(until);
+    }
+
+    /// A worker has a request from before its connection, which takes one of its slots. False when that is one too many.
     pub(in crate::pool) fn holds(&mut self, peer: PeerId, id: RequestId) -> bool {
-        let Some(worker) = self.find(peer).and_then(|id| self.all.get_mut(id.0)) else {
-            return false;
-        };
-        worker.holds.len() < HOLDS_MAX && worker.holds.insert(id)
+        self.hear_about(self.find(peer), id, Hold::Busy)
     }
 
     /// What a worker says to this request is heard although the request is over, as it is one that goes on as messages.
     pub(in crate::pool) fn go_on_hearing(&mut self, id: super::Id, request: RequestId) {
-        let worker = self.all.get_mut(id.0);
-        if let Some(worker) = worker.filter(|worker| worker.link.dialect == Dialect::Own)
-            && worker.holds.len() < HOLDS_MAX
-        {
-            worker.holds.insert(request);
-        }
+        self.hear_about(Some(id), request, Hold::Idle);
     }
 
-    /// Whether a worker has said that it has this request from before its connection.
+    fn hear_about(&mut self, id: Option<super::Id>, request: RequestId, hold: Hold) -> bool {
+        let Some(worker) = id.and_then(|id| self.all.get_mut(id.0)) else {
+            return false;
+        };
+        if worker.link.dialect != Dialect::Own
+            || worker.holds.len() >= HOLDS_MAX
+            || worker.holds.contains_key(&request)
+        {
+            return false;
+        }
+        worker.holds.insert(request, hold);
+        let key = worker.key;
+        if hold == Hold::Busy {
+            self.balancer
+                .set_foreign(key, self.balancer.foreign(key) + 1);
+        }
+        true
+    }
+
+    /// Whether a worker is heard about this request, which is not open.
     pub(in crate::pool) fn is_holding(&self, peer: PeerId, id: RequestId) -> bool {
         let worker = self.find(peer).and_then(|id| self.all.get(id.0));
-        worker.is_some_and(|worker| worker.holds.contains(&id))
+        worker.is_some_and(|worker| worker.holds.contains_key(&id))
     }
 
-    /// A worker has no more to say to a request from before its connection; false when it never said that it had it.
+    /// A worker has no more to say to such a request; false when it was not heard about it.
     pub(in crate::pool) fn let_hold_go(&mut self, peer: PeerId, id: RequestId) -> bool {
+        self.free_hold(peer, id);
         let worker = self.find(peer).and_then(|id| self.all.get_mut(id.0));
-        worker.is_some_and(|worker| worker.holds.remove(&id))
+        worker.is_some_and(|worker| worker.holds.remove(&id).is_some())
+    }
+
+    /// Such a request takes no slot of its worker any more.
+    pub(in crate::pool) fn free_hold(&mut self, peer: PeerId, id: RequestId) {
+        let worker = self.find(peer).and_then(|id| self.all.get_mut(id.0));
+        let Some((hold, key)) =
+            worker.and_then(|worker| Some((worker.holds.get_mut(&id)?, worker.key)))
+        else {
+            return;
+        };
+        if std::mem::replace(hold, Hold::Idle) == Hold::Busy {
+            let foreign = self.balancer.foreign(key);
+            self.balancer.set_foreign(key, foreign.saturating_sub(1));
+        }
     }
 
     /// A worker wants no more requests.
@@ -126,13 +164,13 @@ impl Workers {
         }
     }
 
-    /// A worker is silent, or is heard again.
-    pub(in crate::pool) fn suspect(&mut self, peer: PeerId, silent: bool) {
+    /// What a worker's signs of life say.
+    pub(in crate::pool) fn set_condition(&mut self, peer: PeerId, condition: Condition) {
         let Some(id) = self.find(peer) else {
             return;
         };
         if let Some(worker) = self.all.get_mut(id.0) {
-            worker.silent = silent;
+            worker.condition = condition;
         }
         self.restand(id);
     }

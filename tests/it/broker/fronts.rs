@@ -104,10 +104,7 @@ fn a_pool_whose_workers_are_stuck_holds_up_no_other() {
 #[test]
 fn what_waited_for_a_server_that_died_is_not_what_its_successors_clients_get() {
     servers::each("", |mut server| {
-        let control = server.directory().join("broker.control");
-        let control = format!("ipc://{}", control.display());
-        let options = ["--slots", "1", "--wait", "20", "--control", &control];
-        let device = Device::start(&[&server], &options);
+        let device = Device::start(&[&server], &["--slots", "1", "--wait", "20"]);
         let mut worker = device.own().ready();
         let address = server.address;
         let ask = |path: &str| {
@@ -118,7 +115,7 @@ fn what_waited_for_a_server_that_died_is_not_what_its_successors_clients_get() {
         let _held = ask("/hold/a");
         worker.has_begun("/hold/", 1);
         let _waiting: Vec<_> = (0..4).map(|_| ask("/now/of-before")).collect();
-        while super::restarts::open(&control) < 5 {
+        while device.figure("open") < 5 {
             std::thread::yield_now();
         }
         server.restart();

@@ -209,6 +209,7 @@ fn a_websocket_outlives_its_broker() {
         client.send(&frame("one")).unwrap();
         client.upto(b"heard one");
         device.replace();
+        device.is_heard_by(1);
         let answer = fetch(server.address, &post("/", "back"));
         assert_eq!(answer.body, b"got back");
         client.send(&frame("two")).unwrap();
@@ -272,6 +273,7 @@ fn a_worker_in_python_needs_no_library_and_eighty_lines() {
         assert_eq!(answer.body, b"GET /b\n");
         // It comes back to another broker.
         device.replace();
+        device.is_heard_by(1);
         let answer = fetch(server.address, &post("/c", "abc"));
         assert_eq!((answer.status, &answer.body[..]), (200, &b"POST /c\n"[..]));
         assert!(worker.terminate().success(), "{worker}");

@@ -1,6 +1,7 @@
 //! `lurcher broker` between fronts and workers, all of them processes: what is lost when any of them dies, is replaced or is drowned.
 
 mod bursts;
+mod choices;
 mod commands;
 mod dialects;
 mod embedded;
@@ -16,10 +17,11 @@ mod workers;
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
-use crate::support::free_port;
 use crate::support::program::Program;
 use crate::support::servers::Server;
+use crate::support::{PATIENCE, free_port};
 use workers::Kind;
 
 /// A running `lurcher broker`.
@@ -29,6 +31,8 @@ struct Device {
     workers: String,
     /// Where plain ones do.
     plain: [String; 2],
+    /// Where it is asked how it does.
+    control: String,
     arguments: Vec<String>,
     directory: std::path::PathBuf,
 }
@@ -69,12 +73,21 @@ impl Device {
         ]
         .map(str::to_owned)
         .to_vec();
+        let control = format!("ipc://{state}.control");
+        let own_control = options.iter().position(|&option| option == "--control");
+        let control = if let Some(own) = own_control.and_then(|at| options.get(at + 1)) {
+            (*own).to_owned()
+        } else {
+            arguments.extend(["--control".to_owned(), control.clone()]);
+            control
+        };
         arguments.extend(options.iter().map(|&option| option.to_owned()));
         let program = run(&arguments, directory);
         Self {
             program,
             workers,
             plain: [pull, publish],
+            control,
             arguments,
             directory: directory.to_owned(),
         }
@@ -84,6 +97,37 @@ impl Device {
     fn replace(&mut self) {
         self.program.kill();
         self.program = run(&self.arguments, &self.directory);
+    }
+
+    /// A figure of its `info`: `servers`, `listening`, `pools`, `open`. 0 while it cannot be asked.
+    fn figure(&self, name: &str) -> u64 {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lurcher"));
+        let output = command
+            .args(["control", "--control", &self.control, "info"])
+            .output();
+        let text = String::from_utf8(output.expect("it runs").stdout).expect("text");
+        let mut rows = text
+            .lines()
+            .map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+        let names = rows.next().unwrap_or_default();
+        let at = names
+            .iter()
+            .position(|word| word.eq_ignore_ascii_case(name));
+        let row = rows.next_back().unwrap_or_default();
+        let value = at.and_then(|at| row.get(at));
+        value
+            .and_then(|value| value.parse().ok())
+            .unwrap_or_default()
+    }
+
+    /// Waits until so many servers have heard of it. A Mongrel2 that has knows that its predecessor is gone: what it is asked before, it may
+    /// give to that one, and nobody has it then.
+    #[track_caller]
+    fn is_heard_by(&self, servers: u64) {
+        let end = Instant::now() + PATIENCE;
+        while self.figure("listening") < servers {
+            assert!(Instant::now() < end, "not heard\n{}", self.program);
+        }
     }
 
     /// Workers of its dialect.

@@ -52,6 +52,12 @@ impl Kind {
         self
     }
 
+    /// That calls itself so.
+    pub(super) fn named(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
     /// Starts one; it may not have connected yet.
     pub(super) fn start(&self) -> Worker {
         let program = std::env::current_exe().expect("this program");
@@ -117,7 +123,9 @@ impl Worker {
 
 /// Whoever names a worker by the environment gets it: it answers `PID PATH`. What is under `/now` it answers at once, what is under
 /// `/ms/N` after so many milliseconds, of which it begins as many at once as it has slots; what is under `/hold` when it is told. Of
-/// `/stream` it says a first line (under `/stream/length` with the length of all), and the rest when it is told; `/die` kills it.
+/// `/stream` it says a first line (under `/stream/length` with the length of all), and the rest when it is told; what is under `/by-name` after 60 ms by
+/// the one that is called `slow`, at once by others; `/die` kills it, and
+/// `/crash` does so before it can say that it has begun.
 #[test]
 fn work_if_asked() {
     let Ok(words) = std::env::var(WORKER) else {
@@ -150,6 +158,7 @@ fn work_if_asked() {
     Work {
         bus,
         slots: usize::try_from(slots).expect("a small number"),
+        is_slow: *name == "slow",
         waiting: VecDeque::new(),
         begun: Vec::new(),
         progress: 0,
@@ -191,6 +200,7 @@ impl Job {
 struct Work {
     bus: Bus,
     slots: usize,
+    is_slow: bool,
     waiting: VecDeque<Job>,
     begun: Vec<Job>,
     progress: u64,
@@ -430,6 +440,9 @@ impl Work {
     }
 
     fn begin(&mut self, mut job: Job) {
+        if job.path.starts_with("/crash") {
+            std::process::abort();
+        }
         let now = Instant::now();
         job.began = now;
         let mut parts = job.path.split('/').skip(1);
@@ -437,6 +450,7 @@ impl Work {
             (Some("hold" | "stream"), _) => None,
             // When it is known that it has begun.
             (Some("die"), _) => Some(now + Duration::from_millis(100)),
+            (Some("by-name"), _) if self.is_slow => Some(now + Duration::from_millis(60)),
             (Some("ms"), Some(time)) => {
                 Some(now + Duration::from_millis(time.parse().expect("milliseconds")))
             }

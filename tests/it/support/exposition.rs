@@ -148,7 +148,7 @@ impl Figures {
         let all = self.samples.iter();
         all.filter(|((of, all), _)| of == name && fits(all))
             .map(|(_, value)| value)
-            .sum()
+            .fold(0.0, |sum, value| sum + value)
     }
 
     /// The same of what is counted.

@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 use super::PATIENCE;
 use super::client::{Asked, Client};
 
+/// How long the last lines of a program that has ended are waited for.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// A running program whose standard error (and output) is read into lines.
 pub(crate) struct Program {
     child: Child,
@@ -230,15 +233,31 @@ impl Program {
         drop(self.child.wait());
     }
 
-    /// Waits for the process to end by itself.
+    /// Waits for the process to end by itself, and for its last words.
     pub(crate) fn ended(&mut self) -> ExitStatus {
         let end = Instant::now() + PATIENCE * 4;
         loop {
             if let Some(status) = self.child.try_wait().expect("waiting for a child") {
+                self.read_to_end();
                 return status;
             }
             assert!(Instant::now() < end, "{self}\ndoes not end");
             std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// What was printed before the end may not have been read yet. Whoever it has started may keep the outputs open and is not waited for.
+    fn read_to_end(&self) {
+        let end = Instant::now() + LAST_WORDS;
+        let mut lines = self.lines.read.lock().unwrap();
+        while self.lines.open.load(Ordering::Acquire) > 0 {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            // It is told without the lock, so that one word may be missed.
+            let wait = left.min(Duration::from_millis(10));
+            lines = self.lines.more.wait_timeout(lines, wait).unwrap().0;
         }
     }
 }

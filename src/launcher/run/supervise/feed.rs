@@ -163,7 +163,7 @@ fn at_each(
     pairs.collect()
 }
 
-/// The host name that a spec connects to, if it has one: no address, and nothing that only libzmq understands.
+/// The host name that a spec connects to, if it has one: no address, and nothing else that is no name.
 fn host_name(spec: &Endpoint) -> Option<&str> {
     match &spec.transport {
         Transport::Tcp { host, .. }

@@ -8,10 +8,8 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::ops::Range;
 
-use bytes::Bytes;
-
-use super::peer::{Head, Outgoing, Unsent};
-use crate::zmtp::{EncodedHeader, Framing};
+use super::outgoing::{Entry, Unsent};
+use crate::zmtp::Framing;
 
 /// A batch ends with the message that reaches this, in bytes: as much as a send buffer of 64 KiB (which the kernel doubles)
 /// takes at once.
@@ -23,38 +21,6 @@ const COPY_BYTES_MAX: usize = 8 << 10;
 const PIECES_MAX: usize = 64;
 /// Queue capacity kept when it runs empty, in messages.
 const IDLE_CAPACITY: usize = 64;
-
-/// One queued message.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) tag: u64,
-    pub(super) header: EncodedHeader,
-    pub(super) head: Head,
-    pub(super) body: Bytes,
-}
-
-impl Entry {
-    fn front_length(&self) -> usize {
-        self.header.as_ref().len() + self.head.as_slice().len()
-    }
-
-    fn length(&self) -> usize {
-        self.front_length() + self.body.len()
-    }
-}
-
-impl From<Entry> for Unsent {
-    fn from(entry: Entry) -> Self {
-        Self {
-            tag: entry.tag,
-            header: entry.header,
-            message: Outgoing {
-                head: entry.head,
-                body: entry.body,
-            },
-        }
-    }
-}
 
 /// The queue of one peer.
 #[derive(Debug)]
@@ -74,7 +40,7 @@ pub(super) struct Outbox {
     cut: bool,
 }
 
-/// Room for a batch, shared by the peers of a shard.
+/// Room for a batch, shared by the connections of a thread.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     copied: Vec<u8>,
