@@ -113,7 +113,7 @@ async fn serve(mut connection: Connection, patience: Duration) -> Result<(), Rep
                     connection.finish().await;
                     return Ok(());
                 };
-                wsgi::hang_up();
+                wsgi::leave();
                 // Those who wait for more of a body hear that there will be none.
                 bodies = Bodies::new();
                 if let Some(asgi) = &inlet.asgi {

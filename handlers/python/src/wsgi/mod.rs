@@ -23,7 +23,6 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
 
 pub(crate) use file::sendfile_below;
-pub(crate) use out::hang_up;
 
 use self::environ::{Environs, Facts};
 use self::input::Input;

@@ -1,21 +1,11 @@
 //! The body of a response on its way: what an application has produced leaves at once, and it waits when its client is behind. It
 //! knows nothing of heads and applications.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use lurcher::handler::{BodyWriter, ReplyError};
 use pyo3::prelude::*;
 use tokio::sync::oneshot;
 
 use crate::wait;
-
-/// The worker is about to end: what still streams is cut off with the next piece.
-static HUNG_UP: AtomicBool = AtomicBool::new(false);
-
-/// Ends what streams: to its application, it is as if the clients had left.
-pub(crate) fn hang_up() {
-    HUNG_UP.store(true, Ordering::Relaxed);
-}
 
 /// A writer, and who has it.
 pub(super) struct Out(State);
@@ -46,10 +36,6 @@ impl Out {
         let Some(mut writer) = self.take(py)? else {
             return Ok(Err(ReplyError::ClientGone));
         };
-        if HUNG_UP.load(Ordering::Relaxed) {
-            // Dropped before its end, the writer cuts its client off.
-            return Ok(Err(ReplyError::ClientGone));
-        }
         let written = wait::until(py, Box::pin(writer.write(data)))?;
         if written.is_ok() {
             self.flush(writer);
