@@ -78,7 +78,7 @@ impl Dialed {
                 for address in (host.as_str(), port.unwrap_or(0)).to_socket_addrs()? {
                     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
                     let connected = socket.connect_timeout(&address.into(), CONNECT_TIMEOUT);
-                    match connected.and_then(|()| another(SockRef::from(&socket))) {
+                    match connected.and_then(|()| another(&SockRef::from(&socket))) {
                         Ok(()) => {
                             found = Some(socket);
                             break;
@@ -128,7 +128,7 @@ pub(super) fn set_up(stream: &TcpStream) -> io::Result<()> {
 
 /// Whether it is another one at the other end. Who tries to reach a free port of this machine again and again, from ports that the system
 /// chooses, comes to choose that one and is connected to itself; and then the server cannot have its port.
-pub(super) fn another(socket: SockRef<'_>) -> io::Result<()> {
+pub(super) fn another(socket: &SockRef<'_>) -> io::Result<()> {
     let is_self = socket.local_addr()?.as_socket() == socket.peer_addr()?.as_socket();
     if is_self {
         // Closed without keeping the port for a while.
@@ -143,7 +143,7 @@ async fn open_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "no such name");
     for address in lookup_host((host, port)).await? {
         let connected = TcpStream::connect(address).await;
-        match connected.and_then(|stream| another(SockRef::from(&stream)).map(|()| stream)) {
+        match connected.and_then(|stream| another(&SockRef::from(&stream)).map(|()| stream)) {
             Ok(stream) => return Ok(stream),
             Err(error) => failed = error,
         }

@@ -284,10 +284,10 @@ async fn nobody_is_his_own_server() {
     socket.bind(&any.into()).unwrap();
     let own: SockAddr = socket.local_addr().unwrap();
     socket.connect(&own).unwrap();
-    let refused = address::another((&socket).into()).unwrap_err();
+    let refused = address::another(&(&socket).into()).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     drop(socket);
     let listener = std::net::TcpListener::bind(own.as_socket().unwrap()).unwrap();
     let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    address::another((&client).into()).unwrap();
+    address::another(&(&client).into()).unwrap();
 }

@@ -37,6 +37,10 @@ const FRAMES_MAX: usize = 16;
 const TOPICS_BYTES_MAX: usize = 1 << 20;
 const TOPIC_BYTES: usize = 64;
 
+/// So many messages are written without waiting for the end of the turn: with all of a turn at once, both ends would wait for each
+/// other in turns.
+const GATHERED_MAX: usize = 16;
+
 /// What is queued should have been written by the task after so long: longer than a turn of the loop that answers a batch, and short
 /// beside the work of one who keeps the runtime busy.
 const OVERDUE: Duration = Duration::from_micros(500);
@@ -200,12 +204,11 @@ impl Link {
         if self.blocked {
             return;
         }
-        if self.outbox.messages() == 1 {
-            if core.writes_directly {
-                self.write_now(hub, core);
-            } else {
-                self.queued_since = Instant::now();
-            }
+        let queued = self.outbox.messages();
+        if (core.writes_directly && queued == 1) || queued >= GATHERED_MAX {
+            self.write_now(hub, core);
+        } else if queued == 1 {
+            self.queued_since = Instant::now();
         }
         if !self.outbox.is_empty() {
             self.wake();
