@@ -303,6 +303,7 @@ mod tests {
     fn servers_of_one_ident_are_told_apart_and_keep_their_names() {
         let pools = Pools {
             all: Vec::new(),
+            choice: None,
             servers: RefCell::default(),
             names: RefCell::default(),
             astray: std::cell::Cell::new(0),

@@ -1,4 +1,4 @@
-//! What the launcher has settled before the interpreter was started: one JSON text.
+//! What the launcher has settled before the interpreter was started: one JSON text. What only `lurcher._load` needs it reads itself.
 
 use std::time::Duration;
 
@@ -9,8 +9,6 @@ use serde_json::Value;
 pub(crate) struct Settings {
     /// The applications' places, in order.
     pub(crate) places: Vec<Place>,
-    /// `auto`, `wsgi` or `asgi`.
-    pub(crate) interface: String,
     /// `standard`, `gevent` or `eventlet`.
     pub(crate) io: String,
     /// `auto`, `asyncio` or `uvloop`.
@@ -21,8 +19,6 @@ pub(crate) struct Settings {
     pub(crate) timeout: Option<Duration>,
     /// Applications are loaded once, and workers forked.
     pub(crate) preload: bool,
-    /// Files that were read are told to the supervisor, and what does not load waits for a change.
-    pub(crate) reload: bool,
     /// Nothing is served.
     pub(crate) check: bool,
     /// Worker processes at the start.
@@ -71,7 +67,6 @@ impl Settings {
         });
         Ok(Self {
             places: places.collect(),
-            interface: string(&all, "interface"),
             io: string(&all, "io"),
             event_loop: string(&all, "loop"),
             lifespan: string(&all, "lifespan"),
@@ -80,7 +75,6 @@ impl Settings {
                 .and_then(Value::as_f64)
                 .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
             preload: flag("preload"),
-            reload: flag("reload"),
             check: flag("check"),
             workers: number("workers").unwrap_or(1),
             threads: number("threads").unwrap_or(1).max(1),

@@ -61,7 +61,7 @@ pub(super) fn built_in(
     };
     let app = App::BuiltIn {
         handler,
-        values,
+        values: Box::new(values),
         program,
     };
     Ok((app, groups))

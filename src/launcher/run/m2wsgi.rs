@@ -114,13 +114,11 @@ fn app(arguments: &[String]) -> Result<Option<Typed>, String> {
     if is_dotted(app) {
         return Ok(Some(typed));
     }
-    match python {
-        Some(name) => Err(format!("--{name} is for Python applications")),
-        None => {
-            typed.options.retain(|(name, _)| name != "io");
-            Ok(Some(typed))
-        }
+    if let Some(name) = python {
+        return Err(format!("--{name} is for Python applications"));
     }
+    typed.options.retain(|(name, _)| name != "io");
+    Ok(Some(typed))
 }
 
 /// The canned response: its options stand first.

@@ -151,7 +151,7 @@ pub(in crate::launcher) enum App {
         /// Which.
         handler: &'static BuiltIn,
         /// Its options, and what it was called with.
-        values: Values,
+        values: Box<Values>,
         /// The program that it lives in, where that is another one.
         program: Option<Program>,
     },

@@ -142,15 +142,14 @@ fn become_handler(
 
 /// Does what the supervisor has ordered the program that this one was before: its rights and its place are taken already.
 pub(in crate::launcher) fn obey_further(built_in: &'static [BuiltIn]) -> anyhow::Result<ExitCode> {
-    let (socket, bytes, passed) = match zygote::passed() {
-        Some(passed) => (passed.socket, passed.order, Some(passed.log)),
-        None => {
-            let socket = supervisor()?;
-            let mut bytes = Vec::new();
-            let mut file = inherited(ORDER)?.context("no order was passed on")?;
-            file.read_to_end(&mut bytes).context("take the order")?;
-            (socket, bytes, None)
-        }
+    let (socket, bytes, passed) = if let Some(passed) = zygote::passed() {
+        (passed.socket, passed.order, Some(passed.log))
+    } else {
+        let socket = supervisor()?;
+        let mut bytes = Vec::new();
+        let mut file = inherited(ORDER)?.context("no order was passed on")?;
+        file.read_to_end(&mut bytes).context("take the order")?;
+        (socket, bytes, None)
     };
     let order = Order::decode(&bytes, built_in).map_err(|why| anyhow!("read the order: {why}"))?;
     let plan = &order.plan;

@@ -10,6 +10,8 @@ import sys
 import traceback
 from typing import Any
 
+from lurcher import internal
+
 # Seconds that tasks which the applications have left behind get to end.
 LAST_TASKS = 1.0
 
@@ -115,6 +117,8 @@ def tell(text: object) -> None:
 async def main(hub: Any, lifespans: list[tuple[list[int], Lifespan]]) -> None:
     """Starts the applications, serves until nothing comes any more, and stops them."""
     running = asyncio.get_running_loop()
+    # Where applications in threads have those on the loop asked.
+    internal._loop = running
     started = []
     for numbers, lifespan in lifespans:
         await lifespan.startup()

@@ -35,7 +35,7 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// A group that has run for so long begins with the first pause again.
-const STEADY: Duration = Duration::from_secs(60);
+const STEADY: Duration = Duration::from_mins(1);
 
 /// How often it is looked whether groups have workers, until all have.
 const LOOK: Duration = Duration::from_millis(50);

@@ -330,7 +330,7 @@ impl Order {
             });
             App::BuiltIn {
                 handler,
-                values,
+                values: Box::new(values),
                 program,
             }
         } else {
@@ -419,7 +419,7 @@ mod tests {
         values.threads = Some(4);
         let mut given = plan(App::BuiltIn {
             handler: &KNOWN[0],
-            values,
+            values: Box::new(values),
             program: Some(Program {
                 path: "/usr/bin/python3".into(),
                 arguments: vec!["-c".into(), "".into()],
