@@ -56,6 +56,7 @@ const BUILT_IN: &[BuiltIn] = &[BuiltIn {
     run,
 }];
 
+#[expect(clippy::unnecessary_wraps, reason = "the table wants it")]
 fn run(values: &Values) -> Result<Handler, String> {
     if let Some(base) = values.get("sendfile-base") {
         wsgi::sendfile_below(base);
@@ -103,9 +104,12 @@ async fn serve(mut connection: Connection, patience: Duration) -> Result<(), Rep
             // What is open gets its credits and the parts of its bodies until then.
             () = inlet.idle(), if drained => break,
             () = tokio::time::sleep_until(next), if !last_words.is_empty() => {
-                match (last_words.pop_front(), &inlet.asgi) {
-                    (Some((_, Some(farewell))), Some(asgi)) => asgi.end(farewell),
-                    _ => break,
+                let Some((_, Some(farewell))) = last_words.pop_front() else {
+                    break;
+                };
+                wsgi::leave();
+                if let Some(asgi) = &inlet.asgi {
+                    asgi.end(farewell);
                 }
                 continue;
             }
@@ -158,8 +162,8 @@ async fn serve(mut connection: Connection, patience: Duration) -> Result<(), Rep
                 inlet.wsgi.close();
                 if let Some(asgi) = &inlet.asgi {
                     asgi.stop();
-                    last_words = time_table(patience);
                 }
+                last_words = time_table(patience);
             }
             _ => {}
         }

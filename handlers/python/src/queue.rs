@@ -50,7 +50,7 @@ pub(crate) enum Body {
 /// Why a job was not taken.
 pub(crate) enum Full {
     /// Too much waits: say so.
-    Sorry(Job),
+    Sorry(Box<Job>),
     /// Its client has too much, and another answer would be taken for that of an earlier request.
     Cut(Client),
 }
@@ -104,7 +104,7 @@ impl Queue {
                 state.held += 1;
                 return Ok(());
             }
-            None if full => return Err(Full::Sorry(job)),
+            None if full => return Err(Full::Sorry(Box::new(job))),
             None => {}
         }
         state.lines.insert(client.clone(), VecDeque::new());

@@ -107,9 +107,9 @@ pub(crate) fn until_polled<T: Send>(
     if let Some((runtime, mut meanwhile)) = company {
         let both = std::future::poll_fn(move |cx| {
             let done = poll(cx);
-            if done.is_pending() {
-                // It only serves others.
-                drop(meanwhile.as_mut().poll(cx));
+            if done.is_pending() && meanwhile.as_mut().poll(cx).is_ready() {
+                // It only serves others; once it has ended it must not be polled again.
+                meanwhile = Box::pin(std::future::pending());
             }
             done
         });

@@ -29,6 +29,8 @@ struct Dog {
     asked: AtomicU64,
     /// By what it is asked, where there is a loop.
     bell: Option<Bell>,
+    /// What the loop has begun with last: the likeliest to hold it up.
+    latest: Mutex<Option<Request>>,
 }
 
 /// A thread that answers requests.
@@ -55,6 +57,7 @@ pub(crate) fn start(timeout: Duration, has_loop: bool) -> std::io::Result<()> {
         threads: Mutex::default(),
         asked: AtomicU64::new(0),
         bell,
+        latest: Mutex::default(),
     });
     let look = (timeout / LOOKS).clamp(LOOK_MIN, LOOK_MAX);
     std::thread::Builder::new()
@@ -117,6 +120,13 @@ pub(crate) fn turned() {
     }
 }
 
+/// The loop begins with a request.
+pub(crate) fn loop_begins(request: &Request) {
+    if let Some(dog) = DOG.get() {
+        *locked(&dog.latest) = Some(request.clone());
+    }
+}
+
 fn of_this_thread(act: impl FnOnce(&Dog, &Thread)) {
     let Some(dog) = DOG.get() else {
         return;
@@ -166,19 +176,30 @@ impl Dog {
         let allowed = u64::try_from(allowed.as_millis()).unwrap_or(u64::MAX);
         let is_over = |since: u64| since != 0 && now.saturating_sub(since) > allowed;
         if is_over(self.asked.load(Ordering::Relaxed)) {
-            return Some("the event loop stands still".to_owned());
+            let latest = locked(&self.latest);
+            let what = latest.as_ref().map_or_else(String::new, |request| {
+                format!(
+                    " (the last request that it began with was {})",
+                    shown(request)
+                )
+            });
+            return Some(format!("the event loop stands still{what}"));
         }
         let threads = locked(&self.threads);
         let stuck = threads
             .iter()
             .find(|thread| is_over(thread.since.load(Ordering::Relaxed)))?;
         let request = locked(&stuck.request);
-        let (method, path) = request.as_ref().map_or((&b""[..], &b""[..]), |request| {
-            (request.method().unwrap_or_default(), &request.path)
-        });
-        let text = |bytes| String::from_utf8_lossy(bytes).escape_debug().to_string();
-        Some(format!("{} {} gets no further", text(method), text(path)))
+        let request = request.as_ref().map_or_else(String::new, shown);
+        Some(format!("{request} gets no further"))
     }
+}
+
+/// Method and path, for people.
+fn shown(request: &Request) -> String {
+    let text = |bytes| String::from_utf8_lossy(bytes).escape_debug().to_string();
+    let method = text(request.method().unwrap_or_default());
+    format!("{method} {}", text(&request.path))
 }
 
 /// Says why, and goes in the way that has the interpreter say where all its threads are.

@@ -9,7 +9,7 @@ use http::header;
 use super::{Framing, HOP_BY_HOP, Respond};
 use crate::handler::flow::Outflow;
 use crate::handler::http::{self as fields, HttpError};
-use crate::handler::replies::ReplyError;
+use crate::handler::replies::{ReplyError, begin};
 use crate::handler::request::Client;
 use crate::wire::reply::{self, Extended};
 
@@ -270,8 +270,14 @@ impl BodyWriter {
 impl Drop for BodyWriter {
     fn drop(&mut self) {
         // Of one that is gone, the number may be somebody else's by now.
-        if !self.done && !self.flow.is_gone() {
-            self.client.cancel_when_possible();
+        if self.done || self.flow.is_gone() {
+            return;
+        }
+        match self.framing {
+            // That it is not whole can be seen: what has left may arrive before the end.
+            Framing::Chunked => self.client.end_when_possible(),
+            Framing::Length(declared) if self.written < declared => self.client.end_when_possible(),
+            _ => self.client.cancel_when_possible(),
         }
     }
 }
@@ -283,6 +289,14 @@ impl Client {
     /// What is sent to the client past the writer meanwhile comes between its pieces.
     pub fn stream(&self) -> BodyWriter {
         BodyWriter::bare(self)
+    }
+
+    /// Ends the connection behind what was sent, for those who cannot wait.
+    fn end_when_possible(&self) {
+        let end = begin(self.sender(), &[self.conn_id()], 0);
+        if let Err(error) = self.server().send_when_possible(end) {
+            tracing::debug!(%error, client = ?self, "ending a response that is not whole");
+        }
     }
 
     /// [`Client::cancel`] for those who cannot wait.

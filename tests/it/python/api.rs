@@ -101,6 +101,11 @@ fn the_package_is_what_its_stubs_say() {
 }
 
 #[test]
+fn the_guide_s_examples_run() {
+    each("documentation.py");
+}
+
+#[test]
 fn stored_uploads_are_read_and_removed() {
     let Some(python) = python() else { return };
     let store = scratch();

@@ -6,6 +6,7 @@
 
 mod api;
 mod apps;
+mod asgi;
 mod basics;
 mod failures;
 mod sites;

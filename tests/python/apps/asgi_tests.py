@@ -257,6 +257,8 @@ async def socket(scope, receive, send):
 
 
 PATHS = {
+    # Where it is mounted below that.
+    "new": show,
     "scope": show,
     "state": state,
     "echo": echo,

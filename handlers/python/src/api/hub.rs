@@ -416,7 +416,12 @@ impl Hub {
         }
         let hub = Arc::clone(self);
         self.runtime.spawn(async move {
-            while !hub.ended.load(Ordering::Acquire) && !hub.receive().await {}
+            loop {
+                // Each turn waits for a message.
+                if hub.ended.load(Ordering::Acquire) || hub.receive().await {
+                    break;
+                }
+            }
             hub.fetching.store(false, Ordering::Release);
             if let Way::Loop(inbox) = &hub.way {
                 inbox.wake();

@@ -101,7 +101,8 @@ impl Desk {
 
     /// The runtime of the thread that receives, its way back, and how many requests may be with applications at once.
     pub(crate) fn begin(&self, runtime: Handle, replies: Replies, concurrency: usize) {
-        drop(self.concurrency.set(concurrency.max(1)));
+        // Once only: a worker begins once.
+        let _ok = self.concurrency.set(concurrency.max(1));
         drop(self.replies.set(replies));
         drop(self.runtime.set(runtime));
     }

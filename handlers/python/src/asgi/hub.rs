@@ -330,6 +330,7 @@ impl Hub {
             let mut scopes = hub.scopes.lock().unwrap_or_else(PoisonError::into_inner);
             scopes.make(py, &work.request, is_websocket, root, state)?
         };
+        watchdog::loop_begins(&work.request);
         let own = slf.clone().unbind();
         if is_websocket {
             let websocket = WebSocket::new(own, Arc::clone(line), work.request);

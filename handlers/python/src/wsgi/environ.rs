@@ -329,11 +329,11 @@ fn set_length(
 }
 
 /// What is the same for all requests of a process.
-pub(super) fn template<'py>(
-    py: Python<'py>,
+pub(super) fn template(
+    py: Python<'_>,
     multithread: bool,
     multiprocess: bool,
-) -> PyResult<Bound<'py, PyDict>> {
+) -> PyResult<Bound<'_, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item(intern!(py, "wsgi.version"), (1, 0))?;
     dict.set_item(intern!(py, "wsgi.url_scheme"), intern!(py, "http"))?;

@@ -77,18 +77,12 @@ impl Greenlets {
     }
 
     /// Answers a request.
-    fn answer(&self, py: Python<'_>, ticket: &Bound<'_, Ticket>) -> PyResult<()> {
-        let mut held = ticket
-            .get()
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let job = held.take();
-        drop(held);
+    fn answer(&self, py: Python<'_>, ticket: &Bound<'_, Ticket>) {
+        let held = &ticket.get().0;
+        let job = held.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(job) = job {
             self.0.answer(py, job);
         }
-        Ok(())
     }
 }
 

@@ -33,8 +33,11 @@ enum Rest {
     Pieces(BodyReader),
     /// Not opened yet.
     Stored(Upload),
-    /// The upload goes with it.
-    File(File, Upload),
+    /// The file on the disk is removed with the upload.
+    File {
+        file: File,
+        _upload: Upload,
+    },
     Failed,
     Closed,
 }
@@ -103,7 +106,7 @@ impl Input {
                 let piece = wait::until_polled(py, |cx| reader.poll_next(cx))?;
                 piece.transpose().map_err(|error| gone(&error))
             }
-            Rest::File(file, _) => {
+            Rest::File { file, .. } => {
                 let mut buffer = BytesMut::zeroed(PIECE);
                 match py.detach(|| file.read(&mut buffer)) {
                     Ok(0) => Ok(None),
@@ -140,7 +143,10 @@ impl Input {
         )?;
         match opened {
             Ok(file) => {
-                *self.rest() = Rest::File(file, upload);
+                *self.rest() = Rest::File {
+                    file,
+                    _upload: upload,
+                };
                 Ok(())
             }
             Err(error) => {

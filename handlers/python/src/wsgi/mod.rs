@@ -12,6 +12,7 @@ mod out;
 mod response;
 mod start;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,18 @@ use crate::{wait, watchdog};
 /// that computes takes 5 ms, the interpreter's switch interval.
 const TURN_REQUESTS: usize = 32;
 const TURN: Duration = Duration::from_millis(1);
+
+/// Set when responses that go on must end, since the worker is about to.
+static LEAVING: AtomicBool = AtomicBool::new(false);
+
+/// Ends each response that goes on at its next piece: an endless one knows no other end.
+pub(crate) fn leave() {
+    LEAVING.store(true, Ordering::Relaxed);
+}
+
+fn is_leaving() -> bool {
+    LEAVING.load(Ordering::Relaxed)
+}
 
 /// What requests are answered in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -254,13 +267,12 @@ impl Worker {
             input: input.as_any(),
             length,
         };
-        let environ = match self.environs.try_lock() {
-            Ok(mut environs) => environs.of(py, &request, &facts)?,
-            Err(_) => {
-                let settings = &shared.settings;
-                let template = environ::template(py, settings.slots() > 1, settings.multiprocess)?;
-                Environs::new(template).of(py, &request, &facts)?
-            }
+        let environ = if let Ok(mut environs) = self.environs.try_lock() {
+            environs.of(py, &request, &facts)?
+        } else {
+            let settings = &shared.settings;
+            let template = environ::template(py, settings.slots() > 1, settings.multiprocess)?;
+            Environs::new(template).of(py, &request, &facts)?
         };
         let start = Bound::new(py, StartResponse::new(request))?;
         response::answer(py, application, environ, &start, &input);

@@ -46,7 +46,10 @@ pub(super) fn meaning(name: &[u8]) -> Means {
         b"PATTERN" => Means::Pattern,
         b"URL_SCHEME" => Means::Scheme,
         b"REMOTE_ADDR" | b"REMOTE_PORT" | b"PEER_CERT_SHA1" => Means::Own,
-        _ if NOT_PASSED.contains(&name) || !name.iter().all(is_plain) || name.is_empty() => {
+        _ if NOT_PASSED.contains(&name)
+            || !name.iter().copied().all(is_plain)
+            || name.is_empty() =>
+        {
             Means::Nothing
         }
         _ if SECRET.contains(&name) => Means::Secret,
@@ -55,8 +58,8 @@ pub(super) fn meaning(name: &[u8]) -> Means {
 }
 
 /// A character of a token (RFC 9110 5.6.2) that stays itself.
-fn is_plain(byte: &u8) -> bool {
-    byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-!#$%&'*+.^`|~".contains(byte)
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-!#$%&'*+.^`|~".contains(&byte)
 }
 
 macro_rules! common {

@@ -97,6 +97,9 @@ fn failed(py: Python<'_>, state: &mut StartResponse, fault: Fault) {
             );
         }
         Fault::Reply(error) => tracing::error!("answering {what}: {error}"),
+        Fault::Leaving => {
+            tracing::warn!("answering {what}: ended before its end, because the worker stops");
+        }
     }
     state.give_up();
     if begun {

@@ -28,6 +28,8 @@ pub(super) enum Fault {
     Raised(PyErr),
     /// It could not be sent.
     Reply(ReplyError),
+    /// The worker stops, and this response would go on.
+    Leaving,
 }
 
 impl From<PyErr> for Fault {
@@ -173,6 +175,10 @@ impl StartResponse {
                 Ok(writer) => self.stream(py, Out::new(writer), data),
                 Err(error) => self.refused(Err(error)),
             },
+            Stage::Streaming(out) if super::is_leaving() => {
+                self.stage = Stage::Streaming(out);
+                Err(Fault::Leaving)
+            }
             Stage::Streaming(out) => self.stream(py, out, data),
             Stage::Done => Ok(()),
         }
@@ -320,7 +326,7 @@ fn split_status(status: &[u8]) -> PyResult<(u16, &str)> {
     let code = code.and_then(|code| code.parse().ok());
     let code: u16 = code.filter(|code| *code >= 100).ok_or_else(wrong)?;
     let reason = reason.strip_prefix(b" ").ok_or_else(wrong)?;
-    if reason.iter().any(is_control) {
+    if reason.iter().copied().any(is_control) {
         return Err(wrong());
     }
     // What is not ASCII in it was never seen by anybody.
@@ -328,8 +334,8 @@ fn split_status(status: &[u8]) -> PyResult<(u16, &str)> {
     Ok((code, reason))
 }
 
-fn is_control(byte: &u8) -> bool {
-    byte.is_ascii_control() && *byte != b'\t'
+fn is_control(byte: u8) -> bool {
+    byte.is_ascii_control() && byte != b'\t'
 }
 
 /// Whether this may be a header of an application.
@@ -341,7 +347,7 @@ fn check(name: &[u8], value: &[u8]) -> PyResult<()> {
             "\"{name}\" is no header name"
         )));
     }
-    if value.iter().any(is_control) {
+    if value.iter().copied().any(is_control) {
         let name = name.escape_ascii();
         let why = format!("the value of header {name} holds a control character");
         return Err(PyValueError::new_err(why));
@@ -399,6 +405,7 @@ impl StartResponse {
             Ok(()) => Ok(()),
             Err(Fault::Raised(error)) => Err(error),
             Err(Fault::Reply(error)) => Err(PyBrokenPipeError::new_err(error.to_string())),
+            Err(Fault::Leaving) => Err(PyBrokenPipeError::new_err("the worker stops")),
         }
     }
 }
