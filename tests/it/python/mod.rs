@@ -5,6 +5,7 @@
 //! say so by a printed line and pass.
 
 mod api;
+mod apps;
 mod asgi;
 mod basics;
 mod failures;

@@ -9,6 +9,8 @@ import asyncio
 import sys
 import traceback
 
+from lurcher import internal
+
 # Seconds that tasks which the applications have left behind get to end.
 LAST_TASKS = 1.0
 
@@ -114,6 +116,8 @@ def tell(text):
 async def main(hub, lifespans):
     """Starts the applications, serves until nothing comes any more, and stops them."""
     running = asyncio.get_running_loop()
+    # Where applications in threads have those on the loop asked.
+    internal._loop = running
     started = []
     for numbers, lifespan in lifespans:
         await lifespan.startup()
