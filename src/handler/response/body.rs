@@ -236,6 +236,20 @@ impl BodyWriter {
         self.pending.extend_from_slice(respond.payload());
     }
 
+    /// Gives the body up: what was written still arrives, and then the connection ends. Where that would look like the whole, because its
+    /// end is that of the connection, the client is cut off as by a drop, and may lose what was written.
+    pub fn abandon(mut self) {
+        let shows = match self.framing {
+            Framing::Chunked => true,
+            Framing::Length(declared) => self.written < declared,
+            Framing::Bodiless | Framing::UntilClose => false,
+        };
+        if shows && !self.done && !self.flow.is_gone() {
+            self.client.end_when_possible(&self.pending);
+            self.done = true;
+        }
+    }
+
     /// Bytes of the body with these; an error when they are too many.
     fn count(&self, data: &[u8]) -> Result<u64, HttpError> {
         let more = u64::try_from(data.len()).unwrap_or(u64::MAX);
@@ -270,14 +284,8 @@ impl BodyWriter {
 impl Drop for BodyWriter {
     fn drop(&mut self) {
         // Of one that is gone, the number may be somebody else's by now.
-        if self.done || self.flow.is_gone() {
-            return;
-        }
-        match self.framing {
-            // That it is not whole can be seen: what has left may arrive before the end.
-            Framing::Chunked => self.client.end_when_possible(),
-            Framing::Length(declared) if self.written < declared => self.client.end_when_possible(),
-            _ => self.client.cancel_when_possible(),
+        if !self.done && !self.flow.is_gone() {
+            self.client.cancel_when_possible();
         }
     }
 }
@@ -291,11 +299,15 @@ impl Client {
         BodyWriter::bare(self)
     }
 
-    /// Ends the connection behind what was sent, for those who cannot wait.
-    fn end_when_possible(&self) {
-        let end = begin(self.sender(), &[self.conn_id()], 0);
-        if let Err(error) = self.server().send_when_possible(end) {
-            tracing::debug!(%error, client = ?self, "ending a response that is not whole");
+    /// Ends the connection behind these last words, for those who cannot wait.
+    fn end_when_possible(&self, last: &[u8]) {
+        let last = Some(last).filter(|last| !last.is_empty());
+        for words in last.into_iter().chain([&[][..]]) {
+            let mut message = begin(self.sender(), &[self.conn_id()], words.len());
+            message.extend_from_slice(words);
+            if let Err(error) = self.server().send_when_possible(message) {
+                tracing::debug!(%error, client = ?self, "ending a response that is not whole");
+            }
         }
     }
 

@@ -240,8 +240,8 @@ fn an_application_that_blocks_for_ever_is_replaced_after_its_timeout() {
             let held = post(&server, &note.for_path(path));
             note.read(&app);
             app.program.said("--timeout", 1);
-            // Whose request it was stands in the log.
-            app.program.said(path, 1);
+            // Where it stood is in the log.
+            app.program.said("troubles.py\", line ", 1);
             drop(held);
             app.ready(2);
             recovers(&server, &app);

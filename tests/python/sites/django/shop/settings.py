@@ -16,6 +16,7 @@ USE_TZ = True
 # Faults where they are seen, without sites that are in DEBUG.
 LOGGING = {
     "version": 1,
+    "disable_existing_loggers": False,
     "handlers": {"console": {"class": "logging.StreamHandler"}},
     "root": {"handlers": ["console"], "level": "WARNING"},
 }
