@@ -168,7 +168,6 @@ async fn serve(mut connection: Connection, patience: Duration) -> Result<(), Rep
             Event::Drained => {
                 drained = true;
                 inlet.wsgi.close();
-                last_words = time_table(patience);
                 if let Some(asgi) = &inlet.asgi {
                     asgi.stop();
                 }

@@ -236,6 +236,20 @@ impl BodyWriter {
         self.pending.extend_from_slice(respond.payload());
     }
 
+    /// Gives the body up: what was written still arrives, and then the connection ends. Where that would look like the whole, because its
+    /// end is that of the connection, the client is cut off as by a drop, and may lose what was written.
+    pub fn abandon(mut self) {
+        let shows = match self.framing {
+            Framing::Chunked => true,
+            Framing::Length(declared) => self.written < declared,
+            Framing::Bodiless | Framing::UntilClose => false,
+        };
+        if shows && !self.done && !self.flow.is_gone() {
+            self.client.end_when_possible(&self.pending);
+            self.done = true;
+        }
+    }
+
     /// Bytes of the body with these; an error when they are too many.
     fn count(&self, data: &[u8]) -> Result<u64, HttpError> {
         let more = u64::try_from(data.len()).unwrap_or(u64::MAX);
@@ -270,19 +284,8 @@ impl BodyWriter {
 impl Drop for BodyWriter {
     fn drop(&mut self) {
         // Of one that is gone, the number may be somebody else's by now.
-        if self.done || self.flow.is_gone() {
-            return;
-        }
-        let is_whole = match self.framing {
-            Framing::Chunked => false,
-            Framing::Length(declared) => self.written >= declared,
-            Framing::Bodiless | Framing::UntilClose => true,
-        };
-        if is_whole {
+        if !self.done && !self.flow.is_gone() {
             self.client.cancel_when_possible();
-        } else {
-            // Anybody can see that it is not, so what was written may arrive before the end.
-            self.client.end_when_possible(&self.pending);
         }
     }
 }

@@ -145,6 +145,11 @@ impl Http {
                 let sending = sorry(&http.request, is_cancelled);
                 outlet::whole(&hub.desk, &http.line, sending);
             }
+            Stage::Streaming { .. } | Stage::Trailers(_) if !is_cancelled => {
+                if let Some(outlet) = &outlet {
+                    outlet.abandon();
+                }
+            }
             Stage::Streaming { .. } | Stage::Trailers(_) | Stage::Failed => {
                 if let Some(outlet) = &outlet {
                     outlet.cut();

@@ -40,6 +40,8 @@ pub(crate) enum Step {
     /// What was written leaves before what comes next is waited for.
     Flush,
     Finish(Option<HeaderMap>),
+    /// What was written still arrives, and then the connection ends.
+    Abandon,
     /// The client gets nothing more, and is told so.
     Cut,
 }
@@ -155,6 +157,11 @@ impl Outlet {
         self.lock().has_failed
     }
 
+    /// Ends the response before its end, behind all that was sent.
+    pub(crate) fn abandon(self: &Arc<Self>) {
+        self.put([Step::Abandon]);
+    }
+
     /// Leaves what is not done yet, and cuts the client off.
     pub(crate) fn cut(self: &Arc<Self>) {
         {
@@ -248,6 +255,12 @@ impl Outlet {
                 (Some(writer), None) => writer.finish().await,
                 (None, _) => Ok(()),
             },
+            Step::Abandon => {
+                if let Some(writer) = writer.take() {
+                    writer.abandon();
+                }
+                Ok(())
+            }
             Step::Cut => {
                 drop(writer.take());
                 Ok(())

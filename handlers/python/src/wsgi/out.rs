@@ -54,6 +54,14 @@ impl Out {
         }
     }
 
+    /// Ends the response before its end, behind all that was sent.
+    pub(super) fn abandon(mut self, py: Python<'_>) {
+        // A greenlet that is being ended does not wait for it: then the client is cut off.
+        if let Ok(Some(writer)) = self.take(py) {
+            writer.abandon();
+        }
+    }
+
     fn flush(&mut self, mut writer: Box<BodyWriter>) {
         let flushed = {
             let mut flush = std::pin::pin!(writer.flush());

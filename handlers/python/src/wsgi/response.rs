@@ -89,7 +89,7 @@ fn failed(py: Python<'_>, state: &mut StartResponse, fault: Fault) {
         }
         Fault::Reply(ReplyError::ClientGone) => {
             tracing::debug!("answering {what}: the client is gone");
-            return state.give_up();
+            return state.give_up(py);
         }
         Fault::Reply(ReplyError::Http(HttpError::Length { declared, written })) => {
             tracing::warn!(
@@ -101,7 +101,7 @@ fn failed(py: Python<'_>, state: &mut StartResponse, fault: Fault) {
             tracing::warn!("answering {what}: ended before its end, because the worker stops");
         }
     }
-    state.give_up();
+    state.give_up(py);
     if begun || state.claim().is_err() {
         return;
     }

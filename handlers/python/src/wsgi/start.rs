@@ -167,9 +167,11 @@ impl StartResponse {
         }
     }
 
-    /// Forgets what was begun: dropped before its end, it cuts its client off.
-    pub(super) fn give_up(&mut self) {
-        self.stage = Stage::Done;
+    /// Ends what was begun before its end.
+    pub(super) fn give_up(&mut self, py: Python<'_>) {
+        if let Stage::Streaming(out) = std::mem::replace(&mut self.stage, Stage::Done) {
+            out.abandon(py);
+        }
     }
 
     /// Sends a piece of the body, at once; a whole one if it is as long as was said.
@@ -246,10 +248,10 @@ impl StartResponse {
                 self.claim()?;
                 let missing = self.declared.filter(|bytes| !self.bodiless && *bytes > 0);
                 if let Some(declared) = missing {
-                    // The head leaves, and its client is cut off.
+                    // The head leaves, and then the connection ends.
                     let mut writer = respond.stream()?;
                     let flushed = wait::until(py, Box::pin(writer.flush()))?;
-                    drop(writer);
+                    writer.abandon();
                     flushed?;
                     let written = 0;
                     return Err(ReplyError::from(HttpError::Length { declared, written }).into());

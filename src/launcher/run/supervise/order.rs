@@ -417,6 +417,7 @@ mod tests {
         values.target = "known:thing".to_owned();
         values.concurrency = Some(9);
         values.threads = Some(4);
+        values.graceful_timeout = Some(Duration::from_secs(30));
         let mut given = plan(App::BuiltIn {
             handler: &KNOWN[0],
             values: Box::new(values),
