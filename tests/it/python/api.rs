@@ -114,7 +114,7 @@ fn stored_uploads_are_read_and_removed() {
         store.path().display()
     );
     servers::each(&settings, |server| {
-        script(python, "uploads.py", &server, "stored")
+        script(python, "uploads.py", &server, "stored");
     });
 }
 
@@ -123,6 +123,6 @@ fn streamed_uploads_are_read_as_they_come() {
     let Some(python) = python() else { return };
     let settings = ", 'upload.stream': 1, 'limits.content_length': 10000";
     servers::each(settings, |server| {
-        script(python, "uploads.py", &server, "streamed")
+        script(python, "uploads.py", &server, "streamed");
     });
 }

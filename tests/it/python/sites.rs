@@ -1,4 +1,4 @@
-//! The sample sites in Django, Flask, FastAPI and Starlette, behind both servers: pages, forms, files of 100 MB in flat memory, sessions, streams,
+//! The sample sites in Django, Flask, `FastAPI` and Starlette, behind both servers: pages, forms, files of 100 MB in flat memory, sessions, streams,
 //! server-sent events and WebSocket, as `tests/python/check_site.py` asks for them.
 
 use std::path::Path;

@@ -196,10 +196,10 @@ fn nobody_gets_what_another_has_sent() {
                 // Seldom one that is too long to be kept.
                 let length = if next(20) == 0 { 1500 } else { 1 };
                 let mut value = next(4).to_string().repeat(length);
-                request.push_str(&format!("{name}: {value}\r\n"));
+                request.extend([name, ": ", value.as_str(), "\r\n"]);
                 if name != "Host" && next(10) == 0 {
                     let more = next(4).to_string();
-                    request.push_str(&format!("{name}: {more}\r\n"));
+                    request.extend([name, ": ", more.as_str(), "\r\n"]);
                     value.push_str(if name == "Cookie" { "; " } else { ", " });
                     value.push_str(&more);
                 }
@@ -286,7 +286,7 @@ fn a_streamed_body_that_is_lost_is_an_error_and_one_that_is_left_ends_the_connec
         };
         let mut client = Client::connect(server.address);
         client.send(&head("/loses")).unwrap();
-        client.send(&[b'a'; 100_000]).unwrap();
+        client.send(&vec![b'a'; 100_000]).unwrap();
         until(&server, "reading", 1);
         drop(client);
         until(&server, "lost", 1);
@@ -542,9 +542,8 @@ fn threads_answer_at_once_and_each_client_in_order() {
             ]
         );
         let mut client = Client::connect(server.address);
-        let requests: String = (1..=5)
-            .map(|number| format!("GET /ordered?{number} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
-            .collect();
+        let request = |number| format!("GET /ordered?{number} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let requests = (1..=5).map(request).collect::<Vec<_>>().concat();
         client.send(requests.as_bytes()).unwrap();
         for number in 1..=5 {
             assert_eq!(text(&client.answer()), number.to_string());
@@ -564,7 +563,7 @@ fn in_greenlets(io: &str) {
         let mut upload = Client::connect(server.address);
         let head = "POST /counts HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n";
         upload.send(head.as_bytes()).unwrap();
-        upload.send(&[1; 500_000]).unwrap();
+        upload.send(&vec![1; 500_000]).unwrap();
         let mut gated = Client::connect(server.address);
         gated
             .send(b"GET /gated HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -586,7 +585,7 @@ fn in_greenlets(io: &str) {
         drop(endless);
         ask(server.address, "GET /opens", "", b"");
         gated.upto(b"second\n");
-        upload.send(&[1; 500_000]).unwrap();
+        upload.send(&vec![1; 500_000]).unwrap();
         assert_eq!(text(&upload.answer()), "1000000 1000000 1000000\n");
         until(&server, "closed", 1);
         assert!(app.program.terminate().success(), "{}", app.program);
