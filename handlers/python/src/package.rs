@@ -22,6 +22,10 @@ const SOURCES: &[(&str, &str)] = &[
         include_str!("../python/lurcher/internal.py"),
     ),
     (
+        "lurcher.middleware",
+        include_str!("../python/lurcher/middleware.py"),
+    ),
+    (
         "lurcher.signals",
         include_str!("../python/lurcher/signals.py"),
     ),
