@@ -8,6 +8,7 @@ mod exchanges;
 mod fastcgi;
 mod files;
 mod http;
+mod python;
 mod respond;
 mod ticker;
 
@@ -17,6 +18,7 @@ use lurcher::launcher::BuiltIn;
 pub(crate) const BUILT_IN: &[BuiltIn] = &[
     echo::BUILT_IN,
     http::BUILT_IN,
+    python::BUILT_IN,
     respond::BUILT_IN,
     chat::BUILT_IN,
     files::BUILT_IN,

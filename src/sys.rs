@@ -223,6 +223,36 @@ pub fn take_passed_descriptors(count: u16) -> Vec<OwnedFd> {
         .collect()
 }
 
+/// Lets a program that this process becomes find a descriptor open, under the same number.
+///
+/// # Errors
+///
+/// Never for a descriptor that is open.
+pub fn inherit(descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: it changes a flag of a descriptor that is open for as long as it is borrowed.
+    let changed = unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_SETFD, 0) };
+    if changed < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// A descriptor that was open when this program began, by its number: another one for the same file, which programs that this
+/// one starts do not get.
+///
+/// # Errors
+///
+/// Where nothing is open under that number.
+pub fn inherited(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the number is only looked up; the result is new, and nobody else's.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was made just now.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
 /// Lets no program that this one starts inherit a descriptor from number 3 on, whoever has opened it. On a kernel that
 /// cannot do that at once (before 5.11) it changes nothing.
 #[cfg(feature = "gateway")]

@@ -16,6 +16,8 @@ mod handler;
 mod idle;
 mod measure;
 mod paced;
+mod python;
+mod python_report;
 mod report;
 mod services;
 mod worker;
@@ -38,6 +40,7 @@ struct Options {
     bridges: Vec<String>,
     services: Vec<String>,
     brokers: Vec<String>,
+    pythons: Vec<String>,
     write: bool,
 }
 
@@ -53,6 +56,7 @@ impl Options {
             bridges: named("BENCH_BRIDGES", "nginx,lurcher"),
             services: named("BENCH_SERVICES", "proxy,nginx,serve"),
             brokers: named("BENCH_BROKERS", "direct,plain,own"),
+            pythons: named("BENCH_PYTHON", python::SERVERS),
             write: false,
         };
         while let Some(word) = words.next() {
@@ -67,10 +71,12 @@ impl Options {
                 "--no-bridge" => options.bridges.clear(),
                 "--no-services" => options.services.clear(),
                 "--no-broker" => options.brokers.clear(),
+                "--no-python" => options.pythons.clear(),
                 "--files-only" => options.only(|all| &mut all.file_servers),
                 "--bridge-only" => options.only(|all| &mut all.bridges),
                 "--services-only" => options.only(|all| &mut all.services),
                 "broker" | "--broker-only" => options.only(|all| &mut all.brokers),
+                "python" | "--python-only" => options.only(|all| &mut all.pythons),
                 "--quick" => {
                     (options.rounds, options.seconds) = (1, 1);
                     options.idle = vec![1000];
@@ -84,15 +90,15 @@ impl Options {
         Ok(options)
     }
 
-    /// Whether nothing but the broker is measured.
-    fn only_broker(&self) -> bool {
-        let others = [
+    /// Whether anything is measured but the broker and Python applications, which have reports of their own.
+    fn fronts(&self) -> bool {
+        let parts = [
             &self.fronts,
             &self.file_servers,
             &self.bridges,
             &self.services,
         ];
-        others.iter().all(|names| names.is_empty()) && !self.brokers.is_empty()
+        parts.iter().any(|names| !names.is_empty())
     }
 
     /// Leaves one part and nothing else.
@@ -104,6 +110,7 @@ impl Options {
             &mut self.bridges,
             &mut self.services,
             &mut self.brokers,
+            &mut self.pythons,
         ] {
             all.clear();
         }
@@ -181,16 +188,21 @@ fn main() -> Result<(), String> {
     let bridges = bridge::measure(&options)?;
     let services = services::measure(&options)?;
     let brokers = broker::measure(&options)?;
+    let pythons = python::measure(&options)?;
     let mut report = String::new();
-    if !options.only_broker() {
+    if options.fronts() {
         report = report::render(&options, &figures, &memory, &files);
         report::bridges(&mut report, &options.bridges, &bridges);
         report::services(&mut report, &options.services, &services);
     }
-    let broker_report = broker_report::render(&options, &brokers);
-    println!("\n{report}\n{broker_report}");
+    let reports = [
+        report,
+        broker_report::render(&options, &brokers),
+        python_report::render(&options, &pythons),
+    ];
+    println!("\n{}", reports.join("\n"));
     if options.write {
-        report::write(&options, &report, &broker_report)
+        report::write(&reports)
     } else {
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
@@ -47,16 +48,26 @@ pub(crate) fn load(
     connections: usize,
     time: Duration,
 ) -> Result<Figures, String> {
-    let seconds = || -> Result<(f64, f64), String> {
-        let handler = front.handler().map_or(Ok(0.0), with_children);
+    load_at(front.address, path, connections, time, || {
+        let handler = front.handler().map_or(Ok(0.0), tree_seconds);
         Ok((processor_seconds(front.server())?, handler?))
-    };
+    })
+}
+
+/// The same on any server; `seconds` are the processor seconds that front and handler have taken so far.
+pub(crate) fn load_at(
+    address: SocketAddr,
+    path: &str,
+    connections: usize,
+    time: Duration,
+    seconds: impl Fn() -> Result<(f64, f64), String>,
+) -> Result<Figures, String> {
     let before = seconds()?;
     let output = Command::new("wrk")
         .args(["-t1", "--latency", "--timeout", "10s"])
         .arg(format!("-c{connections}"))
         .arg(format!("-d{}s", time.as_secs()))
-        .arg(format!("http://{}{path}", front.address))
+        .arg(format!("http://{address}{path}"))
         .output()
         .map_err(|error| format!("run wrk: {error}"))?;
     let after = seconds()?;
@@ -117,13 +128,17 @@ fn milliseconds(text: &str) -> Option<f64> {
     None
 }
 
-/// As [`processor_seconds`], with its children: a supervisor does not serve, its workers do.
-fn with_children(id: u32) -> Result<f64, String> {
-    let path = format!("/proc/{id}/task/{id}/children");
-    let text = fs::read_to_string(&path).map_err(|error| format!("read {path}: {error}"))?;
+/// As [`processor_seconds`], with all that descend from it: a supervisor does not serve, its workers do.
+pub(crate) fn tree_seconds(id: u32) -> Result<f64, String> {
     let mut seconds = processor_seconds(id)?;
-    for child in text.split_whitespace().filter_map(|id| id.parse().ok()) {
-        seconds += processor_seconds(child)?;
+    // Children are told by the thread that started them.
+    let tasks = format!("/proc/{id}/task");
+    let tasks = fs::read_dir(&tasks).map_err(|error| format!("read {tasks}: {error}"))?;
+    for task in tasks.filter_map(Result::ok) {
+        let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|id| id.parse().ok()) {
+            seconds += tree_seconds(child)?;
+        }
     }
     Ok(seconds)
 }

@@ -11,11 +11,12 @@ use crate::idle::Memory;
 use crate::measure::Figures;
 use crate::services::Services;
 
-/// Where the figures begin in docs/PERFORMANCE.md; everything below is replaced.
-const MARK: &str = "<!-- figures: written by ./bench --write -->";
-
-/// Where those of the broker begin, at the end.
-const BROKER_MARK: &str = "<!-- figures of the broker: written by ./bench broker --write -->";
+/// Where the figures begin in docs/PERFORMANCE.md, in order: of the fronts, of the broker, of Python applications.
+const MARKS: [&str; 3] = [
+    "<!-- figures: written by ./bench --write -->",
+    "<!-- figures of the broker: written by ./bench broker --write -->",
+    "<!-- figures of Python applications: written by ./bench python --write -->",
+];
 
 /// Appends formatted text; unlike `write!`, a string cannot refuse it.
 macro_rules! put {
@@ -347,23 +348,22 @@ pub(crate) fn machine() -> String {
     )
 }
 
-/// Puts the report into docs/PERFORMANCE.md, below the mark, and that of the broker below its own. One that was not asked for stays.
-pub(crate) fn write(options: &Options, report: &str, brokers: &str) -> Result<(), String> {
+/// Puts the reports into docs/PERFORMANCE.md, each below its mark. One that was not asked for, and so is empty, stays as it was.
+pub(crate) fn write(reports: &[String; 3]) -> Result<(), String> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/PERFORMANCE.md");
     let text = fs::read_to_string(path).map_err(|error| format!("read {path}: {error}"))?;
-    let (rest, old_brokers) = text.split_once(BROKER_MARK).unwrap_or((&text, ""));
-    let (head, old_report) = rest.split_once(MARK).unwrap_or((rest, ""));
-    let report = if options.only_broker() {
-        old_report
-    } else {
-        report
-    };
-    let brokers = if options.brokers.is_empty() {
-        old_brokers
-    } else {
-        brokers
-    };
-    let (report, brokers) = (report.trim(), brokers.trim());
-    let text = format!("{head}{MARK}\n\n{report}\n\n{BROKER_MARK}\n\n{brokers}\n");
-    fs::write(path, text).map_err(|error| format!("write {path}: {error}"))
+    let mut rest = text.as_str();
+    let mut old = Vec::new();
+    for mark in MARKS.iter().rev() {
+        let (before, below) = rest.split_once(mark).unwrap_or((rest, ""));
+        old.push(below.trim());
+        rest = before;
+    }
+    let mut written = rest.trim().to_owned();
+    for ((mark, new), old) in MARKS.iter().zip(reports).zip(old.iter().rev()) {
+        let report = if new.is_empty() { old } else { new.trim() };
+        put!(written, "\n\n{mark}\n\n{report}");
+    }
+    written.push('\n');
+    fs::write(path, written).map_err(|error| format!("write {path}: {error}"))
 }

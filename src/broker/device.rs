@@ -33,6 +33,7 @@ use crate::bus::server;
 use crate::drain::Watch;
 use crate::endpoint::{Endpoint, Mode};
 use crate::pool::{self, Addresses, Heartbeats, Order, Outlier, Report, Sticky, Tie};
+use crate::routing::Places;
 use crate::sticky::Key;
 use crate::wire::Protocol;
 use crate::wire::request::Request;
@@ -214,6 +215,8 @@ pub struct DeviceSettings {
     pub name: String,
     /// Where a successor finds what was open; none: it does not.
     pub ledger: Option<PathBuf>,
+    /// Which pool, by its number, has what place: where this is said, routes are not looked at, and what has no place goes to the first pool, to be refused there.
+    pub choice: Option<(Places, Vec<u16>)>,
 }
 
 /// How a pool of a device does.
@@ -298,7 +301,7 @@ impl Device {
             ledger,
         });
         let context = Context::new();
-        let pools = Pools::run(sockets, watch);
+        let pools = Pools::run(sockets, settings.choice, watch);
         for pool in pools.each() {
             pool.set_heartbeats(rules.heartbeats);
         }

@@ -41,6 +41,11 @@ const EXCHANGES_MAX: usize = 1 << 18;
 /// Methods that may be asked of a second worker.
 const SAFE: [&[u8]; 4] = [b"GET", b"HEAD", b"OPTIONS", b"TRACE"];
 
+/// The host that a client has named.
+fn host(request: &Request) -> &[u8] {
+    request.headers.first("host").unwrap_or_default()
+}
+
 impl Server {
     /// A message from the server.
     pub(super) fn received(&self, message: &Bytes) {
@@ -65,8 +70,8 @@ impl Server {
             Kind::Drained => self.drained.set(true),
             Kind::Disconnect => self.client_gone(table, id, body),
             Kind::Credits(_) | Kind::Notice => self.tell(table, id, body),
-            Kind::WebSocketFrame { .. } => self.frame(table, id, (&request.path, body), true),
-            Kind::Message(_) => self.frame(table, id, (&request.path, body), false),
+            Kind::WebSocketFrame { .. } => self.frame(table, id, (&request, body), true),
+            Kind::Message(_) => self.frame(table, id, (&request, body), false),
             Kind::StreamPart { done, .. } => self.part(table, id, body, done),
             Kind::UploadDone { file } => {
                 let announced = match table.conns.get(&id.0).map(|conn| &conn.stage) {
@@ -117,7 +122,8 @@ impl Server {
 
     /// Most messages are ordinary requests, of which little needs to be known; false for others, and where more is asked for.
     fn received_ordinary(&self, message: &Bytes) -> bool {
-        if self.shared.settings.observer.is_some() || self.shared.rules.borrow().is_sticky() {
+        let asks_more = self.pools.ask_hosts() || self.shared.rules.borrow().is_sticky();
+        if self.shared.settings.observer.is_some() || asks_more {
             return false;
         }
         let Some(glance) = Glance::of(message).filter(|seen| *self.sender.borrow() == seen.sender)
@@ -125,7 +131,7 @@ impl Server {
             return false;
         };
         let arrived = Arrived {
-            pool: self.pools.of(glance.path),
+            pool: self.pools.of(b"", glance.path),
             key: None,
             message: message.slice(glance.behind_address()..),
             retry: self.retry(Some(glance.method)),
@@ -251,7 +257,7 @@ impl Server {
         follows: Follows,
     ) -> Arrived {
         Arrived {
-            pool: self.pools.of(&request.path),
+            pool: self.pools.of(host(request), &request.path),
             key: self.shared.rules.borrow().key(request, whole),
             message,
             retry: self.retry(request.method()),
@@ -430,7 +436,7 @@ impl Server {
         &self,
         table: &mut Table,
         id: ConnId,
-        (path, message): (&[u8], Bytes),
+        (request, message): (&Request, Bytes),
         is_websocket: bool,
     ) {
         let size = message.len();
@@ -461,7 +467,7 @@ impl Server {
                     given: std::cell::Cell::new(None),
                     former: std::cell::Cell::new(None),
                 });
-                let Some(pool) = self.pools.of(path) else {
+                let Some(pool) = self.pools.of(host(request), &request.path) else {
                     Name::MessagesDropped.increment();
                     return self.close_with(id, b"");
                 };

@@ -352,7 +352,7 @@ impl Feed {
             let [own_send, own_recv] = own;
             let specs = bound.endpoints().plain.clone();
             feed.specs.push(specs.unwrap_or((own_send, own_recv)));
-            let pools = Pools::run(vec![(String::new(), None, bound)], watch);
+            let pools = Pools::run(vec![(String::new(), None, bound)], None, watch);
             let shared = Rc::clone(&feed.shared);
             let (server, receiver, token) =
                 Server::connect(number, (send, recv), &pools, shared, &feed.context)?;

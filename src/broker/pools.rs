@@ -15,7 +15,7 @@ use crate::bus::server::PeerId;
 use crate::drain::Watch;
 use crate::metrics::Name;
 use crate::pool::{BoundPool, Pool, Replies};
-use crate::routing::{self, Pattern};
+use crate::routing::{self, Pattern, Places};
 use crate::wire::worker::RequestId;
 
 /// Most pools of a device. Each may have four sockets, and every request is held against their routes one by one.
@@ -76,9 +76,13 @@ pub(super) struct Named {
     pool: OnceCell<Rc<Pool>>,
 }
 
+/// Which pool has what place, instead of routes.
+pub(super) type Choice = (Places, Vec<u16>);
+
 /// See the module.
 pub(super) struct Pools {
     all: Vec<Named>,
+    choice: Option<Choice>,
     servers: RefCell<Vec<Rc<Server>>>,
     /// The servers by what they are called towards workers.
     names: RefCell<HashMap<Bytes, usize>>,
@@ -121,7 +125,11 @@ impl Replies for Ear {
 
 impl Pools {
     /// Begins to serve workers. The servers come later, by [`Self::put_before`].
-    pub(super) fn run(bound: Vec<(String, Option<Route>, BoundPool)>, watch: &Watch) -> Rc<Self> {
+    pub(super) fn run(
+        bound: Vec<(String, Option<Route>, BoundPool)>,
+        choice: Option<Choice>,
+        watch: &Watch,
+    ) -> Rc<Self> {
         let mut sockets = Vec::with_capacity(bound.len());
         let mut all = Vec::with_capacity(bound.len());
         for (name, route, bound) in bound {
@@ -134,6 +142,7 @@ impl Pools {
         }
         let this = Rc::new(Self {
             all,
+            choice,
             servers: RefCell::default(),
             names: RefCell::default(),
             astray: std::cell::Cell::new(0),
@@ -182,8 +191,20 @@ impl Pools {
         self.all.iter().filter_map(|named| named.pool.get())
     }
 
-    /// The pool for a path: the first whose route takes it, else the first without a route.
-    pub(super) fn of(&self, path: &[u8]) -> Option<u16> {
+    /// Whether hosts matter for the choice of a pool.
+    pub(super) fn ask_hosts(&self) -> bool {
+        self.choice
+            .as_ref()
+            .is_some_and(|(places, _)| places.has_hosts())
+    }
+
+    /// The pool for a path of a host: by its place, or the first whose route takes it, else the first without a route.
+    pub(super) fn of(&self, host: &[u8], path: &[u8]) -> Option<u16> {
+        if let Some((places, pools)) = &self.choice {
+            let pool = places.find(host, path).and_then(|place| pools.get(place));
+            // Who has the first one says that nobody has it.
+            return Some(pool.copied().unwrap_or(0));
+        }
         if self.all.len() == 1 && self.all.first().is_some_and(|only| only.route.is_none()) {
             return Some(0);
         }
@@ -283,6 +304,7 @@ mod tests {
     fn servers_of_one_ident_are_told_apart_and_keep_their_names() {
         let pools = Pools {
             all: Vec::new(),
+            choice: None,
             servers: RefCell::default(),
             names: RefCell::default(),
             astray: std::cell::Cell::new(0),

@@ -93,6 +93,12 @@ impl Given {
         });
     }
 
+    /// Says something instead of all that was said of an option.
+    pub(super) fn overrule(&mut self, name: &str, value: &str) {
+        self.layers[0].retain(|said| said.name != name);
+        self.type_in(name, value.to_owned());
+    }
+
     /// Takes what the environment says of these options; several values of one are on lines of their own.
     pub(super) fn read_environment<'a>(
         &mut self,

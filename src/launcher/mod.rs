@@ -21,13 +21,14 @@ mod signals;
 mod table;
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::control::Order;
 
-pub use run::{BuiltIn, Handler, Opt, Target, Values};
+pub use run::{BuiltIn, Group, Handler, Opt, Target, Values};
 
 /// Runs the program with the arguments of the process; `built_in` are the handlers that `lurcher run` knows by name. Called
 /// by the name of a program that it stands in for, it takes that one's arguments.
@@ -55,6 +56,30 @@ pub fn main(built_in: &'static [BuiltIn]) -> ExitCode {
         _ => by_its_own_name(built_in),
     };
     ended(result)
+}
+
+/// Plays a worker's part in a program that a worker has become ([`Handler::becoming`]): takes its order, and serves with the handler
+/// of that name in `built_in` until it is told to stop. It may run in any thread, and returns once.
+pub fn worker(built_in: &'static [BuiltIn]) -> ExitCode {
+    log::install(std::env::var("LURCHER_LOG").ok().as_deref());
+    ended(run::obey_further(built_in))
+}
+
+/// In a program that a worker has become ([`Handler::forking`]) and that has loaded everything: forks workers as the supervisor says,
+/// by `fork`, which is called again and again in this thread, the only one. Returns true in each of the workers, which goes on with
+/// [`worker`], and false in this process when no worker is needed any more.
+///
+/// # Errors
+///
+/// What was being done, and why not.
+pub fn fork_workers(mut fork: impl FnMut() -> Result<i32, String>) -> Result<bool, String> {
+    run::zygote::serve(&mut fork).map_err(|error| format!("{error:#}"))
+}
+
+/// Tells the supervisor of this worker that it has read these files: where `--reload` was said, their change replaces the worker. It may
+/// be called at any time, from any thread, before [`worker`] too.
+pub fn reads(files: impl IntoIterator<Item = PathBuf>) {
+    run::reads(files);
 }
 
 /// The exit code, with a word about what went wrong.

@@ -10,9 +10,11 @@
 
 mod host;
 mod pattern;
+mod places;
 mod route;
 mod tree;
 
 pub use host::{HostChoice, HostTable};
 pub use pattern::{Case, Pattern, PatternProblem};
+pub use places::{Place, Places};
 pub use route::{Reach, RouteChoice, RouteTable, split};

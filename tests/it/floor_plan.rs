@@ -144,6 +144,10 @@ const HANDLERS_SEE: &[&str] = &[
     // `files` serves what a Dir does, by the same rules and with the same types.
     "files",
     "config",
+    // Python's applications have places, and several of them are groups.
+    "routing",
+    // ASGI's WebSockets write their frames on the loop's thread, without a hop.
+    "websocket",
     "launcher",
 ];
 
@@ -172,7 +176,15 @@ const OWNERS: &[(&str, &[&str])] = &[
     ),
     ("tower_service", &["handler/serve/"]),
     ("libc", &["sys.rs"]),
-    ("nix", &["sys.rs", "launcher/process/", "launcher/run/"]),
+    (
+        "nix",
+        &[
+            "sys.rs",
+            "launcher/process/",
+            "launcher/run/",
+            "handlers/python/src/asgi/inbox.rs",
+        ],
+    ),
     ("flate2", &["websocket/"]),
     ("rustls", &["front/tls/"]),
     ("tokio_rustls", &["front/tls/"]),

@@ -36,6 +36,7 @@ mod message_sockets;
 mod observer;
 mod process;
 mod proxy;
+mod python;
 mod reload;
 mod responses;
 mod routing_golden;

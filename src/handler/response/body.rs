@@ -9,7 +9,7 @@ use http::header;
 use super::{Framing, HOP_BY_HOP, Respond};
 use crate::handler::flow::Outflow;
 use crate::handler::http::{self as fields, HttpError};
-use crate::handler::replies::ReplyError;
+use crate::handler::replies::{ReplyError, begin};
 use crate::handler::request::Client;
 use crate::wire::reply::{self, Extended};
 
@@ -170,9 +170,9 @@ impl BodyWriter {
         self.end(b"", Some(trailers)).await
     }
 
-    /// Closes the connection behind the body, which the head has not said.
-    #[cfg(feature = "service")]
-    pub(in crate::handler) fn close_behind(&mut self) {
+    /// Closes the connection behind the body, which the head may not have said: where it turns out too late that the client should not
+    /// use it again, since a body of its own was not read.
+    pub fn close_behind(&mut self) {
         match &mut self.head {
             Some(respond) => respond.form.close = true,
             None => self.close = true,
@@ -236,6 +236,20 @@ impl BodyWriter {
         self.pending.extend_from_slice(respond.payload());
     }
 
+    /// Gives the body up: what was written still arrives, and then the connection ends. Where that would look like the whole, because its
+    /// end is that of the connection, the client is cut off as by a drop, and may lose what was written.
+    pub fn abandon(mut self) {
+        let shows = match self.framing {
+            Framing::Chunked => true,
+            Framing::Length(declared) => self.written < declared,
+            Framing::Bodiless | Framing::UntilClose => false,
+        };
+        if shows && !self.done && !self.flow.is_gone() {
+            self.client.end_when_possible(&self.pending);
+            self.done = true;
+        }
+    }
+
     /// Bytes of the body with these; an error when they are too many.
     fn count(&self, data: &[u8]) -> Result<u64, HttpError> {
         let more = u64::try_from(data.len()).unwrap_or(u64::MAX);
@@ -283,6 +297,18 @@ impl Client {
     /// What is sent to the client past the writer meanwhile comes between its pieces.
     pub fn stream(&self) -> BodyWriter {
         BodyWriter::bare(self)
+    }
+
+    /// Ends the connection behind these last words, for those who cannot wait.
+    fn end_when_possible(&self, last: &[u8]) {
+        let last = Some(last).filter(|last| !last.is_empty());
+        for words in last.into_iter().chain([&[][..]]) {
+            let mut message = begin(self.sender(), &[self.conn_id()], words.len());
+            message.extend_from_slice(words);
+            if let Err(error) = self.server().send_when_possible(message) {
+                tracing::debug!(%error, client = ?self, "ending a response that is not whole");
+            }
+        }
     }
 
     /// [`Client::cancel`] for those who cannot wait.

@@ -169,6 +169,11 @@ impl Respond {
         self
     }
 
+    /// The first mistake so far, which the method that ends the writing will tell: for those who want to know where it was made.
+    pub fn mistake(&self) -> Option<&HttpError> {
+        self.failed.as_ref()
+    }
+
     /// Sends the whole response as one message (but see [`super::Replies::reply_http`]), with its `Content-Length`; 1xx, 204, 304 and the answer to HEAD go out without the body.
     /// `Date` is added where there is none. The connection is closed behind it when the request [should
     /// close](crate::wire::request::Request::should_close).

@@ -84,6 +84,24 @@ impl Link {
         self.stream.write_all(message).await
     }
 
+    /// Sends a message and, before it, these descriptors.
+    ///
+    /// # Errors
+    ///
+    /// Also when the other side has not read what was sent before: it has to answer each of these.
+    ///
+    /// # Cancel safety
+    ///
+    /// None: part of it may have been sent.
+    pub(in crate::launcher) async fn send_with(
+        &mut self,
+        message: &[u8],
+        with: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        sys::send_descriptors(self.stream.as_fd(), with)?;
+        self.send(message).await
+    }
+
     /// The next message; `None` when the other side has gone.
     ///
     /// # Cancel safety

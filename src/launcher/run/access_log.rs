@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -33,26 +34,46 @@ enum Order {
     Flush(SyncSender<()>),
 }
 
-/// Where lines go.
-enum Sink {
+/// Where lines go: open, and not written to yet.
+#[derive(Debug)]
+pub(super) enum Sink {
+    /// Standard output.
     Stdout,
+    /// The file of that name.
     File(File, PathBuf),
 }
 
-impl AccessLog {
+impl Sink {
     /// Opens the file for appending, making it if need be; `-` is standard output.
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened, or no thread be started.
+    /// When the file cannot be opened.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let sink = if path == Path::new("-") {
-            Sink::Stdout
-        } else {
-            // Opened again by this path, wherever the process is then.
-            let path = std::path::absolute(path)?;
-            Sink::File(open(&path)?, path)
-        };
+        if path == Path::new("-") {
+            return Ok(Self::Stdout);
+        }
+        // Opened again by this path, wherever the process is then.
+        let path = std::path::absolute(path)?;
+        Ok(Self::File(open(&path)?, path))
+    }
+
+    /// The file that was opened, for another process.
+    pub(super) fn into_descriptor(self) -> Option<OwnedFd> {
+        match self {
+            Self::Stdout => None,
+            Self::File(file, _) => Some(file.into()),
+        }
+    }
+}
+
+impl AccessLog {
+    /// Begins to write there.
+    ///
+    /// # Errors
+    ///
+    /// When no thread can be started.
+    pub(super) fn start(sink: Sink) -> io::Result<Self> {
         let (orders, taken) = sync_channel(LINES_MAX);
         let writer = std::thread::Builder::new().name("access log".to_owned());
         writer.spawn(move || write(sink, &taken))?;

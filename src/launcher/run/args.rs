@@ -5,8 +5,9 @@ use std::ffi::OsString;
 use clap::builder::StringValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use super::app::named;
 use super::options::{COMMON, common};
-use super::source::{Source, Typed, named};
+use super::source::{Source, Typed};
 use super::{BuiltIn, Opt};
 use crate::launcher::given::{RUN, variable};
 
@@ -70,10 +71,9 @@ impl Args {
             if !is_option || !is_typed {
                 continue;
             }
-            if common(id).is_some_and(|option| option.value.is_none()) {
-                typed
-                    .options
-                    .push((id.to_owned(), matches.get_flag(id).to_string()));
+            // The values of those that have none are no strings.
+            if let Ok(Some(said)) = matches.try_get_one::<bool>(id) {
+                typed.options.push((id.to_owned(), said.to_string()));
             } else if let Ok(Some(values)) = matches.try_get_many::<String>(id) {
                 typed
                     .options
@@ -85,7 +85,7 @@ impl Args {
 }
 
 /// The handler that the command line names, by its place: clap has to know its options before it reads them.
-fn app_of(arguments: &[OsString]) -> Option<&str> {
+fn app_of<'a>(arguments: &'a [OsString], built_in: &'static [BuiltIn]) -> Option<&'a str> {
     let mut words = arguments
         .iter()
         .map(|argument| argument.to_str().unwrap_or_default());
@@ -96,7 +96,9 @@ fn app_of(arguments: &[OsString]) -> Option<&str> {
         match word.strip_prefix("--") {
             Some("") => return None,
             Some(option) => {
-                let is_flag = common(option).is_some_and(|option| option.value.is_none());
+                let mut own = built_in.iter().flat_map(|handler| handler.options);
+                let is_flag = common(option).is_some_and(|option| option.value.is_none())
+                    || own.any(|own| own.name == option && own.value.is_empty());
                 if !is_flag && option != "help" && !option.contains('=') {
                     words.next();
                 }
@@ -114,7 +116,7 @@ pub(in crate::launcher) fn describe(
     built_in: &'static [BuiltIn],
     arguments: &[OsString],
 ) -> Command {
-    let handler = app_of(arguments).and_then(|app| named(built_in, app));
+    let handler = app_of(arguments, built_in).and_then(|app| named(built_in, app));
     // Which handler a file names is not known here: all may be meant.
     let own: Vec<&Opt> = built_in
         .iter()
@@ -153,18 +155,22 @@ pub(in crate::launcher) fn describe(
     };
     let mut known: Vec<&str> = Vec::new();
     for option in own {
-        // Two handlers may have an option of one name; the one that runs reads it.
-        if known.contains(&option.name) {
+        // Two handlers may have an option of one name; the one that runs reads it. So it is with one that all have in common.
+        if known.contains(&option.name) || common(option.name).is_some() {
             continue;
         }
         known.push(option.name);
+        let arg = Arg::new(option.name)
+            .long(option.name)
+            .help(option.help)
+            .help_heading("Options of this handler")
+            .hide(handler.is_none());
+        if option.value.is_empty() {
+            run = run.arg(arg.action(ArgAction::SetTrue));
+            continue;
+        }
         run = run.arg(
-            Arg::new(option.name)
-                .long(option.name)
-                .value_name(option.value)
-                .help(option.help)
-                .help_heading("Options of this handler")
-                .hide(handler.is_none())
+            arg.value_name(option.value)
                 .action(if option.repeat {
                     ArgAction::Append
                 } else {
@@ -274,7 +280,7 @@ mod tests {
 
     fn app(line: &str) -> Option<String> {
         let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-        app_of(&arguments).map(str::to_owned)
+        app_of(&arguments, &[]).map(str::to_owned)
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The command lines of m2wsgi 0.5, and what they mean here: `m2wsgi [options] dotted.app.name send_spec [recv_spec]`, and its
 //! device `response` (`dispatcher` is a broker, and not run here). Only reads; what cannot be run is said in one line.
 
+use super::app::is_dotted;
 use super::source::Typed;
 
 const USAGE: &str = "usage:  m2wsgi [options] dotted.app.name send_spec [recv_spec]
@@ -40,7 +41,7 @@ pub(super) fn read(name: &str, arguments: &[String]) -> Result<Option<Typed>, St
 /// Options may stand anywhere, and be shortened as long as it is clear which is meant.
 fn app(arguments: &[String]) -> Result<Option<Typed>, String> {
     let mut typed = Typed::default();
-    let mut python = Vec::new();
+    let mut python = None;
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         if ["-h", "--help"].contains(&argument.as_str()) {
@@ -89,8 +90,18 @@ fn app(arguments: &[String]) -> Result<Option<Typed>, String> {
                 ));
             }
             "conn-type" => {}
-            _ if name == "io" && value == "standard" => {}
-            _ => python.push(name),
+            // A package of m2wsgi's own name for it, as `m2wsgi.io.gevent`, is meant by its last word.
+            "io" => {
+                let value = value.rsplit('.').next().unwrap_or_default().to_owned();
+                if value != "standard" {
+                    python = Some(name);
+                }
+                typed.options.push(("io".to_owned(), value));
+            }
+            _ => {
+                python = Some(name);
+                typed.options.push((name.to_owned(), value));
+            }
         }
     }
     let Some(app) = typed.words.first() else {
@@ -100,16 +111,14 @@ fn app(arguments: &[String]) -> Result<Option<Typed>, String> {
         return Err(format!("too many arguments: {}", typed.words.join(" ")));
     }
     // A dotted name is Python's; handlers that are built in have none.
-    if app.contains('.') && !app.contains(':') {
-        return Err(format!(
-            "running `{}`: Python applications cannot be run by this version",
-            app.escape_debug()
-        ));
+    if is_dotted(app) {
+        return Ok(Some(typed));
     }
-    match python.first() {
-        Some(name) => Err(format!("--{name} is for Python applications")),
-        None => Ok(Some(typed)),
+    if let Some(name) = python {
+        return Err(format!("--{name} is for Python applications"));
     }
+    typed.options.retain(|(name, _)| name != "io");
+    Ok(Some(typed))
 }
 
 /// The canned response: its options stand first.
@@ -185,6 +194,29 @@ mod tests {
     }
 
     #[test]
+    fn a_dotted_name_is_a_python_application_with_all_options() {
+        let typed = line(
+            "m2wsgi",
+            "--io=eventlet --num-threads 2 --middleware=a.b.GZip --middleware a.c shop.wsgi.application tcp://127.0.0.1:9999",
+        )
+        .unwrap()
+        .unwrap();
+        assert_eq!(
+            typed.words,
+            ["shop.wsgi.application", "tcp://127.0.0.1:9999"]
+        );
+        assert_eq!(
+            pairs(&typed),
+            [
+                ("io", "eventlet"),
+                ("threads", "2"),
+                ("middleware", "a.b.GZip"),
+                ("middleware", "a.c")
+            ]
+        );
+    }
+
+    #[test]
     fn what_m2wsgi_refuses_is_refused_in_its_words() {
         let wrong = |text| line("m2wsgi", text).map(drop).unwrap_err();
         assert_eq!(wrong(""), "you must specify the WSGI application");
@@ -199,10 +231,6 @@ mod tests {
         assert_eq!(wrong("--what echo"), "no such option: --what");
         assert_eq!(wrong("--io"), "--io option requires an argument");
         assert_eq!(wrong("-x"), "no such option: -x");
-        assert_eq!(
-            wrong("shop.wsgi.application tcp://a:1"),
-            "running `shop.wsgi.application`: Python applications cannot be run by this version"
-        );
         assert_eq!(
             wrong("--io=eventlet echo tcp://a:1"),
             "--io is for Python applications"

@@ -5,6 +5,7 @@
 //! started, `worker` the one that serves, `rights` who that one is.
 
 mod access_log;
+mod app;
 mod args;
 mod env_file;
 mod m2wsgi;
@@ -14,20 +15,25 @@ mod rights;
 pub(super) mod source;
 mod supervise;
 pub(super) mod worker;
+pub(super) mod zygote;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::process::ExitCode;
+use std::process::{ExitCode, Output};
+use std::time::Duration;
 
 use crate::handler::{Connection, ReplyError, StopHandle};
+use crate::routing::Place;
 
 pub(super) use args::{Args, describe};
 use plan::App;
+use rights::Surroundings;
 use source::Source;
 pub(super) use supervise::usual_port;
-pub(super) use worker::{is_worker, obey};
+pub(super) use worker::{is_worker, obey, obey_further, reads};
 
 /// The option by which a handler watches its standard input.
 pub(super) const STOP_ON_EOF: &str = "stop-on-eof";
@@ -51,7 +57,8 @@ pub struct BuiltIn {
 /// A way to name a handler together with what it works on: `files:DIR`.
 #[derive(Debug)]
 pub struct Target {
-    /// What stands before the colon.
+    /// What stands before the colon. Empty: the handler takes whatever is written like a name in Python, `package.module:name` or
+    /// `package.module.name`, and is no other's.
     pub scheme: &'static str,
     /// The whole as the help shows it.
     pub form: &'static str,
@@ -62,7 +69,7 @@ pub struct Target {
 pub struct Opt {
     /// The name without dashes.
     pub name: &'static str,
-    /// What the value is called in the help.
+    /// What the value is called in the help; empty for one that is said or not, whose value is `true`.
     pub value: &'static str,
     /// What it does; the default in brackets at the end.
     pub help: &'static str,
@@ -76,6 +83,24 @@ pub struct Values {
     options: Vec<(&'static str, String)>,
     target: String,
     concurrency: Option<u32>,
+    threads: Option<u32>,
+    graceful_timeout: Option<Duration>,
+    workers: u32,
+    reload: bool,
+    check: bool,
+    group: Option<String>,
+    surroundings: Surroundings,
+}
+
+/// Some of a handler's applications, served by processes of their own: see [`Handler::groups`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// What it is called, as a file may be.
+    pub name: String,
+    /// Where its applications are.
+    pub places: Vec<Place>,
+    /// What it has of its own: options by their names.
+    pub options: Vec<(String, String)>,
 }
 
 impl Values {
@@ -87,6 +112,56 @@ impl Values {
     /// How many requests may be open at once (`--concurrency`), where that was said.
     pub fn concurrency(&self) -> Option<u32> {
         self.concurrency
+    }
+
+    /// How many threads a worker has (`--threads`), where that was said.
+    pub fn threads(&self) -> Option<u32> {
+        self.threads
+    }
+
+    /// How long a worker that was asked to stop has before it is killed (`--graceful-timeout`).
+    pub fn graceful_timeout(&self) -> Option<Duration> {
+        self.graceful_timeout
+    }
+
+    /// How many worker processes there are at the start (`--workers`).
+    pub fn workers(&self) -> u32 {
+        self.workers
+    }
+
+    /// Whether workers are replaced when files change (`--reload`).
+    pub fn reload(&self) -> bool {
+        self.reload
+    }
+
+    /// Whether nothing is to be served, only looked at (`--check`).
+    pub fn check(&self) -> bool {
+        self.check
+    }
+
+    /// Which of its groups the handler is to be ([`Handler::groups`]).
+    pub fn group(&self) -> Option<&str> {
+        self.group.as_deref()
+    }
+
+    /// The working directory of workers, where it is another than this process's (`--chdir`).
+    pub fn folder(&self) -> Option<&Path> {
+        self.surroundings.folder.as_deref()
+    }
+
+    /// Runs a program as a worker would be run, in the same folder, as the same user and with the same environment, and waits for its
+    /// end.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started so; the error says why.
+    pub fn try_program(&self, program: &Path, arguments: &[&OsStr]) -> Result<Output, String> {
+        self.surroundings.output(program, arguments)
+    }
+
+    /// Whether an option that has no value was given.
+    pub fn is_said(&self, name: &str) -> bool {
+        self.get(name) == Some("true")
     }
 
     /// The value of an option, where it was given.
@@ -113,7 +188,26 @@ impl FromIterator<(&'static str, String)> for Values {
 }
 
 /// A handler, ready to serve a connection until that ends.
-pub struct Handler(Box<dyn FnOnce(Connection) -> Serving>, Leaving);
+pub struct Handler(Work);
+
+/// What a handler does.
+enum Work {
+    /// It serves in this process.
+    Serve(Box<dyn FnOnce(Connection) -> Serving>, Leaving),
+    /// Several groups of processes do, each of which is this handler, and knows by [`Values::group`] which.
+    Several(Vec<Group>),
+    /// Another program does, in the place of this one, which takes the same order: see [`super::worker`].
+    Become(Program),
+}
+
+/// A program with its arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Program {
+    path: PathBuf,
+    arguments: Vec<OsString>,
+    /// One process of it loads everything, and workers are forked from that.
+    forks: bool,
+}
 
 /// How a handler is asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,7 +229,7 @@ impl Handler {
         R: Future<Output = Result<(), ReplyError>> + 'static,
     {
         let serve = move |connection| Box::pin(serve(connection)) as Serving;
-        Self(Box::new(serve), Leaving::AtOnce)
+        Self(Work::Serve(Box::new(serve), Leaving::AtOnce))
     }
 
     /// The same for one whose answers go on for longer: it is asked to stop by [`Connection::drain`] alone, goes on to receive after
@@ -146,7 +240,38 @@ impl Handler {
         F: FnOnce(Connection) -> R + 'static,
         R: Future<Output = Result<(), ReplyError>> + 'static,
     {
-        Self(Self::new(serve).0, Leaving::Draining)
+        let serve = move |connection| Box::pin(serve(connection)) as Serving;
+        Self(Work::Serve(Box::new(serve), Leaving::Draining))
+    }
+
+    /// A handler that lives in another program, such as an interpreter: each worker becomes that program, which takes its order by
+    /// [`super::worker`] and serves with a handler of the same name. It always has a supervisor, which alone asks for this: what it was
+    /// told is what its workers become.
+    pub fn becoming(
+        program: impl Into<PathBuf>,
+        arguments: impl IntoIterator<Item = OsString>,
+    ) -> Self {
+        Self(Work::Become(Program {
+            path: program.into(),
+            arguments: arguments.into_iter().collect(),
+            forks: false,
+        }))
+    }
+
+    /// A handler that is served by several groups of processes. Each group is the same handler with the same options and those of its own,
+    /// asked again with [`Values::group`]; requests go to it by its places.
+    pub fn groups(groups: impl IntoIterator<Item = Group>) -> Self {
+        Self(Work::Several(groups.into_iter().collect()))
+    }
+
+    /// Has one process of such a program load everything, and workers forked from that: it calls [`super::fork_workers`] before
+    /// [`super::worker`].
+    #[must_use]
+    pub fn forking(mut self) -> Self {
+        if let Work::Become(program) = &mut self.0 {
+            program.forks = true;
+        }
+        self
     }
 
     /// Asks it to stop: by the handle of the connection that it serves.
@@ -201,7 +326,11 @@ fn run(source: &Source, log: Option<&str>) -> anyhow::Result<ExitCode> {
         Ok(plan) => plan,
         Err(why) => return Ok(usage(&why)),
     };
+    if !plan.groups.is_empty() {
+        return supervise::groups::main(&plan, &|| source.plan(), log);
+    }
     match (&plan.app, plan.workers) {
+        _ if plan.check => worker::check(&plan),
         (App::BuiltIn { .. }, 0) => worker::main(&plan),
         (App::Exec { .. }, 0) => Ok(usage(
             "a program of your own needs a worker: --workers is 0",

@@ -74,11 +74,11 @@ pub(super) const COMMON: &[Common] = &[
         SERVERS,
         "The handler that requests for this path go to, with --config",
     ),
-    one(
+    many(
         "host",
         "NAME",
         SERVERS,
-        "The host that --route is looked up in [default: the server's default host]",
+        "The host that --route is looked up in [default: the server's default host]; of a handler that has several applications, NAME=APP is where one is",
     ),
     one(
         "server",
@@ -185,7 +185,7 @@ pub(super) const COMMON: &[Common] = &[
     flag(
         "reload",
         PROCESSES,
-        "Replace the workers when a watched file changes, for development: exec's program and arguments, --reload-path, and the file of options",
+        "Replace the workers when a watched file changes, for development: exec's program and arguments, the modules of a Python application, --reload-path, and the file of options",
     ),
     many(
         "reload-path",
@@ -248,6 +248,11 @@ pub(super) const COMMON: &[Common] = &[
         "FILE",
         WATCHING,
         "A TOML file with any of these options, app, send and recv among them",
+    ),
+    flag(
+        "check",
+        WATCHING,
+        "Serve nothing: load APP, say what is wrong with it or with what was typed, and exit with 0 or 1",
     ),
     flag(
         "stop-on-eof",

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{BuiltIn, Values};
+use super::{BuiltIn, Group, Program, Values};
 use crate::endpoint::Endpoint;
 
 /// More workers than this are a typing mistake.
@@ -66,12 +66,38 @@ pub(in crate::launcher) struct Plan {
     pub(in crate::launcher) access_log: Option<PathBuf>,
     /// Stop when standard input ends.
     pub(in crate::launcher) stop_on_eof: bool,
+    /// Workers are replaced when what they have read changes.
+    pub(in crate::launcher) reload: bool,
+    /// The groups of processes that serve, each for itself; none: this one has its workers.
+    pub(in crate::launcher) groups: Vec<Group>,
+    /// Nothing is served: the handler is loaded, and that is all.
+    pub(in crate::launcher) check: bool,
 }
 
 /// How long a handler may take to answer what it has, when asked to stop.
 const GRACEFUL_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Plan {
+    /// What the lines of a worker begin with: of one group of several with that one's name.
+    pub(in crate::launcher) fn worker(&self, number: u32) -> String {
+        let group = self.name.rsplit_once('/').map(|(_, group)| group);
+        match group.filter(|group| self.pool.as_deref() == Some(group)) {
+            Some(group) => format!("{group} worker {number}"),
+            None => format!("worker {number}"),
+        }
+    }
+
+    /// Whether workers are forked from a process that has loaded everything.
+    pub(in crate::launcher) fn forks(&self) -> bool {
+        matches!(
+            &self.app,
+            App::BuiltIn {
+                program: Some(Program { forks: true, .. }),
+                ..
+            }
+        )
+    }
+
     /// The defaults, for an app and the servers that it is connected to.
     pub(in crate::launcher) fn new(
         name: String,
@@ -105,6 +131,9 @@ impl Plan {
             chdir: None,
             access_log: None,
             stop_on_eof: false,
+            reload: false,
+            groups: Vec::new(),
+            check: false,
         }
     }
 
@@ -122,7 +151,9 @@ pub(in crate::launcher) enum App {
         /// Which.
         handler: &'static BuiltIn,
         /// Its options, and what it was called with.
-        values: Values,
+        values: Box<Values>,
+        /// The program that it lives in, where that is another one.
+        program: Option<Program>,
     },
     /// A program of the user's own, which connects by itself.
     Exec {

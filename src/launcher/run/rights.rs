@@ -1,7 +1,9 @@
 //! Who a worker is: its user, groups, umask and folder. The supervisor looks the names up, the worker gives the rights up.
 
-use std::ffi::CString;
-use std::path::Path;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use nix::sys::stat::{Mode, umask};
@@ -103,6 +105,50 @@ impl Rights {
             );
         }
         Ok(())
+    }
+}
+
+/// What a worker finds around itself, for programs that are tried out before there is one.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Surroundings {
+    /// Its user, by name or number.
+    pub(super) user: Option<String>,
+    /// Its group.
+    pub(super) group: Option<String>,
+    /// Its folder, where that is another.
+    pub(super) folder: Option<PathBuf>,
+    /// What is added to its environment.
+    pub(super) env: Vec<(OsString, OsString)>,
+}
+
+impl Surroundings {
+    /// Runs a program there to its end.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be started.
+    pub(super) fn output(&self, program: &Path, arguments: &[&OsStr]) -> Result<Output, String> {
+        let rights = Rights::find(self.user.as_deref(), self.group.as_deref());
+        let rights = rights.map_err(|error| format!("{error:#}"))?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null());
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
+        }
+        if geteuid().is_root() {
+            if let Some(gid) = rights.gid {
+                command.gid(gid);
+            }
+            if let Some(uid) = rights.uid {
+                command.uid(uid);
+            }
+        }
+        command
+            .output()
+            .map_err(|error| format!("start {}: {error}", program.display()))
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::options::{COMMON, common};
 use super::plan::{App, Feed, Plan, WORKERS_MAX};
-use super::{BuiltIn, Values, env_file};
+use super::{BuiltIn, app, env_file};
 use crate::endpoint::{Endpoint, EndpointError};
 use crate::handler::{Options, Selector};
 use crate::launcher::given::{Given, RUN, Said};
@@ -18,13 +18,10 @@ use crate::wire::worker::NAME_BYTES_MAX;
 const GRACEFUL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Most threads of a worker, and the like: beyond it somebody mistyped.
-const COUNT_MAX: u32 = 10_000;
+pub(super) const COUNT_MAX: u32 = 10_000;
 
 /// The largest share of a worker, as brokers take it.
 const WEIGHT_MAX: u32 = 1_000;
-
-/// What stands before a program of the user's own.
-const EXEC: &str = "exec:";
 
 /// What was typed, told apart.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +32,61 @@ pub(in crate::launcher) struct Typed {
     pub(super) options: Vec<(String, String)>,
     /// What stands behind `--`.
     pub(super) arguments: Vec<OsString>,
+}
+
+/// The variable that tells a process that it is one group of several, and which.
+pub(super) const PART_OF: &str = "LURCHER_RUN_PART_OF";
+
+/// What one group of several is told by the process that has started it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Part {
+    /// Which it is; its pool has the same name.
+    pub(super) group: String,
+    /// Where its workers get their requests.
+    pub(super) broker: Endpoint,
+    /// Where it is asked for its status.
+    pub(super) control: Option<String>,
+    /// The options that it has of its own.
+    pub(super) options: Vec<(String, String)>,
+}
+
+impl Part {
+    /// As a text for the environment.
+    pub(super) fn text(&self) -> String {
+        let broker = self.broker.to_string();
+        serde_json::json!([self.group, broker, self.control, self.options]).to_string()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let (group, broker, control, options): (String, String, _, _) =
+            serde_json::from_str(text).ok()?;
+        let broker = broker.strip_prefix("broker+").unwrap_or(&broker);
+        Some(Self {
+            group,
+            broker: format!("broker+{broker}").parse().ok()?,
+            control,
+            options,
+        })
+    }
+
+    /// Puts itself in the place of what is the whole's.
+    fn apply(&self, plan: &mut Plan) -> Result<(), String> {
+        let Self {
+            group,
+            broker,
+            control,
+            ..
+        } = self;
+        plan.servers = vec![(broker.clone(), broker.clone())];
+        plan.name = format!("{}/{group}", plan.name);
+        plan.pool = Some(group.clone());
+        plan.feed = Feed::Direct;
+        plan.pid_file = None;
+        plan.stop_on_eof = true;
+        let endpoint = control.as_deref().map(str::parse).transpose();
+        plan.control = endpoint.map_err(|error: EndpointError| error.to_string())?;
+        Ok(())
+    }
 }
 
 /// Where plans come from.
@@ -95,11 +147,16 @@ impl Source {
                 given.read_file(path, text, &tables, handler)?;
             }
         }
-        let app = given
-            .last("app")
+        let app = given.last("app").map(|said| said.value.clone());
+        let app = app
+            .or_else(|| self.meant_by(&given))
             .ok_or("no handler named: say which, as `lurcher run echo SEND`")?;
-        let handler = self.handler(&app.value)?;
-        let app = app.value.clone();
+        let handler = self.handler(&app)?;
+        let part = (self.variables)(PART_OF);
+        let part = part.as_deref().and_then(Part::read);
+        for (name, value) in part.iter().flat_map(|part| &part.options) {
+            given.overrule(name, value);
+        }
         let own = handler.map(|handler| handler.options).unwrap_or_default();
         given.read_environment(
             RUN,
@@ -116,23 +173,43 @@ impl Source {
                 "no option of `lurcher run {app}` is called so"
             )));
         }
-        decide(&app, handler, &given, arguments)
+        decide(&app, handler, &given, arguments, part.as_ref())
             .map_err(|why| format!("running `{}`: {why}", app.escape_debug()))
+    }
+
+    /// The handler whose options say all that APP would: one that can be called by its name alone, and has been given one of its
+    /// assignments.
+    fn meant_by(&self, given: &Given) -> Option<String> {
+        let is_meant = |handler: &&BuiltIn| {
+            let mut forms = handler.targets.iter().map(|target| target.form);
+            forms.any(|form| form.split(' ').next() == Some(handler.name))
+                && handler.options.iter().any(|option| {
+                    let values = given.all(option.name);
+                    option.repeat && values.iter().any(|said| said.value.contains('='))
+                })
+        };
+        let found = self.built_in.iter().find(is_meant)?;
+        Some(found.name.to_owned())
     }
 
     /// The handler that APP names; `None` for a program of the user's own.
     fn handler(&self, app: &str) -> Result<Option<&'static BuiltIn>, String> {
-        if app.starts_with(EXEC) {
+        if app.starts_with(app::EXEC) {
             return Ok(None);
         }
-        if let Some(handler) = named(self.built_in, app) {
+        if let Some(handler) = app::named(self.built_in, app) {
             return Ok(Some(handler));
         }
-        let (app, known) = (app.escape_debug(), forms(self.built_in).join(", "));
+        let (app, known) = (app.escape_debug(), app::forms(self.built_in).join(", "));
         Err(format!(
             "running `{app}`: no such handler: there are {known}"
         ))
     }
+}
+
+/// How long a worker has to stop.
+pub(super) fn patience(given: &Given) -> Result<Duration, String> {
+    Ok(said(given, "graceful-timeout", seconds)?.unwrap_or(GRACEFUL_TIMEOUT))
 }
 
 /// The whole plan for one handler; `None` is a program of the user's own.
@@ -141,40 +218,23 @@ fn decide(
     handler: Option<&'static BuiltIn>,
     given: &Given,
     arguments: &[OsString],
+    part: Option<&Part>,
 ) -> Result<Plan, String> {
-    let concurrency = number(given, "concurrency", 1, COUNT_MAX)?;
-    let work = match handler {
-        Some(handler) => {
-            if !arguments.is_empty() {
-                return Err("arguments behind `--` are for exec:PROGRAM".to_owned());
-            }
-            if handler.name == app && !handler.targets.is_empty() {
-                let forms: Vec<_> = handler.targets.iter().map(|target| target.form).collect();
-                return Err(format!(
-                    "it needs to know what it works on: {}",
-                    forms.join(" or ")
-                ));
-            }
-            let typed = handler.options.iter().flat_map(|option| {
-                let values = given.all(option.name).into_iter();
-                values.map(|said| (option.name, said.value.clone()))
-            });
-            let mut values: Values = typed.collect();
-            app.clone_into(&mut values.target);
-            values.concurrency = concurrency;
-            // Its mistakes are told before anything is started.
-            (handler.run)(&values).map_err(|why| given.place(why))?;
-            App::BuiltIn { handler, values }
-        }
-        None => exec(app, given, arguments)?,
-    };
     let path = |name: &str| given.last(name).map(|said| PathBuf::from(&said.value));
     let text = |name: &str| given.last(name).map(|said| said.value.clone());
+    let concurrency = number(given, "concurrency", 1, COUNT_MAX)?;
+    let (work, groups) = match handler {
+        Some(_) if !arguments.is_empty() => {
+            return Err("arguments behind `--` are for exec:PROGRAM".to_owned());
+        }
+        Some(handler) => app::built_in(app, handler, given, part)?,
+        None => (app::exec(app, given, arguments)?, Vec::new()),
+    };
     let name = text("name").unwrap_or_else(|| app.to_owned());
     if name.is_empty() || name.contains(char::is_control) {
         return Err("--name is empty or has control characters".to_owned());
     }
-    let watch = watched(given, &work)?;
+    let watch = watched(given, &work, !groups.is_empty())?;
     let connection = servers(given)?;
     let feed = feed(given)?;
     if feed == Feed::Supervisor && connection.send_specs.iter().any(Endpoint::is_broker) {
@@ -189,7 +249,7 @@ fn decide(
     {
         return Err(format!("--pool is longer than {NAME_BYTES_MAX} bytes"));
     }
-    Ok(Plan {
+    let mut plan = Plan {
         name,
         app: work,
         servers: connection.pairs().map_err(|error| error.to_string())?,
@@ -205,7 +265,7 @@ fn decide(
         weight: number(given, "weight", 1, WEIGHT_MAX)?.unwrap_or(1),
         max_requests: max_requests(given)?,
         max_memory: said(given, "max-memory", size)?,
-        graceful_timeout: said(given, "graceful-timeout", seconds)?.unwrap_or(GRACEFUL_TIMEOUT),
+        graceful_timeout: patience(given)?,
         watch,
         pid_file: path("pid-file"),
         control: said(given, "control", |text| {
@@ -219,53 +279,18 @@ fn decide(
         chdir: path("chdir"),
         access_log: path("access-log"),
         stop_on_eof: is_said(given, "stop-on-eof")?,
-    })
-}
-
-/// The built-in handler that APP names, alone or with what it works on.
-pub(super) fn named(built_in: &'static [BuiltIn], app: &str) -> Option<&'static BuiltIn> {
-    let scheme = app.split_once(':').map(|(scheme, _)| scheme);
-    built_in.iter().find(|handler| {
-        handler.name == app
-            || scheme
-                .is_some_and(|scheme| handler.targets.iter().any(|target| target.scheme == scheme))
-    })
-}
-
-/// How all handlers are named.
-pub(super) fn forms(built_in: &[BuiltIn]) -> Vec<&'static str> {
-    let mut forms = Vec::new();
-    for handler in built_in {
-        if handler.targets.is_empty() {
-            forms.push(handler.name);
-        }
-        forms.extend(handler.targets.iter().map(|target| target.form));
+        reload: is_said(given, "reload")?,
+        groups,
+        check: is_said(given, "check")?,
+    };
+    if let Some(part) = part {
+        part.apply(&mut plan)?;
     }
-    forms.push("exec:PROGRAM");
-    forms
+    Ok(plan)
 }
 
 pub(in crate::launcher) fn read(path: &Path) -> Result<String, String> {
     fs::read_to_string(path).map_err(|error| format!("reading {}: {error}", path.display()))
-}
-
-fn exec(app: &str, given: &Given, arguments: &[OsString]) -> Result<App, String> {
-    let program = app.strip_prefix(EXEC).unwrap_or_default();
-    if program.is_empty() {
-        return Err("no program named: exec:PROGRAM".to_owned());
-    }
-    let mut arguments = arguments.to_vec();
-    if arguments.is_empty() {
-        arguments = given
-            .all("arguments")
-            .into_iter()
-            .map(|said| said.value.clone().into())
-            .collect();
-    }
-    Ok(App::Exec {
-        program: program.into(),
-        arguments,
-    })
 }
 
 /// The servers as they were typed, or as a configuration has them, and what the connection to them has to know.
@@ -292,7 +317,11 @@ fn servers(given: &Given) -> Result<Options, String> {
             brokers.push(spec.map_err(|error: EndpointError| said.wrong(error))?);
         }
     }
-    let by = ["route", "host", "server", "handler"].map(|name| given.last(name));
+    let by = ["route", "host", "server", "handler"].map(|name| {
+        let mut values = given.all(name);
+        values.retain(|said| name != "host" || !said.value.contains('='));
+        values.pop()
+    });
     let mut options = match given.last("config") {
         Some(_) if !send.is_empty() => {
             return Err(
@@ -453,7 +482,7 @@ fn umask(text: &str) -> Result<u32, &'static str> {
 }
 
 /// What workers find in their environment beside what is there.
-fn environment(given: &Given) -> Result<Vec<(OsString, OsString)>, String> {
+pub(super) fn environment(given: &Given) -> Result<Vec<(OsString, OsString)>, String> {
     let mut variables = Vec::new();
     for said in given.all("env-file") {
         let text = read(Path::new(&said.value))?;
@@ -479,7 +508,7 @@ fn environment(given: &Given) -> Result<Vec<(OsString, OsString)>, String> {
 }
 
 /// What is watched for changes.
-fn watched(given: &Given, app: &App) -> Result<Vec<PathBuf>, String> {
+fn watched(given: &Given, app: &App, has_groups: bool) -> Result<Vec<PathBuf>, String> {
     let named = given
         .all("reload-path")
         .into_iter()
@@ -508,7 +537,17 @@ fn watched(given: &Given, app: &App) -> Result<Vec<PathBuf>, String> {
                 .map(|said| PathBuf::from(&said.value)),
         );
     }
-    if paths.is_empty() {
+    // What lives in another program tells what it has read, and groups see to themselves.
+    if !has_groups
+        && paths.is_empty()
+        && !matches!(
+            app,
+            App::BuiltIn {
+                program: Some(_),
+                ..
+            }
+        )
+    {
         return Err(
             "--reload finds nothing to watch: name files or folders with --reload-path".to_owned(),
         );
@@ -628,7 +667,10 @@ mod tests {
         assert_eq!(plan.umask, Some(0o027));
         assert_eq!(plan.graceful_timeout, Duration::from_millis(1500));
         assert_eq!(plan.max_requests, Some((1000, 100)));
-        let App::BuiltIn { handler, values } = plan.app else {
+        let App::BuiltIn {
+            handler, values, ..
+        } = plan.app
+        else {
             panic!("{:?}", plan.app)
         };
         assert_eq!((handler.name, values.target()), ("files", "files:/srv"));

@@ -3,27 +3,28 @@
 //! the user's own becomes that program.
 
 use std::convert::Infallible;
-use std::io::{Read as _, stdin};
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::io::{Read as _, Seek as _, Write as _, stdin};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt as _, parent_id};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, raise};
 use nix::sys::socket::{MsgFlags, send};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
-use super::access_log::{AccessLog, Tally};
+use super::access_log::{AccessLog, Sink, Tally};
 use super::plan::{App, Plan};
 use super::supervise::order::{Message, ORDER_MAX, Order, Word};
-use super::{BuiltIn, Handler, rights};
+use super::{BuiltIn, Handler, Leaving, Program, Serving, Work, rights, zygote};
 use crate::endpoint::Endpoint;
 use crate::handler::{Connection, Counts, Options, Server};
 use crate::launcher::process::{PART, link, no_input};
@@ -34,11 +35,21 @@ use crate::wire::worker::NAME_BYTES_MAX;
 /// The part that a worker plays, in [`PART`].
 pub(super) const WORKER: &str = "worker";
 
+/// The order that was passed on: the number of a file.
+const ORDER: &str = "LURCHER_ORDER";
+
+/// The same of an access log that is open, and its path.
+const ACCESS_LOG: &str = "LURCHER_ACCESS_LOG_FD";
+const ACCESS_LOG_PATH: &str = "LURCHER_ACCESS_LOG_PATH";
+
 /// How long a worker goes on whose supervisor has gone: that one was killed, and somebody wants to start anew.
 const ORPHAN_TIME: Duration = Duration::from_secs(2);
 
 /// How often the supervisor is told how it goes, where there is something new.
 const REPORTS: Duration = Duration::from_millis(250);
+
+/// Files that are told of at once. Nobody edits more.
+const READ_MAX: usize = 10_000;
 
 /// Words of the supervisor that are not obeyed yet.
 const WORDS_MAX: usize = 8;
@@ -50,16 +61,9 @@ pub(in crate::launcher) fn is_worker() -> bool {
 
 /// Does what the supervisor orders.
 pub(in crate::launcher) fn obey(built_in: &'static [BuiltIn]) -> anyhow::Result<ExitCode> {
-    let socket = || {
-        let socket = UnixStream::from(stdin().as_fd().try_clone_to_owned()?);
-        // Whoever has set the variable by hand has no socket there.
-        socket.peer_addr()?;
-        no_input()?;
-        std::io::Result::Ok(socket)
-    };
-    let socket = socket().with_context(|| format!("play the part {PART}={WORKER}"))?;
-    let (order, _) = link::receive(&socket, ORDER_MAX).context("take the order")?;
-    let order = Order::decode(&order, built_in).map_err(|why| anyhow!("read the order: {why}"))?;
+    let socket = supervisor()?;
+    let (bytes, _) = link::receive(&socket, ORDER_MAX).context("take the order")?;
+    let order = Order::decode(&bytes, built_in).map_err(|why| anyhow!("read the order: {why}"))?;
     let plan = &order.plan;
     // Opened with the rights of the supervisor, and where that one is.
     let log = match (&plan.app, &plan.access_log) {
@@ -69,9 +73,120 @@ pub(in crate::launcher) fn obey(built_in: &'static [BuiltIn]) -> anyhow::Result<
     rights::settle(plan.chdir.as_deref(), plan.umask)?;
     order.rights.take().context("give up root's rights")?;
     match &plan.app {
-        App::BuiltIn { .. } => serve_here(plan, log, Some((socket, order.number))),
+        App::BuiltIn {
+            program: Some(program),
+            ..
+        } => become_handler(program, &bytes, log.as_ref(), socket),
+        App::BuiltIn {
+            handler, values, ..
+        } => match (handler.run)(values).map_err(anyhow::Error::msg)?.0 {
+            Work::Several(_) => bail!("read the order: a worker is of one group"),
+            Work::Become(program) => become_handler(&program, &bytes, log.as_ref(), socket),
+            Work::Serve(serve, leaving) => {
+                let threads = plan.threads;
+                serve_here(
+                    plan,
+                    (serve, leaving),
+                    threads,
+                    log,
+                    Some((socket, order.number)),
+                )
+            }
+        },
         App::Exec { .. } => become_program(&order),
     }
+}
+
+/// The socket to the supervisor, from its place.
+pub(super) fn supervisor() -> anyhow::Result<UnixStream> {
+    let socket = || {
+        let socket = UnixStream::from(stdin().as_fd().try_clone_to_owned()?);
+        // Whoever has set the variable by hand has no socket there.
+        socket.peer_addr()?;
+        no_input()?;
+        std::io::Result::Ok(socket)
+    };
+    socket().with_context(|| format!("play the part {PART}={WORKER}"))
+}
+
+/// Becomes a program that has the handler in it and takes the order from a file that it finds open, and the log, if there is
+/// one, from another.
+fn become_handler(
+    program: &Program,
+    order: &[u8],
+    log: Option<&Sink>,
+    socket: UnixStream,
+) -> anyhow::Result<ExitCode> {
+    let file = || {
+        let file = memfd_create("order", MFdFlags::empty())?;
+        let mut file = std::fs::File::from(file);
+        file.write_all(order)?;
+        file.rewind()?;
+        std::io::Result::Ok(file)
+    };
+    let file = file().context("pass the order on")?;
+    let mut command = Command::new(&program.path);
+    command
+        .args(&program.arguments)
+        .env(ORDER, file.as_raw_fd().to_string())
+        .stdin(OwnedFd::from(socket));
+    if let Some(Sink::File(log, path)) = log {
+        sys::inherit(log.as_fd()).context("pass the access log on")?;
+        command.env(ACCESS_LOG, log.as_raw_fd().to_string());
+        command.env(ACCESS_LOG_PATH, path);
+    }
+    // It comes back only where it fails.
+    let error = command.exec();
+    Err(anyhow::Error::new(error).context(format!("start {}", program.path.display())))
+}
+
+/// Does what the supervisor has ordered the program that this one was before: its rights and its place are taken already.
+pub(in crate::launcher) fn obey_further(built_in: &'static [BuiltIn]) -> anyhow::Result<ExitCode> {
+    let (socket, bytes, passed) = if let Some(passed) = zygote::passed() {
+        (passed.socket, passed.order, Some(passed.log))
+    } else {
+        let socket = supervisor()?;
+        let mut bytes = Vec::new();
+        let mut file = inherited(ORDER)?.context("no order was passed on")?;
+        file.read_to_end(&mut bytes).context("take the order")?;
+        (socket, bytes, None)
+    };
+    let order = Order::decode(&bytes, built_in).map_err(|why| anyhow!("read the order: {why}"))?;
+    let plan = &order.plan;
+    let App::BuiltIn {
+        handler, values, ..
+    } = &plan.app
+    else {
+        bail!("read the order: it is for a program of the user's own");
+    };
+    let log = match passed {
+        Some(log) => log,
+        None => inherited(ACCESS_LOG)?,
+    };
+    let path = match &plan.access_log {
+        Some(path) if path.is_absolute() => Some(path.clone()),
+        _ => std::env::var_os(ACCESS_LOG_PATH).map(PathBuf::from),
+    };
+    let log = match (log, path) {
+        (Some(file), Some(path)) => Some(Sink::File(file, path)),
+        _ => plan.access_log.is_some().then_some(Sink::Stdout),
+    };
+    let Work::Serve(serve, leaving) = (handler.run)(values).map_err(anyhow::Error::msg)?.0 else {
+        bail!("{} does not serve here", handler.name);
+    };
+    // What serves there has threads of its own.
+    serve_here(plan, (serve, leaving), 1, log, Some((socket, order.number)))
+}
+
+/// A file that was open when this program began, by the variable with its number.
+fn inherited(variable: &str) -> anyhow::Result<Option<std::fs::File>> {
+    let Some(number) = std::env::var_os(variable) else {
+        return Ok(None);
+    };
+    let opened = number.to_str().and_then(|number| number.parse().ok());
+    let opened = opened.and_then(|number: i32| sys::inherited(number).ok());
+    let file = opened.with_context(|| format!("read {variable}"))?;
+    Ok(Some(file.into()))
 }
 
 /// Becomes the user's program. Its socket to the supervisor closes when that has happened.
@@ -136,28 +251,60 @@ fn worker_name(plan: &Plan, number: u32) -> String {
     name.get(from.unwrap_or(0)..).unwrap_or_default().to_owned()
 }
 
+/// Loads what would be served, as a worker would: only another program can say more than that it can be read.
+pub(super) fn check(plan: &Plan) -> anyhow::Result<ExitCode> {
+    let App::BuiltIn {
+        program: Some(program),
+        ..
+    } = &plan.app
+    else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let rights = rights::Rights::find(plan.user.as_deref(), plan.group.as_deref())?;
+    rights::settle(plan.chdir.as_deref(), plan.umask)?;
+    rights.take().context("give up root's rights")?;
+    // It comes back only where it fails.
+    let error = Command::new(&program.path)
+        .args(&program.arguments)
+        .envs(plan.env.iter().map(|(name, value)| (name, value)))
+        .exec();
+    Err(anyhow::Error::new(error).context(format!("start {}", program.path.display())))
+}
+
 /// Serves in the process that was typed.
 pub(super) fn main(plan: &Plan) -> anyhow::Result<ExitCode> {
-    let log = plan.access_log.as_deref().map(open_log).transpose()?;
-    serve_here(plan, log, None)
-}
-
-fn open_log(path: &Path) -> anyhow::Result<AccessLog> {
-    AccessLog::open(path).with_context(|| format!("open the access log {}", path.display()))
-}
-
-fn serve_here(
-    plan: &Plan,
-    log: Option<AccessLog>,
-    supervisor: Option<(UnixStream, u32)>,
-) -> anyhow::Result<ExitCode> {
-    let App::BuiltIn { handler, values } = &plan.app else {
+    let App::BuiltIn {
+        handler, values, ..
+    } = &plan.app
+    else {
         bail!(
             "running {}: a program of its own needs a supervisor",
             plan.name
         );
     };
-    let serving = (handler.run)(values).map_err(anyhow::Error::msg)?;
+    let Work::Serve(serve, leaving) = (handler.run)(values).map_err(anyhow::Error::msg)?.0 else {
+        bail!("running {}: it needs a supervisor", plan.name);
+    };
+    let log = plan.access_log.as_deref().map(open_log).transpose()?;
+    serve_here(plan, (serve, leaving), plan.threads, log, None)
+}
+
+fn open_log(path: &Path) -> anyhow::Result<Sink> {
+    Sink::open(path).with_context(|| format!("open the access log {}", path.display()))
+}
+
+/// What serves, and how it is asked to stop.
+type Served = (Box<dyn FnOnce(Connection) -> Serving>, Leaving);
+
+fn serve_here(
+    plan: &Plan,
+    serving: Served,
+    threads: u32,
+    log: Option<Sink>,
+    supervisor: Option<(UnixStream, u32)>,
+) -> anyhow::Result<ExitCode> {
+    let log = log.map(AccessLog::start).transpose();
+    let log = log.context("write the access log")?;
     let (supervisor, number) = supervisor.unzip();
     let (send, recv) = specs(plan);
     let mut options = Options::new(send);
@@ -176,13 +323,13 @@ fn serve_here(
     if tally.log.is_some() || supervisor.is_some() {
         options.observer = Some(Arc::<Tally>::clone(&tally));
     }
-    let mut runtime = if plan.threads > 1 {
+    let mut runtime = if threads > 1 {
         tokio::runtime::Builder::new_multi_thread()
     } else {
         tokio::runtime::Builder::new_current_thread()
     };
     let runtime = runtime
-        .worker_threads(plan.threads.max(1) as usize)
+        .worker_threads(threads.max(1) as usize)
         .enable_all()
         .build()
         .context("starting the runtime")?;
@@ -199,7 +346,7 @@ fn serve_here(
 async fn serve(
     plan: &Plan,
     options: Options,
-    handler: Handler,
+    (handler, leaving): Served,
     tally: &Arc<Tally>,
     supervisor: Option<UnixStream>,
 ) -> anyhow::Result<ExitCode> {
@@ -230,9 +377,8 @@ async fn serve(
         tracing::info!("handler {name}: connected to {send_specs}, replies to {replies}");
     }
     let handle = connection.stop_handle();
-    let leaving = handler.1;
-    let mut serving = handler.0(connection);
-    tell(above.as_ref(), Message::Ready);
+    let mut serving = handler(connection);
+    tell(above.as_ref(), &Message::Ready);
     let mut reports = pin!(report(above.as_ref(), &tally.counts));
     tokio::select! {
         result = &mut serving => {
@@ -304,25 +450,45 @@ async fn report(supervisor: Option<&UnixStream>, counts: &Counts) -> Infallible 
         return std::future::pending().await;
     }
     let mut told = (0, 0);
+    let mut files = Vec::new();
     let mut look = tokio::time::interval(REPORTS);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         look.tick().await;
+        files.append(&mut READ.lock().unwrap_or_else(PoisonError::into_inner));
+        while let Some(path) = files.pop() {
+            if !tell(supervisor, &Message::Read(&path)) {
+                // The supervisor has much to do. It is told the next time.
+                files.push(path);
+                break;
+            }
+        }
         let (in_flight, served) = (counts.open(), counts.served());
         if told != (in_flight, served) {
             told = (in_flight, served);
-            tell(supervisor, Message::Counts { in_flight, served });
+            tell(supervisor, &Message::Counts { in_flight, served });
         }
     }
 }
 
 /// Tells the supervisor something. What it has no room for it is not told: it has stopped to listen, and the next message says
-/// the same.
-fn tell(supervisor: Option<&UnixStream>, message: Message) {
-    if let Some(socket) = supervisor {
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let _ok = send(socket.as_raw_fd(), &message.encode(), flags);
-    }
+/// the same, or it is told again where this returns false.
+fn tell(supervisor: Option<&UnixStream>, message: &Message<'_>) -> bool {
+    let Some(socket) = supervisor else {
+        return true;
+    };
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    send(socket.as_raw_fd(), &message.encode(), flags).is_ok()
+}
+
+/// Files that were read, and that the supervisor was not told of.
+static READ: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Tells the supervisor, in time, that these files were read.
+pub(in crate::launcher) fn reads(files: impl IntoIterator<Item = PathBuf>) {
+    let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
+    read.extend(files);
+    read.truncate(READ_MAX);
 }
 
 /// What asks a handler to stop: SIGINT, SIGTERM, its supervisor and, where that was asked for, the end of standard input.

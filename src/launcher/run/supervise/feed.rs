@@ -19,7 +19,7 @@ use nix::unistd::geteuid;
 use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout};
 
-use super::super::access_log::AccessLog;
+use super::super::access_log::{AccessLog, Sink};
 use super::super::plan::{self, App, Plan};
 use super::super::rights::Rights;
 use crate::broker::{self, Feed};
@@ -76,7 +76,7 @@ pub(super) async fn begin(
     let directory = Directory::make().context("make a directory for the workers' sockets")?;
     let log = match &plan.access_log {
         Some(path) => {
-            let log = AccessLog::open(path);
+            let log = Sink::open(path).and_then(AccessLog::start);
             Some(Arc::new(log.with_context(|| {
                 format!("open the access log {}", path.display())
             })?))
@@ -206,13 +206,13 @@ async fn other_than_lurcher(servers: &[(Endpoint, Endpoint)]) -> anyhow::Result<
 /// A directory of this process's, gone with the value. It is locked for as long as the process lives, so that one that was killed
 /// leaves nothing for good: the next takes away what nobody has locked.
 pub(super) struct Directory {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// Itself, locked.
     _lock: File,
 }
 
 impl Directory {
-    fn make() -> io::Result<Self> {
+    pub(super) fn make() -> io::Result<Self> {
         let folder = std::env::temp_dir();
         sweep(&folder);
         for _ in 0..ATTEMPTS {

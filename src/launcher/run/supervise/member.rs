@@ -1,8 +1,6 @@
 //! One worker's process, as its supervisor sees it: how it is started, what it says, what it is told, how it ended.
 
-use std::collections::VecDeque;
-use std::ffi::{OsStr, OsString};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
@@ -13,27 +11,21 @@ use std::time::Duration;
 use anyhow::Context as _;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
-use tokio::process::{Child, ChildStderr, Command};
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::net::unix::pipe;
+use tokio::process::{Child, Command};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
 
 use super::crew::Id;
 use super::order::{MESSAGE_MAX, Message, Order, Word};
+use super::words::Words;
+use super::zygote::{self, Born, Fork, Zygote};
 use crate::drain::Watch;
 use crate::launcher::process::{PART, link, link::Link};
+use crate::launcher::run::access_log::Sink;
 use crate::launcher::run::plan::App;
+use crate::launcher::run::source::PART_OF;
 use crate::launcher::run::worker::WORKER;
-
-/// A longer line of a worker is shown in pieces, in bytes.
-const LINE_BYTES_MAX: u64 = 16 << 10;
-
-/// So many lines are kept as the last words of a worker, as long as they are not larger than so many bytes together.
-const LAST_LINES: usize = 20;
-const LAST_BYTES: usize = 8 << 10;
-
-/// How long what a dead worker has written is waited for: a child of its own may hold the pipe.
-const LAST_WORDS_TIME: Duration = Duration::from_millis(200);
 
 /// A program of the user's own that has run for so long has started, where nothing better tells.
 const RAN: Duration = Duration::from_secs(1);
@@ -48,6 +40,10 @@ pub(super) enum News {
     Ready,
     /// How it does.
     Counts { in_flight: u64, served: u64 },
+    /// It has read this file.
+    Read(PathBuf),
+    /// It was forked, as this process.
+    Born(u32),
     /// It is gone, with these last words.
     Ended {
         status: io::Result<ExitStatus>,
@@ -69,7 +65,7 @@ pub(super) enum Wish {
 /// A worker's process.
 #[derive(Debug)]
 pub(super) struct Member {
-    /// Its process id.
+    /// Its process id; 0 while it is not forked yet.
     pub(super) pid: u32,
     wishes: mpsc::Sender<Wish>,
 }
@@ -112,21 +108,112 @@ pub(super) fn start(
     watch: &Watch,
 ) -> anyhow::Result<Member> {
     let number = order.number;
+    let (mut child, socket) = spawn(order, program, log, &format!("worker {number}"))?;
     let failed = || format!("start worker {number} with {}", program.display());
+    let pid = child.id().with_context(failed)?;
+    let link = Link::new(socket, MESSAGE_MAX).with_context(failed)?;
+    let (wishes, wished) = mpsc::channel(WISHES_MAX);
+    let attendant = Attendant {
+        id,
+        pid,
+        is_program: matches!(order.plan.app, App::Exec { .. }),
+        words: Words::new(order.plan.worker(number), child.stderr.take()),
+        process: Process::Child(child),
+        link: Some(link),
+        news: news.clone(),
+    };
+    watch.spawn_local(attendant.attend(wished));
+    Ok(Member { pid, wishes })
+}
+
+/// Starts a worker by having it forked; what becomes of it goes to `news`.
+pub(super) fn fork(
+    id: Id,
+    order: &Order,
+    zygote: &Zygote,
+    news: &mpsc::Sender<(Id, News)>,
+    watch: &Watch,
+) -> anyhow::Result<Member> {
+    let number = order.number;
+    let failed = || format!("fork worker {number}");
+    let (ours, theirs) = UnixStream::pair().with_context(failed)?;
+    let (stderr, writer) = io::pipe().with_context(failed)?;
+    let stderr = pipe::Receiver::from_owned_fd(stderr.into()).with_context(failed)?;
+    // Opened with the rights of this process, as workers that are started do it.
+    let log = match &order.plan.access_log {
+        Some(path) if path.as_os_str() != "-" => Some(Sink::open(path).with_context(failed)?),
+        _ => None,
+    };
+    let fork = Fork {
+        socket: theirs.into(),
+        stderr: writer.into(),
+        order: zygote::written(order).with_context(failed)?,
+        log: log.and_then(Sink::into_descriptor),
+    };
+    let link = Link::new(ours, MESSAGE_MAX).with_context(failed)?;
+    let words = Words::new(order.plan.worker(number), Some(stderr));
+    let (wishes, mut wished) = mpsc::channel(WISHES_MAX);
+    let (zygote, news) = (zygote.clone(), news.clone());
+    watch.spawn_local(async move {
+        let born = tokio::select! {
+            born = zygote.fork(fork) => born,
+            // What is forked all the same finds nobody at the other end, and ends.
+            () = unwanted(&mut wished) => {
+                let why = io::Error::other("it was not wanted any more before it was forked");
+                Err((why, Vec::new()))
+            }
+        };
+        let Born { pid, end } = match born {
+            Ok(born) => born,
+            Err((error, last_words)) => {
+                let status = Err(error);
+                let ended = News::Ended { status, last_words };
+                // The supervisor listens as long as there is a worker.
+                drop(news.send((id, ended)).await);
+                return;
+            }
+        };
+        let attendant = Attendant {
+            id,
+            pid,
+            is_program: false,
+            process: Process::Forked(end),
+            link: Some(link),
+            words,
+            news,
+        };
+        attendant.tell(News::Born(pid)).await;
+        attendant.attend(wished).await;
+    });
+    Ok(Member { pid: 0, wishes })
+}
+
+/// Waits until a worker is told to end.
+async fn unwanted(wishes: &mut mpsc::Receiver<Wish>) {
+    while wishes.recv().await.is_some_and(|wish| wish == Wish::Reopen) {}
+}
+
+/// Starts this program anew with an order; what it says is to be read. The socket is to it.
+pub(super) fn spawn(
+    order: &Order,
+    program: &Path,
+    log: Option<&str>,
+    who: &str,
+) -> anyhow::Result<(Child, UnixStream)> {
+    let failed = || format!("start {who} with {}", program.display());
     let (ours, theirs) = UnixStream::pair().with_context(failed)?;
     let mut command = Command::new(program);
     command
         // It is for people who look at a list of processes.
         .arg0("lurcher")
-        .args([
-            OsStr::new("worker"),
-            OsString::from(number.to_string()).as_ref(),
-        ])
+        .args(who.split(' '))
         .args(["of", &order.plan.name])
         .envs(order.plan.env.iter().map(|(name, value)| (name, value)))
         .env(PART, WORKER)
         // Whom the service manager listens to is the supervisor.
         .env_remove("NOTIFY_SOCKET")
+        // That it is one of several groups is the supervisor's matter.
+        .env_remove(PART_OF)
         .stdin(OwnedFd::from(theirs))
         .stderr(Stdio::piped())
         // A terminal's ctrl-C is for the supervisor.
@@ -135,43 +222,48 @@ pub(super) fn start(
     if let Some(log) = log {
         command.env("LURCHER_LOG", log);
     }
-    let mut child = command.spawn().with_context(failed)?;
+    let child = command.spawn().with_context(failed)?;
     // Its end of the socket, which would otherwise stay open here.
     drop(command);
-    let pid = child.id().with_context(failed)?;
     // Where it has ended already, its status says why.
     drop(link::send(&ours, &order.encode(), &[]));
-    let link = Link::new(ours, MESSAGE_MAX).with_context(failed)?;
-    let (wishes, wished) = mpsc::channel(WISHES_MAX);
-    let attendant = Attendant {
-        id,
-        number,
-        pid,
-        is_program: matches!(order.plan.app, App::Exec { .. }),
-        stderr: child.stderr.take().map(BufReader::new),
-        child,
-        link: Some(link),
-        line: Vec::new(),
-        last: Last::default(),
-        news: news.clone(),
-    };
-    watch.spawn_local(attendant.attend(wished));
-    Ok(Member { pid, wishes })
+    Ok((child, ours))
+}
+
+/// How the end of a worker is learned.
+enum Process {
+    Child(Child),
+    /// From the zygote, which stays as long as it has children.
+    Forked(oneshot::Receiver<ExitStatus>),
+}
+
+impl Process {
+    /// Waits for its end.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    async fn wait(&mut self) -> io::Result<ExitStatus> {
+        match self {
+            Self::Child(child) => child.wait().await,
+            Self::Forked(end) => {
+                let end = end.await;
+                end.map_err(|_| io::Error::other("what it was forked from has ended"))
+            }
+        }
+    }
 }
 
 /// Who looks after a worker.
 struct Attendant {
     id: Id,
-    number: u32,
     pid: u32,
     /// Whether it is a program of the user's own, which says nothing.
     is_program: bool,
-    child: Child,
+    process: Process,
     /// Closed by a program when it has begun.
     link: Option<Link>,
-    stderr: Option<BufReader<ChildStderr>>,
-    line: Vec<u8>,
-    last: Last,
+    words: Words,
     news: mpsc::Sender<(Id, News)>,
 }
 
@@ -192,14 +284,18 @@ impl Attendant {
                 }
             };
             tokio::select! {
-                status = self.child.wait() => break status,
+                status = self.process.wait() => break status,
                 message = message => if let Ok(Some(bytes)) = message {
                     match Message::decode(&bytes) {
                         Some(Message::Ready) => self.tell(News::Ready).await,
                         Some(Message::Counts { in_flight, served }) => {
                             self.tell(News::Counts { in_flight, served }).await;
                         }
-                        None => {}
+                        Some(Message::Read(path)) => {
+                            self.tell(News::Read(path.to_owned())).await;
+                        }
+                        // Of a zygote, or of another version.
+                        Some(Message::Forked { .. } | Message::Ended { .. }) | None => {}
                     }
                 } else {
                     // Its end; a program that has begun has closed it, and one that could not begin ends now.
@@ -211,24 +307,18 @@ impl Attendant {
                     self.tell(News::Ready).await;
                 }
                 Some(wish) = wishes.recv() => self.carry_out(wish).await,
-                read = read_line(&mut self.stderr, &mut self.line) => self.show(read),
+                () = self.words.show_next() => {}
             }
         };
         if self.is_program {
             // What it has started and not waited for goes with it. Its group has its number for as long as there is anybody in it.
             self.signal(Signal::SIGKILL);
         }
-        let rest = async {
-            while self.stderr.is_some() {
-                let read = read_line(&mut self.stderr, &mut self.line).await;
-                self.show(read);
-            }
-        };
-        drop(timeout(LAST_WORDS_TIME, rest).await);
-        let last_words = self.last.lines.into();
+        let (id, news) = (self.id, self.news);
+        let last_words = self.words.show_rest().await;
         let ended = News::Ended { status, last_words };
         // The supervisor listens as long as there is a worker.
-        drop(self.news.send((self.id, ended)).await);
+        drop(news.send((id, ended)).await);
     }
 
     async fn tell(&self, news: News) {
@@ -253,79 +343,11 @@ impl Attendant {
             let _ok = killpg(Pid::from_raw(pid), signal);
         }
     }
-
-    /// Passes a line on to this process's own stderr.
-    fn show(&mut self, read: bool) {
-        if self.line.is_empty() {
-            if !read {
-                self.stderr = None;
-            }
-            return;
-        }
-        let line = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
-        let mut text = format!("worker {}: ", self.number).into_bytes();
-        text.extend_from_slice(line);
-        self.last.keep(line);
-        text.push(b'\n');
-        // Nobody may read it.
-        drop(io::stderr().lock().write_all(&text));
-        self.line.clear();
-    }
-}
-
-/// Reads to the end of a line, or a piece of a long one; false at the end of all.
-///
-/// # Cancel safety
-///
-/// Safe: what was read is in `line`.
-async fn read_line(stderr: &mut Option<BufReader<ChildStderr>>, line: &mut Vec<u8>) -> bool {
-    let Some(stderr) = stderr else {
-        return std::future::pending().await;
-    };
-    let room = LINE_BYTES_MAX.saturating_sub(line.len() as u64);
-    let read = stderr.take(room).read_until(b'\n', line).await;
-    read.is_ok_and(|read| read > 0)
-}
-
-/// What was said last.
-#[derive(Default)]
-struct Last {
-    lines: VecDeque<String>,
-    bytes: usize,
-}
-
-impl Last {
-    fn keep(&mut self, line: &[u8]) {
-        let line = line.get(..line.len().min(LAST_BYTES)).unwrap_or_default();
-        let line = String::from_utf8_lossy(line).into_owned();
-        self.bytes += line.len();
-        self.lines.push_back(line);
-        while self.lines.len() > LAST_LINES || (self.bytes > LAST_BYTES && self.lines.len() > 1) {
-            let gone = self.lines.pop_front();
-            self.bytes -= gone.map_or(0, |line| line.len());
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn last_words_are_bounded() {
-        let mut last = Last::default();
-        for at in 0..1000 {
-            last.keep(format!("line {at}").as_bytes());
-        }
-        assert_eq!(last.lines.len(), LAST_LINES);
-        assert_eq!(last.lines.back().map(String::as_str), Some("line 999"));
-        last.keep(&vec![b'x'; 1 << 20]);
-        assert_eq!((last.lines.len(), last.bytes), (1, LAST_BYTES));
-        last.keep(b"\xff");
-        last.keep(b"end");
-        assert_eq!(last.lines.back().map(String::as_str), Some("end"));
-        assert!(last.bytes <= LAST_BYTES);
-    }
 
     #[test]
     fn the_program_is_found_by_its_path() {

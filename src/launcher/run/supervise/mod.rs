@@ -3,6 +3,8 @@
 //!
 //! * `crew` decides which workers there should be, `member` is one of their processes, `order` what the two say to each other;
 //! * `feed` takes the requests from the servers where workers do not do so themselves;
+//! * `groups` is the process above several of these, where applications are in groups;
+//! * `zygote` is what workers are forked from, where they are, and `words` what they all say;
 //! * `desk` is what an operator sees; `memory` and `watch` are reasons to replace workers.
 //!
 //! How requests are served is the worker's; what was typed is `args`'s.
@@ -10,10 +12,13 @@
 mod crew;
 mod desk;
 mod feed;
+pub(super) mod groups;
 mod member;
 mod memory;
 pub(super) mod order;
 mod watch;
+mod words;
+mod zygote;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -36,6 +41,7 @@ use self::feed::Feeding;
 use self::member::{Member, News, Wish};
 use self::order::Order;
 use self::watch::Watcher;
+use self::zygote::Zygote;
 use super::plan::{App, Plan, WORKERS_MAX};
 use super::rights::Rights;
 use super::worker::end_of_stdin;
@@ -84,7 +90,7 @@ async fn supervise(plan: Plan, replan: Replan<'_>, log: Option<&str>) -> anyhow:
     let mut signals = Signals::of(kinds())?;
     let mut stdin = plan.stop_on_eof.then(end_of_stdin);
     let rights = Rights::find(plan.user.as_deref(), plan.group.as_deref())?;
-    let mut watcher = watcher(&plan.watch)?;
+    let mut watcher = watcher(&plan)?;
     let _pid_file = plan.pid_file.as_deref().map(PidFile::create).transpose()?;
     let (port_signal, port_watch) = drain::channel();
     let board = Rc::new(RefCell::new(Board::default()));
@@ -99,6 +105,7 @@ async fn supervise(plan: Plan, replan: Replan<'_>, log: Option<&str>) -> anyhow:
     }
     let mut supervisor = Supervisor {
         is_program,
+        zygote: None,
         feeding,
         next_look: Instant::now(),
         leaving: BTreeMap::new(),
@@ -136,7 +143,10 @@ async fn supervise(plan: Plan, replan: Replan<'_>, log: Option<&str>) -> anyhow:
         };
         tokio::select! {
             kind = signals.next() => supervisor.signal(kind),
-            Some((id, news)) = heard.recv() => supervisor.hear(id, news),
+            Some((id, news)) = heard.recv() => match (news, &mut watcher) {
+                (News::Read(path), Some(watcher)) => watcher.add_read(&path),
+                (news, _) => supervisor.hear(id, news),
+            },
             Some(errand) = errands.recv() => supervisor.run(errand),
             () = ended(&mut stdin) => supervisor.stop(),
             path = changed(&mut watcher) => {
@@ -165,6 +175,8 @@ async fn supervise(plan: Plan, replan: Replan<'_>, log: Option<&str>) -> anyhow:
         }
         None => None,
     };
+    // Nobody needs it any more, and its end is waited for.
+    drop(supervisor.zygote.take());
     signal.finish(FINISH_TIMEOUT).await;
     port_signal.finish(FINISH_TIMEOUT).await;
     let name = &supervisor.plan.name;
@@ -212,8 +224,8 @@ async fn closed(closing: &mut Option<oneshot::Receiver<()>>) {
     }
 }
 
-fn watcher(paths: &[PathBuf]) -> anyhow::Result<Option<Watcher>> {
-    (!paths.is_empty()).then(|| Watcher::new(paths)).transpose()
+fn watcher(plan: &Plan) -> anyhow::Result<Option<Watcher>> {
+    plan.reload.then(|| Watcher::new(&plan.watch)).transpose()
 }
 
 /// Waits for a change of what is watched, if anything is.
@@ -313,6 +325,8 @@ struct Supervisor<'a> {
     manager: Manager,
     /// What workers do is a program of the user's own.
     is_program: bool,
+    /// What workers are forked from, where they are.
+    zygote: Option<Zygote>,
     /// Where this process takes the requests.
     feeding: Option<Feeding>,
     /// When it is looked again how programs do in the feed.
@@ -384,7 +398,12 @@ impl Supervisor<'_> {
             rights: self.rights.clone(),
             supervisor: std::process::id(),
         };
-        match member::start(id, &order, &self.program, self.log, &self.news, &self.watch) {
+        let started = if order.plan.forks() {
+            self.fork(id, order)
+        } else {
+            member::start(id, &order, &self.program, self.log, &self.news, &self.watch)
+        };
+        match started {
             Ok(member) => {
                 debug!("worker {number} is process {}", member.pid);
                 let shown = Shown {
@@ -413,6 +432,23 @@ impl Supervisor<'_> {
             }
             Err(error) => self.gone(id, &format!("worker {number}"), &format!("{error:#}"), &[]),
         }
+    }
+
+    /// Has a worker forked from the zygote, which is started where there is none.
+    fn fork(&mut self, id: Id, mut order: Order) -> anyhow::Result<Member> {
+        // It is opened here, and opened again from another folder.
+        if let Some(path) = order.plan.access_log.as_mut()
+            && path.as_os_str() != "-"
+        {
+            *path = std::path::absolute(&*path).context("find the access log")?;
+        }
+        let zygote = match self.zygote.take().filter(|zygote| !zygote.is_gone()) {
+            Some(zygote) => zygote,
+            None => Zygote::start(&order, &self.program, self.log, &self.watch)?,
+        };
+        let member = member::fork(id, &order, &zygote, &self.news, &self.watch);
+        self.zygote = Some(zygote);
+        member
     }
 
     /// Has a worker finish what it has. A program that the feed has given something to gets nothing new first, and is told to end
@@ -509,6 +545,14 @@ impl Supervisor<'_> {
             // The feed knows better of programs.
             News::Ready if self.is_program && self.feeding.is_some() => {}
             News::Ready => self.is_ready(id),
+            News::Born(pid) => {
+                if let Some(worker) = self.members.get_mut(&id) {
+                    worker.member.pid = pid;
+                }
+                if let Some(shown) = self.board.borrow_mut().workers.get_mut(&id) {
+                    shown.pid = pid;
+                }
+            }
             News::Counts { in_flight, served } => {
                 if let Some(shown) = self.board.borrow_mut().workers.get_mut(&id) {
                     (shown.in_flight, shown.served) = (in_flight, served);
@@ -518,6 +562,8 @@ impl Supervisor<'_> {
                     self.retire(id, &format!("had {served} requests"));
                 }
             }
+            // For who watches files.
+            News::Read(_) => {}
             News::Ended { status, last_words } => {
                 let how = match status {
                     Ok(status) => status.to_string(),
@@ -727,6 +773,8 @@ impl Supervisor<'_> {
                 self.give_sockets();
                 self.manager.reloading();
                 self.is_rolling = true;
+                // New ones come from what is loaded anew. The old one goes when its last child has gone.
+                self.zygote = None;
                 self.crew.roll();
             }
             Err(error) => error!("handler {name}: nothing is replaced: {error:#}"),

@@ -5,20 +5,20 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::plan::{App, Plan};
 use super::super::rights::Rights;
-use super::super::{BuiltIn, Values};
+use super::super::{BuiltIn, Program, Values};
 use crate::endpoint::Endpoint;
 use crate::tnetstring::{self, Limits, Parsed, Value};
 
 /// The longest order, in bytes. It comes from a command line, of which the system allows less.
 pub(in super::super) const ORDER_MAX: usize = 4 << 20;
 
-/// The longest message of a worker, in bytes.
-pub(in super::super) const MESSAGE_MAX: usize = 1 << 10;
+/// The longest message of a worker, in bytes: paths are at most 4 KiB.
+pub(in super::super) const MESSAGE_MAX: usize = 5 << 10;
 
 /// What a worker does, and how.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(in super::super) struct Order {
 
 /// From a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Message {
+pub(in super::super) enum Message<'a> {
     /// It is connected, and serves.
     Ready,
     /// How it does.
@@ -44,6 +44,20 @@ pub(in super::super) enum Message {
         in_flight: u64,
         /// Requests that it had, all in all.
         served: u64,
+    },
+    /// It has read this file, and is out of date when that changes.
+    Read(&'a Path),
+    /// Of a zygote: it has forked a worker.
+    Forked {
+        /// The worker's process.
+        pid: i32,
+    },
+    /// Of a zygote: a worker has ended.
+    Ended {
+        /// Its process.
+        pid: i32,
+        /// How, as wait(2) has it.
+        status: i32,
     },
 }
 
@@ -79,7 +93,7 @@ fn limits(size: usize) -> Limits {
     }
 }
 
-impl Message {
+impl<'a> Message<'a> {
     pub(in super::super) fn encode(self) -> Vec<u8> {
         let number = |number: u64| Value::Integer(i64::try_from(number).unwrap_or(i64::MAX));
         let mut bytes = Vec::new();
@@ -88,13 +102,26 @@ impl Message {
             Self::Counts { in_flight, served } => {
                 vec![Value::Bytes(b"counts"), number(in_flight), number(served)]
             }
+            Self::Read(path) => {
+                let path = path.as_os_str().as_bytes();
+                vec![Value::Bytes(b"read"), Value::Bytes(path)]
+            }
+            Self::Forked { pid } => {
+                vec![Value::Bytes(b"forked"), Value::Integer(pid.into())]
+            }
+            Self::Ended { pid, status } => {
+                let numbers = [pid, status].map(|number| Value::Integer(number.into()));
+                std::iter::once(Value::Bytes(b"ended"))
+                    .chain(numbers)
+                    .collect()
+            }
         };
         Value::List(items).encode(&mut bytes);
         bytes
     }
 
     /// Reads one; `None` is one that another version may know.
-    pub(in super::super) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(in super::super) fn decode(bytes: &'a [u8]) -> Option<Self> {
         let Ok(Parsed::Complete {
             value: Value::List(items),
             ..
@@ -106,12 +133,25 @@ impl Message {
             let number = items.get(at).and_then(Value::as_integer)?;
             u64::try_from(number).ok()
         };
+        let whole = |at: usize| {
+            let number = items.get(at).and_then(Value::as_integer)?;
+            i32::try_from(number).ok()
+        };
         match items.first().and_then(Value::as_bytes)? {
             b"ready" => Some(Self::Ready),
             b"counts" => Some(Self::Counts {
                 in_flight: number(1)?,
                 served: number(2)?,
             }),
+            b"forked" => Some(Self::Forked { pid: whole(1)? }),
+            b"ended" => Some(Self::Ended {
+                pid: whole(1)?,
+                status: whole(2)?,
+            }),
+            b"read" => {
+                let path = items.get(1).and_then(Value::as_bytes)?;
+                Some(Self::Read(Path::new(OsStr::from_bytes(path))))
+            }
             _ => None,
         }
     }
@@ -161,7 +201,11 @@ impl Order {
         let mut dict = Dict::default();
         dict.bytes("name", &plan.name);
         match &plan.app {
-            App::BuiltIn { handler, values } => {
+            App::BuiltIn {
+                handler,
+                values,
+                program,
+            } => {
                 dict.bytes("handler", handler.name);
                 dict.bytes("target", &values.target);
                 let options = values.options.iter();
@@ -169,6 +213,14 @@ impl Order {
                     "options",
                     options.flat_map(|(name, value)| [*name, value.as_str()]),
                 );
+                if let Some(Program {
+                    path, arguments, ..
+                }) = program
+                {
+                    let words = std::iter::once(path.as_os_str());
+                    let words = words.chain(arguments.iter().map(OsString::as_os_str));
+                    dict.texts("interpreter", words.map(OsStr::as_bytes));
+                }
             }
             App::Exec { program, arguments } => {
                 let words = [program].into_iter().chain(arguments);
@@ -238,6 +290,11 @@ impl Order {
             let items = value.get(name).and_then(Value::as_list).unwrap_or_default();
             items.iter().filter_map(Value::as_bytes).collect::<Vec<_>>()
         };
+        let words_of = |name: &str| {
+            let words = list(name).into_iter();
+            let words = words.map(|word| OsString::from_vec(word.to_vec()));
+            words.collect::<Vec<_>>()
+        };
         let specs = |name: &str| -> Result<Vec<Endpoint>, String> {
             let specs = list(name);
             let specs = specs.iter().map(|spec| {
@@ -246,6 +303,11 @@ impl Order {
             });
             specs.collect()
         };
+        let patience = value.get("graceful_timeout_ms").and_then(Value::as_integer);
+        let patience = patience
+            .and_then(|ms| u64::try_from(ms).ok())
+            .unwrap_or(30_000);
+        let patience = Duration::from_millis(patience);
         let app = if let Some(name) = text("handler") {
             let handler = built_in.iter().find(|handler| handler.name == name);
             let handler = handler.ok_or_else(|| format!("{name} is no handler here"))?;
@@ -258,19 +320,26 @@ impl Order {
             let mut values: Values = options.collect();
             values.target = text("target").unwrap_or_default();
             values.concurrency = number("concurrency");
-            App::BuiltIn { handler, values }
+            values.threads = number("threads");
+            values.graceful_timeout = Some(patience);
+            let mut words = words_of("interpreter").into_iter();
+            let program = words.next().map(|path| Program {
+                path: path.into(),
+                arguments: words.collect(),
+                forks: false,
+            });
+            App::BuiltIn {
+                handler,
+                values: Box::new(values),
+                program,
+            }
         } else {
-            let words = list("program").into_iter();
-            let mut words = words.map(|word| OsString::from_vec(word.to_vec()));
+            let mut words = words_of("program").into_iter();
             App::Exec {
                 program: words.next().ok_or("neither a handler nor a program")?,
                 arguments: words.collect(),
             }
         };
-        let patience = value.get("graceful_timeout_ms").and_then(Value::as_integer);
-        let patience = patience
-            .and_then(|ms| u64::try_from(ms).ok())
-            .unwrap_or(30_000);
         let mut plan = Plan::new(
             text("name").unwrap_or_default(),
             app,
@@ -284,7 +353,7 @@ impl Order {
         plan.pool = text("pool");
         plan.weight = number("weight").unwrap_or(1);
         plan.threads = number("threads").unwrap_or(1);
-        plan.graceful_timeout = Duration::from_millis(patience);
+        plan.graceful_timeout = patience;
         plan.chdir = path("chdir");
         plan.access_log = path("access_log");
         plan.umask = number("umask");
@@ -347,9 +416,16 @@ mod tests {
             .collect();
         values.target = "known:thing".to_owned();
         values.concurrency = Some(9);
+        values.threads = Some(4);
+        values.graceful_timeout = Some(Duration::from_secs(30));
         let mut given = plan(App::BuiltIn {
             handler: &KNOWN[0],
-            values,
+            values: Box::new(values),
+            program: Some(Program {
+                path: "/usr/bin/python3".into(),
+                arguments: vec!["-c".into(), "".into()],
+                forks: false,
+            }),
         });
         given.ident = Some("me".to_owned());
         given.threads = 4;
@@ -409,7 +485,13 @@ mod tests {
             in_flight: 3,
             served: 1 << 40,
         };
-        for message in [Message::Ready, counts] {
+        let read = Message::Read(Path::new("/srv/shop.py"));
+        let ended = Message::Ended {
+            pid: 7,
+            status: 0x8b,
+        };
+        let forked = Message::Forked { pid: 7 };
+        for message in [Message::Ready, counts, read, forked, ended] {
             assert_eq!(Message::decode(&message.encode()), Some(message));
         }
         for bytes in [&b""[..], b"0:]", b"7:4:what,]", b"10:6:counts,]", b"0:~"] {

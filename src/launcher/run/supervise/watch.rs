@@ -80,6 +80,13 @@ impl Watcher {
         Ok(watcher)
     }
 
+    /// Watches a file too that a worker has read; one whose folder is not there cannot change.
+    pub(super) fn add_read(&mut self, path: &Path) {
+        if let Err(error) = self.add_file(path) {
+            tracing::debug!("not watching {}: {error}", path.display());
+        }
+    }
+
     /// Waits for a change that is whole, and says what was changed first.
     ///
     /// # Cancel safety
@@ -182,10 +189,10 @@ impl Watcher {
             only: Some(Vec::new()),
         });
         match (only, &mut place.only) {
-            (Some(name), Some(names)) => names.push(name),
+            (Some(name), Some(names)) if !names.contains(&name) => names.push(name),
             (None, names) => *names = None,
-            // All of it is watched already.
-            (Some(_), None) => {}
+            // It is watched already.
+            (Some(_), _) => {}
         }
         Ok(())
     }

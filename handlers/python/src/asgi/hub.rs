@@ -1,0 +1,407 @@
+//! The event loop's side: begins what has come, wakes whoever waits, and knows all that is open.
+//!
+//! Everything here runs in the loop's thread.
+
+use std::collections::HashMap;
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use lurcher::handler::Request;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::desk::{Desk, Work};
+use super::http::{Http, shown};
+use super::inbox::{Farewell, Incoming};
+use super::line::Line;
+use super::outlet;
+use super::scope::{self, Scopes};
+use super::wait::Done;
+use super::websocket::WebSocket;
+use crate::watchdog;
+
+/// What is begun in one turn of the loop: then its other callbacks have theirs.
+const TURN: usize = 64;
+
+/// Seconds that the beginning of a response waits for its body.
+const HEAD_PAUSE: f64 = 0.02;
+
+/// An application, and where it is.
+pub(crate) struct Place {
+    pub(crate) app: Py<PyAny>,
+    /// The path below which it is.
+    pub(crate) root: String,
+    /// What its lifespan has left for each request.
+    pub(crate) state: OnceLock<Py<PyDict>>,
+}
+
+/// What is open.
+enum Exchange {
+    Http(Py<Http>),
+    WebSocket(Py<WebSocket>),
+}
+
+impl Exchange {
+    fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Http(http) => Self::Http(http.clone_ref(py)),
+            Self::WebSocket(websocket) => Self::WebSocket(websocket.clone_ref(py)),
+        }
+    }
+
+    fn wake(&self, py: Python<'_>) {
+        match self {
+            Self::Http(http) => http.get().wake(py),
+            Self::WebSocket(websocket) => websocket.get().wake(py),
+        }
+    }
+}
+
+/// What the loop has given.
+struct Loop {
+    create_future: Py<PyAny>,
+    call_later: Py<PyAny>,
+    task: Py<PyAny>,
+    task_options: Py<PyDict>,
+    cancelled: Py<PyAny>,
+    format_exception: Py<PyAny>,
+    /// The coroutine function that runs an application.
+    run: Py<PyAny>,
+    /// Ends when all is over.
+    end: Py<PyAny>,
+}
+
+/// The middle of it all.
+#[pyclass(frozen, name = "Hub", module = "lurcher")]
+pub(crate) struct Hub {
+    pub(crate) desk: Arc<Desk>,
+    /// By the numbers of their mounts.
+    places: Vec<Place>,
+    done: Py<Done>,
+    scopes: Mutex<Scopes>,
+    open: Mutex<HashMap<usize, Exchange>>,
+    /// Those whose beginnings were held back since the last look.
+    held: Mutex<Vec<Arc<Line>>>,
+    around: OnceLock<Loop>,
+    begin: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+#[pymethods]
+impl Hub {
+    /// What is readable when there is something to do.
+    fn descriptor(&self) -> RawFd {
+        self.desk.inbox.descriptor()
+    }
+
+    /// What is readable when the watchdog asks whether the loop turns; none: nobody asks.
+    #[expect(clippy::unused_self, reason = "for Python it is the same thing")]
+    fn watched(&self) -> Option<RawFd> {
+        watchdog::descriptor()
+    }
+
+    /// The loop turns.
+    #[expect(clippy::unused_self, reason = "for Python it is the same thing")]
+    fn turned(&self) {
+        watchdog::turned();
+    }
+
+    /// Gives the application of that mount what its lifespan has left.
+    fn set_state(&self, mount: usize, state: &Bound<'_, PyDict>) {
+        if let Some(place) = self.places.get(mount) {
+            drop(place.state.set(state.clone().unbind()));
+        }
+    }
+
+    /// The loop runs: requests may come.
+    fn begin(
+        &self,
+        running: &Bound<'_, PyAny>,
+        run: &Bound<'_, PyAny>,
+        end: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let py = running.py();
+        let asyncio = py.import("asyncio")?;
+        let task_options = PyDict::new(py);
+        task_options.set_item("loop", running)?;
+        let version = py.version_info();
+        if (version.major, version.minor) >= (3, 12) {
+            task_options.set_item("eager_start", true)?;
+        }
+        let around = Loop {
+            create_future: running.getattr("create_future")?.unbind(),
+            call_later: running.getattr("call_later")?.unbind(),
+            task: asyncio.getattr("Task")?.unbind(),
+            task_options: task_options.unbind(),
+            cancelled: asyncio.getattr("CancelledError")?.unbind(),
+            format_exception: py
+                .import("traceback")?
+                .getattr("format_exception")?
+                .unbind(),
+            run: run.clone().unbind(),
+            end: end.clone().unbind(),
+        };
+        drop(self.around.set(around));
+        let begin = self
+            .begin
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(begin) = begin {
+            begin();
+        }
+        Ok(())
+    }
+
+    /// Does what is to be done: called when the descriptor is readable.
+    fn drain(slf: &Bound<'_, Self>) {
+        let py = slf.py();
+        let hub = slf.get();
+        let mut taken = Vec::with_capacity(TURN);
+        hub.desk.inbox.take(TURN, &mut taken);
+        for incoming in taken {
+            match incoming {
+                Incoming::Start(work, line) => {
+                    let request = work.request.clone();
+                    if let Err(error) = Self::start(slf, *work, &line) {
+                        hub.tell_raised(py, &request, error.value(py), false);
+                        let sending = super::http::sorry(&request, false);
+                        outlet::whole(&hub.desk, &line, sending);
+                        hub.left(py, &line);
+                    }
+                }
+                Incoming::News(line) => {
+                    line.told();
+                    if let Some(exchange) = hub.exchange(py, &line) {
+                        exchange.wake(py);
+                    }
+                }
+                Incoming::Farewell(farewell) => hub.say_farewell(py, farewell),
+                Incoming::End => hub.end(py),
+            }
+        }
+    }
+
+    /// Lets those beginnings of responses leave that nothing has followed.
+    fn flush(&self, py: Python<'_>) {
+        let held = std::mem::take(&mut *lock(&self.held));
+        for line in held {
+            if let Some(Exchange::Http(http)) = self.exchange(py, &line) {
+                http.get().flush();
+            }
+        }
+    }
+}
+
+impl Hub {
+    pub(crate) fn new(
+        py: Python<'_>,
+        desk: Arc<Desk>,
+        places: Vec<Place>,
+        begin: Box<dyn FnOnce() + Send>,
+    ) -> PyResult<Self> {
+        Ok(Self {
+            desk,
+            places,
+            done: Py::new(py, Done)?,
+            scopes: Mutex::new(Scopes::new(py)?),
+            open: Mutex::default(),
+            held: Mutex::default(),
+            around: OnceLock::new(),
+            begin: Mutex::new(Some(begin)),
+        })
+    }
+
+    /// What need not be waited for.
+    pub(crate) fn done<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        self.done.bind(py).clone().into_any()
+    }
+
+    /// A new future of the loop.
+    pub(crate) fn future(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let around = self.around.get();
+        let around = around.ok_or_else(not_begun)?;
+        around.create_future.call0(py)
+    }
+
+    /// Adds a future to those who wait, and leaves out whoever does not any more.
+    pub(crate) fn queue(
+        py: Python<'_>,
+        mut waiters: Vec<Py<PyAny>>,
+        future: &Py<PyAny>,
+    ) -> Vec<Py<PyAny>> {
+        waiters.retain(|waiter| !is_done(py, waiter));
+        waiters.push(future.clone_ref(py));
+        waiters
+    }
+
+    /// Wakes those who wait.
+    #[expect(clippy::unused_self, reason = "it is the loop's business")]
+    pub(crate) fn release(&self, py: Python<'_>, waiters: Vec<Py<PyAny>>) {
+        for waiter in waiters {
+            if !is_done(py, &waiter)
+                && let Err(error) =
+                    waiter.call_method1(py, pyo3::intern!(py, "set_result"), (py.None(),))
+            {
+                error.print(py);
+            }
+        }
+    }
+
+    /// The beginning of a response was held back.
+    pub(crate) fn held(slf: &Bound<'_, Self>, line: &Arc<Line>) -> PyResult<()> {
+        let hub = slf.get();
+        let is_first = {
+            let mut held = lock(&hub.held);
+            held.push(Arc::clone(line));
+            held.len() == 1
+        };
+        if is_first {
+            let around = hub.around.get().ok_or_else(not_begun)?;
+            let flush = slf.getattr(pyo3::intern!(slf.py(), "flush"))?;
+            around.call_later.call1(slf.py(), (HEAD_PAUSE, flush))?;
+        }
+        Ok(())
+    }
+
+    /// Whether that is the end of a task that was cancelled.
+    pub(crate) fn is_cancelled(&self, error: &Bound<'_, PyAny>) -> bool {
+        self.around.get().is_some_and(|around| {
+            let cancelled = around.cancelled.bind(error.py());
+            error.is_instance(cancelled).unwrap_or(false)
+        })
+    }
+
+    /// Logs what an application has raised, with the way there. Of one whose client has gone it is no news.
+    pub(crate) fn tell_raised(
+        &self,
+        py: Python<'_>,
+        request: &Request,
+        error: &Bound<'_, PyAny>,
+        is_gone: bool,
+    ) {
+        let (method, path) = shown(request);
+        if self.is_cancelled(error) {
+            tracing::warn!("{method} {path}: cancelled, because the worker stops");
+            return;
+        }
+        if is_gone {
+            tracing::debug!("{method} {path}: the client has left: {error}");
+            return;
+        }
+        let text = self.around.get().and_then(|around| {
+            let lines = around.format_exception.call1(py, (error,)).ok()?;
+            let lines: Vec<String> = lines.extract(py).ok()?;
+            Some(lines.concat())
+        });
+        let text = text.unwrap_or_else(|| error.to_string());
+        tracing::error!(
+            "{method} {path}: the application has failed\n{}",
+            text.trim_end()
+        );
+    }
+
+    /// An application is done with a client.
+    pub(crate) fn left(&self, py: Python<'_>, line: &Arc<Line>) {
+        let exchange = lock(&self.open).remove(&key(line));
+        if line.left() {
+            self.desk.done(line);
+        }
+        // The last reference may be this one: not under the lock.
+        let _ = py;
+        drop(exchange);
+    }
+
+    fn exchange(&self, py: Python<'_>, line: &Arc<Line>) -> Option<Exchange> {
+        lock(&self.open)
+            .get(&key(line))
+            .map(|exchange| exchange.clone_ref(py))
+    }
+
+    /// Begins with a request: makes what the application needs, and a task that runs it.
+    fn start(slf: &Bound<'_, Self>, work: Work, line: &Arc<Line>) -> PyResult<()> {
+        let py = slf.py();
+        let hub = slf.get();
+        let around = hub.around.get().ok_or_else(not_begun)?;
+        let place = hub.places.get(work.mount).ok_or_else(not_begun)?;
+        let is_websocket = work.is_websocket();
+        let state = place.state.get().map(|state| state.bind(py));
+        let scope = {
+            let root = scope::root(&place.root, &work.request);
+            let mut scopes = hub.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+            scopes.make(py, &work.request, is_websocket, root, state)?
+        };
+        watchdog::loop_begins(&work.request);
+        let own = slf.clone().unbind();
+        if is_websocket {
+            let websocket = WebSocket::new(own, Arc::clone(line), work.request);
+            let websocket = Bound::new(py, websocket)?;
+            let task = hub.task(py, around, (&place.app, scope, &websocket))?;
+            if websocket.get().keep(task) {
+                let exchange = Exchange::WebSocket(websocket.unbind());
+                lock(&hub.open).insert(key(line), exchange);
+            }
+        } else {
+            let http = Bound::new(py, Http::new(own, Arc::clone(line), work))?;
+            let task = hub.task(py, around, (&place.app, scope, &http))?;
+            if http.get().keep(task) {
+                lock(&hub.open).insert(key(line), Exchange::Http(http.unbind()));
+            }
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::unused_self, reason = "it is the loop's business")]
+    fn task<'py>(
+        &self,
+        py: Python<'py>,
+        around: &Loop,
+        arguments: impl pyo3::call::PyCallArgs<'py>,
+    ) -> PyResult<Py<PyAny>> {
+        let coroutine = around.run.bind(py).call1(arguments)?;
+        around
+            .task
+            .call(py, (coroutine,), Some(around.task_options.bind(py)))
+    }
+
+    fn say_farewell(&self, py: Python<'_>, farewell: Farewell) {
+        let open: Vec<Exchange> = {
+            let open = lock(&self.open);
+            open.values()
+                .map(|exchange| exchange.clone_ref(py))
+                .collect()
+        };
+        for exchange in open {
+            match (exchange, farewell) {
+                (Exchange::WebSocket(websocket), Farewell::Soon) => websocket.get().go_away(),
+                (Exchange::Http(http), Farewell::Now) => http.get().go_away(),
+                (Exchange::WebSocket(websocket), Farewell::AtOnce) => websocket.get().cancel(py),
+                (Exchange::Http(http), Farewell::AtOnce) => http.get().cancel(py),
+                _ => {}
+            }
+        }
+    }
+
+    fn end(&self, py: Python<'_>) {
+        if let Some(around) = self.around.get() {
+            self.release(py, vec![around.end.clone_ref(py)]);
+        }
+    }
+}
+
+/// What is open is found by its line, which lives at least as long.
+fn key(line: &Arc<Line>) -> usize {
+    Arc::as_ptr(line).addr()
+}
+
+fn is_done(py: Python<'_>, future: &Py<PyAny>) -> bool {
+    let done = future.call_method0(py, pyo3::intern!(py, "done"));
+    done.and_then(|done| done.is_truthy(py)).unwrap_or(true)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn not_begun() -> PyErr {
+    pyo3::exceptions::PyRuntimeError::new_err("the loop does not serve yet")
+}

@@ -1,0 +1,377 @@
+//! What an application is told of a request: its `scope`.
+//!
+//! Most of it is the same from one request to the next. What never changes stands in a template that is copied; names and values of
+//! headers that came before are not made again. Nothing that identifies somebody is kept, and what is kept is compared byte for
+//! byte before it is used.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use lurcher::handler::Request;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
+
+/// Pairs of name and value that are kept.
+const PAIRS: usize = 512;
+
+/// Longer values are not kept: they seldom come again, and cost memory.
+const VALUE_BYTES_MAX: usize = 256;
+
+/// Names, methods and the like that are kept.
+const WORDS_MAX: usize = 512;
+
+/// Headers that say who somebody is.
+const SECRETS: [&[u8]; 3] = [b"cookie", b"authorization", b"proxy-authorization"];
+
+/// The version of the specification that is spoken (its changes: spec_version of the HTTP and WebSocket protocols).
+const SPEC_VERSION: &str = "2.5";
+
+/// Makes scopes, one after the other.
+pub(crate) struct Scopes {
+    http: Py<PyDict>,
+    websocket: Py<PyDict>,
+    http_extensions: Py<PyDict>,
+    websocket_extensions: Py<PyDict>,
+    pairs: Vec<Option<Pair>>,
+    words: HashMap<Bytes, Py<PyBytes>>,
+    texts: HashMap<Bytes, Py<PyString>>,
+    /// The pairs of host and port that came last.
+    client: Option<(Bytes, Py<PyTuple>)>,
+    server: Option<(Bytes, bool, Py<PyAny>)>,
+}
+
+struct Pair {
+    hash: u64,
+    name: Py<PyBytes>,
+    value: Py<PyBytes>,
+    both: Py<PyTuple>,
+}
+
+impl Scopes {
+    pub(crate) fn new(py: Python<'_>) -> PyResult<Self> {
+        let versions = PyDict::new(py);
+        versions.set_item("version", "3.0")?;
+        versions.set_item("spec_version", SPEC_VERSION)?;
+        let template = |kind: &str| {
+            let dict = PyDict::new(py);
+            dict.set_item("type", kind)?;
+            dict.set_item("asgi", &versions)?;
+            PyResult::Ok(dict)
+        };
+        let extensions = |names: &[&str]| {
+            let dict = PyDict::new(py);
+            for name in names {
+                dict.set_item(name, PyDict::new(py))?;
+            }
+            PyResult::Ok(dict.unbind())
+        };
+        Ok(Self {
+            http: template("http")?.unbind(),
+            websocket: template("websocket")?.unbind(),
+            http_extensions: extensions(&["http.response.trailers", "http.response.pathsend"])?,
+            websocket_extensions: extensions(&["websocket.http.response"])?,
+            pairs: (0..PAIRS).map(|_| None).collect(),
+            words: HashMap::new(),
+            texts: HashMap::new(),
+            client: None,
+            server: None,
+        })
+    }
+
+    /// The scope of a request. `root` is the path below which its application is.
+    pub(crate) fn make<'py>(
+        &mut self,
+        py: Python<'py>,
+        request: &Request,
+        is_websocket: bool,
+        root: &str,
+        state: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let (template, extensions) = if is_websocket {
+            (&self.websocket, &self.websocket_extensions)
+        } else {
+            (&self.http, &self.http_extensions)
+        };
+        let scope = template.bind(py).copy()?;
+        let extensions = extensions.bind(py).copy()?;
+        let headers = PyList::empty(py);
+        let mut told = Told::default();
+        for (name, values) in request.headers.iter() {
+            // Those of the server have upper-case names, which a client's never have.
+            if name.first().is_some_and(u8::is_ascii_uppercase) {
+                told.note(name, values.as_slice().first());
+                continue;
+            }
+            match &name[..] {
+                b"host" if told.host.is_none() => told.host = values.as_slice().first(),
+                // The chunks were taken off.
+                b"transfer-encoding" => continue,
+                name if name.starts_with(b"x-mongrel2-upload-") => continue,
+                _ => {}
+            }
+            for value in values.as_slice() {
+                headers.append(self.pair(py, name, value)?)?;
+            }
+        }
+        let version = if told.version == Some(b"HTTP/1.0") {
+            "1.0"
+        } else {
+            "1.1"
+        };
+        let is_secure = told.scheme == Some(b"https");
+        let path = path_only(&request.path);
+        scope.set_item(pyo3::intern!(py, "http_version"), version_text(py, version))?;
+        scope.set_item(pyo3::intern!(py, "path"), decoded(py, path))?;
+        scope.set_item(pyo3::intern!(py, "raw_path"), PyBytes::new(py, path))?;
+        let query = told.query.map_or(&b""[..], |query| &query[..]);
+        scope.set_item(pyo3::intern!(py, "query_string"), self.word(py, query))?;
+        scope.set_item(
+            pyo3::intern!(py, "root_path"),
+            self.text(py, root.as_bytes()),
+        )?;
+        scope.set_item(pyo3::intern!(py, "headers"), headers)?;
+        scope.set_item(pyo3::intern!(py, "client"), self.client(py, told.client)?)?;
+        let server = self.server(py, told.host, is_secure)?;
+        scope.set_item(pyo3::intern!(py, "server"), server)?;
+        scope.set_item(pyo3::intern!(py, "extensions"), extensions)?;
+        let scheme = match (is_websocket, is_secure) {
+            (false, false) => pyo3::intern!(py, "http"),
+            (false, true) => pyo3::intern!(py, "https"),
+            (true, false) => pyo3::intern!(py, "ws"),
+            (true, true) => pyo3::intern!(py, "wss"),
+        };
+        scope.set_item(pyo3::intern!(py, "scheme"), scheme)?;
+        if is_websocket {
+            let protocols = PyList::new(py, request.websocket_protocols())?;
+            scope.set_item(pyo3::intern!(py, "subprotocols"), protocols)?;
+        } else {
+            let method = told.method.map_or(&b"GET"[..], |method| &method[..]);
+            scope.set_item(pyo3::intern!(py, "method"), self.text(py, method))?;
+        }
+        if let Some(state) = state {
+            // Its own, so that what one request puts there is no other's.
+            scope.set_item(pyo3::intern!(py, "state"), state.copy()?)?;
+        }
+        Ok(scope)
+    }
+
+    /// A header.
+    fn pair<'py>(
+        &mut self,
+        py: Python<'py>,
+        name: &Bytes,
+        value: &Bytes,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let hash = hash(name, value);
+        let at = usize::try_from(hash % PAIRS as u64).unwrap_or_default();
+        if let Some(Some(kept)) = self.pairs.get(at)
+            && kept.hash == hash
+            && kept.name.as_bytes(py) == name
+            && kept.value.as_bytes(py) == value
+        {
+            return Ok(kept.both.bind(py).clone());
+        }
+        let shown = self.word(py, name);
+        let content = PyBytes::new(py, value);
+        let both = PyTuple::new(py, [&shown, &content])?;
+        if value.len() <= VALUE_BYTES_MAX
+            && !SECRETS.contains(&&name[..])
+            && let Some(place) = self.pairs.get_mut(at)
+        {
+            *place = Some(Pair {
+                hash,
+                name: shown.unbind(),
+                value: content.unbind(),
+                both: both.clone().unbind(),
+            });
+        }
+        Ok(both)
+    }
+
+    /// Bytes that probably came before.
+    fn word<'py>(&mut self, py: Python<'py>, word: &[u8]) -> Bound<'py, PyBytes> {
+        if let Some(known) = self.words.get(word) {
+            return known.bind(py).clone();
+        }
+        let made = PyBytes::new(py, word);
+        if self.words.len() < WORDS_MAX && word.len() <= 64 {
+            let kept = made.clone().unbind();
+            self.words.insert(Bytes::copy_from_slice(word), kept);
+        }
+        made
+    }
+
+    /// The same as text.
+    fn text<'py>(&mut self, py: Python<'py>, word: &[u8]) -> Bound<'py, PyString> {
+        if let Some(known) = self.texts.get(word) {
+            return known.bind(py).clone();
+        }
+        let made = PyString::new(py, &String::from_utf8_lossy(word));
+        if self.texts.len() < WORDS_MAX && word.len() <= 64 {
+            let kept = made.clone().unbind();
+            self.texts.insert(Bytes::copy_from_slice(word), kept);
+        }
+        made
+    }
+
+    /// Who asks. Servers do not tell the port.
+    fn client<'py>(
+        &mut self,
+        py: Python<'py>,
+        address: Option<&Bytes>,
+    ) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let Some(address) = address else {
+            return Ok(None);
+        };
+        if let Some((known, client)) = &self.client
+            && known == address
+        {
+            return Ok(Some(client.bind(py).clone()));
+        }
+        let text = PyString::new(py, &String::from_utf8_lossy(address));
+        let client = PyTuple::new(py, [text.into_any(), 0u16.into_pyobject(py)?.into_any()])?;
+        self.client = Some((Bytes::copy_from_slice(address), client.clone().unbind()));
+        Ok(Some(client))
+    }
+
+    /// Who was asked, as the client calls it.
+    fn server<'py>(
+        &mut self,
+        py: Python<'py>,
+        host: Option<&Bytes>,
+        is_secure: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let Some(host) = host else {
+            return Ok(py.None().into_bound(py));
+        };
+        if let Some((known, secure, server)) = &self.server
+            && known == host
+            && *secure == is_secure
+        {
+            return Ok(server.bind(py).clone());
+        }
+        let (name, port) = host_and_port(host, is_secure);
+        let name = PyString::new(py, &name);
+        let server = PyTuple::new(py, [name.into_any(), port.into_pyobject(py)?.into_any()])?;
+        let server = server.into_any();
+        if host.len() <= VALUE_BYTES_MAX {
+            let kept = server.clone().unbind();
+            self.server = Some((Bytes::copy_from_slice(host), is_secure, kept));
+        }
+        Ok(server)
+    }
+}
+
+/// What the server tells of a request.
+#[derive(Default)]
+struct Told<'a> {
+    method: Option<&'a Bytes>,
+    version: Option<&'a [u8]>,
+    query: Option<&'a Bytes>,
+    scheme: Option<&'a [u8]>,
+    client: Option<&'a Bytes>,
+    host: Option<&'a Bytes>,
+}
+
+impl<'a> Told<'a> {
+    fn note(&mut self, name: &[u8], value: Option<&'a Bytes>) {
+        match name {
+            b"METHOD" => self.method = value,
+            b"VERSION" => self.version = value.map(|value| &value[..]),
+            b"QUERY" => self.query = value,
+            b"URL_SCHEME" => self.scheme = value.map(|value| &value[..]),
+            b"REMOTE_ADDR" => self.client = value,
+            _ => {}
+        }
+    }
+}
+
+/// The path below which an application is: its mount's, else what the server's route says before its first pattern.
+pub(crate) fn root<'a>(mount: &'a str, request: &'a Request) -> &'a str {
+    if !mount.is_empty() {
+        return mount;
+    }
+    let pattern = request.headers.first("PATTERN").unwrap_or_default();
+    let fixed = pattern
+        .split(|byte| *byte == b'(')
+        .next()
+        .unwrap_or_default();
+    let fixed = std::str::from_utf8(fixed).unwrap_or_default();
+    let fixed = fixed.trim_end_matches('/');
+    // Routes may match backwards, and in the middle of a name.
+    match request.path.strip_prefix(fixed.as_bytes()) {
+        Some(rest) if rest.is_empty() || rest.starts_with(b"/") || rest.starts_with(b"?") => fixed,
+        _ => "",
+    }
+}
+
+/// The path as the client has written it, without the query.
+fn path_only(path: &[u8]) -> &[u8] {
+    path.split(|byte| *byte == b'?').next().unwrap_or(path)
+}
+
+/// The path decoded. What is not UTF-8 then is replaced, as all servers do it.
+fn decoded<'py>(py: Python<'py>, path: &[u8]) -> Bound<'py, PyString> {
+    if !path.contains(&b'%') {
+        return PyString::new(py, &String::from_utf8_lossy(path));
+    }
+    let mut plain = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((first, behind)) = rest.split_first() {
+        let digit = |at: usize| {
+            let digit = behind.get(at).copied().map(char::from)?.to_digit(16)?;
+            u8::try_from(digit).ok()
+        };
+        match (first, digit(0), digit(1)) {
+            (b'%', Some(high), Some(low)) => {
+                plain.push(high << 4 | low);
+                rest = behind.get(2..).unwrap_or_default();
+            }
+            _ => {
+                plain.push(*first);
+                rest = behind;
+            }
+        }
+    }
+    PyString::new(py, &String::from_utf8_lossy(&plain))
+}
+
+fn version_text<'py>(py: Python<'py>, version: &str) -> Bound<'py, PyString> {
+    if version == "1.0" {
+        pyo3::intern!(py, "1.0").clone()
+    } else {
+        pyo3::intern!(py, "1.1").clone()
+    }
+}
+
+fn host_and_port(host: &[u8], is_secure: bool) -> (String, u16) {
+    let usual = if is_secure { 443 } else { 80 };
+    let text = String::from_utf8_lossy(host);
+    let (name, port) = match text.rsplit_once(':') {
+        // The colons of a bare IPv6 address are no port's.
+        Some((name, port)) if !name.contains(':') || name.ends_with(']') => (name, port),
+        _ => (&text[..], ""),
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    (name.to_owned(), port.parse().unwrap_or(usual))
+}
+
+/// Tells pairs apart; what is equal by it is compared all the same.
+fn hash(name: &[u8], value: &[u8]) -> u64 {
+    const FACTOR: u64 = 0x517c_c1b7_2722_0a95;
+    let mut hash = (name.len() as u64).rotate_left(32) ^ value.len() as u64;
+    let mut add = |word: u64| hash = (hash.rotate_left(5) ^ word).wrapping_mul(FACTOR);
+    for bytes in [name, value] {
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            add(u64::from_le_bytes(*word));
+        }
+        let mut last = [0; 8];
+        for (to, from) in last.iter_mut().zip(rest) {
+            *to = *from;
+        }
+        add(u64::from_le_bytes(last));
+    }
+    // The better bits are the upper ones.
+    hash ^ hash >> 32
+}

@@ -1,0 +1,295 @@
+//! The thread that receives: gives each request to the queue of its application. It never takes the interpreter's lock.
+
+use std::collections::VecDeque;
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use lurcher::handler::{Bodies, Connection, Event, ReplyError, Request, UploadFault};
+use lurcher::launcher::{BuiltIn, Handler, Target, Values};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::asgi::{Desk, Farewell, Incoming, Source, Work};
+use crate::queue::{Body, Full, Job, Queue};
+use crate::site::{Interface, Site};
+use crate::{options, wait, wsgi};
+
+/// How long a worker has to stop where nobody says it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// So long before that time is up, streams hear that their clients are gone, tasks are cancelled, and what is left then is given up:
+/// the rest is for lifespans. Of a short time it is a part.
+const LAST_CALL: Duration = Duration::from_millis(1500);
+const LAST_CANCEL: Duration = Duration::from_millis(1000);
+const LAST_WAIT: Duration = Duration::from_millis(700);
+
+/// How often it is looked which responses have become streams, while others wait for their places.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Nothing is received for so long when too much waits and nothing ends.
+const STALL: Duration = Duration::from_secs(1);
+
+/// The answer to a request whose application has not answered when its worker ends. Without a body, so that it is one to HEAD too.
+const TIME_IS_UP: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\nConnection: close\r\n\r\n";
+
+/// What the receiving thread knows of the rest.
+pub(crate) struct Inlet {
+    pub(crate) site: Site,
+    pub(crate) wsgi: Arc<Queue>,
+    /// None: there are no ASGI applications.
+    pub(crate) asgi: Option<Arc<Desk>>,
+    /// How many requests ASGI applications have at a time.
+    pub(crate) concurrency: usize,
+    /// How many requests are answered at a time.
+    pub(crate) slots: usize,
+}
+
+/// Set once the applications are loaded, before the thread is started.
+static INLET: OnceLock<Inlet> = OnceLock::new();
+
+const BUILT_IN: &[BuiltIn] = &[BuiltIn {
+    name: options::NAME,
+    about: "",
+    targets: &[Target {
+        scheme: "",
+        form: "MODULE:NAME",
+    }],
+    options: options::OPTIONS,
+    run,
+}];
+
+#[expect(clippy::unnecessary_wraps, reason = "the table wants it")]
+fn run(values: &Values) -> Result<Handler, String> {
+    if let Some(base) = values.get("sendfile-base") {
+        wsgi::sendfile_below(base);
+    }
+    let patience = values.graceful_timeout().unwrap_or(PATIENCE);
+    Ok(Handler::draining(move |connection| {
+        serve(connection, patience)
+    }))
+}
+
+/// Serves as the supervisor has ordered until it is told to stop and all is answered.
+pub(crate) fn run_worker(inlet: Inlet) -> ExitCode {
+    drop(INLET.set(inlet));
+    let code = lurcher::launcher::worker(BUILT_IN);
+    if let Some(inlet) = INLET.get() {
+        inlet.wsgi.close();
+        if let Some(asgi) = &inlet.asgi {
+            asgi.inbox.push(Incoming::End);
+        }
+    }
+    code
+}
+
+async fn serve(mut connection: Connection, patience: Duration) -> Result<(), ReplyError> {
+    let Some(inlet) = INLET.get() else {
+        return Ok(());
+    };
+    wait::on_this_runtime();
+    connection.default_slots(inlet.slots);
+    if let Some(asgi) = &inlet.asgi {
+        asgi.begin(Handle::current(), connection.replies(), inlet.concurrency);
+    }
+    let mut bodies = Bodies::new();
+    let mut drained = false;
+    let mut last_words = VecDeque::new();
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sheds = false;
+    loop {
+        let is_full = inlet.asgi.as_ref().is_some_and(|asgi| asgi.is_full());
+        sheds &= is_full;
+        let has_waiting = inlet.asgi.as_ref().is_some_and(|asgi| asgi.has_waiting());
+        let next = last_words.front().map_or_else(Instant::now, |(at, _)| *at);
+        let request = tokio::select! {
+            // What is open gets its credits and the parts of its bodies until then.
+            () = inlet.idle(), if drained => break,
+            () = tokio::time::sleep_until(next), if !last_words.is_empty() => {
+                let Some((_, Some(farewell))) = last_words.pop_front() else {
+                    inlet.give_up().await?;
+                    connection.finish().await;
+                    return Ok(());
+                };
+                wsgi::leave();
+                // Those who wait for more of a body hear that there will be none.
+                bodies = Bodies::new();
+                if let Some(asgi) = &inlet.asgi {
+                    asgi.end(farewell);
+                }
+                continue;
+            }
+            _ = look.tick(), if has_waiting => {
+                if let Some(asgi) = &inlet.asgi {
+                    asgi.look();
+                }
+                continue;
+            }
+            request = connection.recv(), if !is_full || sheds => request,
+            () = tokio::time::sleep(STALL), if is_full && !sheds => {
+                sheds = true;
+                continue;
+            }
+        };
+        let Some(request) = request else {
+            break;
+        };
+        match request.into_event() {
+            Event::Request(request) if sheds => inlet.shed(&request).await?,
+            Event::Request(request) => inlet.push(request, Body::Whole).await?,
+            Event::UploadPart(part) => {
+                if let Some(body) = bodies.part(&part) {
+                    let body = Body::Pieces(body);
+                    inlet.push(part.request().clone(), body).await?;
+                }
+            }
+            Event::UploadDone(upload) => {
+                let request = upload.request().clone();
+                inlet.push(request, Body::Stored(upload)).await?;
+            }
+            Event::UploadRefused(request, fault) => refuse(&request, fault).await?,
+            Event::Disconnect(client) => {
+                bodies.gone(&client);
+                inlet.wsgi.gone(&client);
+                if let Some(asgi) = &inlet.asgi {
+                    asgi.gone(&client);
+                }
+            }
+            Event::WebSocketHandshake(request) => inlet.handshake(request).await?,
+            Event::WebSocketFrame(frame) => match &inlet.asgi {
+                Some(asgi) => asgi.frame(frame),
+                // Nobody has accepted any.
+                None => frame.client().cancel().await?,
+            },
+            // Nobody listens, and a client that waits for an answer should not wait for ever.
+            Event::Message(message) => connection.replies().close(&message).await?,
+            Event::Drained => {
+                drained = true;
+                inlet.wsgi.close();
+                if let Some(asgi) = &inlet.asgi {
+                    asgi.stop();
+                }
+                last_words = time_table(patience);
+            }
+            _ => {}
+        }
+    }
+    // Whose parts can no longer come must not wait for them.
+    drop(bodies);
+    inlet.wsgi.close();
+    inlet.wsgi.idle().await;
+    connection.finish().await;
+    Ok(())
+}
+
+/// When what does not end by itself is asked to, and how; at last it is given up, in time for the last words.
+fn time_table(patience: Duration) -> VecDeque<(Instant, Option<Farewell>)> {
+    let now = Instant::now();
+    let steps = [
+        (LAST_CALL, Some(Farewell::Now)),
+        (LAST_CANCEL, Some(Farewell::AtOnce)),
+        (LAST_WAIT, None),
+    ];
+    let table = steps.into_iter().filter_map(|(before, farewell)| {
+        let before = before.min(patience.mul_f64(before.as_secs_f64() / 2.0));
+        let at = now.checked_add(patience.saturating_sub(before))?;
+        Some((at, farewell))
+    });
+    table.collect()
+}
+
+async fn refuse(request: &Request, fault: UploadFault) -> Result<(), ReplyError> {
+    let text = format!("Bad Request: {fault}\n");
+    request.respond(400).close().send(text).await
+}
+
+impl Inlet {
+    /// Waits until nothing is open.
+    async fn idle(&self) {
+        self.wsgi.idle().await;
+        if let Some(asgi) = &self.asgi {
+            asgi.idle().await;
+        }
+    }
+
+    /// Answers for WSGI applications that have not in all the time there was. Their threads cannot be stopped: they end with the process.
+    async fn give_up(&self) -> Result<(), ReplyError> {
+        let clients = self.wsgi.give_up();
+        if !clients.is_empty() {
+            let count = clients.len();
+            tracing::warn!(
+                count,
+                "time is up: answering the requests that are left with 503"
+            );
+        }
+        for client in clients {
+            client.send(TIME_IS_UP).await?;
+            client.close().await?;
+        }
+        Ok(())
+    }
+
+    async fn shed(&self, request: &Request) -> Result<(), ReplyError> {
+        let respond = request.respond(503).header("Content-Type", "text/plain");
+        let respond = respond.header("Retry-After", "1").close();
+        respond.send("Service Unavailable\n").await
+    }
+
+    async fn handshake(&self, request: Request) -> Result<(), ReplyError> {
+        let mount = self.site.find(&request);
+        let found = mount.and_then(|mount| self.site.mounts().get(mount));
+        match (mount, found, &self.asgi) {
+            (Some(mount), Some(found), Some(asgi)) if found.interface == Interface::Asgi => {
+                asgi.take(Work {
+                    request,
+                    mount,
+                    source: Source::Handshake,
+                });
+                Ok(())
+            }
+            _ => {
+                let text = "Bad Request: no WebSocket here\n";
+                request.respond(400).close().send(text).await
+            }
+        }
+    }
+
+    async fn push(&self, request: Request, body: Body) -> Result<(), ReplyError> {
+        let mount = self.site.find(&request);
+        let interface = mount.and_then(|mount| self.site.mounts().get(mount));
+        let (Some(mount), Some(found)) = (mount, interface) else {
+            let respond = request.respond(404).header("Content-Type", "text/plain");
+            return respond.send("Not Found: no application is here\n").await;
+        };
+        if let (Interface::Asgi, Some(asgi)) = (found.interface, &self.asgi) {
+            let source = match body {
+                Body::Whole => Source::Whole,
+                Body::Pieces(reader) => Source::Pieces(reader),
+                Body::Stored(upload) => Source::Stored(upload),
+            };
+            asgi.take(Work {
+                request,
+                mount,
+                source,
+            });
+            return Ok(());
+        }
+        match self.wsgi.push(Job::new(request, mount, body)) {
+            Ok(()) => Ok(()),
+            Err(Full::Sorry(job)) => {
+                let text = "Service Unavailable: too many requests wait for this application\n";
+                let respond = job.request.respond(503).header("Retry-After", "1").close();
+                respond
+                    .header("Content-Type", "text/plain")
+                    .send(text)
+                    .await
+            }
+            Err(Full::Cut(client)) => {
+                self.wsgi.gone(&client);
+                client.cancel().await
+            }
+        }
+    }
+}

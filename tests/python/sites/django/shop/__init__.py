@@ -1,0 +1,1 @@
+"""The sample site in Django, laid out as its start command would."""
