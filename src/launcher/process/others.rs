@@ -105,6 +105,9 @@ pub(in crate::launcher) fn user_name() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+    use std::process::Stdio;
+
     use super::*;
 
     #[test]
@@ -135,11 +138,17 @@ mod tests {
         const STRANGER: u32 = 54_321;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pid");
-        // Who has started the tests may have them ignore what is sent here, and children would do so too.
+        // Who has started the tests may have them ignore what is sent here, and children would do so too, until they have said that they
+        // do not.
         let mut server = std::process::Command::new("env")
-            .args(["--default-signal=INT,TERM", "sleep", "1000"])
+            .args(["--default-signal=INT,TERM", "sh", "-c"])
+            .arg("echo; exec sleep 1000")
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        let mut said = [0];
+        let stdout = server.stdout.as_mut().unwrap();
+        stdout.read_exact(&mut said).unwrap();
         fs::write(&path, server.id().to_string()).unwrap();
         if std::os::unix::fs::chown(&path, Some(STRANGER), None).is_ok() {
             let found = Running::in_file(&path).unwrap();
