@@ -17,7 +17,7 @@ use crate::endpoint::{Endpoint, EndpointError};
 #[non_exhaustive]
 pub struct Options {
     /// Where servers push requests from: the `send_spec` of each. Among them brokers, as `broker+tcp://HOST:PORT`: see
-    /// [`Connection::to_broker`].
+    /// [`super::Connection::to_broker`].
     pub send_specs: Vec<Endpoint>,
     /// Where servers take replies: the `recv_spec` of each, in the order of `send_specs`, brokers left out. Default: empty, which
     /// means the send spec with its port one down.
@@ -112,7 +112,7 @@ impl Options {
         Ok(Self::new(specs?))
     }
 
-    /// Whether specs come in pairs, as [`Connection::connect`] needs them.
+    /// Whether specs come in pairs, as [`super::Connection::connect`] needs them.
     ///
     /// # Errors
     ///
