@@ -22,9 +22,12 @@ mod table;
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
+use tokio::runtime::Runtime;
 
 use crate::control::Order;
 
@@ -62,7 +65,19 @@ pub fn main(built_in: &'static [BuiltIn]) -> ExitCode {
 /// of that name in `built_in` until it is told to stop. It may run in any thread, and returns once.
 pub fn worker(built_in: &'static [BuiltIn]) -> ExitCode {
     log::install(std::env::var("LURCHER_LOG").ok().as_deref());
-    ended(run::obey_further(built_in))
+    ended(run::obey_further(built_in, None))
+}
+
+/// The same, where threads of the program drive the runtime themselves: one that works on requests anyway hands its answers over and
+/// takes the next ones without waking another. `drive` is called in this thread with the runtime, which is of one thread at a time,
+/// and with what has to be polled, here, until it ends. Tasks, sockets and clocks need that somebody is in
+/// [`Runtime::block_on`](tokio::runtime::Runtime::block_on), and it is no matter who.
+pub fn worker_driven(
+    built_in: &'static [BuiltIn],
+    mut drive: impl FnMut(Arc<Runtime>, Pin<&mut dyn Future<Output = ()>>),
+) -> ExitCode {
+    log::install(std::env::var("LURCHER_LOG").ok().as_deref());
+    ended(run::obey_further(built_in, Some(&mut drive)))
 }
 
 /// In a program that a worker has become ([`Handler::forking`]) and that has loaded everything: forks workers as the supervisor says,

@@ -1,4 +1,4 @@
-//! The thread that receives: gives each request to the queue of its application. It never takes the interpreter's lock.
+//! What receives: gives each request to the queue of its application. It never takes the interpreter's lock.
 
 use std::collections::VecDeque;
 use std::process::ExitCode;
@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::asgi::{Desk, Farewell, Incoming, Source, Work};
+use crate::engine::Engine;
 use crate::queue::{Body, Full, Job, Queue};
 use crate::site::{Interface, Site};
 use crate::{options, wait, wsgi};
@@ -44,6 +45,8 @@ pub(crate) struct Inlet {
     pub(crate) concurrency: usize,
     /// How many requests are answered at a time.
     pub(crate) slots: usize,
+    /// None: the thread drives the runtime alone.
+    pub(crate) engine: Option<Arc<Engine>>,
 }
 
 /// Set once the applications are loaded, before the thread is started.
@@ -66,15 +69,33 @@ fn run(values: &Values) -> Result<Handler, String> {
         wsgi::sendfile_below(base);
     }
     let patience = values.graceful_timeout().unwrap_or(PATIENCE);
-    Ok(Handler::draining(move |connection| {
-        serve(connection, patience)
+    Ok(Handler::draining(async move |connection| {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "it is waited for here, and polled by whoever drives the runtime"
+        )]
+        let serving = tokio::spawn(serve(connection, patience)).await;
+        serving.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Ok(()),
+        })
     }))
 }
 
 /// Serves as the supervisor has ordered until it is told to stop and all is answered.
 pub(crate) fn run_worker(inlet: Inlet) -> ExitCode {
+    let engine = inlet.engine.clone();
     drop(INLET.set(inlet));
-    let code = lurcher::launcher::worker(BUILT_IN);
+    let code = match &engine {
+        Some(engine) => {
+            let code = lurcher::launcher::worker_driven(BUILT_IN, |runtime, served| {
+                engine.attend(runtime, served);
+            });
+            engine.give_up();
+            code
+        }
+        None => lurcher::launcher::worker(BUILT_IN),
+    };
     if let Some(inlet) = INLET.get() {
         inlet.wsgi.close();
         if let Some(asgi) = &inlet.asgi {

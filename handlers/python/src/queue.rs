@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use lurcher::handler::{BodyReader, Client, Request, Upload};
 use tokio::sync::Notify;
@@ -75,6 +76,8 @@ struct State {
     held: usize,
     /// Threads that wait.
     waiting: usize,
+    /// The one that drives the runtime meanwhile.
+    waker: Option<Waker>,
     closed: bool,
 }
 
@@ -147,9 +150,13 @@ impl Queue {
         state.jobs.push_back(job);
         state.held += 1;
         let waited_for = state.waiting > 0;
+        let waker = state.waker.take();
         drop(state);
         if waited_for {
             self.there.notify_one();
+        }
+        if let Some(waker) = waker {
+            waker.wake();
         }
         self.ring();
     }
@@ -202,7 +209,15 @@ impl Queue {
     /// No more will come: who waits is told when all has been taken.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
+        self.call_all();
+    }
+
+    fn call_all(&self) {
         self.there.notify_all();
+        let waker = self.lock().waker.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
         self.ring();
     }
 
@@ -234,6 +249,19 @@ impl Queue {
                 .unwrap_or_else(PoisonError::into_inner);
             state.waiting -= 1;
         }
+    }
+
+    /// The same for a thread that drives the runtime meanwhile.
+    pub(crate) fn poll_take(&self, cx: &Context<'_>) -> Poll<Option<Job>> {
+        let mut state = self.lock();
+        if let Some(job) = state.take() {
+            return Poll::Ready(Some(job));
+        }
+        if state.closed && state.held == 0 {
+            return Poll::Ready(None);
+        }
+        state.waker = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     /// Waits until nothing waits and nothing is at work.
@@ -274,8 +302,7 @@ impl Queue {
         drop(state);
         if idle && closed {
             self.idle.notify_waiters();
-            self.there.notify_all();
-            self.ring();
+            self.call_all();
         }
     }
 

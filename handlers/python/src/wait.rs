@@ -14,6 +14,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use pyo3::prelude::*;
 use tokio::runtime::Handle;
 
+use crate::engine::Engine;
 use crate::watchdog;
 
 /// The runtime of the thread that receives, which drives sockets and timers.
@@ -31,6 +32,13 @@ pub(crate) struct Company {
 
 thread_local! {
     static COMPANY: RefCell<Option<Company>> = const { RefCell::new(None) };
+    /// What this thread drives where it waits.
+    static ENGINE: RefCell<Option<Arc<Engine>>> = const { RefCell::new(None) };
+}
+
+/// From now on this thread drives the runtime while it waits.
+pub(crate) fn drive(engine: &Arc<Engine>) {
+    ENGINE.set(Some(Arc::clone(engine)));
 }
 
 /// Does something in this thread whose waits are in this company.
@@ -118,12 +126,18 @@ pub(crate) fn until_polled<T: Send>(
     if let Some(wait) = HUB.get() {
         return in_hub(py, wait, poll);
     }
+    let engine = ENGINE.with_borrow(Clone::clone);
     let runtime = RUNTIME.get();
     watchdog::pause();
-    let done = py.detach(|| match runtime {
-        Some(runtime) => Ok(runtime.block_on(std::future::poll_fn(poll))),
+    let done = py.detach(|| {
+        let polled = std::future::poll_fn(poll);
+        let done = match (engine, runtime) {
+            (Some(engine), _) => engine.drive(polled),
+            (None, Some(runtime)) => Some(runtime.block_on(polled)),
+            (None, None) => None,
+        };
         // Nothing was received yet, so nobody has anything to wait for.
-        None => Err(io::Error::from(io::ErrorKind::NotConnected).into()),
+        done.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected).into())
     });
     watchdog::resume();
     done

@@ -8,6 +8,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::asgi::{self, Desk};
+use crate::engine::Engine;
 use crate::inlet::{self, Inlet};
 use crate::load::{self, App};
 use crate::queue::Queue;
@@ -84,12 +85,20 @@ fn serve(py: Python<'_>, settings: &Settings, apps: &[App], site: Site) -> PyRes
     if let Some(timeout) = settings.timeout {
         watchdog::start(timeout, has_asgi || settings.io != "standard")?;
     }
+    // One thread, which has nothing else to do between requests.
+    let is_alone = if has_wsgi {
+        !has_asgi && for_wsgi.io == wsgi::Io::Standard && for_wsgi.threads <= 1
+    } else {
+        has_asgi
+    };
+    let engine = is_alone.then(Engine::new);
     let for_asgi = concurrency.unwrap_or(asgi::CONCURRENCY);
     let inlet = Inlet {
         site: site.clone(),
         wsgi: queue.clone(),
         asgi: desk.clone(),
         concurrency: for_asgi,
+        engine: engine.clone(),
         slots: match (has_wsgi, has_asgi) {
             (_, false) => for_wsgi.slots(),
             (false, true) => for_asgi,
@@ -116,18 +125,18 @@ fn serve(py: Python<'_>, settings: &Settings, apps: &[App], site: Site) -> PyRes
     };
     let Some(desk) = desk else {
         begin();
-        wsgi::serve(py, &queue, &site, apps, for_wsgi)?.join(py)?;
+        wsgi::serve(py, &queue, engine, &site, apps, for_wsgi)?.join(py)?;
         return join(py);
     };
     let threads = has_wsgi
-        .then(|| wsgi::serve(py, &queue, &site, apps, for_wsgi))
+        .then(|| wsgi::serve(py, &queue, None, &site, apps, for_wsgi))
         .transpose()?;
     let on_loop = asgi::Settings {
         event_loop: &settings.event_loop,
         lifespan: &settings.lifespan,
         names: settings.places.iter().map(|place| &place.app[..]).collect(),
     };
-    let is_started = asgi::serve(py, &on_loop, &desk, &site, apps, begin)?;
+    let is_started = asgi::serve(py, &on_loop, &desk, engine, &site, apps, begin)?;
     queue.close();
     if let Some(threads) = threads {
         threads.join(py)?;

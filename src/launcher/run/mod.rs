@@ -23,7 +23,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{ExitCode, Output};
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::runtime::Runtime;
 
 use crate::handler::{Connection, ReplyError, StopHandle};
 use crate::routing::Place;
@@ -217,6 +220,9 @@ enum Leaving {
     /// With [`Connection::drain`].
     Draining,
 }
+
+/// Drives the runtime of a worker to the end of that future: see [`super::worker_driven`].
+pub(super) type Drive<'a> = &'a mut dyn FnMut(Arc<Runtime>, Pin<&mut dyn Future<Output = ()>>);
 
 /// The run of a handler.
 type Serving = Pin<Box<dyn Future<Output = Result<(), ReplyError>>>>;

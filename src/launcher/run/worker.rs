@@ -24,7 +24,7 @@ use tokio::time::MissedTickBehavior;
 use super::access_log::{AccessLog, Sink, Tally};
 use super::plan::{App, Plan};
 use super::supervise::order::{Message, ORDER_MAX, Order, Word};
-use super::{BuiltIn, Handler, Leaving, Program, Serving, Work, rights, zygote};
+use super::{BuiltIn, Drive, Handler, Leaving, Program, Serving, Work, rights, zygote};
 use crate::endpoint::Endpoint;
 use crate::handler::{Connection, Counts, Options, Server};
 use crate::launcher::process::{PART, link, no_input};
@@ -90,6 +90,7 @@ pub(in crate::launcher) fn obey(built_in: &'static [BuiltIn]) -> anyhow::Result<
                     threads,
                     log,
                     Some((socket, order.number)),
+                    None,
                 )
             }
         },
@@ -141,7 +142,10 @@ fn become_handler(
 }
 
 /// Does what the supervisor has ordered the program that this one was before: its rights and its place are taken already.
-pub(in crate::launcher) fn obey_further(built_in: &'static [BuiltIn]) -> anyhow::Result<ExitCode> {
+pub(in crate::launcher) fn obey_further(
+    built_in: &'static [BuiltIn],
+    drive: Option<Drive<'_>>,
+) -> anyhow::Result<ExitCode> {
     let (socket, bytes, passed) = if let Some(passed) = zygote::passed() {
         (passed.socket, passed.order, Some(passed.log))
     } else {
@@ -175,7 +179,8 @@ pub(in crate::launcher) fn obey_further(built_in: &'static [BuiltIn]) -> anyhow:
         bail!("{} does not serve here", handler.name);
     };
     // What serves there has threads of its own.
-    serve_here(plan, (serve, leaving), 1, log, Some((socket, order.number)))
+    let supervisor = Some((socket, order.number));
+    serve_here(plan, (serve, leaving), 1, log, supervisor, drive)
 }
 
 /// A file that was open when this program began, by the variable with its number.
@@ -286,7 +291,7 @@ pub(super) fn main(plan: &Plan) -> anyhow::Result<ExitCode> {
         bail!("running {}: it needs a supervisor", plan.name);
     };
     let log = plan.access_log.as_deref().map(open_log).transpose()?;
-    serve_here(plan, (serve, leaving), plan.threads, log, None)
+    serve_here(plan, (serve, leaving), plan.threads, log, None, None)
 }
 
 fn open_log(path: &Path) -> anyhow::Result<Sink> {
@@ -302,6 +307,7 @@ fn serve_here(
     threads: u32,
     log: Option<Sink>,
     supervisor: Option<(UnixStream, u32)>,
+    drive: Option<Drive<'_>>,
 ) -> anyhow::Result<ExitCode> {
     let log = log.map(AccessLog::start).transpose();
     let log = log.context("write the access log")?;
@@ -333,12 +339,29 @@ fn serve_here(
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let result = runtime.block_on(serve(plan, options, serving, &tally, supervisor));
+    let serve = serve(plan, options, serving, &tally, supervisor);
+    let result = if let Some(drive) = drive {
+        let mut result = None;
+        let runtime = Arc::new(runtime);
+        {
+            let served = pin!(async { result = Some(serve.await) });
+            drive(Arc::clone(&runtime), served);
+        }
+        match Arc::try_unwrap(runtime) {
+            Ok(runtime) => runtime.shutdown_background(),
+            // A thread that hangs still has it: it ends with the process.
+            Err(held) => std::mem::forget(held),
+        }
+        result.unwrap_or_else(|| Err(anyhow!("it was not driven to its end")))
+    } else {
+        let result = runtime.block_on(serve);
+        // What is left when a handler was given up must not hold the end up.
+        runtime.shutdown_background();
+        result
+    };
     if let Some(log) = &tally.log {
         log.flush();
     }
-    // What is left when a handler was given up must not hold the end up.
-    runtime.shutdown_background();
     result
 }
 

@@ -96,12 +96,12 @@ impl Http {
             "http.response.body" => {
                 let body = message.bytes(pyo3::intern!(py, "body"))?;
                 let has_more = message.flag(pyo3::intern!(py, "more_body"))?;
-                http.write(body, has_more)?
+                http.write(py, body, has_more)?
             }
             "http.response.pathsend" => {
                 let path = message.get(pyo3::intern!(py, "path"))?;
                 let path = path.ok_or_else(|| PyValueError::new_err("pathsend without a path"))?;
-                http.write_file(path.extract()?)?
+                http.write_file(py, path.extract()?)?
             }
             "http.response.trailers" => http.write_trailers(py, &message)?,
             _ => return Err(unexpected("a message of the type http.response.…", &kind)),
@@ -251,7 +251,7 @@ impl Http {
     }
 
     /// Sends a piece of the body; true when the application should wait.
-    fn write(&self, body: Option<PyBackedBytes>, has_more: bool) -> PyResult<bool> {
+    fn write(&self, py: Python<'_>, body: Option<PyBackedBytes>, has_more: bool) -> PyResult<bool> {
         let mut state = self.lock();
         if self.line.is_gone() {
             return match state.stage {
@@ -297,17 +297,18 @@ impl Http {
                 };
                 outlet::whole(&self.hub.get().desk, &self.line, sending);
                 // Who waits for the client to go has seen enough of it.
-                self.line.tell();
+                self.wake(py);
                 return Ok(false);
             }
             Stage::Held(..) => self.stream(&mut state)?,
             Stage::Streaming { .. } => {}
         }
-        self.write_on(state, bytes, body.map(Step::Data), has_more)
+        self.write_on(py, state, bytes, body.map(Step::Data), has_more)
     }
 
     fn write_on(
         &self,
+        py: Python<'_>,
         mut state: MutexGuard<'_, State>,
         bytes: u64,
         step: Option<Step>,
@@ -342,7 +343,7 @@ impl Http {
             steps.extend(self.last_step(&state.body));
         }
         drop(state);
-        self.put(outlet.as_ref(), steps, has_more)
+        self.put(py, outlet.as_ref(), steps, has_more)
     }
 
     /// A client whose body was not read cannot go on.
@@ -353,6 +354,7 @@ impl Http {
 
     fn put(
         &self,
+        py: Python<'_>,
         outlet: Option<&Arc<Outlet>>,
         steps: Vec<Step>,
         has_more: bool,
@@ -365,7 +367,7 @@ impl Http {
             return Err(gone());
         }
         if !has_more {
-            self.line.tell();
+            self.wake(py);
         }
         Ok(has_more && outlet.is_full())
     }
@@ -396,7 +398,7 @@ impl Http {
         Ok(())
     }
 
-    fn write_file(&self, path: std::path::PathBuf) -> PyResult<bool> {
+    fn write_file(&self, py: Python<'_>, path: std::path::PathBuf) -> PyResult<bool> {
         let mut state = self.lock();
         if self.line.is_gone() {
             return Err(gone());
@@ -429,7 +431,7 @@ impl Http {
         } else {
             Some(Step::File(file))
         };
-        self.write_on(state, size, step, false)
+        self.write_on(py, state, size, step, false)
     }
 
     fn write_trailers(&self, py: Python<'_>, message: &Message<'_>) -> PyResult<bool> {
@@ -466,7 +468,7 @@ impl Http {
         steps.extend(self.last_step(&state.body));
         let outlet = state.outlet.clone();
         drop(state);
-        self.put(outlet.as_ref(), steps, false)
+        self.put(py, outlet.as_ref(), steps, false)
     }
 
     pub(crate) fn poll_sent(slf: &Bound<'_, Self>) -> PyResult<Standing> {

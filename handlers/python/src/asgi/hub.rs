@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use lurcher::handler::Request;
 use pyo3::prelude::*;
@@ -18,10 +19,14 @@ use super::outlet;
 use super::scope::{self, Scopes};
 use super::wait::Done;
 use super::websocket::WebSocket;
+use crate::engine::Engine;
 use crate::watchdog;
 
 /// What is begun in one turn of the loop: then its other callbacks have theirs.
 const TURN: usize = 64;
+
+/// What the loop is called for follows closely when it comes in less than this.
+const BUSY: Duration = Duration::from_millis(1);
 
 /// Seconds that the beginning of a response waits for its body.
 const HEAD_PAUSE: f64 = 0.02;
@@ -61,6 +66,9 @@ impl Exchange {
 struct Loop {
     create_future: Py<PyAny>,
     call_later: Py<PyAny>,
+    call_soon: Py<PyAny>,
+    add_reader: Py<PyAny>,
+    remove_reader: Py<PyAny>,
     task: Py<PyAny>,
     task_options: Py<PyDict>,
     cancelled: Py<PyAny>,
@@ -84,6 +92,18 @@ pub(crate) struct Hub {
     held: Mutex<Vec<Arc<Line>>>,
     around: OnceLock<Loop>,
     begin: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    /// What the loop drives while one request follows the other.
+    engine: Option<Arc<Engine>>,
+    drives: Mutex<Drives>,
+}
+
+/// How the loop stands to the engine.
+#[derive(Default)]
+struct Drives {
+    /// What it watches while it drives.
+    watched: Option<RawFd>,
+    /// When it was called last.
+    called: Option<Instant>,
 }
 
 #[pymethods]
@@ -130,6 +150,9 @@ impl Hub {
         let around = Loop {
             create_future: running.getattr("create_future")?.unbind(),
             call_later: running.getattr("call_later")?.unbind(),
+            call_soon: running.getattr("call_soon")?.unbind(),
+            add_reader: running.getattr("add_reader")?.unbind(),
+            remove_reader: running.getattr("remove_reader")?.unbind(),
             task: asyncio.getattr("Task")?.unbind(),
             task_options: task_options.unbind(),
             cancelled: asyncio.getattr("CancelledError")?.unbind(),
@@ -154,10 +177,73 @@ impl Hub {
 
     /// Does what is to be done: called when the descriptor is readable.
     fn drain(slf: &Bound<'_, Self>) {
+        Self::take(slf);
+        if let Err(error) = Self::begin_driving(slf) {
+            error.print(slf.py());
+        }
+    }
+
+    /// Gives the engine a turn, and does what has come: called when there is something to do for it.
+    fn turn(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let hub = slf.get();
+        let Some(engine) = &hub.engine else {
+            return Ok(());
+        };
+        hub.desk.inbox.look_soon();
+        let has_driven = engine.turn();
+        let began = Self::take(slf);
+        if !has_driven {
+            return hub.end_driving(slf.py());
+        }
+        if began > 0 {
+            // What has come while that was read may not be readable any more.
+            let around = hub.around.get().ok_or_else(not_begun)?;
+            let turn = slf.getattr(pyo3::intern!(slf.py(), "turn"))?;
+            around.call_soon.call1(slf.py(), (turn,))?;
+        }
+        Ok(())
+    }
+
+    /// Lets those beginnings of responses leave that nothing has followed.
+    fn flush(&self, py: Python<'_>) {
+        let held = std::mem::take(&mut *lock(&self.held));
+        for line in held {
+            if let Some(Exchange::Http(http)) = self.exchange(py, &line) {
+                http.get().flush();
+            }
+        }
+    }
+}
+
+impl Hub {
+    pub(crate) fn new(
+        py: Python<'_>,
+        desk: Arc<Desk>,
+        places: Vec<Place>,
+        begin: Box<dyn FnOnce() + Send>,
+        engine: Option<Arc<Engine>>,
+    ) -> PyResult<Self> {
+        Ok(Self {
+            desk,
+            places,
+            done: Py::new(py, Done)?,
+            scopes: Mutex::new(Scopes::new(py)?),
+            open: Mutex::default(),
+            held: Mutex::default(),
+            around: OnceLock::new(),
+            begin: Mutex::new(Some(begin)),
+            engine,
+            drives: Mutex::default(),
+        })
+    }
+
+    /// Does what is to be done. How much that was.
+    fn take(slf: &Bound<'_, Self>) -> usize {
         let py = slf.py();
         let hub = slf.get();
         let mut taken = Vec::with_capacity(TURN);
         hub.desk.inbox.take(TURN, &mut taken);
+        let count = taken.len();
         for incoming in taken {
             match incoming {
                 Incoming::Start(work, line) => {
@@ -179,36 +265,40 @@ impl Hub {
                 Incoming::End => hub.end(py),
             }
         }
+        count
     }
 
-    /// Lets those beginnings of responses leave that nothing has followed.
-    fn flush(&self, py: Python<'_>) {
-        let held = std::mem::take(&mut *lock(&self.held));
-        for line in held {
-            if let Some(Exchange::Http(http)) = self.exchange(py, &line) {
-                http.get().flush();
-            }
+    /// Drives from here on, if requests follow each other closely.
+    fn begin_driving(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let hub = slf.get();
+        let Some(engine) = &hub.engine else {
+            return Ok(());
+        };
+        let now = Instant::now();
+        let mut drives = lock(&hub.drives);
+        let before = drives.called.replace(now);
+        let is_busy = before.is_some_and(|before| now.duration_since(before) < BUSY);
+        if drives.watched.is_some() || !is_busy {
+            return Ok(());
         }
+        let Some(epoll) = engine.claim() else {
+            return Ok(());
+        };
+        drives.watched = Some(epoll);
+        drop(drives);
+        let around = hub.around.get().ok_or_else(not_begun)?;
+        let turn = slf.getattr(pyo3::intern!(slf.py(), "turn"))?;
+        around.add_reader.call1(slf.py(), (epoll, turn))?;
+        Ok(())
     }
-}
 
-impl Hub {
-    pub(crate) fn new(
-        py: Python<'_>,
-        desk: Arc<Desk>,
-        places: Vec<Place>,
-        begin: Box<dyn FnOnce() + Send>,
-    ) -> PyResult<Self> {
-        Ok(Self {
-            desk,
-            places,
-            done: Py::new(py, Done)?,
-            scopes: Mutex::new(Scopes::new(py)?),
-            open: Mutex::default(),
-            held: Mutex::default(),
-            around: OnceLock::new(),
-            begin: Mutex::new(Some(begin)),
-        })
+    /// The attendant drives, since it has become quiet, or the loop was held up.
+    fn end_driving(&self, py: Python<'_>) -> PyResult<()> {
+        if let Some(epoll) = lock(&self.drives).watched.take() {
+            let around = self.around.get().ok_or_else(not_begun)?;
+            around.remove_reader.call1(py, (epoll,))?;
+        }
+        Ok(())
     }
 
     /// What need not be waited for.

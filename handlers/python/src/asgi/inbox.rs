@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd as _, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -45,6 +45,8 @@ struct State {
     incoming: VecDeque<Incoming>,
     /// The loop was called, and has not emptied the queue yet.
     is_called: bool,
+    /// It looks soon, called or not.
+    looks_soon: bool,
 }
 
 impl Inbox {
@@ -65,21 +67,39 @@ impl Inbox {
     }
 
     pub(crate) fn push(&self, incoming: Incoming) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         state.incoming.push_back(incoming);
+        if !state.looks_soon {
+            self.call(&mut state);
+        }
+    }
+
+    fn call(&self, state: &mut State) {
         if !std::mem::replace(&mut state.is_called, true) {
             // It has room for more calls than there are.
             let _ok = self.event.write(1);
         }
     }
 
-    /// Moves what is there, at most so much, behind `taken`. Is there more, the descriptor stays readable.
+    /// Whoever puts something in need not call the loop until it has looked.
+    pub(crate) fn look_soon(&self) {
+        self.lock().looks_soon = true;
+    }
+
+    /// Moves what is there, at most so much, behind `taken`. Is there more, the descriptor is readable.
     pub(crate) fn take(&self, most: usize, taken: &mut Vec<Incoming>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        state.looks_soon = false;
         let count = state.incoming.len().min(most);
         taken.extend(state.incoming.drain(..count));
-        if state.incoming.is_empty() && std::mem::replace(&mut state.is_called, false) {
+        if !state.incoming.is_empty() {
+            self.call(&mut state);
+        } else if std::mem::replace(&mut state.is_called, false) {
             let _ok = self.event.read();
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

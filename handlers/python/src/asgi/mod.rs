@@ -21,6 +21,7 @@ use std::sync::{Arc, OnceLock};
 
 use pyo3::prelude::*;
 
+use crate::engine::Engine;
 use crate::load::App;
 use crate::site::{Interface, Site};
 
@@ -45,6 +46,7 @@ pub(crate) fn serve(
     py: Python<'_>,
     settings: &Settings<'_>,
     desk: &Arc<Desk>,
+    engine: Option<Arc<Engine>>,
     site: &Site,
     apps: &[App],
     begin: impl FnOnce() + Send + 'static,
@@ -73,7 +75,7 @@ pub(crate) fn serve(
             lifespans.push((callable, name, vec![number]));
         }
     }
-    let hub = Hub::new(py, Arc::clone(desk), places, Box::new(begin))?;
+    let hub = Hub::new(py, Arc::clone(desk), places, Box::new(begin), engine)?;
     let serve = py.import("lurcher._asgi")?.getattr("serve")?;
     let hub = Bound::new(py, hub)?;
     serve

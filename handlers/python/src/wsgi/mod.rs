@@ -12,6 +12,7 @@ mod out;
 mod response;
 mod start;
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ pub(crate) use file::sendfile_below;
 use self::environ::{Environs, Facts};
 use self::input::Input;
 use self::start::StartResponse;
+use crate::engine::Engine;
 use crate::load::App;
 use crate::queue::{Body, Claim, Job, Queue};
 use crate::site::{Interface, Mount, Site};
@@ -86,6 +88,8 @@ impl Settings {
 /// What all threads have in common.
 struct Shared {
     queue: Arc<Queue>,
+    /// What the only thread drives.
+    engine: Option<Arc<Engine>>,
     site: Site,
     apps: Vec<Py<PyAny>>,
     settings: Settings,
@@ -117,12 +121,14 @@ impl Threads {
 pub(crate) fn serve(
     py: Python<'_>,
     queue: &Arc<Queue>,
+    engine: Option<Arc<Engine>>,
     site: &Site,
     apps: &[App],
     settings: Settings,
 ) -> PyResult<Threads> {
     let shared = Arc::new(Shared {
         queue: Arc::clone(queue),
+        engine,
         site: site.clone(),
         apps: apps.iter().map(|app| app.callable.clone_ref(py)).collect(),
         settings,
@@ -176,6 +182,7 @@ impl Single {
         };
         let shared = Arc::new(Shared {
             queue: Queue::new(),
+            engine: None,
             site: Site::new(vec![everywhere]),
             apps: vec![application],
             // What they will be is not known, so it says that there may be others.
@@ -216,12 +223,26 @@ impl Worker {
     /// Answers what comes until the queue is closed and empty.
     fn run(&self, py: Python<'_>) {
         let queue = &self.shared.queue;
+        let engine = self.shared.engine.as_ref();
+        if let Some(engine) = engine {
+            wait::drive(engine);
+        }
         let (mut begun, mut requests) = (Instant::now(), 0);
         loop {
             let over = requests >= TURN_REQUESTS || begun.elapsed() >= TURN;
             let job = if over { None } else { queue.try_take() };
             let job = job.or_else(|| {
-                let job = py.detach(|| queue.take());
+                let job = py.detach(|| match engine {
+                    Some(engine) => {
+                        if over {
+                            // What was answered leaves before the next one.
+                            engine.turn();
+                        }
+                        let next = || engine.drive(poll_fn(|cx| queue.poll_take(cx)));
+                        queue.try_take().or_else(|| next().flatten())
+                    }
+                    None => queue.take(),
+                });
                 (begun, requests) = (Instant::now(), 0);
                 job
             });
