@@ -1,14 +1,15 @@
 //! Who watches a handler: every request that begins and ends, with its status, size and time. What is told is read off the
 //! messages that pass; nothing is kept for handlers that nobody watches, and what is done with the news is the observer's business.
 
+use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use rustc_hash::FxHashMap;
 
 use super::publisher::Key;
 use crate::http1::{Asked, ScanState, Scanner, Version};
@@ -32,8 +33,8 @@ pub trait Observer: fmt::Debug + Send + Sync {
     /// It is over: its response was handed over to be sent, or there will be none. Exactly once for each that has begun.
     fn ended(&self, exchange: &Exchange);
 
-    /// Whether it looks at the texts of an [`Exchange`]. Of one that only counts, they are empty, and copies are saved. Default: it
-    /// does.
+    /// Whether it looks at the texts of an [`Exchange`] and at when it started. One that only counts saves the copies and the look at
+    /// the clock: texts are empty then, and all started in 1970. Default: it does.
     fn wants_texts(&self) -> bool {
         true
     }
@@ -237,8 +238,9 @@ pub(super) struct Watch {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// The open requests of each connection, oldest first: answers are taken to come in that order.
-    clients: HashMap<Key, Line>,
+    /// The open requests of each connection, oldest first: answers are taken to come in that order. Servers choose the numbers, so
+    /// they need no hash that withstands a client's choice.
+    clients: FxHashMap<Key, Line>,
     count: usize,
     /// All requests in the order in which they came, those that have ended too until they are at the front.
     order: VecDeque<(Key, u64)>,
@@ -311,6 +313,12 @@ impl Watch {
         }
         let ended = self.lock().scan(key, payload);
         self.endings(ended)
+    }
+
+    /// The same for a whole response of that status, and so many bytes of body; none: it has to be followed.
+    pub(super) fn answering(&self, key: Key, status: u16, bytes: u64) -> Option<Endings> {
+        let ended = self.lock().skip(key, status, bytes)?;
+        Some(self.endings(vec![ended]))
     }
 
     /// All requests of a connection are over.
@@ -395,6 +403,12 @@ impl Table {
         ended
     }
 
+    fn skip(&mut self, key: Key, status: u16, bytes: u64) -> Option<Exchange> {
+        let open = self.clients.get_mut(&key).map(|line| &mut line.first)?;
+        open.scanner.skip_whole(status, bytes).then_some(())?;
+        self.take(key, End::Answered)
+    }
+
     /// The server writes the rest of a response, or some of it, from a file.
     fn file(&mut self, key: Key) -> Vec<Exchange> {
         if let Some(open) = self.clients.get_mut(&key).map(|line| &mut line.first)
@@ -473,7 +487,7 @@ fn open(message: &Request, serial: u64, texts: bool) -> Open {
             remote_addr: field("REMOTE_ADDR"),
             referer: field("referer"),
             user_agent: field("user-agent"),
-            started: SystemTime::now(),
+            started: if texts { SystemTime::now() } else { UNIX_EPOCH },
             duration: Duration::ZERO,
             status: None,
             bytes: 0,

@@ -89,6 +89,33 @@ impl Publisher {
     /// As [`client::Publisher::send`].
     pub(super) async fn send(&self, message: Vec<u8>) -> io::Result<Sent> {
         let passing = self.passing(&message);
+        self.send_passing(message, passing).await
+    }
+
+    /// The same for a message that is a whole response of this status to one client, with so many bytes of body.
+    pub(super) async fn send_response(
+        &self,
+        message: Vec<u8>,
+        (sender, id): (&[u8], wire::ConnId),
+        (status, bytes): (u16, u64),
+    ) -> io::Result<Sent> {
+        let known = match &self.watch {
+            Some(watch) if !self.flows.are_counted() => {
+                watch.answering(self.key(sender, id), status, bytes)
+            }
+            _ => None,
+        };
+        let passing = match known {
+            Some(endings) => Some(Passing {
+                endings: Some(endings),
+                ..Passing::default()
+            }),
+            None => self.passing(&message),
+        };
+        self.send_passing(message, passing).await
+    }
+
+    async fn send_passing(&self, message: Vec<u8>, passing: Option<Passing>) -> io::Result<Sent> {
         let sent = match &self.way {
             Way::Server(socket) => socket.send(message).await?,
             Way::Broker(link) => link.send_all([message]).await?,

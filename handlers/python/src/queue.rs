@@ -1,11 +1,12 @@
 //! Requests on their way to Python's threads: bounded, and in order for each client. It knows nothing of Python.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use lurcher::handler::{BodyReader, Client, Request, Upload};
+use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
 use crate::wait::Bell;
@@ -71,7 +72,7 @@ pub(crate) struct Queue {
 struct State {
     jobs: VecDeque<Job>,
     /// Clients of which a job is waiting or at work.
-    lines: HashMap<Client, Line>,
+    lines: FxHashMap<Client, Line>,
     /// Jobs in `jobs` and in lines.
     held: usize,
     /// Threads that wait.

@@ -115,8 +115,11 @@ impl Respond {
             return self.fail(HttpError::Reason(reason.to_owned()));
         }
         let (start, end) = self.reason;
-        self.message.splice(start..end, reason.bytes());
-        self.reason = (start, start + reason.len());
+        // Most say what is said anyway.
+        if self.message.get(start..end) != Some(reason.as_bytes()) {
+            self.message.splice(start..end, reason.bytes());
+            self.reason = (start, start + reason.len());
+        }
         self
     }
 
@@ -125,12 +128,19 @@ impl Respond {
     /// Three names are not written as they come: `Content-Length` means [`Respond::length`], `Connection: close` means
     /// [`Respond::close`], and `Transfer-Encoding` is an error, since the writer frames the body itself.
     pub fn header(mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
+        self.add_header(name, value);
+        self
+    }
+
+    /// As [`Respond::header`], for a loop.
+    pub fn add_header(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         let (name, value) = (name.as_ref(), value.as_ref());
         match fields::check(name, value) {
             Ok(()) => self.add(name, value),
-            Err(error) => return self.fail(error),
+            Err(error) => {
+                self.failed.get_or_insert(error);
+            }
         }
-        self
     }
 
     /// Adds all of these but those that are about one connection only (RFC 9110 7.6.1): `Connection` and what it names,
@@ -193,11 +203,22 @@ impl Respond {
         let length = u64::try_from(body.len()).unwrap_or(u64::MAX);
         let framing = self.framing(Some(length));
         self.end_head(framing);
+        let mut bytes = 0;
         if framing != Framing::Bodiless {
             self.message.extend_from_slice(body);
+            bytes = length;
         }
         let close = self.closes();
-        send_whole(&self.client, self.message, self.address, close).await
+        let server = self.client.server();
+        if close || !server.flows().takes_whole(self.payload().len()) {
+            return send_whole(&self.client, self.message, self.address, close).await;
+        }
+        let to = (&self.client.sender()[..], self.client.conn_id());
+        let sent = server
+            .send_response(self.message, to, (self.code, bytes))
+            .await?;
+        note(server, sent);
+        Ok(())
     }
 
     /// Sends the head, and has the server write a file of `length` bytes as the body, in order with what is sent before and after:

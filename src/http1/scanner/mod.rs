@@ -124,6 +124,20 @@ impl Scanner {
         }
     }
 
+    /// Takes note of a whole response with this status, and as many bytes of body, without reading it; false where it has to be
+    /// read: something came before, or more may follow.
+    pub fn skip_whole(&mut self, status: u16, body: u64) -> bool {
+        let is_whole = matches!(self.state, State::Head(None))
+            && self.asked != Asked::Connect
+            && status >= 200;
+        if is_whole {
+            self.state = State::Ended;
+            self.status = status;
+            self.body = body;
+        }
+        is_whole
+    }
+
     /// Looks at the next payload. The sum of what it says does not depend on how the response is cut into payloads.
     pub fn scan(&mut self, payload: &[u8]) -> Scan {
         let mut rest = payload;

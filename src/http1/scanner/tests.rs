@@ -413,3 +413,31 @@ proptest! {
         all_cuts(|| Scanner::new(asked, Version::Http11, true), &bytes);
     }
 }
+
+#[test]
+fn a_whole_response_that_is_known_need_not_be_read() {
+    for asked in [Asked::Head, Asked::Other] {
+        let body = if asked == Asked::Head { "" } else { "hello" };
+        let text = format!("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{body}");
+        let new = || Scanner::new(asked, Version::Http11, true);
+        let (mut read, mut skipped) = (new(), new());
+        let scan = read.scan(text.as_bytes());
+        assert!(skipped.skip_whole(200, body.len() as u64));
+        assert_eq!(skipped.state(), scan.state);
+        assert_eq!(
+            (skipped.status(), skipped.bytes()),
+            (scan.status, scan.bytes)
+        );
+    }
+}
+
+#[test]
+fn what_may_not_be_whole_has_to_be_read() {
+    let new = |asked| Scanner::new(asked, Version::Http11, true);
+    assert!(!new(Asked::Other).skip_whole(103, 0), "more follows");
+    assert!(!new(Asked::Other).skip_whole(101, 0), "another protocol");
+    assert!(!new(Asked::Connect).skip_whole(200, 0), "a tunnel");
+    let mut begun = new(Asked::Other);
+    begun.scan(b"HTTP/1.1 200 OK\r\nContent-");
+    assert!(!begun.skip_whole(200, 0), "in the middle of another");
+}

@@ -6,11 +6,12 @@
 //! server, who may have others for it. Where nothing ends meanwhile, perhaps because all wait for what would be received next, the
 //! next ones are turned away.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use lurcher::handler::{BodyReader, Client, Frame, Opcode, Replies, Request, Upload};
+use rustc_hash::FxHashMap;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
@@ -70,7 +71,7 @@ pub(crate) struct Desk {
 
 #[derive(Default)]
 struct State {
-    clients: HashMap<Client, Open>,
+    clients: FxHashMap<Client, Open>,
     waiting: VecDeque<Box<Work>>,
     /// Requests in `waiting` and behind others, and the bytes of their messages.
     held: (usize, usize),

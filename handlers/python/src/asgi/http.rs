@@ -184,6 +184,10 @@ impl Http {
         }
     }
 
+    pub(crate) fn request(&self) -> &Request {
+        &self.request
+    }
+
     /// Keeps the task as long as it runs; false when it has ended.
     pub(crate) fn keep(&self, task: Py<PyAny>) -> bool {
         let mut state = self.lock();

@@ -2,7 +2,6 @@
 //!
 //! Everything here runs in the loop's thread.
 
-use std::collections::HashMap;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use std::time::{Duration, Instant};
 use lurcher::handler::Request;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use rustc_hash::FxHashMap;
 
 use super::desk::{Desk, Work};
 use super::http::{Http, shown};
@@ -87,7 +87,7 @@ pub(crate) struct Hub {
     places: Vec<Place>,
     done: Py<Done>,
     scopes: Mutex<Scopes>,
-    open: Mutex<HashMap<usize, Exchange>>,
+    open: Mutex<FxHashMap<usize, Exchange>>,
     /// Those whose beginnings were held back since the last look.
     held: Mutex<Vec<Arc<Line>>>,
     around: OnceLock<Loop>,
@@ -247,12 +247,8 @@ impl Hub {
         for incoming in taken {
             match incoming {
                 Incoming::Start(work, line) => {
-                    let request = work.request.clone();
                     if let Err(error) = Self::start(slf, *work, &line) {
-                        hub.tell_raised(py, &request, error.value(py), false);
-                        let sending = super::http::sorry(&request, false);
-                        outlet::whole(&hub.desk, &line, sending);
-                        hub.left(py, &line);
+                        error.print(py);
                     }
                 }
                 Incoming::News(line) => {
@@ -418,26 +414,52 @@ impl Hub {
         let scope = {
             let root = scope::root(&place.root, &work.request);
             let mut scopes = hub.scopes.lock().unwrap_or_else(PoisonError::into_inner);
-            scopes.make(py, &work.request, is_websocket, root, state)?
+            scopes.make(py, &work.request, is_websocket, root, state)
+        };
+        let scope = match scope {
+            Ok(scope) => scope,
+            Err(error) => {
+                hub.could_not_start(&work.request, line, error.value(py));
+                return Ok(());
+            }
         };
         watchdog::loop_begins(&work.request);
         let own = slf.clone().unbind();
         if is_websocket {
             let websocket = WebSocket::new(own, Arc::clone(line), work.request);
             let websocket = Bound::new(py, websocket)?;
-            let task = hub.task(py, around, (&place.app, scope, &websocket))?;
-            if websocket.get().keep(task) {
-                let exchange = Exchange::WebSocket(websocket.unbind());
-                lock(&hub.open).insert(key(line), exchange);
+            match hub.task(py, around, (&place.app, scope, &websocket)) {
+                Ok(task) => {
+                    if websocket.get().keep(task) {
+                        let exchange = Exchange::WebSocket(websocket.unbind());
+                        lock(&hub.open).insert(key(line), exchange);
+                    }
+                }
+                Err(error) => {
+                    hub.could_not_start(websocket.get().request(), line, error.value(py));
+                }
             }
         } else {
             let http = Bound::new(py, Http::new(own, Arc::clone(line), work))?;
-            let task = hub.task(py, around, (&place.app, scope, &http))?;
-            if http.get().keep(task) {
-                lock(&hub.open).insert(key(line), Exchange::Http(http.unbind()));
+            match hub.task(py, around, (&place.app, scope, &http)) {
+                Ok(task) => {
+                    if http.get().keep(task) {
+                        lock(&hub.open).insert(key(line), Exchange::Http(http.unbind()));
+                    }
+                }
+                Err(error) => hub.could_not_start(http.get().request(), line, error.value(py)),
             }
         }
         Ok(())
+    }
+
+    /// Answers for an application that never had the request.
+    fn could_not_start(&self, request: &Request, line: &Arc<Line>, error: &Bound<'_, PyAny>) {
+        let py = error.py();
+        self.tell_raised(py, request, error, false);
+        let sending = super::http::sorry(request, false);
+        outlet::whole(&self.desk, line, sending);
+        self.left(py, line);
     }
 
     #[expect(clippy::unused_self, reason = "it is the loop's business")]

@@ -85,7 +85,7 @@ impl<'py> Message<'py> {
                 "{status} is the status of no response"
             )));
         }
-        let mut respond = Some(request.respond(status));
+        let mut respond = request.respond(status);
         let mut declared = None;
         self.headers(|name, value| {
             match name.len() {
@@ -98,13 +98,12 @@ impl<'py> Message<'py> {
                 17 if name.eq_ignore_ascii_case(b"transfer-encoding") => return Ok(()),
                 _ => {}
             }
-            respond = respond.take().map(|respond| respond.header(name, value));
-            match respond.as_ref().and_then(Respond::mistake) {
+            respond.add_header(name, value);
+            match respond.mistake() {
                 Some(mistake) => Err(PyValueError::new_err(mistake.to_string())),
                 None => Ok(()),
             }
         })?;
-        let respond = respond.unwrap_or_else(|| request.respond(status));
         let is_bodiless = request.method() == Some(b"HEAD") || matches!(status, 204 | 304);
         Ok(Head {
             respond,

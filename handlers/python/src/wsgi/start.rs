@@ -303,7 +303,7 @@ impl StartResponse {
                 }
                 declared = Some(length);
             }
-            respond = respond.header(name, value);
+            respond.add_header(name, value);
         }
         self.bodiless =
             self.request.method() == Some(b"HEAD") || code < 200 || code == 204 || code == 304;
