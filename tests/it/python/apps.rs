@@ -495,6 +495,14 @@ fn workers_are_forked_from_one_process_that_has_loaded_everything() {
             panic!("three numbers")
         };
         assert!(workers.contains(&worker) && parent == loaded && worker != loaded);
+        assert_eq!(title(loaded), "lurcher zygote of parts:process");
+        let number = title(worker);
+        assert!(
+            ["1", "2"]
+                .map(|number| format!("lurcher worker {number} of parts:process"))
+                .contains(&number),
+            "{number}"
+        );
         // One that ends is forked anew from the same.
         assert_eq!(ask(server.address, "POST /exit", "", b"").status, 502);
         app.program.said("died: exit status: 3", 1);
@@ -506,6 +514,21 @@ fn workers_are_forked_from_one_process_that_has_loaded_everything() {
         assert_ne!(get("/")[2], loaded);
         assert!(app.program.terminate().success(), "{}", app.program);
     });
+}
+
+/// What a list of processes shows of one.
+fn title(pid: u32) -> String {
+    let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    line.trim_end_matches('\0').to_owned()
+}
+
+#[test]
+fn a_worker_is_called_by_its_number_and_its_application() {
+    let Some(python) = python() else { return };
+    let server = Server::start(servers::Kind::Lurcher, "json", "").expect("one of ours");
+    let mut app = App::start(python, &server, "hello:application", &[]);
+    let pid = app.ready(1)[0];
+    assert_eq!(title(pid), "lurcher worker 1 of hello:application");
 }
 
 #[test]
