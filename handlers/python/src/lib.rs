@@ -1,6 +1,6 @@
 //! The extension module: runs Python applications in the interpreter that has loaded it.
 //!
-//! `inlet` is a thread that receives requests and knows nothing of Python; it puts them, sorted by `site`, into queues, from which
+//! `inlet` is a thread that receives requests and knows nothing of Python; it puts them, sorted by `site` and in their `turns`, into queues, from which
 //! Python's own threads take them: `wsgi` those of WSGI applications, `asgi` those of ASGI ones, on an event loop. `load` finds the
 //! applications; `worker` puts it all together. Answers go out from Python's threads directly: what a send cannot do at once is
 //! waited for without the interpreter's lock. `api` is beside all that: connections for Python programs that are no applications.
@@ -15,6 +15,7 @@ mod package;
 mod queue;
 mod settings;
 mod site;
+mod turns;
 mod wait;
 mod watchdog;
 mod worker;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use lurcher::handler::{BodyReader, Client, Request, Upload};
 use tokio::sync::Notify;
 
+use crate::turns;
 use crate::wait::Bell;
 
 /// Requests that wait for a thread, all together; more are answered 503. They cannot be left in the server: what belongs to open
@@ -160,6 +161,11 @@ impl Queue {
         }
     }
 
+    /// Whether something of that client waits or is at work.
+    pub(crate) fn has(&self, client: &Client) -> bool {
+        self.lock().lines.contains_key(client)
+    }
+
     /// A client has left: of what it has asked for, nothing more is begun.
     pub(crate) fn gone(&self, client: &Client) {
         let mut dropped = VecDeque::new();
@@ -272,6 +278,7 @@ impl Queue {
         let idle = state.lines.is_empty();
         let closed = state.closed;
         drop(state);
+        turns::left();
         if idle && closed {
             self.idle.notify_waiters();
             self.there.notify_all();

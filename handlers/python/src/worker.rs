@@ -95,6 +95,7 @@ fn serve(py: Python<'_>, settings: &Settings, apps: &[App], site: Site) -> PyRes
         site: site.clone(),
         wsgi: queue.clone(),
         asgi: desk.clone(),
+        is_mixed: has_wsgi && has_asgi,
         concurrency: for_asgi,
         slots: match (has_wsgi, has_asgi) {
             (_, false) => for_wsgi.slots(),

@@ -82,6 +82,8 @@ async def app(scope, receive, send):
             pass
     if path == "/raise":
         raise RuntimeError("out of stock")
+    if path.endswith("/wait"):
+        await asyncio.sleep(float(query))
     start = {"type": "http.response.start", "status": 200}
     start["headers"] = [(b"content-type", b"text/plain")]
     more = {"type": "http.response.body", "more_body": True}
