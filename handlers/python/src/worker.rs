@@ -26,6 +26,7 @@ static SITE: OnceLock<Site> = OnceLock::new();
 pub(crate) fn worker(py: Python<'_>, settings: &str) -> PyResult<u8> {
     let settings = Settings::read(settings)
         .map_err(|error| PyValueError::new_err(format!("read the settings: {error}")))?;
+    crate::api::log::leave_alone();
     if !settings.check {
         lurcher::launcher::begin_worker(settings.preload).map_err(PyRuntimeError::new_err)?;
     }
