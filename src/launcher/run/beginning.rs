@@ -38,7 +38,13 @@ struct Beginning {
 
 /// Shows in the list of processes what this one is, if that is known already.
 pub(in crate::launcher) fn name() {
-    if let Ok(text) = std::env::var(TITLE) {
+    let Ok(text) = std::env::var(TITLE) else {
+        return;
+    };
+    // Of one that was forked it is its parent's; its number is in its order, which is read later.
+    if zygote::socket().is_some() {
+        title::show(&text.replacen(" zygote ", " worker ", 1));
+    } else {
         title::show(&text);
     }
 }

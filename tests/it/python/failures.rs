@@ -283,7 +283,8 @@ fn starting_and_stopping_an_application_may_take_longer_than_its_requests() {
     let Some(python) = python() else { return };
     let server = Server::start(Kind::Lurcher, "json", "").expect("one of ours");
     let mut app = App::start(python, &server, "troubles:starts_slowly", &["--timeout=1"]);
-    assert_eq!(text(&get(&server, "/")), "well\n");
+    // Nor is a request timed that waits on a loop that turns.
+    assert_eq!(text(&get(&server, "/wait?2.5")), "well\n");
     assert!(app.program.terminate().success(), "{}", app.program);
     for step in ["startup", "shutdown"] {
         app.program.said(&format!("slow {step} is done"), 1);
