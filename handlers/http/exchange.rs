@@ -261,10 +261,8 @@ impl Exchange<'_> {
         let trailers = forward::wants_trailers(self.request);
         forward::response(&mut head.headers, trailers);
         let mut answer = self.request.respond(head.status.as_u16());
-        if let Some(reason) = head.extensions.get::<ReasonPhrase>()
-            && let Ok(reason) = std::str::from_utf8(reason.as_bytes())
-        {
-            answer = answer.reason(reason);
+        if let Some(reason) = head.extensions.get::<ReasonPhrase>() {
+            answer = answer.reason(reason.as_bytes());
         }
         let is_long = head.headers.contains_key(header::CONTENT_LENGTH);
         // Only a value that says how the body is framed can be wrong here: the rest was read as HTTP.

@@ -61,6 +61,24 @@ pub fn main(built_in: &'static [BuiltIn]) -> ExitCode {
     ended(result)
 }
 
+/// Begins a worker's part in a program that a worker has become ([`Handler::becoming`]), before that loads what it serves: names this
+/// process in the list of processes and, unless it `forks`, has it end as soon as its supervisor wants that, until [`worker`] listens.
+/// With `forks` it is for the only thread, before [`fork_workers`], and each worker calls it again.
+///
+/// # Errors
+///
+/// What was being done, and why not.
+pub fn begin_worker(forks: bool) -> Result<(), String> {
+    if !run::is_worker() {
+        return Ok(());
+    }
+    run::beginning::name();
+    if forks {
+        return Ok(());
+    }
+    run::beginning::begin().map_err(|error| format!("{error:#}"))
+}
+
 /// Plays a worker's part in a program that a worker has become ([`Handler::becoming`]): takes its order, and serves with the handler
 /// of that name in `built_in` until it is told to stop. It may run in any thread, and returns once.
 pub fn worker(built_in: &'static [BuiltIn]) -> ExitCode {

@@ -14,6 +14,7 @@ use crate::asgi::{Desk, Farewell, Incoming, Source, Work};
 use crate::engine::Engine;
 use crate::queue::{Body, Full, Job, Queue};
 use crate::site::{Interface, Site};
+use crate::turns::{self, Parcel, Turns, What};
 use crate::{options, wait, wsgi};
 
 /// How long a worker has to stop where nobody says it.
@@ -41,6 +42,8 @@ pub(crate) struct Inlet {
     pub(crate) wsgi: Arc<Queue>,
     /// None: there are no ASGI applications.
     pub(crate) asgi: Option<Arc<Desk>>,
+    /// Whether there are both, so that a client may have something open at each.
+    pub(crate) is_mixed: bool,
     /// How many requests ASGI applications have at a time.
     pub(crate) concurrency: usize,
     /// How many requests are answered at a time.
@@ -115,6 +118,7 @@ async fn serve(mut connection: Connection, patience: Duration) -> Result<(), Rep
         asgi.begin(Handle::current(), connection.replies(), inlet.concurrency);
     }
     let mut bodies = Bodies::new();
+    let mut turns = Turns::default();
     let mut drained = false;
     let mut last_words = VecDeque::new();
     let mut look = tokio::time::interval(LOOK);
@@ -127,7 +131,16 @@ async fn serve(mut connection: Connection, patience: Duration) -> Result<(), Rep
         let next = last_words.front().map_or_else(Instant::now, |(at, _)| *at);
         let request = tokio::select! {
             // What is open gets its credits and the parts of its bodies until then.
-            () = inlet.idle(), if drained => break,
+            () = inlet.idle(), if drained && turns.is_empty() => break,
+            () = turns::changed(), if !turns.is_empty() => {
+                while let Some(parcel) = turns.next(|parcel| inlet.may_go(parcel)) {
+                    inlet.give(parcel).await?;
+                }
+                if drained && turns.is_empty() {
+                    inlet.wsgi.close();
+                }
+                continue;
+            }
             () = tokio::time::sleep_until(next), if !last_words.is_empty() => {
                 let Some((_, Some(farewell))) = last_words.pop_front() else {
                     inlet.give_up().await?;
@@ -159,26 +172,35 @@ async fn serve(mut connection: Connection, patience: Duration) -> Result<(), Rep
         };
         match request.into_event() {
             Event::Request(request) if sheds => inlet.shed(&request).await?,
-            Event::Request(request) => inlet.push(request, Body::Whole).await?,
+            Event::Request(request) => {
+                let body = What::Body(Body::Whole);
+                inlet.take(&mut turns, request, body).await?;
+            }
             Event::UploadPart(part) => {
                 if let Some(body) = bodies.part(&part) {
-                    let body = Body::Pieces(body);
-                    inlet.push(part.request().clone(), body).await?;
+                    let body = What::Body(Body::Pieces(body));
+                    inlet.take(&mut turns, part.request().clone(), body).await?;
                 }
             }
             Event::UploadDone(upload) => {
                 let request = upload.request().clone();
-                inlet.push(request, Body::Stored(upload)).await?;
+                let body = What::Body(Body::Stored(upload));
+                inlet.take(&mut turns, request, body).await?;
             }
-            Event::UploadRefused(request, fault) => refuse(&request, fault).await?,
+            Event::UploadRefused(request, fault) => {
+                inlet.take(&mut turns, request, What::Fault(fault)).await?;
+            }
             Event::Disconnect(client) => {
                 bodies.gone(&client);
+                turns.gone(&client);
                 inlet.wsgi.gone(&client);
                 if let Some(asgi) = &inlet.asgi {
                     asgi.gone(&client);
                 }
             }
-            Event::WebSocketHandshake(request) => inlet.handshake(request).await?,
+            Event::WebSocketHandshake(request) => {
+                inlet.take(&mut turns, request, What::Handshake).await?;
+            }
             Event::WebSocketFrame(frame) => match &inlet.asgi {
                 Some(asgi) => asgi.frame(frame),
                 // Nobody has accepted any.
@@ -188,7 +210,9 @@ async fn serve(mut connection: Connection, patience: Duration) -> Result<(), Rep
             Event::Message(message) => connection.replies().close(&message).await?,
             Event::Drained => {
                 drained = true;
-                inlet.wsgi.close();
+                if turns.is_empty() {
+                    inlet.wsgi.close();
+                }
                 if let Some(asgi) = &inlet.asgi {
                     asgi.stop();
                 }
@@ -258,11 +282,76 @@ impl Inlet {
         respond.send("Service Unavailable\n").await
     }
 
-    async fn handshake(&self, request: Request) -> Result<(), ReplyError> {
-        let mount = self.site.find(&request);
-        let found = mount.and_then(|mount| self.site.mounts().get(mount));
-        match (mount, found, &self.asgi) {
-            (Some(mount), Some(found), Some(asgi)) if found.interface == Interface::Asgi => {
+    /// Gives it to its application, in its turn.
+    async fn take(
+        &self,
+        turns: &mut Turns,
+        request: Request,
+        what: What,
+    ) -> Result<(), ReplyError> {
+        let parcel = Parcel {
+            mount: self.site.find(&request),
+            request,
+            what,
+        };
+        match turns.take(parcel, |parcel| self.may_go(parcel)) {
+            Ok(Some(parcel)) => self.give(parcel).await,
+            Ok(None) => Ok(()),
+            Err(client) => {
+                turns.gone(&client);
+                self.wsgi.gone(&client);
+                if let Some(asgi) = &self.asgi {
+                    asgi.gone(&client);
+                }
+                client.cancel().await
+            }
+        }
+    }
+
+    fn interface(&self, mount: Option<usize>) -> Option<Interface> {
+        Some(self.site.mounts().get(mount?)?.interface)
+    }
+
+    /// Whether it overtakes nothing of the same client that is at another side: what is at the same one waits there.
+    fn may_go(&self, parcel: &Parcel) -> bool {
+        let interface = self.interface(parcel.mount);
+        let side = match parcel.what {
+            What::Body(_) => interface,
+            What::Handshake => interface.filter(|interface| *interface == Interface::Asgi),
+            What::Fault(_) => None,
+        };
+        if side.is_some() && !self.is_mixed {
+            return true;
+        }
+        let client = parcel.request.client();
+        let is_at = |other| match other {
+            Interface::Wsgi => self.wsgi.has(&client),
+            Interface::Asgi => self.asgi.as_ref().is_some_and(|asgi| asgi.has(&client)),
+        };
+        match side {
+            Some(Interface::Wsgi) => !is_at(Interface::Asgi),
+            Some(Interface::Asgi) => !is_at(Interface::Wsgi),
+            // Answered here, and at once.
+            None => !is_at(Interface::Wsgi) && !is_at(Interface::Asgi),
+        }
+    }
+
+    async fn give(&self, parcel: Parcel) -> Result<(), ReplyError> {
+        let Parcel {
+            request,
+            mount,
+            what,
+        } = parcel;
+        match what {
+            What::Body(body) => self.push(request, mount, body).await,
+            What::Handshake => self.handshake(request, mount).await,
+            What::Fault(fault) => refuse(&request, fault).await,
+        }
+    }
+
+    async fn handshake(&self, request: Request, mount: Option<usize>) -> Result<(), ReplyError> {
+        match (mount, self.interface(mount), &self.asgi) {
+            (Some(mount), Some(Interface::Asgi), Some(asgi)) => {
                 asgi.take(Work {
                     request,
                     mount,
@@ -277,14 +366,17 @@ impl Inlet {
         }
     }
 
-    async fn push(&self, request: Request, body: Body) -> Result<(), ReplyError> {
-        let mount = self.site.find(&request);
-        let interface = mount.and_then(|mount| self.site.mounts().get(mount));
-        let (Some(mount), Some(found)) = (mount, interface) else {
+    async fn push(
+        &self,
+        request: Request,
+        mount: Option<usize>,
+        body: Body,
+    ) -> Result<(), ReplyError> {
+        let (Some(mount), Some(interface)) = (mount, self.interface(mount)) else {
             let respond = request.respond(404).header("Content-Type", "text/plain");
             return respond.send("Not Found: no application is here\n").await;
         };
-        if let (Interface::Asgi, Some(asgi)) = (found.interface, &self.asgi) {
+        if let (Interface::Asgi, Some(asgi)) = (interface, &self.asgi) {
             let source = match body {
                 Body::Whole => Source::Whole,
                 Body::Pieces(reader) => Source::Pieces(reader),

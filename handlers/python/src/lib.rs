@@ -1,8 +1,9 @@
 //! The extension module: runs Python applications in the interpreter that has loaded it.
 //!
-//! `inlet` receives requests and knows nothing of Python; it puts them, sorted by `site`, into queues, from which
-//! Python's own threads take them: `wsgi` those of WSGI applications, `asgi` those of ASGI ones, on an event loop. `engine` says in which
-//! thread it receives: where one of Python's can do that, without another. `load` finds the applications; `worker` puts it all together. Answers go out from Python's threads directly: what a send cannot do at once is
+//! `inlet` receives requests and knows nothing of Python; it puts them, sorted by `site` and in their `turns`, into queues, from
+//! which Python's own threads take them: `wsgi` those of WSGI applications, `asgi` those of ASGI ones, on an event loop. `engine` says in
+//! which thread it receives: where one of Python's can do that, without another. `load` finds the applications; `worker` puts it all
+//! together. Answers go out from Python's threads directly: what a send cannot do at once is
 //! waited for without the interpreter's lock. `api` is beside all that: connections for Python programs that are no applications.
 
 mod api;
@@ -16,6 +17,7 @@ mod package;
 mod queue;
 mod settings;
 mod site;
+mod turns;
 mod wait;
 mod watchdog;
 mod worker;

@@ -9,6 +9,7 @@ use lurcher::handler::{BodyReader, Client, Request, Upload};
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
+use crate::turns;
 use crate::wait::Bell;
 
 /// Requests that wait for a thread, all together; more are answered 503. They cannot be left in the server: what belongs to open
@@ -168,6 +169,11 @@ impl Queue {
         }
     }
 
+    /// Whether something of that client waits or is at work.
+    pub(crate) fn has(&self, client: &Client) -> bool {
+        self.lock().lines.contains_key(client)
+    }
+
     /// A client has left: of what it has asked for, nothing more is begun.
     pub(crate) fn gone(&self, client: &Client) {
         let mut dropped = VecDeque::new();
@@ -301,6 +307,7 @@ impl Queue {
         let idle = state.lines.is_empty();
         let closed = state.closed;
         drop(state);
+        turns::left();
         if idle && closed {
             self.idle.notify_waiters();
             self.call_all();

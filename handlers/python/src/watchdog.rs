@@ -6,7 +6,7 @@
 
 use std::cell::OnceCell;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ struct Dog {
     asked: AtomicU64,
     /// By what it is asked, where there is a loop.
     bell: Option<Bell>,
+    /// Whether it is to turn: applications are started before it has requests, and ended after them, in as long as they need.
+    turns: AtomicBool,
     /// What the loop has begun with last: the likeliest to hold it up.
     latest: Mutex<Option<Request>>,
 }
@@ -57,6 +59,7 @@ pub(crate) fn start(timeout: Duration, has_loop: bool) -> std::io::Result<()> {
         threads: Mutex::default(),
         asked: AtomicU64::new(0),
         bell,
+        turns: AtomicBool::new(false),
         latest: Mutex::default(),
     });
     let look = (timeout / LOOKS).clamp(LOOK_MIN, LOOK_MAX);
@@ -120,6 +123,14 @@ pub(crate) fn turned() {
     }
 }
 
+/// The loop serves from now on, or no longer.
+pub(crate) fn loop_serves(turns: bool) {
+    if let Some(dog) = DOG.get() {
+        dog.turns.store(turns, Ordering::Relaxed);
+        dog.asked.store(0, Ordering::Relaxed);
+    }
+}
+
 /// The loop begins with a request.
 pub(crate) fn loop_begins(request: &Request) {
     if let Some(dog) = DOG.get() {
@@ -162,6 +173,7 @@ impl Dog {
                 end_process(&what, timeout);
             }
             if let Some(bell) = &self.bell
+                && self.turns.load(Ordering::Relaxed)
                 && self.asked.load(Ordering::Relaxed) == 0
             {
                 self.asked.store(self.now(), Ordering::Relaxed);
@@ -175,7 +187,7 @@ impl Dog {
         let now = self.now();
         let allowed = u64::try_from(allowed.as_millis()).unwrap_or(u64::MAX);
         let is_over = |since: u64| since != 0 && now.saturating_sub(since) > allowed;
-        if is_over(self.asked.load(Ordering::Relaxed)) {
+        if self.turns.load(Ordering::Relaxed) && is_over(self.asked.load(Ordering::Relaxed)) {
             let latest = locked(&self.latest);
             let what = latest.as_ref().map_or_else(String::new, |request| {
                 format!(

@@ -27,6 +27,10 @@ static SITE: OnceLock<Site> = OnceLock::new();
 pub(crate) fn worker(py: Python<'_>, settings: &str) -> PyResult<u8> {
     let settings = Settings::read(settings)
         .map_err(|error| PyValueError::new_err(format!("read the settings: {error}")))?;
+    crate::api::log::leave_alone();
+    if !settings.check {
+        lurcher::launcher::begin_worker(settings.preload).map_err(PyRuntimeError::new_err)?;
+    }
     if !load::patch(py, &settings.io)? {
         return Ok(1);
     }
@@ -37,8 +41,11 @@ pub(crate) fn worker(py: Python<'_>, settings: &str) -> PyResult<u8> {
         return Ok(0);
     }
     introduce(py, &apps, &site)?;
-    if settings.preload && !fork(py)? {
-        return Ok(0);
+    if settings.preload {
+        if !fork(py)? {
+            return Ok(0);
+        }
+        lurcher::launcher::begin_worker(false).map_err(PyRuntimeError::new_err)?;
     }
     serve(py, &settings, &apps, site)
 }
@@ -97,6 +104,7 @@ fn serve(py: Python<'_>, settings: &Settings, apps: &[App], site: Site) -> PyRes
         site: site.clone(),
         wsgi: queue.clone(),
         asgi: desk.clone(),
+        is_mixed: has_wsgi && has_asgi,
         concurrency: for_asgi,
         engine: engine.clone(),
         slots: match (has_wsgi, has_asgi) {

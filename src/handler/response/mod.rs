@@ -109,15 +109,17 @@ impl fmt::Debug for Respond {
 }
 
 impl Respond {
-    /// The reason phrase, instead of the usual one.
-    pub fn reason(mut self, reason: &str) -> Self {
-        if !fields::is_text(reason.as_bytes()) {
-            return self.fail(HttpError::Reason(reason.to_owned()));
+    /// The reason phrase, instead of the usual one: any bytes but control characters (RFC 9112 4, which has obs-text in it).
+    pub fn reason(mut self, reason: impl AsRef<[u8]>) -> Self {
+        let reason = reason.as_ref();
+        if !fields::is_text(reason) {
+            let shown = String::from_utf8_lossy(reason).into_owned();
+            return self.fail(HttpError::Reason(shown));
         }
         let (start, end) = self.reason;
         // Most say what is said anyway.
-        if self.message.get(start..end) != Some(reason.as_bytes()) {
-            self.message.splice(start..end, reason.bytes());
+        if self.message.get(start..end) != Some(reason) {
+            self.message.splice(start..end, reason.iter().copied());
             self.reason = (start, start + reason.len());
         }
         self

@@ -28,6 +28,7 @@ mod plan;
 mod snapshot;
 mod stdio;
 mod systemd;
+pub(super) mod title;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write as _;

@@ -2,11 +2,12 @@
 //!
 //! Handlers say what options they have as plain data ([`BuiltIn`]). `args` is what is typed (its `options` are one table),
 //! `given` what is said there, in the environment and in files, `source` makes a [`plan::Plan`] of it, `supervise` is the process that was
-//! started, `worker` the one that serves, `rights` who that one is.
+//! started, `worker` the one that serves, `beginning` the same before it does, `rights` who that one is.
 
 mod access_log;
 mod app;
 mod args;
+pub(super) mod beginning;
 mod env_file;
 mod m2wsgi;
 mod options;

@@ -24,10 +24,10 @@ use tokio::time::MissedTickBehavior;
 use super::access_log::{AccessLog, Sink, Tally};
 use super::plan::{App, Plan};
 use super::supervise::order::{Message, ORDER_MAX, Order, Word};
-use super::{BuiltIn, Drive, Handler, Leaving, Program, Serving, Work, rights, zygote};
+use super::{BuiltIn, Drive, Handler, Leaving, Program, Serving, Work, beginning, rights, zygote};
 use crate::endpoint::Endpoint;
 use crate::handler::{Connection, Counts, Options, Server};
-use crate::launcher::process::{PART, link, no_input};
+use crate::launcher::process::{PART, link, no_input, title};
 use crate::launcher::signals::{STOP, Signals};
 use crate::sys;
 use crate::wire::worker::NAME_BYTES_MAX;
@@ -130,6 +130,7 @@ fn become_handler(
     command
         .args(&program.arguments)
         .env(ORDER, file.as_raw_fd().to_string())
+        .env(beginning::TITLE, own_title())
         .stdin(OwnedFd::from(socket));
     if let Some(Sink::File(log, path)) = log {
         sys::inherit(log.as_fd()).context("pass the access log on")?;
@@ -141,15 +142,25 @@ fn become_handler(
     Err(anyhow::Error::new(error).context(format!("start {}", program.path.display())))
 }
 
+/// What this process is called in a list of processes: its supervisor has put it there.
+fn own_title() -> String {
+    let arguments = std::env::args_os();
+    let words: Vec<_> = arguments
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    words.join(" ")
+}
+
 /// Does what the supervisor has ordered the program that this one was before: its rights and its place are taken already.
 pub(in crate::launcher) fn obey_further(
     built_in: &'static [BuiltIn],
     drive: Option<Drive<'_>>,
 ) -> anyhow::Result<ExitCode> {
+    let socket = beginning::end();
     let (socket, bytes, passed) = if let Some(passed) = zygote::passed() {
         (passed.socket, passed.order, Some(passed.log))
     } else {
-        let socket = supervisor()?;
+        let socket = socket.map_or_else(supervisor, Ok)?;
         let mut bytes = Vec::new();
         let mut file = inherited(ORDER)?.context("no order was passed on")?;
         file.read_to_end(&mut bytes).context("take the order")?;
@@ -163,6 +174,7 @@ pub(in crate::launcher) fn obey_further(
     else {
         bail!("read the order: it is for a program of the user's own");
     };
+    title::show(&format!("lurcher worker {} of {}", order.number, plan.name));
     let log = match passed {
         Some(log) => log,
         None => inherited(ACCESS_LOG)?,

@@ -37,6 +37,12 @@ pub(super) fn passed() -> Option<Passed> {
     PASSED.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
+/// The socket to the supervisor of a process that was forked.
+pub(super) fn socket() -> Option<io::Result<UnixStream>> {
+    let passed = PASSED.lock().unwrap_or_else(PoisonError::into_inner);
+    Some(passed.as_ref()?.socket.try_clone())
+}
+
 /// Forks as the supervisor says until that is gone, and all children are. True: this process is such a child, and is to serve.
 pub(in crate::launcher) fn serve(
     fork: &mut dyn FnMut() -> Result<i32, String>,

@@ -82,6 +82,11 @@ fn web_sockets_speak() {
 }
 
 #[test]
+fn what_the_library_says_reaches_logging() {
+    each("logs.py");
+}
+
+#[test]
 fn coroutines_receive_and_answer() {
     each("coroutines.py");
 }

@@ -4,10 +4,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{App, ask, each, program, python, samples, text};
-use crate::support::client::fetch;
+use crate::support::PATIENCE;
+use crate::support::client::{Client, fetch};
 use crate::support::servers::{self, Server};
 
 /// `lurcher run ARGUMENTS --check`, in the folder of the sample applications; nothing is connected to.
@@ -495,6 +496,14 @@ fn workers_are_forked_from_one_process_that_has_loaded_everything() {
             panic!("three numbers")
         };
         assert!(workers.contains(&worker) && parent == loaded && worker != loaded);
+        assert_eq!(title(loaded), "lurcher zygote of parts:process");
+        let number = title(worker);
+        assert!(
+            ["1", "2"]
+                .map(|number| format!("lurcher worker {number} of parts:process"))
+                .contains(&number),
+            "{number}"
+        );
         // One that ends is forked anew from the same.
         assert_eq!(ask(server.address, "POST /exit", "", b"").status, 502);
         app.program.said("died: exit status: 3", 1);
@@ -505,6 +514,104 @@ fn workers_are_forked_from_one_process_that_has_loaded_everything() {
         app.program.said("handler parts:process: stopped", 2);
         assert_ne!(get("/")[2], loaded);
         assert!(app.program.terminate().success(), "{}", app.program);
+    });
+}
+
+#[test]
+fn a_client_is_answered_in_order_whatever_its_applications_speak() {
+    let Some(python) = python() else { return };
+    let options = [
+        "--mount",
+        "/wsgi=troubles:application",
+        "--mount",
+        "/asgi=troubles:app",
+        "--mount",
+        "/hello=hello:application",
+        "--mount",
+        "/ahello=hello:app",
+        "--threads=2",
+    ];
+    servers::each("", |server| {
+        let mut app = App::start(python, &server, "python", &options);
+        let slow_and_quick = [
+            ("/wsgi/wait?0.3", "well\n"),
+            ("/ahello", "hello\n"),
+            ("/asgi/wait?0.3", "well\n"),
+            ("/hello", "hello\n"),
+            ("/wsgi/wait?0.3", "well\n"),
+            ("/none", "Not Found: no application is here\n"),
+            ("/ahello", "hello\n"),
+        ];
+        let asked = slow_and_quick
+            .map(|(path, _)| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+        let mut client = Client::connect(server.address);
+        client.send(asked.concat().as_bytes()).expect("send all");
+        for (path, expected) in slow_and_quick {
+            assert_eq!(text(&client.answer()), expected, "{path}");
+        }
+        // What waits for its turn is answered when the end comes; a Lurcher has not handed it over yet.
+        if server.kind == servers::Kind::Lurcher {
+            return;
+        }
+        let mut client = Client::connect(server.address);
+        client.send(asked.concat().as_bytes()).expect("send all");
+        assert_eq!(text(&client.answer()), "well\n");
+        assert!(app.program.terminate().success(), "{}", app.program);
+        for (path, expected) in slow_and_quick.into_iter().skip(1) {
+            assert_eq!(text(&client.answer()), expected, "{path}");
+        }
+    });
+}
+
+/// What a list of processes shows of one.
+fn title(pid: u32) -> String {
+    let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    line.trim_end_matches('\0').to_owned()
+}
+
+#[test]
+fn a_worker_is_called_by_its_number_and_its_application() {
+    let Some(python) = python() else { return };
+    let server = Server::start(servers::Kind::Lurcher, "json", "").expect("one of ours");
+    let mut app = App::start(python, &server, "hello:application", &[]);
+    let pid = app.ready(1)[0];
+    assert_eq!(title(pid), "lurcher worker 1 of hello:application");
+}
+
+/// How many lines of an access log are about `GET /`.
+fn logged(log: &Path) -> usize {
+    let lines = fs::read_to_string(log).unwrap_or_default();
+    lines.matches("\"GET / HTTP").count()
+}
+
+#[test]
+fn the_access_log_of_forked_workers_has_every_request_of_those_that_end_by_themselves() {
+    let Some(python) = python() else { return };
+    servers::each("", |server| {
+        let log = server.directory().join("requests.log");
+        let log_option = format!("--access-log={}", log.display());
+        let options = ["--preload", &log_option];
+        let mut app = App::start(python, &server, "parts:process", &options);
+        let ask_thrice = || {
+            for _ in 0..3 {
+                assert_eq!(ask(server.address, "GET /", "", b"").status, 200);
+            }
+        };
+        ask_thrice();
+        app.program.signal("HUP");
+        app.program.said("handler parts:process: stopped", 1);
+        assert_eq!(logged(&log), 3);
+        ask_thrice();
+        // A line is written behind its answer: one that dies first takes it along.
+        let end = Instant::now() + PATIENCE;
+        while logged(&log) < 6 && Instant::now() < end {
+            app.program.wait_for_lines(Duration::from_millis(10));
+        }
+        assert_eq!(ask(server.address, "POST /exit", "", b"").status, 502);
+        app.ready(3);
+        ask_thrice();
+        assert!(app.program.terminate().success(), "{}", app.program);
+        assert_eq!(logged(&log), 9);
     });
 }
 

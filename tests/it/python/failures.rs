@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use lurcher::websocket::handshake::accept;
 
-use super::{App, ask, each, python, text};
+use super::{App, ask, each, python, python_with, text};
 use crate::support::PATIENCE;
 use crate::support::client::{Answer, Client};
 use crate::support::servers::{self, Kind, Server};
@@ -246,6 +246,69 @@ fn an_application_that_blocks_for_ever_is_replaced_after_its_timeout() {
             app.ready(2);
             recovers(&server, &app);
         }
+    }
+}
+
+#[test]
+fn a_greenlet_may_wait_for_long_and_one_that_stops_all_others_is_replaced() {
+    for io in ["gevent", "eventlet"] {
+        let Some(python) = python_with(&[io]) else {
+            continue;
+        };
+        let server = Server::start(Kind::Lurcher, "tnetstring", "").expect("one of ours");
+        let io = format!("--io={io}");
+        let mut app = App::start(python, &server, BOTH[0], &["--timeout=1", &io]);
+        assert_eq!(
+            text(&get(&server, "/wait?2.5")),
+            "well\n",
+            "{}",
+            app.program
+        );
+        let note = Note::new(&server, "held");
+        let held = post(&server, &note.for_path("/spin"));
+        note.read(&app);
+        app.program.said(
+            "the event loop stands still (the last request that it began with was POST /spin)",
+            1,
+        );
+        app.program.said("troubles.py\", line ", 1);
+        drop(held);
+        app.ready(2);
+        recovers(&server, &app);
+    }
+}
+
+#[test]
+fn starting_and_stopping_an_application_may_take_longer_than_its_requests() {
+    let Some(python) = python() else { return };
+    let server = Server::start(Kind::Lurcher, "json", "").expect("one of ours");
+    let mut app = App::start(python, &server, "troubles:starts_slowly", &["--timeout=1"]);
+    // Nor is a request timed that waits on a loop that turns.
+    assert_eq!(text(&get(&server, "/wait?2.5")), "well\n");
+    assert!(app.program.terminate().success(), "{}", app.program);
+    for step in ["startup", "shutdown"] {
+        app.program.said(&format!("slow {step} is done"), 1);
+    }
+}
+
+#[test]
+fn stopping_does_not_wait_for_an_application_that_has_not_started() {
+    let Some(python) = python() else { return };
+    let server = Server::start(Kind::Lurcher, "json", "").expect("one of ours");
+    for (app, option) in [
+        ("endless:application", "--threads=1"),
+        ("troubles:never_starts", "--threads=1"),
+        ("troubles:never_starts", "--preload"),
+    ] {
+        // Nothing is killed because it took too long.
+        let options = ["--graceful-timeout=3600", option];
+        let mut app = App::starting(python, &server, app, &options, |_| {});
+        app.program.said("it starts, and has much to do", 1);
+        assert!(app.program.terminate().success(), "{}", app.program);
+        app.program.said(
+            "it was told to stop while its application was loading or starting",
+            1,
+        );
     }
 }
 

@@ -366,6 +366,19 @@ fn a_list_is_one_response_with_its_length() {
 }
 
 #[test]
+fn a_reason_need_not_be_ascii() {
+    each("troubles:application", &[], |server, _| {
+        let mut client = Client::connect(server.address);
+        client
+            .send(b"GET /reason HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .expect("send a request");
+        let line = client.upto(b"\r\n");
+        assert_eq!(line, b"HTTP/1.1 200 \xc4u\xdferst gut\r\n");
+        assert_eq!(client.upto(b"well\n").last(), Some(&b'\n'));
+    });
+}
+
+#[test]
 fn what_must_not_be_said_is_refused() {
     each(BARE, &[], |server, app| {
         let answer = ask(server.address, "GET /bad_start", "", b"");

@@ -26,6 +26,11 @@ def application(environ, start_response):
         note(query, "spins")
         while True:
             pass
+    if path == "/wait":
+        time.sleep(float(query))
+    if path == "/reason":
+        start_response("200 Äußerst gut", text)
+        return [b"well\n"]
     if path == "/raise":
         raise RuntimeError("out of stock")
     if path == "/raise-later":
@@ -77,6 +82,8 @@ async def app(scope, receive, send):
             pass
     if path == "/raise":
         raise RuntimeError("out of stock")
+    if path.endswith("/wait"):
+        await asyncio.sleep(float(query))
     start = {"type": "http.response.start", "status": 200}
     start["headers"] = [(b"content-type", b"text/plain")]
     more = {"type": "http.response.body", "more_body": True}
@@ -117,6 +124,24 @@ async def drip_later(query, start, more, receive, send):
     finally:
         writing.cancel()
         note(query, end)
+
+
+async def starts_slowly(scope, receive, send):
+    """Needs longer to start, and to stop, than a request may."""
+    if scope["type"] != "lifespan":
+        return await app(scope, receive, send)
+    for step in "startup", "shutdown":
+        await receive()
+        time.sleep(1.5)
+        await asyncio.sleep(1.5)
+        print(f"slow {step} is done", file=sys.stderr, flush=True)
+        await send({"type": f"lifespan.{step}.complete"})
+
+
+async def never_starts(scope, receive, send):
+    if scope["type"] == "lifespan":
+        print("it starts, and has much to do", file=sys.stderr, flush=True)
+        await asyncio.Event().wait()
 
 
 async def socket(scope, receive, send):

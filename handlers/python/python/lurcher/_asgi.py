@@ -134,6 +134,7 @@ async def main(hub: Any, lifespans: list[tuple[list[int], Lifespan]]) -> None:
     try:
         await end
     finally:
+        hub.over()
         running.remove_reader(hub.descriptor())
         for lifespan in reversed(started):
             await lifespan.shutdown()

@@ -16,6 +16,7 @@ use super::convert::{Data, bytes_of_text};
 use super::errors::Fault;
 use super::hub::Hub;
 use super::inbox::{self, Inbox};
+use super::log;
 use super::request;
 use super::runtime::{self, runtime};
 use super::way::{self, Out, Way, run};
@@ -373,6 +374,7 @@ fn crowd(clients: &Bound<'_, PyAny>) -> PyResult<Vec<handler::Client>> {
 
 /// Connects, without the interpreter's lock.
 fn connect(py: Python<'_>, options: Options, announces: bool) -> PyResult<BaseConnection> {
+    log::begin(py)?;
     let runtime = runtime()?;
     let connecting = Hub::connect(runtime, Way::Blocking, options, announces);
     let hub = runtime::wait(py, runtime, connecting, None)?.transpose()?;
@@ -398,6 +400,7 @@ fn aio_connect(
     options: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Py<PyAny>> {
     let (options, announces) = read_options(send_spec, recv_spec, options)?;
+    log::begin(py)?;
     let runtime = runtime()?;
     let event_loop = py.import("asyncio")?.call_method0("get_running_loop")?;
     let inbox = Arc::new(Inbox::new(event_loop.clone().unbind())?);

@@ -2,7 +2,8 @@
 //!
 //! Everything is done by the library on one thread of its own (`runtime`); a `hub` is a connection that any number of Python threads
 //! share. Each class comes twice, once with methods that wait, without the interpreter's lock, and once, in `lurcher.aio`, with the
-//! same methods returning futures of an event loop: `way` is the one place that knows the difference.
+//! same methods returning futures of an event loop: `way` is the one place that knows the difference. `log` brings what the library has to
+//! say to Python's logging.
 
 mod body;
 mod client;
@@ -12,6 +13,7 @@ mod errors;
 mod headers;
 mod hub;
 mod inbox;
+pub(crate) mod log;
 mod request;
 mod runtime;
 mod way;

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use super::inbox::{Farewell, Inbox, Incoming};
 use super::line::{ABNORMAL, Line};
 use super::soon::soon;
+use crate::turns;
 
 /// Requests that are with applications at once, where `--concurrency` does not say.
 pub(crate) const CONCURRENCY: usize = 1024;
@@ -221,9 +222,17 @@ impl Desk {
         self.start_waiting(&mut state);
         let is_idle = state.is_idle();
         drop(state);
+        turns::left();
         if is_idle {
             self.ended.notify_one();
         }
+    }
+
+    /// Whether something of that client waits or is with an application.
+    pub(crate) fn has(&self, client: &Client) -> bool {
+        let state = self.lock();
+        let mut waiting = state.waiting.iter();
+        state.clients.contains_key(client) || waiting.any(|work| work.request.client() == *client)
     }
 
     /// A message of a WebSocket.
@@ -281,6 +290,7 @@ impl Desk {
         }
         let is_idle = state.is_idle();
         drop(state);
+        turns::left();
         if is_idle {
             self.ended.notify_one();
         }

@@ -125,6 +125,12 @@ impl Hub {
         watchdog::turned();
     }
 
+    /// The loop serves no longer: applications end in as long as they need.
+    #[expect(clippy::unused_self, reason = "for Python it is the same thing")]
+    fn over(&self) {
+        watchdog::loop_serves(false);
+    }
+
     /// Gives the application of that mount what its lifespan has left.
     fn set_state(&self, mount: usize, state: &Bound<'_, PyDict>) {
         if let Some(place) = self.places.get(mount) {
@@ -169,6 +175,7 @@ impl Hub {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
+        watchdog::loop_serves(true);
         if let Some(begin) = begin {
             begin();
         }

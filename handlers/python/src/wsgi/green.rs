@@ -81,6 +81,7 @@ impl Greenlets {
         let held = &ticket.get().0;
         let job = held.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(job) = job {
+            watchdog::loop_begins(&job.request);
             self.0.answer(py, job);
         }
     }
@@ -95,13 +96,15 @@ pub(super) fn serve(py: Python<'_>, shared: &Arc<Shared>) -> PyResult<()> {
     let descriptor = bell.descriptor();
     shared.queue.tell(bell);
     let greenlets = Bound::new(py, Greenlets(Worker::new(py, shared)?))?;
-    module.getattr(word)?.call1((
+    watchdog::loop_serves(true);
+    let served = module.getattr(word)?.call1((
         descriptor,
         greenlets.getattr("take")?,
         greenlets.getattr("answer")?,
         shared.settings.greenlets.max(1),
         watchdog::descriptor(),
         greenlets.getattr("turned")?,
-    ))?;
-    Ok(())
+    ));
+    watchdog::loop_serves(false);
+    served.map(drop)
 }

@@ -334,7 +334,7 @@ fn latin1<'a>(text: &'a Bound<'_, PyString>, converted: &'a mut Vec<u8>) -> PyRe
 }
 
 /// Code and reason of `DDD reason`.
-fn split_status(status: &[u8]) -> PyResult<(u16, &str)> {
+fn split_status(status: &[u8]) -> PyResult<(u16, &[u8])> {
     let wrong = || {
         let status = status.escape_ascii();
         PyValueError::new_err(format!(
@@ -350,8 +350,6 @@ fn split_status(status: &[u8]) -> PyResult<(u16, &str)> {
     if reason.iter().copied().any(is_control) {
         return Err(wrong());
     }
-    // What is not ASCII in it was never seen by anybody.
-    let reason = std::str::from_utf8(reason).unwrap_or_default();
     Ok((code, reason))
 }
 
