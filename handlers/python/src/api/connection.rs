@@ -23,6 +23,9 @@ use super::way::{self, Out, Way, run};
 /// How long `shutdown` waits for what servers have pushed, unless told otherwise.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
+/// As good as for ever, and no number that a clock cannot add.
+const AGES: Duration = Duration::from_secs(100 * 366 * 86_400);
+
 /// A handler's connection to one server or several, or to brokers.
 #[pyclass(frozen, subclass, module = "lurcher", name = "BaseConnection")]
 pub(super) struct BaseConnection {
@@ -143,6 +146,7 @@ impl BaseConnection {
     /// is lost: ``shutdown`` comes first.
     fn close(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let hub = self.hub()?;
+        hub.check()?;
         if let Way::Loop(inbox) = hub.way() {
             let future = inbox.future(py)?;
             let waiting = inbox.begin(&future);
@@ -153,7 +157,6 @@ impl BaseConnection {
             });
             return Ok(future.unbind());
         }
-        hub.check()?;
         hub.abandon();
         runtime::wait(py, hub.runtime(), hub.close(), None)?;
         Ok(py.None())
@@ -299,6 +302,7 @@ impl Connection {
 /// A number of seconds.
 fn seconds(number: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(number)
+        .map(|seconds| seconds.min(AGES))
         .map_err(|_| PyValueError::new_err(format!("no number of seconds: {number}")))
 }
 
