@@ -98,7 +98,7 @@ async def serve(
     """Serve all that comes, each in a task of its own, until the connection ends; wait for them.
 
     `process` gets every request, whatever its kind. What it raises is logged, and a client that
-    waits is answered 500. Messages of one WebSocket are tasks of their own, too: where their order
+    waits is answered 500. Where this is cancelled, so are the tasks. Messages of one WebSocket are tasks of their own, too: where their order
     matters, let `process` put them into a queue.
     """
     tasks: set[asyncio.Task[None]] = set()
@@ -119,10 +119,11 @@ async def serve(
             tasks.add(task)
             task.add_done_callback(tasks.discard)
             await room.acquire()
+        while tasks:
+            await asyncio.wait(tasks)
     finally:
-        room.release()
-    while tasks:
-        await asyncio.wait(tasks)
+        for task in tasks:
+            task.cancel()
 
 
 async def _failed(request: Request, error: Exception) -> None:
