@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 import unittest
+from typing import Any
 
 import lurcher
 from support import (
@@ -18,6 +19,7 @@ from support import (
     IS_MONGREL2,
     PATIENCE,
     PORT,
+    RECV,
     SEND,
     Case,
     WebSocket,
@@ -99,6 +101,18 @@ class WhatComes(Case):
             seen = [next(connection) for _ in range(1000)]
             self.assertEqual({one.kind for one in seen}, {"frame"})
             flooding.close()
+
+    def test_a_subclass_is_made_as_any_other(self) -> None:
+        class Named(lurcher.Connection):
+            def __init__(self, send_spec: str, recv_spec: str, **options: Any) -> None:
+                super().__init__(send_spec, recv_spec, **options)
+                self.shown = f"to {send_spec}"
+
+        with Named(SEND, RECV, subscription_timeout=PATIENCE) as connection:
+            self.assertEqual(connection.shown, f"to {SEND}")
+            asked = in_thread(ask)
+            next(requests(connection)).respond_http("subclass")
+            self.assertEqual(asked().body, b"subclass")
 
     def test_nobody_who_waits_for_a_while_waits_for_longer(self) -> None:
         with connect() as connection:

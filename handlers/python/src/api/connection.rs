@@ -208,6 +208,11 @@ impl Connection {
         Ok(PyClassInitializer::from(base).add_subclass(Self))
     }
 
+    // It was made with them already. This is for subclasses that call it, as with any class of Python's.
+    #[pyo3(signature = (*_arguments, **_options))]
+    #[expect(clippy::unused_self, reason = "Python's way")]
+    fn __init__(&self, _arguments: &Bound<'_, PyTuple>, _options: Option<&Bound<'_, PyDict>>) {}
+
     /// Connects to a handler's place in a server's configuration, a database or a ``.conf``: the one that gets requests for ``route``
     /// (a path, or the text of a route), on ``host``, with ``ident`` (``send_ident``) and ``send_spec``, of ``server`` (uuid or name).
     /// Whatever is said has to hold; nothing said means the only one. Further options are as for the class.
