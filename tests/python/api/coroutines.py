@@ -77,6 +77,25 @@ class Coroutines(unittest.IsolatedAsyncioTestCase):
                     await request.respond_http(request.path)
             self.assertEqual([(await one).body.decode() for one in asked], paths)
 
+    async def test_serving_that_is_cancelled_leaves_no_tasks_behind(self) -> None:
+        begun = asyncio.Event()
+
+        async def process(request: lurcher.aio.Request) -> None:
+            begun.set()
+            try:
+                await asyncio.sleep(PATIENCE)
+            finally:
+                await request.respond_http("cancelled")
+
+        async with connect() as connection:
+            serving = asyncio.create_task(lurcher.aio.serve(connection, process))
+            asked = asyncio.create_task(asking())
+            await asyncio.wait_for(begun.wait(), PATIENCE)
+            serving.cancel()
+            await asyncio.wait([serving])
+            self.assertTrue(serving.cancelled())
+            self.assertEqual((await asked).body, b"cancelled")
+
     async def test_those_that_give_up_behind_one_that_waits_are_forgotten(self) -> None:
         async with connect() as connection:
             patient = asyncio.ensure_future(connection.recv())

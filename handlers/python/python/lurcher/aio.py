@@ -98,8 +98,8 @@ async def serve(
     """Serve all that comes, each in a task of its own, until the connection ends; wait for them.
 
     `process` gets every request, whatever its kind. What it raises is logged, and a client that
-    waits is answered 500. Where this is cancelled, so are the tasks. Messages of one WebSocket are tasks of their own, too: where their order
-    matters, let `process` put them into a queue.
+    waits is answered 500. Messages of one WebSocket are tasks of their own, too: where their order
+    matters, let `process` put them into a queue. When this is cancelled, so are the tasks.
     """
     tasks: set[asyncio.Task[None]] = set()
     room = asyncio.Semaphore(concurrency)
@@ -124,6 +124,8 @@ async def serve(
     finally:
         for task in tasks:
             task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
 
 async def _failed(request: Request, error: Exception) -> None:
