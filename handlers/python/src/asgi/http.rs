@@ -18,7 +18,7 @@ use pyo3::types::{PyBytes, PyDict};
 use super::desk::{Source, Work};
 use super::hub::Hub;
 use super::line::Line;
-use super::message::{Head, Message, unexpected};
+use super::message::{Head, Message, out_of_order, unexpected};
 use super::outlet::{self, Outlet, Step};
 use super::wait::{Awaited, Standing, Wait};
 
@@ -621,10 +621,6 @@ pub(crate) fn gone() -> PyErr {
 
 fn complete() -> PyErr {
     out_of_order("http.response.body", "the response is complete")
-}
-
-fn out_of_order(kind: &str, why: &str) -> PyErr {
-    PyRuntimeError::new_err(format!("unexpected {kind}: {why}"))
 }
 
 fn wrong_length(bytes: u64, declared: u64) -> PyErr {

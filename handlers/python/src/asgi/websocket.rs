@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyDict};
 use super::http::{gone, shown, sorry};
 use super::hub::Hub;
 use super::line::{ABNORMAL, Gone, Line};
-use super::message::{Head, Message, unexpected};
+use super::message::{Head, Message, out_of_order, unexpected};
 use super::outlet::{Outlet, Step};
 use super::wait::{Awaited, Standing, Wait};
 
@@ -459,8 +459,4 @@ impl WebSocket {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn out_of_order(kind: &str, why: &str) -> PyErr {
-    PyRuntimeError::new_err(format!("unexpected {kind}: {why}"))
 }
