@@ -107,6 +107,8 @@ struct Stored {
     place: Place,
     /// It is complete, and so ours to remove; until it is kept.
     ours: AtomicBool,
+    /// Whose it is.
+    process: u32,
 }
 
 /// Where an upload is: a name that goes through no `..`, perhaps below a chroot.
@@ -203,7 +205,8 @@ impl Place {
 
 impl Drop for Stored {
     fn drop(&mut self) {
-        if !*self.ours.get_mut() {
+        // A child by fork has a copy of this, and the file is the parent's.
+        if !*self.ours.get_mut() || self.process != std::process::id() {
             return;
         }
         match self.place.remove() {
@@ -219,7 +222,11 @@ impl Upload {
         let ours = AtomicBool::new(place.done);
         Self {
             request,
-            stored: Arc::new(Stored { place, ours }),
+            stored: Arc::new(Stored {
+                place,
+                ours,
+                process: std::process::id(),
+            }),
         }
     }
 

@@ -403,6 +403,16 @@ fn applications_ask_each_other_without_a_socket_whatever_they_speak() {
             get("/asks?/atold/x"),
             "202 text/x-told asgi /atold|/atold/x body"
         );
+        let fields = "X-Host: [::1]:8080\r\n";
+        assert_eq!(
+            text(&ask(
+                server.address,
+                "GET /asks?/atold/%78?EURO",
+                fields,
+                b""
+            )),
+            r#"202 text/x-told asgi /atold|/atold/x /atold/%78 {"word": "lasting", "server": ["::1", 8080], "query": "\u20ac"}"#
+        );
         assert_eq!(get("/aasks?/told/x"), "201 wsgi /told|/x| body ");
         assert_eq!(get("/aasks?/atold/x"), "202 asgi /atold|/atold/x body");
         assert_eq!(get("/asks?/nobody"), "nobody");

@@ -127,6 +127,23 @@ fn a_body_is_received_and_then_the_end_of_the_response() {
 }
 
 #[test]
+fn a_task_that_is_left_behind_hears_that_it_is_over() {
+    each(APP, &[], |server, app| {
+        let answer = get(server, "/leaves-behind");
+        assert_eq!(text(&answer), "left behind\n");
+        until(server, app, "the end of a response", |notes| {
+            ended(notes, "left http.disconnect") == 1
+        });
+        let (client, answer) = handshake(server, "/leaves-behind", "");
+        assert_eq!(answer.status, 101);
+        until(server, app, "the end of a WebSocket", |notes| {
+            ended(notes, "left websocket.disconnect") == 1
+        });
+        drop(client);
+    });
+}
+
+#[test]
 fn a_large_body_is_received_in_pieces_however_the_server_passes_it() {
     let Some(python) = python() else { return };
     for (kind, stored) in [

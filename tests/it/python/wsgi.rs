@@ -489,6 +489,7 @@ fn files_are_sent_by_whoever_does_it_best() {
     each(BARE, &[], |server, _| {
         for (form, from, length) in [
             ("memory", 0, None),
+            ("packed", 0, None),
             ("file", 0, Some("1000000")),
             ("offset", 10, Some("999990")),
         ] {

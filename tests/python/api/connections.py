@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import signal
+import socket
 import threading
 import time
 import unittest
+from typing import Any
 
 import lurcher
-from support import DATABASE, HOST, PATIENCE, PORT, SEND, Case, ask, connect, in_thread, requests
+from support import (
+    DATABASE,
+    HOST,
+    IS_MONGREL2,
+    PATIENCE,
+    PORT,
+    RECV,
+    SEND,
+    Case,
+    WebSocket,
+    ask,
+    connect,
+    in_thread,
+    requests,
+)
 
 
 class WhatComes(Case):
@@ -50,6 +67,52 @@ class WhatComes(Case):
         self.assertEqual(len(headers), len(headers.keys()))
         with self.assertRaises(KeyError):
             headers["x-none"]
+
+    @unittest.skipIf(IS_MONGREL2, "it does not tell what clients have taken")
+    def test_a_flood_that_nobody_takes_does_not_stop_who_waits_for_something_else(self) -> None:
+        size, piece = 24 << 20, b"x" * 65536
+        with connect() as connection:
+            waiting = requests(connection)
+            connecting = in_thread(WebSocket)
+            next(waiting).accept()
+            flooding = connecting()
+            with socket.create_connection((HOST, int(PORT)), timeout=PATIENCE) as client:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                request = next(waiting)
+
+                def read() -> int:
+                    # Not before the other one was cut off.
+                    with contextlib.suppress(ConnectionError):
+                        while flooding.socket.recv(100):
+                            pass
+                    length = 0
+                    while data := client.recv(1 << 20):
+                        length += len(data)
+                    return length
+
+                for _ in range(1500):
+                    flooding.send(b"frame")
+                reading = in_thread(read)
+                # That its client reads is told behind all those frames, to the only one who receives.
+                with request.stream(length=size) as writer:
+                    for _ in range(size // len(piece)):
+                        writer.write(piece)
+                self.assertGreater(reading(), size)
+            seen = [next(connection) for _ in range(1000)]
+            self.assertEqual({one.kind for one in seen}, {"frame"})
+            flooding.close()
+
+    def test_a_subclass_is_made_as_any_other(self) -> None:
+        class Named(lurcher.Connection):
+            def __init__(self, send_spec: str, recv_spec: str, **options: Any) -> None:
+                super().__init__(send_spec, recv_spec, **options)
+                self.shown = f"to {send_spec}"
+
+        with Named(SEND, RECV, subscription_timeout=PATIENCE) as connection:
+            self.assertEqual(connection.shown, f"to {SEND}")
+            asked = in_thread(ask)
+            next(requests(connection)).respond_http("subclass")
+            self.assertEqual(asked().body, b"subclass")
 
     def test_nobody_who_waits_for_a_while_waits_for_longer(self) -> None:
         with connect() as connection:
@@ -183,6 +246,8 @@ class WhatComes(Case):
                 except lurcher.ConnectError:
                     with connect(ident="child") as own:
                         own.recv(timeout=0)
+                    with self.assertRaises(lurcher.ConnectError):
+                        connection.close()
                     code = 0
                 finally:
                     os._exit(code)

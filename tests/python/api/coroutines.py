@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 import os
 import unittest
+import weakref
 from typing import Any, Callable
 
 import lurcher
@@ -21,6 +23,13 @@ async def asking(*arguments: Any) -> Answer:
     """`ask`, for an event loop."""
     answer: Answer = await elsewhere(ask, *arguments)
     return answer
+
+
+def given_up(connection: lurcher.aio.Connection) -> asyncio.Future[None]:
+    """What a task waits with that is cancelled."""
+    future = connection._ready()
+    future.cancel()
+    return future
 
 
 async def elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -67,6 +76,37 @@ class Coroutines(unittest.IsolatedAsyncioTestCase):
                     answered += 1
                     await request.respond_http(request.path)
             self.assertEqual([(await one).body.decode() for one in asked], paths)
+
+    async def test_serving_that_is_cancelled_leaves_no_tasks_behind(self) -> None:
+        begun = asyncio.Event()
+
+        async def process(request: lurcher.aio.Request) -> None:
+            begun.set()
+            try:
+                await asyncio.sleep(PATIENCE)
+            finally:
+                await request.respond_http("cancelled")
+
+        async with connect() as connection:
+            serving = asyncio.create_task(lurcher.aio.serve(connection, process))
+            asked = asyncio.create_task(asking())
+            await asyncio.wait_for(begun.wait(), PATIENCE)
+            serving.cancel()
+            await asyncio.wait([serving])
+            self.assertTrue(serving.cancelled())
+            self.assertEqual((await asked).body, b"cancelled")
+
+    async def test_those_that_give_up_behind_one_that_waits_are_forgotten(self) -> None:
+        async with connect() as connection:
+            patient = asyncio.ensure_future(connection.recv())
+            left = [weakref.ref(given_up(connection)) for _ in range(300)]
+            gc.collect()
+            self.assertLess(sum(one() is not None for one in left), 100)
+            asked = asyncio.create_task(asking("/first"))
+            request = await asyncio.wait_for(patient, PATIENCE)
+            assert request is not None
+            await request.respond_http("")
+            await asked
 
     async def test_who_waited_first_is_served_first(self) -> None:
         async with connect() as connection:

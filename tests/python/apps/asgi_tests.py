@@ -207,6 +207,27 @@ async def late(scope, receive, send):
         notes["ended"].append("late")
 
 
+listeners = set()
+
+
+def listen_on(receive, word):
+    """Leaves a task behind that waits for the end."""
+
+    async def listen():
+        notes["ended"].append(f"{word} {(await receive())['type']}")
+
+    task = asyncio.get_running_loop().create_task(listen())
+    listeners.add(task)
+    task.add_done_callback(listeners.discard)
+
+
+async def leaves_behind(scope, receive, send):
+    await receive()
+    listen_on(receive, "left")
+    await asyncio.sleep(0)
+    await answer(send, b"left behind\n")
+
+
 async def breaks(scope, receive, send):
     headers = [(b"content-length", b"100")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -239,6 +260,9 @@ async def socket(scope, receive, send):
         except RuntimeError:
             notes["sockets"].append("closed")
         return
+    if path == "/leaves-behind":
+        listen_on(receive, "left")
+        return await asyncio.sleep(0)
     if path == "/fail":
         raise ValueError("after the handshake")
     if path == "/many":
@@ -273,5 +297,6 @@ PATHS = {
     "empty": empty,
     "wrong": wrong,
     "late": late,
+    "leaves-behind": leaves_behind,
     "breaks": breaks,
 }

@@ -1,5 +1,6 @@
 """Several applications of one process: each says who it is, and some speak to each other."""
 
+import json
 import os
 import sys
 
@@ -58,7 +59,9 @@ def speaker(environ, start_response):
 def asks(environ, start_response):
     """Asks the application whose path is in the query."""
     try:
-        found = internal.request("POST", environ["QUERY_STRING"], {"X-Word": "w"}, b"body")
+        path = environ["QUERY_STRING"].replace("EURO", "\u20ac")
+        host = environ.get("HTTP_X_HOST")
+        found = internal.request("POST", path, {"X-Word": "w"}, b"body", host)
     except internal.NoApplication:
         return respond(start_response, "nobody")
     return respond(start_response, f"{found.status} {found.header('content-type')} {found.text}")
@@ -81,9 +84,16 @@ def told(environ, start_response):
 
 
 async def told_async(scope, receive, send):
-    if scope["type"] != "http":
-        return
+    if scope["type"] == "lifespan":
+        await receive()
+        scope["state"]["word"] = "lasting"
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        return await send({"type": "lifespan.shutdown.complete"})
     message = await receive()
+    if scope["query_string"]:
+        told = {**scope["state"], "server": scope["server"], "query": scope["query_string"].decode()}
+        message["body"] = f"{scope['raw_path'].decode()} {json.dumps(told)}".encode()
     text = f"asgi {scope['root_path']}|{scope['path']} ".encode() + message["body"]
     headers = [(b"content-type", b"text/x-told")]
     await send({"type": "http.response.start", "status": 202, "headers": headers})

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tempfile
@@ -258,6 +259,12 @@ def file(environ: Environ, start: Start) -> Iterable[bytes]:
     where = environ.get("HTTP_X_FOLDER")
     if form == "memory":
         opened: Any = io.BytesIO(content)
+    elif form == "packed":
+        # It has a descriptor too, and that of something else.
+        packed = tempfile.TemporaryFile()
+        packed.write(gzip.compress(content))
+        packed.seek(0)
+        opened = gzip.GzipFile(fileobj=packed)
     else:
         opened = tempfile.NamedTemporaryFile(dir=where, delete=form != "named")
         opened.write(content)

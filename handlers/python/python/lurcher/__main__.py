@@ -6,8 +6,11 @@ import sysconfig
 
 
 def become(name: str, arguments: list[str]) -> None:
-    """Become the program beside this interpreter, by a name that it knows."""
-    program = os.path.join(sysconfig.get_path("scripts"), "lurcher")
+    """Become the program beside this interpreter, or of its user, by a name that it knows."""
+    schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))
+    folders = [sysconfig.get_path("scripts", scheme) for scheme in schemes]
+    programs = [os.path.join(folder, "lurcher") for folder in folders]
+    program = next(filter(os.path.exists, programs), programs[0])
     try:
         os.execv(program, [name, *arguments])
     except OSError as error:

@@ -126,6 +126,7 @@ async def main(hub: Any, lifespans: list[tuple[list[int], Lifespan]]) -> None:
         if lifespan.listens:
             for number in numbers:
                 hub.set_state(number, lifespan.state)
+                internal._states[number] = lifespan.state
     end = running.create_future()
     running.add_reader(hub.descriptor(), hub.drain)
     if hub.watched() is not None:

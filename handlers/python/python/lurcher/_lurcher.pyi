@@ -292,9 +292,15 @@ class BaseConnection:
     def ended(self) -> bool: ...
 
 class Connection(BaseConnection):
+    def __new__(
+        cls,
+        send_spec: _Specs | None = None,
+        recv_spec: _Specs | None = None,
+        **options: Unpack[_Options],
+    ) -> Self: ...
     def __init__(
         self,
-        send_spec: _Specs = ...,
+        send_spec: _Specs | None = None,
         recv_spec: _Specs | None = None,
         **options: Unpack[_Options],
     ) -> None: ...
@@ -352,11 +358,11 @@ class AioConnection(BaseConnection):
 
 @final
 class WSGIApp:
-    def __init__(self, application: Callable[[dict[str, Any], Any], Iterable[bytes]]) -> None: ...
+    def __new__(cls, application: Callable[[dict[str, Any], Any], Iterable[bytes]]) -> Self: ...
     def __call__(self, request: Request) -> None: ...
 
 def aio_connect(
-    send_spec: _Specs = ..., recv_spec: _Specs | None = None, **options: Any
+    send_spec: _Specs | None = None, recv_spec: _Specs | None = None, **options: Any
 ) -> asyncio.Future[AioConnection]: ...
 def configured(
     configuration: str | os.PathLike[str],

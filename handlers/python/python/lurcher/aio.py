@@ -99,7 +99,7 @@ async def serve(
 
     `process` gets every request, whatever its kind. What it raises is logged, and a client that
     waits is answered 500. Messages of one WebSocket are tasks of their own, too: where their order
-    matters, let `process` put them into a queue.
+    matters, let `process` put them into a queue. When this is cancelled, so are the tasks.
     """
     tasks: set[asyncio.Task[None]] = set()
     room = asyncio.Semaphore(concurrency)
@@ -119,10 +119,13 @@ async def serve(
             tasks.add(task)
             task.add_done_callback(tasks.discard)
             await room.acquire()
+        while tasks:
+            await asyncio.wait(tasks)
     finally:
-        room.release()
-    while tasks:
-        await asyncio.wait(tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
 
 async def _failed(request: Request, error: Exception) -> None:

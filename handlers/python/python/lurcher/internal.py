@@ -25,8 +25,10 @@ Headers = Union[Mapping[str, str], Iterable[tuple[str, str]]]
 #: The applications as (callable, interface), and how a place is looked up; set by the worker.
 _apps: list[tuple[Any, str]] = []
 _look_up: Callable[[str, bytes], Any] | None = None
-#: The event loop on which ASGI applications live, and the state of each; set by the worker.
+#: The event loop on which ASGI applications live, and what the lifespan of each has left; set by
+#: the worker.
 _loop: asyncio.AbstractEventLoop | None = None
+_states: dict[int, dict[str, Any]] = {}
 
 
 class NoApplication(LookupError):
@@ -65,15 +67,15 @@ def request(
 
     Not from the event loop itself, which would wait for itself: there it is `arequest`.
     """
-    app, speaks, script, rest, query = _find(path, host)
+    place = _find(path, host)
     pairs = _pairs(headers)
-    if speaks == "wsgi":
-        return _call_wsgi(app, _environ(method, script, rest, query, pairs, body, host))
+    if place.speaks == "wsgi":
+        return _call_wsgi(place.app, _environ(method, place, pairs, body, host))
     try:
         running = asyncio.get_running_loop()
     except RuntimeError:
         running = None
-    call = _call_asgi(app, _scope(method, script, rest, query, pairs, host), body)
+    call = _call_asgi(place.app, _scope(method, place, pairs, host), body)
     if running is not None:
         call.close()
         raise RuntimeError("in a coroutine it is `await lurcher.internal.arequest(...)`")
@@ -90,29 +92,58 @@ async def arequest(
     host: str | None = None,
 ) -> Response:
     """The same from a coroutine. A WSGI application is called in a thread of its own."""
-    app, speaks, script, rest, query = _find(path, host)
+    place = _find(path, host)
     pairs = _pairs(headers)
-    if speaks == "wsgi":
-        environ = _environ(method, script, rest, query, pairs, body, host)
+    if place.speaks == "wsgi":
+        environ = _environ(method, place, pairs, body, host)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(None, _call_wsgi, app, environ)
+        return await loop.run_in_executor(None, _call_wsgi, place.app, environ)
     # A task, so that what it does to its context is not seen here.
-    call = _call_asgi(app, _scope(method, script, rest, query, pairs, host), body)
+    call = _call_asgi(place.app, _scope(method, place, pairs, host), body)
     return await asyncio.ensure_future(call)
 
 
-def _find(path: str, host: str | None) -> tuple[Any, str, str, str, str]:
+@dataclass
+class _Place:
+    """Where a request goes: an application, and what of the path and the query it is told."""
+
+    app: Any
+    speaks: str
+    state: dict[str, Any] | None
+    #: The path as in a URL, and how many bytes of it are the application's place.
+    raw: bytes
+    consumed: int
+    query: bytes
+
+    @property
+    def script(self) -> bytes:
+        return unquote_to_bytes(self.raw[: self.consumed])
+
+    @property
+    def below(self) -> bytes:
+        return unquote_to_bytes(self.raw[self.consumed :])
+
+
+def _find(path: str, host: str | None) -> _Place:
     path, _, query = path.partition("?")
     if not path.startswith("/"):
         raise ValueError(f"a path begins with a slash: {path!r}")
-    found = _look_up(host or "", path.encode("utf-8")) if _look_up is not None else None
+    raw = path.encode("utf-8")
+    found = _look_up(host or "", raw) if _look_up is not None else None
     if found is None:
         raise NoApplication(f"no application of this process is at {host or ''}{path}")
     number, consumed = found
     app, speaks = _apps[number]
-    raw = path.encode("utf-8")
-    script = unquote_to_bytes(raw[:consumed]).decode("latin-1")
-    return app, speaks, script, unquote_to_bytes(raw[consumed:]).decode("latin-1"), query
+    return _Place(app, speaks, _states.get(number), raw, consumed, query.encode("utf-8"))
+
+
+def _name_and_port(host: str | None) -> tuple[str, str]:
+    """What a `Host` says; an address of version 6 stays in its brackets."""
+    host = host or "localhost"
+    name, colon, port = host.rpartition(":")
+    if not colon or "]" in port:
+        return host, "80"
+    return name, port if port.isascii() and port.isdigit() else "80"
 
 
 def _pairs(headers: Headers) -> list[tuple[str, str]]:
@@ -123,21 +154,19 @@ def _pairs(headers: Headers) -> list[tuple[str, str]]:
 
 def _environ(
     method: str,
-    script: str,
-    path: str,
-    query: str,
+    place: _Place,
     headers: list[tuple[str, str]],
     body: bytes,
     host: str | None,
 ) -> dict[str, Any]:
-    name, _, port = (host or "localhost").partition(":")
+    name, port = _name_and_port(host)
     environ: dict[str, Any] = {
         "REQUEST_METHOD": method,
-        "SCRIPT_NAME": script,
-        "PATH_INFO": path,
-        "QUERY_STRING": query,
+        "SCRIPT_NAME": place.script.decode("latin-1"),
+        "PATH_INFO": place.below.decode("latin-1"),
+        "QUERY_STRING": place.query.decode("latin-1"),
         "SERVER_NAME": name,
-        "SERVER_PORT": port or "80",
+        "SERVER_PORT": port,
         "SERVER_PROTOCOL": "HTTP/1.1",
         "REMOTE_ADDR": "127.0.0.1",
         "HTTP_HOST": host or "localhost",
@@ -190,31 +219,32 @@ def _call_wsgi(app: Any, environ: dict[str, Any]) -> Response:
 
 def _scope(
     method: str,
-    script: str,
-    path: str,
-    query: str,
+    place: _Place,
     headers: list[tuple[str, str]],
     host: str | None,
 ) -> dict[str, Any]:
     names = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
     if all(name != b"host" for name, _ in names):
         names.insert(0, (b"host", (host or "localhost").encode("latin-1")))
-    whole = (script + path).encode("latin-1")
-    return {
+    name, port = _name_and_port(host)
+    scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
         "method": method.upper(),
         "scheme": "http",
-        "path": whole.decode("utf-8", "surrogateescape"),
-        "raw_path": whole,
-        "query_string": query.encode("latin-1"),
-        "root_path": script.encode("latin-1").decode("utf-8", "surrogateescape"),
+        "path": (place.script + place.below).decode("utf-8", "replace"),
+        "raw_path": place.raw,
+        "query_string": place.query,
+        "root_path": place.script.decode("utf-8", "replace"),
         "headers": names,
         "client": ("127.0.0.1", 0),
-        "server": ((host or "localhost").partition(":")[0], 80),
+        "server": (name.strip("[]"), int(port)),
         "extensions": {"lurcher.internal": {}},
     }
+    if place.state is not None:
+        scope["state"] = dict(place.state)
+    return scope
 
 
 async def _call_asgi(app: Any, scope: dict[str, Any], body: bytes) -> Response:

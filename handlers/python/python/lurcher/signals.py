@@ -46,7 +46,7 @@ def unsubscribe(name: str, function: Callable[..., Any]) -> None:
             _subscribers.pop(name, None)
 
 
-def publish(name: str, **data: Any) -> int:
+def publish(name: str, /, **data: Any) -> int:
     """Call all subscribers with this data; returns how many have done their work.
 
     One that raises does not stop the others, nor the one who publishes: its exception is logged.

@@ -137,7 +137,7 @@ pub(super) fn new(
 #[pymethods]
 impl BaseBody {
     /// So many bytes, fewer only at the end; without a size, or with -1, everything that is still to come.
-    #[pyo3(signature = (size = -1))]
+    #[pyo3(signature = (size = -1), text_signature = "($self, size=-1)")]
     fn read(&self, py: Python<'_>, size: i64) -> PyResult<Py<PyAny>> {
         read(
             py,

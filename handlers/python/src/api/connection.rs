@@ -24,6 +24,9 @@ use super::way::{self, Out, Way, run};
 /// How long `shutdown` waits for what servers have pushed, unless told otherwise.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
+/// As good as for ever, and no number that a clock cannot add.
+const AGES: Duration = Duration::from_secs(100 * 366 * 86_400);
+
 /// A handler's connection to one server or several, or to brokers.
 #[pyclass(frozen, subclass, module = "lurcher", name = "BaseConnection")]
 pub(super) struct BaseConnection {
@@ -144,6 +147,7 @@ impl BaseConnection {
     /// is lost: ``shutdown`` comes first.
     fn close(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let hub = self.hub()?;
+        hub.check()?;
         if let Way::Loop(inbox) = hub.way() {
             let future = inbox.future(py)?;
             let waiting = inbox.begin(&future);
@@ -154,7 +158,6 @@ impl BaseConnection {
             });
             return Ok(future.unbind());
         }
-        hub.check()?;
         hub.abandon();
         runtime::wait(py, hub.runtime(), hub.close(), None)?;
         Ok(py.None())
@@ -205,6 +208,11 @@ impl Connection {
         let base = connect(py, options, announces)?;
         Ok(PyClassInitializer::from(base).add_subclass(Self))
     }
+
+    // It was made with them already. This is for subclasses that call it, as with any class of Python's.
+    #[pyo3(signature = (*_arguments, **_options))]
+    #[expect(clippy::unused_self, reason = "Python's way")]
+    fn __init__(&self, _arguments: &Bound<'_, PyTuple>, _options: Option<&Bound<'_, PyDict>>) {}
 
     /// Connects to a handler's place in a server's configuration, a database or a ``.conf``: the one that gets requests for ``route``
     /// (a path, or the text of a route), on ``host``, with ``ident`` (``send_ident``) and ``send_spec``, of ``server`` (uuid or name).
@@ -300,6 +308,7 @@ impl Connection {
 /// A number of seconds.
 fn seconds(number: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(number)
+        .map(|seconds| seconds.min(AGES))
         .map_err(|_| PyValueError::new_err(format!("no number of seconds: {number}")))
 }
 

@@ -8,14 +8,15 @@
     reason = "waiters take turns at receiving: the lock is held while one of them waits"
 )]
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use lurcher::handler::{
-    Bodies, BodyReader, Connection, Event, Frame, Options, Part, Replies, Request, StopHandle,
-    Upload,
+    Bodies, BodyReader, Client, Connection, Event, Frame, Options, Part, Replies, Request,
+    StopHandle, Upload,
 };
 use pyo3::prelude::*;
 use tokio::runtime::Runtime;
@@ -29,6 +30,13 @@ use super::way::Way;
 /// Requests that are kept for whoever asks next, while others wait for something else of the connection. Then nothing more is
 /// received, and servers keep the rest: as many as the library keeps of one server.
 const QUEUE_MAX: usize = 1000;
+
+/// How long those who wait for something else put up with a full queue. What they wait for comes behind the rest, and when nobody takes
+/// that, perhaps because all of them wait, it is turned away.
+const FULL_MAX: Duration = Duration::from_secs(1);
+
+/// Futures that wait, before those among them are looked for that were cancelled.
+const SWEEP: usize = 64;
 
 /// Requests that an event loop is given without a turn of the loop between them: its other tasks want their turn too.
 const AT_ONCE_MAX: u32 = 16;
@@ -80,10 +88,14 @@ pub(super) struct Hub {
     shelf: Mutex<Shelf>,
     /// Something was put into the queue, or the end has come.
     queued: Notify,
+    /// Something was taken out of a full queue.
+    room: Notify,
     ended: AtomicBool,
     word: watch::Sender<Word>,
     /// Futures of an event loop, done when there is something.
     waiters: Mutex<VecDeque<Py<PyAny>>>,
+    /// How many of them were there when they were last looked through.
+    swept: AtomicUsize,
     /// A task receives for the waiters.
     fetching: AtomicBool,
     at_once: Mutex<u32>,
@@ -92,7 +104,22 @@ pub(super) struct Hub {
 #[derive(Default)]
 struct Shelf {
     queue: VecDeque<Incoming>,
+    /// When the queue has become full, or one was taken out of a full one.
+    full_since: Option<Instant>,
     bodies: Bodies,
+    /// Whose requests the program never saw: of their ends it need not hear.
+    turned_away: HashSet<Client>,
+}
+
+impl Shelf {
+    fn is_full(&self) -> bool {
+        self.queue.len() >= QUEUE_MAX
+    }
+
+    /// Servers tell soon of clients that were turned away, so this means that one does not.
+    fn is_crowded(&self) -> bool {
+        self.turned_away.len() >= QUEUE_MAX
+    }
 }
 
 impl Hub {
@@ -114,9 +141,11 @@ impl Hub {
             announces,
             shelf: Mutex::default(),
             queued: Notify::new(),
+            room: Notify::new(),
             ended: AtomicBool::new(false),
             word: watch::Sender::default(),
             waiters: Mutex::default(),
+            swept: AtomicUsize::new(0),
             fetching: AtomicBool::new(false),
             at_once: Mutex::default(),
         })
@@ -185,7 +214,7 @@ impl Hub {
             let queued = self.queued.notified();
             tokio::pin!(queued);
             queued.as_mut().enable();
-            if let Some(incoming) = self.shelf().queue.pop_front() {
+            if let Some(incoming) = self.take() {
                 return Some(incoming);
             }
             if self.has_ended() {
@@ -194,9 +223,21 @@ impl Hub {
             tokio::select! {
                 biased;
                 () = queued => {}
-                _ = self.receive() => {}
+                _ = self.receive(false) => {}
             }
         }
+    }
+
+    fn take(&self) -> Option<Incoming> {
+        let mut shelf = self.shelf();
+        let was_full = shelf.is_full();
+        let taken = shelf.queue.pop_front();
+        if was_full {
+            shelf.full_since = shelf.is_full().then(Instant::now);
+            drop(shelf);
+            self.room.notify_waiters();
+        }
+        taken
     }
 
     /// As [`Hub::next`], until somebody interrupts or closes.
@@ -218,21 +259,40 @@ impl Hub {
         }
     }
 
-    /// Receives into the queue as long as there is room; it does not end.
+    /// Receives into the queue as long as there is room, and when there is none for long, what is not for the program; it does not end.
     pub(super) async fn receive_for_others(&self) {
-        while self.shelf().queue.len() < QUEUE_MAX && !self.ended.load(Ordering::Acquire) {
-            if self.receive().await {
+        while !self.ended.load(Ordering::Acquire) {
+            let turns_away = !self.has_room_soon().await;
+            if self.receive(turns_away).await {
                 self.tell_of_queued();
             }
         }
         std::future::pending().await
     }
 
+    /// Waits for room in the queue; false when there was none for long.
+    async fn has_room_soon(&self) -> bool {
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            let since = {
+                let shelf = self.shelf();
+                shelf.full_since.filter(|_| shelf.is_full())
+            };
+            let Some(since) = since else { return true };
+            let end = tokio::time::Instant::from_std(since + FULL_MAX);
+            if tokio::time::timeout_at(end, room).await.is_err() {
+                return false;
+            }
+        }
+    }
+
     /// Begins to stop, and receives until there is nothing more, into the queue.
     pub(super) async fn shut_down(&self) {
         self.stop.stop();
         while !self.ended.load(Ordering::Acquire) {
-            if self.receive().await {
+            if self.receive(false).await {
                 self.tell_of_queued();
             }
         }
@@ -247,7 +307,7 @@ impl Hub {
 
     /// Takes one message, or hears of the end. True when something is in the queue now: put there while nobody else can receive,
     /// so that what comes from one client stays in order.
-    async fn receive(&self) -> bool {
+    async fn receive(&self, turns_away: bool) -> bool {
         let mut word = self.word.subscribe();
         let mut connection = self.connection.lock().await;
         let received = match connection.as_mut() {
@@ -266,8 +326,45 @@ impl Hub {
         let Some(incoming) = self.sort(request) else {
             return false;
         };
-        self.shelf().queue.push_back(incoming);
+        let mut shelf = self.shelf();
+        let is_new = matches!(incoming.kind, "request" | "handshake");
+        let is_more = matches!(incoming.kind, "frame" | "message");
+        if turns_away && shelf.is_full() && (is_new || is_more) {
+            let client = incoming.message.request().client();
+            if is_new {
+                if shelf.is_crowded() {
+                    shelf.turned_away.clear();
+                }
+                shelf.turned_away.insert(client);
+            }
+            drop(shelf);
+            self.turn_away(&incoming, is_new);
+            return false;
+        }
+        shelf.queue.push_back(incoming);
+        if shelf.is_full() && shelf.full_since.is_none() {
+            shelf.full_since = Some(Instant::now());
+        }
         true
+    }
+
+    /// Nobody takes what comes: a new request is answered 503, and who has been let in and sends too much is cut off.
+    fn turn_away(&self, incoming: &Incoming, is_new: bool) {
+        let request = incoming.message.request();
+        let client = request.client();
+        if is_new {
+            tracing::warn!(
+                ?client,
+                "turned a request away: nobody takes those that wait"
+            );
+            let answer = request.respond(503).header("Retry-After", "1").close();
+            let answer = answer.send("Service Unavailable\n");
+            self.runtime.spawn(async move { drop(answer.await) });
+        } else {
+            tracing::warn!(?client, "cut off a client whose messages nobody takes");
+            self.runtime
+                .spawn(async move { drop(client.cancel().await) });
+        }
     }
 
     /// Tells what it is, and keeps what is only for the library.
@@ -280,7 +377,12 @@ impl Hub {
             })
         };
         if request.is_disconnect() {
-            self.shelf().bodies.gone(&request.client());
+            let mut shelf = self.shelf();
+            let client = request.client();
+            shelf.bodies.gone(&client);
+            if shelf.turned_away.remove(&client) {
+                return None;
+            }
             return plain("disconnect", request);
         }
         match request.into_event() {
@@ -363,6 +465,7 @@ impl Hub {
     /// A future that is done when it is worth asking again. What there is stays where it is meanwhile: a future may be cancelled when it
     /// is done already, and would take with it what it holds.
     pub(super) fn ready(self: &Arc<Self>, py: Python<'_>, inbox: &Inbox) -> PyResult<Py<PyAny>> {
+        self.sweep(py);
         let future = inbox.future(py)?;
         self.waiters().push_back(future.clone().unbind());
         if *self.at_once.lock().unwrap_or_else(PoisonError::into_inner) >= AT_ONCE_MAX {
@@ -371,6 +474,24 @@ impl Hub {
             self.serve_waiters(py)?;
         }
         Ok(future.unbind())
+    }
+
+    /// Leaves out futures that were cancelled: behind one that waits for long they would gather.
+    fn sweep(&self, py: Python<'_>) {
+        let before = self.swept.load(Ordering::Relaxed);
+        if self.waiters().len() < SWEEP + 2 * before {
+            return;
+        }
+        let mut waiters = std::mem::take(&mut *self.waiters());
+        // Not under the lock, since it is Python's code.
+        waiters.retain(|waiter| {
+            let done = waiter.call_method0(py, "done");
+            !done.and_then(|done| done.is_truthy(py)).unwrap_or(true)
+        });
+        self.swept.store(waiters.len(), Ordering::Relaxed);
+        let mut present = self.waiters();
+        waiters.append(&mut present);
+        *present = waiters;
     }
 
     /// The loop has had a turn.
@@ -404,7 +525,7 @@ impl Hub {
     /// Takes from the connection what is there; true when that is anything for the program, or the end.
     fn receives_at_once(&self) -> bool {
         loop {
-            match try_now(self.runtime, std::pin::pin!(self.receive())) {
+            match try_now(self.runtime, std::pin::pin!(self.receive(false))) {
                 Poll::Pending => return false,
                 Poll::Ready(true) => return true,
                 Poll::Ready(false) if self.ended.load(Ordering::Acquire) => return true,
@@ -415,18 +536,19 @@ impl Hub {
 
     /// Receives in the background until there is something for whoever waits first.
     fn fetch(self: &Arc<Self>) {
-        if self.fetching.swap(true, Ordering::AcqRel) {
+        // In one order with the inbox's waking, or a loop that finds this at work might not be woken by it.
+        if self.fetching.swap(true, Ordering::SeqCst) {
             return;
         }
         let hub = Arc::clone(self);
         self.runtime.spawn(async move {
             loop {
                 // Each turn waits for a message.
-                if hub.ended.load(Ordering::Acquire) || hub.receive().await {
+                if hub.ended.load(Ordering::Acquire) || hub.receive(false).await {
                     break;
                 }
             }
-            hub.fetching.store(false, Ordering::Release);
+            hub.fetching.store(false, Ordering::SeqCst);
             if let Way::Loop(inbox) = &hub.way {
                 inbox.wake();
             }

@@ -77,7 +77,7 @@ impl Inbox {
     }
 
     pub(super) fn wake(&self) {
-        if !self.woken.swap(true, Ordering::AcqRel) {
+        if !self.woken.swap(true, Ordering::SeqCst) {
             // One byte that is there already wakes as well as two.
             drop((&self.ours).write_all(b"."));
         }
@@ -88,7 +88,7 @@ impl Inbox {
         let mut bytes = [0; 64];
         while matches!((&self.theirs).read(&mut bytes), Ok(64)) {}
         // Before looking, so that what comes now wakes again.
-        self.woken.store(false, Ordering::Release);
+        self.woken.store(false, Ordering::SeqCst);
         let done = std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner));
         self.outstanding.fetch_sub(done.len(), Ordering::AcqRel);
         done

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use super::convert::Data;
 use super::errors::Fault;
 use super::hub::Hub;
-use super::way::{Out, Way, run};
+use super::way::{Out, Way, run, run_anyway};
 
 /// Writes a body piece by piece, no faster than the client takes it. ``finish`` has to be called, or the writer used as a context
 /// manager, which does so; a writer that is dropped before, or left by an exception, cuts its client off, so that half a response
@@ -82,10 +82,15 @@ impl BaseWriter {
         if !failed {
             return self.end(py, None);
         }
+        self.give_up(py)
+    }
+
+    /// On a connection that is closed, too: who leaves by an exception is to see that one.
+    fn give_up(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let writer = Arc::clone(&self.writer);
-        run(py, &self.hub, async move {
+        run_anyway(py, &self.hub, async move {
             drop(writer.lock().await.take());
-            Ok(Out::Bool(false))
+            Ok(Out::Nothing)
         })
     }
 }
@@ -131,11 +136,7 @@ impl BaseWriter {
 
     /// Cuts the client off, unless the body was finished.
     fn abort(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let writer = Arc::clone(&self.writer);
-        run(py, &self.hub, async move {
-            drop(writer.lock().await.take());
-            Ok(Out::Nothing)
-        })
+        self.give_up(py)
     }
 
     /// Whether the server has told that the client is gone. Told or not, writing to one that is raises ClientGone sooner or later.

@@ -18,7 +18,7 @@ use pyo3::types::{PyBytes, PyDict};
 use super::desk::{Source, Work};
 use super::hub::Hub;
 use super::line::Line;
-use super::message::{Head, Message, unexpected};
+use super::message::{Head, Message, out_of_order, unexpected};
 use super::outlet::{self, Outlet, Step};
 use super::wait::{Awaited, Standing, Wait};
 
@@ -117,14 +117,14 @@ impl Http {
     fn ended(slf: &Bound<'_, Self>, error: Option<&Bound<'_, PyAny>>) {
         let py = slf.py();
         let http = slf.get();
-        let (stage, outlet) = {
+        let (stage, outlet, waiters) = {
             let mut state = http.lock();
             state.has_ended = true;
             state.task = None;
-            state.waiters.clear();
             state.body = Body::Broken;
             let stage = std::mem::replace(&mut state.stage, Stage::Complete);
-            (stage, state.outlet.take())
+            let waiters = std::mem::take(&mut state.waiters);
+            (stage, state.outlet.take(), waiters)
         };
         let is_complete = matches!(stage, Stage::Complete);
         let hub = http.hub.get();
@@ -157,6 +157,8 @@ impl Http {
             }
             _ => {}
         }
+        // Tasks that the application has left behind hear that it is over, and end.
+        hub.release(py, waiters);
         hub.left(py, &http.line);
     }
 }
@@ -625,10 +627,6 @@ pub(crate) fn gone() -> PyErr {
 
 fn complete() -> PyErr {
     out_of_order("http.response.body", "the response is complete")
-}
-
-fn out_of_order(kind: &str, why: &str) -> PyErr {
-    PyRuntimeError::new_err(format!("unexpected {kind}: {why}"))
 }
 
 fn wrong_length(bytes: u64, declared: u64) -> PyErr {

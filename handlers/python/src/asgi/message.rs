@@ -171,3 +171,8 @@ pub(crate) fn unexpected(expected: &str, got: &Bound<'_, PyString>) -> PyErr {
         got.to_string_lossy()
     ))
 }
+
+/// One that comes too early, too late or twice.
+pub(crate) fn out_of_order(kind: &str, why: &str) -> PyErr {
+    PyRuntimeError::new_err(format!("unexpected {kind}: {why}"))
+}

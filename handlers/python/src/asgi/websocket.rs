@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyDict};
 use super::http::{gone, shown, sorry};
 use super::hub::Hub;
 use super::line::{ABNORMAL, Gone, Line};
-use super::message::{Head, Message, unexpected};
+use super::message::{Head, Message, out_of_order, unexpected};
 use super::outlet::{Outlet, Step};
 use super::wait::{Awaited, Standing, Wait};
 
@@ -90,12 +90,12 @@ impl WebSocket {
     fn ended(slf: &Bound<'_, Self>, error: Option<&Bound<'_, PyAny>>) {
         let py = slf.py();
         let websocket = slf.get();
-        let stage = {
+        let (stage, waiters) = {
             let mut state = websocket.lock();
             state.has_ended = true;
             state.task = None;
-            state.waiters.clear();
-            std::mem::replace(&mut state.stage, Stage::Closed)
+            let stage = std::mem::replace(&mut state.stage, Stage::Closed);
+            (stage, std::mem::take(&mut state.waiters))
         };
         let hub = websocket.hub.get();
         let is_gone = websocket.line.is_gone();
@@ -130,6 +130,9 @@ impl WebSocket {
             Stage::Denying(None) => websocket.outlet.cut(),
             _ => {}
         }
+        // Tasks that the application has left behind hear that it is over, and end.
+        websocket.lock().code.get_or_insert(ABNORMAL);
+        hub.release(py, waiters);
         hub.left(py, &websocket.line);
     }
 }
@@ -460,8 +463,4 @@ impl WebSocket {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn out_of_order(kind: &str, why: &str) -> PyErr {
-    PyRuntimeError::new_err(format!("unexpected {kind}: {why}"))
 }

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use pyo3::exceptions::PyStopIteration;
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
 /// The server's setting `sendfile.base`, where the operator has said so.
 static BASE: OnceLock<PathBuf> = OnceLock::new();
@@ -75,7 +76,7 @@ pub(super) struct Rest {
 impl FileWrapper {
     /// The file behind it; `None` for what only looks like one.
     pub(super) fn rest(&self, py: Python<'_>) -> Option<Rest> {
-        let like = self.filelike.bind(py);
+        let like = real(self.filelike.bind(py))?;
         let number: i32 = like
             .call_method0(intern!(py, "fileno"))
             .ok()?
@@ -99,6 +100,28 @@ impl FileWrapper {
             name,
         })
     }
+}
+
+/// The file whose bytes are what `read` of this returns: itself, or the one that a wrapper has its `read` from, as those of `tempfile`
+/// do. What makes something else of them has a descriptor and a position too: `gzip`, above all.
+fn real<'py>(like: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+    let py = like.py();
+    let read = like.getattr(intern!(py, "read")).ok()?;
+    let wrapped = read.getattr_opt(intern!(py, "__wrapped__")).ok()?;
+    let read = wrapped.unwrap_or(read);
+    let owner = read.getattr(intern!(py, "__self__")).ok()?;
+    let io = py.import(intern!(py, "io")).ok()?;
+    let is = |object: &Bound<'py, PyAny>, name: &Bound<'py, PyString>| {
+        let kind = io.getattr(name);
+        kind.is_ok_and(|kind| object.get_type().is(&kind))
+    };
+    let buffered = [intern!(py, "BufferedReader"), intern!(py, "BufferedRandom")];
+    let raw = if buffered.into_iter().any(|name| is(&owner, name)) {
+        owner.getattr(intern!(py, "raw")).ok()?
+    } else {
+        owner.clone()
+    };
+    is(&raw, intern!(py, "FileIO")).then_some(owner)
 }
 
 /// The name of an open file, if it is still that file's and below the base.
