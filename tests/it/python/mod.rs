@@ -1,5 +1,6 @@
-//! Python applications by `lurcher run`: WSGI and ASGI, on both servers in both protocols. `basics` is what any application sees, `sites` are
-//! Django, Flask, `FastAPI` and Starlette, `failures` what becomes of requests when an application, a worker or a client does not do as it should.
+//! Python applications by `lurcher run`: WSGI and ASGI, on both servers in both protocols. `basics` is what any application sees, `wsgi_rules`
+//! and `asgi_rules` go through what the two interfaces ask, `sites` are Django, Flask, `FastAPI` and Starlette, `failures` what becomes of
+//! requests when an application, a worker or a client does not do as it should.
 //!
 //! The extension module is another package, which `cargo test` does not build: the first of these tests does. Without a Python from 3.10 on they
 //! say so by a printed line and pass.
@@ -7,10 +8,12 @@
 mod api;
 mod apps;
 mod asgi;
+mod asgi_rules;
 mod basics;
 mod failures;
 mod sites;
 mod wsgi;
+mod wsgi_rules;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -379,21 +379,13 @@ fn a_reason_need_not_be_ascii() {
 }
 
 #[test]
-fn what_must_not_be_said_is_refused() {
+fn what_is_raised_is_answered_and_told_in_the_log() {
     each(BARE, &[], |server, app| {
-        let answer = ask(server.address, "GET /bad_start", "", b"");
-        let types = "TypeError ".to_owned() + &"ValueError ".repeat(5);
-        let lists = "TypeError ".repeat(5);
-        let values = "ValueError ".repeat(9);
-        assert_eq!(
-            (answer.status, text(&answer)),
-            (500, format!("{types}{lists}{values}twice"))
-        );
         for (path, why) in [
             ("/raises", "KeyError: 'before the body'"),
             ("/leaves?exit", "SystemExit: no"),
             ("/leaves?interrupt", "KeyboardInterrupt: no"),
-            ("/no_start", "start_response was not called"),
+            ("/no_start", "start_response() was not called"),
             ("/no_bytes", "a piece of type str"),
         ] {
             let answer = ask(server.address, &format!("GET {path}"), "", b"");

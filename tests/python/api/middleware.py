@@ -246,7 +246,7 @@ class Compression(unittest.TestCase):
             start_response("200 OK", [])
             return []
 
-        with self.assertRaises(AssertionError):
+        with self.assertRaises(RuntimeError):
             Call(GZip(twice))
 
     def test_an_error_after_the_head_is_the_server_s(self) -> None:

@@ -26,9 +26,23 @@ HOST, PORT = os.environ["LURCHER_HTTP"].rsplit(":", 1)
 PATIENCE = 20.0
 
 
+class Connection(lurcher.Connection):
+    """One after which the server has heard that it is gone: what is asked next must not be pushed to it."""
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            self.stop()
+            while not self.ended:
+                self.recv(timeout=PATIENCE)
+        except lurcher.Error:
+            # Closed already.
+            pass
+        super().__exit__(*error)
+
+
 def connect(**options: Any) -> lurcher.Connection:
     """A connection that waits for a server that is slow to take it."""
-    return lurcher.Connection(SEND, RECV, subscription_timeout=PATIENCE, **options)
+    return Connection(SEND, RECV, subscription_timeout=PATIENCE, **options)
 
 
 class Answer:

@@ -164,51 +164,6 @@ def leaves(environ: Environ, start: Start) -> Iterable[bytes]:
     raise {"exit": SystemExit, "interrupt": KeyboardInterrupt}[environ["QUERY_STRING"]]("no")
 
 
-def bad_start(environ: Environ, start: Start) -> Iterable[bytes]:
-    """Tries everything that start_response must refuse, and says how it did."""
-    ok = ("200 OK", [("X-A", "b")])
-    tries: list[tuple[Any, ...]] = [
-        (b"200 OK", []),
-        ("200", []),
-        ("2000 OK", []),
-        ("abc OK", []),
-        ("099 OK", []),
-        ("200 OK\r\nX: y", []),
-        ("200 OK", ()),
-        ("200 OK", [["X-A", "b"]]),
-        ("200 OK", [("X-A",)]),
-        ("200 OK", [("X-A", 1)]),
-        ("200 OK", [(b"X-A", "b")]),
-        ("200 OK", [("X-A", "b\r\nX-B: c")]),
-        ("200 OK", [("X-A", "b\0")]),
-        ("200 OK", [("X A", "b")]),
-        ("200 OK", [("", "b")]),
-        ("200 OK", [("X-A", "\u20ac")]),
-        ("200 OK", [("Transfer-Encoding", "chunked")]),
-        ("200 OK", [("Connection", "upgrade")]),
-        ("200 OK", [("Content-Length", "-1")]),
-        ("200 OK", [("Content-Length", "1"), ("Content-Length", "2")]),
-    ]
-    found = []
-    for arguments in tries:
-        try:
-            start(*arguments)
-        except Exception as error:
-            found.append(type(error).__name__)
-        else:
-            found.append("taken")
-    start(*ok)
-    try:
-        start(*ok)
-    except AssertionError:
-        found.append("twice")
-    try:
-        raise RuntimeError("something")
-    except RuntimeError as error:
-        start("500 Sorry", TEXT, (type(error), error, error.__traceback__))
-    return [" ".join(found).encode()]
-
-
 def too_late(environ: Environ, start: Start) -> Iterator[bytes]:
     """Wants another head when the first has left."""
     start("200 OK", TEXT)
@@ -299,7 +254,7 @@ PATHS: dict[str, Callable[[Environ, Start], Iterable[bytes]]] = {
     f"/{app.__name__}": app
     for app in (
         pieces, gated, opens, written, late, reads, counts, loses, ignores, endless, closes, seen,
-        raises, leaves, bad_start, too_late, no_start, no_bytes, long_body, short_body, status,
+        raises, leaves, too_late, no_start, no_bytes, long_body, short_body, status,
         cookies, file, large, meets, ordered,
     )  # fmt: skip
 }

@@ -290,7 +290,7 @@ def _starter(head: _Head, make_filter: Callable[[], _Filter]) -> StartResponse:
         if head.write is not None:
             return head.again(status, headers, exc_info)
         if head.status is not None and exc_info is None:
-            raise AssertionError("start_response was called twice without exc_info")
+            raise RuntimeError("start_response was called twice without exc_info")
         head.status, head.headers, head.exc_info = status, list(headers), exc_info
         return write
 

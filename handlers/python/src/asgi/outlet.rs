@@ -174,9 +174,10 @@ impl Outlet {
 
     async fn run(self: Arc<Self>) {
         let mut writer = self.lock().writer.take();
+        // Whether anything was done that a flush would bring on its way, and none has since: one that gives way to what is told twice
+        // must be made up for.
+        let mut flushes = false;
         loop {
-            // Whether there was anything to do that a flush could bring on its way.
-            let mut flushes = false;
             while let Some(step) = self.next() {
                 let bytes = step.len();
                 let done = self.done(step, &mut writer).await;
@@ -201,6 +202,7 @@ impl Outlet {
                     drop(writer);
                     return self.rest(None);
                 }
+                flushes = false;
             }
             match self.go_home(writer) {
                 None => return,

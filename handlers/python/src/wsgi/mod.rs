@@ -6,6 +6,7 @@
 mod environ;
 mod file;
 mod green;
+mod head;
 mod input;
 mod names;
 mod out;

@@ -216,12 +216,18 @@ fn send_all(
     input: &Bound<'_, Input>,
 ) -> Result<(), Fault> {
     let py = pieces.py();
-    let mut total = 0_usize;
+    let mut total = Some(0_usize);
     for piece in pieces.iter_borrowed() {
-        total = total.saturating_add(bytes(&piece)?.as_bytes().len());
+        let piece = bytes(&piece).ok();
+        let length = piece.map(|piece| piece.as_bytes().len());
+        total = total
+            .zip(length)
+            .map(|(sum, next)| sum.saturating_add(next));
     }
     let mut state = start.try_borrow_mut().map_err(PyErr::from)?;
-    if state.is_said() {
+    // One with something in it that is no piece is sent like an iterator that produces it: as far as that (PEP 3333, "Buffering and
+    // Streaming": each piece before the next is asked for).
+    if let Some(total) = total.filter(|_| state.is_said()) {
         close_if_left(&mut state, input);
         state.declare(total as u64);
         if total <= WHOLE_MAX || !state.has_body() {

@@ -2,25 +2,15 @@
 //! behind it, held to the length that was said.
 
 use lurcher::handler::{HttpError, ReplyError, Request, Respond};
-use pyo3::exceptions::{PyAssertionError, PyBrokenPipeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyBaseException, PyBrokenPipeError, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyTuple};
 
+use super::head;
 use super::out::Out;
 use crate::queue::Claim;
 use crate::wait;
-
-/// Fields about a connection, which is the server's (PEP 3333, "Other HTTP Features"). `Connection` is judged by its words.
-const HOP_BY_HOP: [&str; 7] = [
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
 
 /// Why a response has come to an end.
 #[derive(Debug)]
@@ -266,38 +256,24 @@ impl StartResponse {
 
     /// Takes a head, after everything in it was looked at.
     fn say(&mut self, status: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> PyResult<()> {
-        let status = status
-            .cast::<PyString>()
-            .map_err(|_| PyTypeError::new_err("the status is not a str"))?;
-        let headers = headers
-            .cast::<PyList>()
-            .map_err(|_| PyTypeError::new_err("the headers are not a list"))?;
+        let py = headers.py();
         let mut converted = Vec::new();
-        let (code, reason) = split_status(latin1(status, &mut converted)?)?;
+        let (code, reason) = head::status(status, &mut converted)?;
         let mut respond = self.request.respond(code).reason(reason);
         let mut declared = None;
         let (mut name_bytes, mut value_bytes) = (Vec::new(), Vec::new());
-        for header in headers.iter() {
-            let header = header
-                .cast::<PyTuple>()
-                .map_err(|_| PyTypeError::new_err("a header is not a tuple"))?;
-            if header.len() != 2 {
-                return Err(PyTypeError::new_err("a header is not a tuple of two"));
-            }
+        for header in head::list(headers)?.iter() {
+            let header = head::pair(&header)?;
             let (name, value) = (header.get_item(0)?, header.get_item(1)?);
-            let (Ok(name), Ok(value)) = (name.cast::<PyString>(), value.cast::<PyString>()) else {
-                return Err(PyTypeError::new_err("a header is not a tuple of two str"));
-            };
-            let name = latin1(name, &mut name_bytes)?;
-            let value = latin1(value, &mut value_bytes)?;
-            check(name, value)?;
+            let name = head::name(&name, &mut name_bytes)?;
+            let value = head::value(name, &value, &mut value_bytes)?;
             if name.eq_ignore_ascii_case(b"connection") && value.eq_ignore_ascii_case(b"keep-alive")
             {
                 // The server's business, and what it does anyway.
                 continue;
             }
             if name.eq_ignore_ascii_case(b"content-length") {
-                let length = length(value)?;
+                let length = head::length(py, value)?;
                 if declared.is_some_and(|other| other != length) {
                     return Err(PyValueError::new_err("two values of Content-Length"));
                 }
@@ -314,80 +290,7 @@ impl StartResponse {
 }
 
 fn silent() -> PyErr {
-    PyAssertionError::new_err("the body begins, and start_response was not called")
-}
-
-/// The bytes that a string stands for (PEP 3333, "A Note on String Types").
-fn latin1<'a>(text: &'a Bound<'_, PyString>, converted: &'a mut Vec<u8>) -> PyResult<&'a [u8]> {
-    let text = text.to_str()?;
-    if text.is_ascii() {
-        return Ok(text.as_bytes());
-    }
-    converted.clear();
-    for character in text.chars() {
-        let byte = u8::try_from(character).map_err(|_| {
-            PyValueError::new_err(format!("{text:?} has characters beyond Latin-1"))
-        })?;
-        converted.push(byte);
-    }
-    Ok(converted)
-}
-
-/// Code and reason of `DDD reason`.
-fn split_status(status: &[u8]) -> PyResult<(u16, &[u8])> {
-    let wrong = || {
-        let status = status.escape_ascii();
-        PyValueError::new_err(format!(
-            "the status \"{status}\" is not three digits and a reason"
-        ))
-    };
-    let (code, reason) = status.split_at_checked(3).ok_or_else(wrong)?;
-    let digits = code.iter().all(u8::is_ascii_digit);
-    let code = std::str::from_utf8(code).ok().filter(|_| digits);
-    let code = code.and_then(|code| code.parse().ok());
-    let code: u16 = code.filter(|code| *code >= 100).ok_or_else(wrong)?;
-    let reason = reason.strip_prefix(b" ").ok_or_else(wrong)?;
-    if reason.iter().copied().any(is_control) {
-        return Err(wrong());
-    }
-    Ok((code, reason))
-}
-
-fn is_control(byte: u8) -> bool {
-    byte.is_ascii_control() && byte != b'\t'
-}
-
-/// Whether this may be a header of an application.
-fn check(name: &[u8], value: &[u8]) -> PyResult<()> {
-    let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    if name.is_empty() || !name.iter().all(token) {
-        let name = name.escape_ascii();
-        return Err(PyValueError::new_err(format!(
-            "\"{name}\" is no header name"
-        )));
-    }
-    if value.iter().copied().any(is_control) {
-        let name = name.escape_ascii();
-        let why = format!("the value of header {name} holds a control character");
-        return Err(PyValueError::new_err(why));
-    }
-    let word = |word: &str| name.eq_ignore_ascii_case(word.as_bytes());
-    let connection = name.eq_ignore_ascii_case(b"connection")
-        && !value.eq_ignore_ascii_case(b"close")
-        && !value.eq_ignore_ascii_case(b"keep-alive");
-    if connection || HOP_BY_HOP.into_iter().any(word) {
-        let name = name.escape_ascii();
-        let why = format!("header {name} is about the connection, which is the server's");
-        return Err(PyValueError::new_err(why));
-    }
-    Ok(())
-}
-
-fn length(value: &[u8]) -> PyResult<u64> {
-    let text = std::str::from_utf8(value).unwrap_or_default();
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let number = digits.then(|| text.parse().ok()).flatten();
-    number.ok_or_else(|| PyValueError::new_err(format!("Content-Length {text:?} is no number")))
+    PyRuntimeError::new_err("the body begins, and start_response() was not called")
 }
 
 #[pymethods]
@@ -402,13 +305,18 @@ impl StartResponse {
     ) -> PyResult<Bound<'py, PyAny>> {
         let mut state = this.try_borrow_mut()?;
         match exc_info.filter(|exc_info| exc_info.is_truthy().unwrap_or(true)) {
-            Some(exc_info) if state.has_begun() => return Err(again(exc_info)?),
+            Some(exc_info) => {
+                let exc_info = head::triple(exc_info)?;
+                if state.has_begun() {
+                    return Err(again(exc_info)?);
+                }
+            }
             None if !matches!(state.stage, Stage::Silent) => {
-                return Err(PyAssertionError::new_err(
-                    "start_response was called twice, and no exc_info was given",
+                return Err(PyRuntimeError::new_err(
+                    "start_response() called more than once without exc_info",
                 ));
             }
-            _ => {}
+            None => {}
         }
         state.say(status, headers)?;
         drop(state);
@@ -430,8 +338,13 @@ impl StartResponse {
 }
 
 /// What was raised in the application, and can no longer be told in a response.
-fn again(exc_info: &Bound<'_, PyAny>) -> PyResult<PyErr> {
+fn again(exc_info: &Bound<'_, PyTuple>) -> PyResult<PyErr> {
     let value = exc_info.get_item(1)?;
+    if !value.is_instance_of::<PyBaseException>() {
+        let why =
+            "start_response() called after the response has begun, and exc_info has no exception";
+        return Ok(PyRuntimeError::new_err(why));
+    }
     let traceback = exc_info.get_item(2)?;
     let with = intern!(exc_info.py(), "with_traceback");
     Ok(PyErr::from_value(value.call_method1(with, (traceback,))?))
