@@ -10,6 +10,7 @@ mod apps;
 mod asgi;
 mod asgi_rules;
 mod basics;
+mod drives;
 mod failures;
 mod sites;
 mod wsgi;
