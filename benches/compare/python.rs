@@ -190,6 +190,13 @@ fn installed(name: &str) -> PathBuf {
     folder.join(name)
 }
 
+/// What all of them run in, for people.
+pub(crate) fn version() -> String {
+    let output = Command::new(installed("python")).arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    text.unwrap_or_else(|error| format!("an unknown Python ({error})"))
+}
+
 fn ours(app: &Application, workers: usize, specs: &[String; 2]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lurcher"));
     command

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::Options;
 use crate::measure::Figures;
-use crate::python::{APPS, CONNECTIONS, Pythons, WORKERS};
+use crate::python::{APPS, CONNECTIONS, Pythons, WORKERS, version};
 use crate::report::machine;
 
 /// Appends a line; a string cannot refuse it.
@@ -29,9 +29,10 @@ pub(crate) fn render(options: &Options, pythons: &Pythons) -> String {
     }
     line!(
         text,
-        "{}\n{} rounds of {} s each, {CONNECTIONS} connections, in turns; each cell has one figure per round. Processor time is that of \
+        "{}\n{}; {} rounds of {} s each, {CONNECTIONS} connections, in turns; each cell has one figure per round. Processor time is that of \
          all processes: of Lurcher's front, supervisor and workers, of the others' masters and workers.",
         machine(),
+        version(),
         options.rounds,
         options.seconds
     );
