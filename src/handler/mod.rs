@@ -103,6 +103,7 @@
 //! Futures of this module may be dropped at any point, in `select!` for one: each says what has happened then. Receiving loses
 //! nothing, and a message is sent whole or not at all.
 
+mod arriving;
 pub mod blocking;
 mod body;
 mod broker;
@@ -139,7 +140,7 @@ pub use request::{Client, Event, Request};
 pub use response::{BodyWriter, Respond};
 #[cfg(feature = "service")]
 pub use serve::{Body, CONCURRENCY, GRACEFUL_TIMEOUT, Origin, Serve, serve};
-pub use upload::{Upload, UploadError, UploadFault};
+pub use upload::{Early, Upload, UploadError, UploadFault};
 pub use websocket::{CONTROL_BYTES_MAX, Frame};
 
 pub use crate::websocket::Opcode;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -55,6 +56,9 @@ pub(crate) struct Inlet {
 /// Set once the applications are loaded, before the thread is started.
 static INLET: OnceLock<Inlet> = OnceLock::new();
 
+/// Stored uploads are given to applications when they begin.
+static EARLY: AtomicBool = AtomicBool::new(false);
+
 const BUILT_IN: &[BuiltIn] = &[BuiltIn {
     name: options::NAME,
     about: "",
@@ -71,6 +75,7 @@ fn run(values: &Values) -> Result<Handler, String> {
     if let Some(base) = values.get("sendfile-base") {
         wsgi::sendfile_below(base);
     }
+    EARLY.store(values.is_said("early-uploads"), Ordering::Relaxed);
     let patience = values.graceful_timeout().unwrap_or(PATIENCE);
     Ok(Handler::draining(async move |connection| {
         #[expect(
@@ -182,12 +187,24 @@ async fn serve(mut connection: Connection, patience: Duration) -> Result<(), Rep
                     inlet.take(&mut turns, part.request().clone(), body).await?;
                 }
             }
+            Event::UploadStarted(upload) if EARLY.load(Ordering::Relaxed) && !sheds => {
+                if let Some(body) = bodies.announced(&upload) {
+                    let body = What::Body(Body::Pieces(body));
+                    inlet
+                        .take(&mut turns, upload.request().clone(), body)
+                        .await?;
+                }
+            }
+            // It is being answered since it began.
+            Event::UploadDone(upload) if bodies.done(&upload) => {}
             Event::UploadDone(upload) => {
                 let request = upload.request().clone();
                 let body = What::Body(Body::Stored(upload));
                 inlet.take(&mut turns, request, body).await?;
             }
             Event::UploadRefused(request, fault) => {
+                // Whatever was on its way is not any more.
+                bodies.gone(&request.client());
                 inlet.take(&mut turns, request, What::Fault(fault)).await?;
             }
             Event::Disconnect(client) => {

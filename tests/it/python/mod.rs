@@ -1,5 +1,5 @@
 //! Python applications by `lurcher run`: WSGI and ASGI, on both servers in both protocols. `basics` is what any application sees, `sites` are
-//! Django, Flask, `FastAPI` and Starlette, `failures` what becomes of requests when an application, a worker or a client does not do as it should.
+//! Django, Flask, `FastAPI` and Starlette, `uploads` those that are read early, `failures` what becomes of requests when an application, a worker or a client does not do as it should.
 //!
 //! The extension module is another package, which `cargo test` does not build: the first of these tests does. Without a Python from 3.10 on they
 //! say so by a printed line and pass.
@@ -10,6 +10,7 @@ mod asgi;
 mod basics;
 mod failures;
 mod sites;
+mod uploads;
 mod wsgi;
 
 use std::net::SocketAddr;
