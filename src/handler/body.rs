@@ -213,7 +213,7 @@ impl Bodies {
     /// The request is answered with this; its [`super::Event::UploadDone`] is to be given to [`Bodies::done`], without which the body
     /// does not end. The file goes when that has come and the reader is dropped, unless it is kept by then.
     ///
-    /// A server that believes that nobody has acted on an announcement may give the request to another handler when this one dies.
+    /// Tell the server first ([`Upload::act`]): else it may give the request to another handler when this one dies.
     pub fn announced(&mut self, upload: &Upload) -> Option<BodyReader> {
         if upload.early() == Early::Never {
             return None;

@@ -67,7 +67,8 @@
 //! ```
 //!
 //! - Requests are [`Event::Request`]; so are, by their method, HEAD and the rest.
-//! - Large bodies come as the server is set up: stored ([`Event::UploadStarted`], [`Event::UploadDone`]: see [`Upload`]) or in parts
+//! - Large bodies come as the server is set up: stored ([`Event::UploadStarted`], [`Event::UploadDone`]: see [`Upload`], and
+//!   [`Bodies::announced`] for whoever reads what is not complete) or in parts
 //!   ([`Event::UploadPart`]: [`Bodies`] makes a [`BodyReader`] of them, which asks for more as it is read). Without either setting
 //!   the server answers 413 by itself.
 //! - WebSocket clients come as [`Event::WebSocketHandshake`], which [`Replies::reply_handshake`] accepts, and then as one

@@ -19,6 +19,7 @@ use bytes::Bytes;
 
 use super::body::BodyReader;
 use super::publisher::Publisher;
+use super::replies::ReplyError;
 use super::request::Request;
 use crate::sys;
 use crate::wire::request::{Headers, Kind};
@@ -281,6 +282,20 @@ impl Upload {
             return Early::Never;
         }
         self.found.early
+    }
+
+    /// Tells the server that its announcement is acted on, before that is done: a Lurcher then treats it as a request that its handler
+    /// has, and gives it to no other when this one is lost, unless the method allows it. Nothing to a Mongrel2, who never does.
+    ///
+    /// # Errors
+    ///
+    /// As [`super::Client::send`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: it is sent if and only if the future completes.
+    pub async fn act(&self) -> Result<(), ReplyError> {
+        self.client().grant(0).await
     }
 
     /// Whether its request was taken when it was announced ([`super::Bodies::announced`]).

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
 use lurcher::handler::{Bodies, Connection, Event, ReplyError, Request, UploadFault};
@@ -58,6 +58,9 @@ static INLET: OnceLock<Inlet> = OnceLock::new();
 
 /// Stored uploads are given to applications when they begin.
 static EARLY: AtomicBool = AtomicBool::new(false);
+
+/// It was said that they cannot be.
+static UNSURE: Once = Once::new();
 
 const BUILT_IN: &[BuiltIn] = &[BuiltIn {
     name: options::NAME,
@@ -189,10 +192,18 @@ async fn serve(mut connection: Connection, patience: Duration) -> Result<(), Rep
             }
             Event::UploadStarted(upload) if EARLY.load(Ordering::Relaxed) && !sheds => {
                 if let Some(body) = bodies.announced(&upload) {
+                    // Nobody else is to begin with it when this process dies.
+                    upload.act().await?;
                     let body = What::Body(Body::Pieces(body));
                     inlet
                         .take(&mut turns, upload.request().clone(), body)
                         .await?;
+                } else if upload.declared_length().is_some() {
+                    UNSURE.call_once(|| {
+                        tracing::warn!(
+                            "--early-uploads: waiting for uploads to be complete, since it is not sure that the server has made up their names: see --upload-store; of a broker it never is"
+                        );
+                    });
                 }
             }
             // It is being answered since it began.

@@ -259,6 +259,7 @@ async fn read_announced(mut connection: Connection, expected: Early, tell: mpsc:
         match request.into_event() {
             Event::UploadStarted(upload) => {
                 assert_eq!(upload.early(), expected);
+                upload.act().await.unwrap();
                 let body = bodies.announced(&upload).expect("a body");
                 assert_eq!(body.remaining(), Some(SIZE as u64));
                 let tell = tell.clone();

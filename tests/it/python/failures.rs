@@ -68,7 +68,7 @@ fn get(server: &Server, path: &str) -> Answer {
     ask(server.address, &format!("GET {path}"), "", b"")
 }
 
-fn kill(pid: u32) {
+pub(super) fn kill(pid: u32) {
     let sent = Command::new("kill")
         .args(["-KILL", &pid.to_string()])
         .status();

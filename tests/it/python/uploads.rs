@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::failures::{GROWTH, checksum, peak};
+use super::failures::{GROWTH, checksum, kill, peak};
 use super::{App, ask, python, text};
 use crate::support::client::Client;
 use crate::support::servers::{self, Kind, Server};
@@ -106,6 +106,29 @@ fn a_client_that_leaves_is_an_error_of_the_body_and_an_early_answer_ends_the_con
         client.rest();
         // Others are answered.
         assert_eq!(text(&ask(server.address, "GET /", "", b"")), "not read\n");
+    });
+}
+
+/// What was only announced may be given to another worker whatever its method; not what one has begun with.
+#[test]
+fn a_post_that_was_begun_early_is_not_begun_again_by_another_worker() {
+    each(&["--workers=2"], |server, app, _| {
+        app.ready(2);
+        let note = server.directory().join("note");
+        let noted = || fs::read_to_string(&note).unwrap_or_default();
+        drop(fs::remove_file(&note));
+        let mut client = Client::connect(server.address);
+        let path = format!("/dies?{}", note.display());
+        client.send(&head(&path, 5_000_000)).unwrap();
+        client.send(&vec![b'a'; 100_000]).unwrap();
+        until(app, || noted().ends_with('\n'));
+        kill(noted().trim().parse().expect("a number"));
+        // It is told when another has taken its place.
+        app.ready(3);
+        let rest = client.rest();
+        let status = String::from_utf8_lossy(&rest);
+        assert!(status.starts_with("HTTP/1.1 502 "), "{status}");
+        assert_eq!(noted().lines().count(), 1);
     });
 }
 

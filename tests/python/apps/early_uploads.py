@@ -1,6 +1,7 @@
 """Two applications that read bodies while they arrive: `application` speaks WSGI, `app` ASGI. Both are told by the query which file to note in."""
 
 import asyncio
+import os
 import zlib
 
 #: So much of a body is answered about before the rest is asked for.
@@ -11,6 +12,12 @@ TEXT = "text/plain"
 def note(query, text):
     with open(query, "w") as file:
         file.write(text)
+
+
+def tell_process(query):
+    """Adds a line with the number of the process."""
+    with open(query, "a") as file:
+        file.write(f"{os.getpid()}\n")
 
 
 def application(environ, start_response):
@@ -24,6 +31,9 @@ def application(environ, start_response):
         except OSError as error:
             note(environ["QUERY_STRING"], f"lost: {error}")
             raise
+    if path == "/dies":
+        tell_process(environ["QUERY_STRING"])
+        body.read()
     start_response("200 OK", [("Content-Type", TEXT)])
     return [b"not read\n"]
 
@@ -52,6 +62,10 @@ async def app(scope, receive, send):
             assert message["more_body"]
             note(query, "reading")
         return note(query, f"lost: {message['type']}")
+    if scope["path"] == "/dies":
+        tell_process(query)
+        while (await receive()).get("more_body"):
+            pass
     await send(start)
     if scope["path"] != "/quotes":
         return await send(body | {"body": b"not read\n"})
