@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::failures::{GROWTH, checksum, kill, peak};
-use super::{App, ask, python, text};
+use super::{App, ask, python, python_with, text};
 use crate::support::client::Client;
 use crate::support::servers::{self, Kind, Server};
 use crate::support::{PATIENCE, scratch};
@@ -14,9 +14,13 @@ use crate::support::{PATIENCE, scratch};
 const BOTH: [&str; 2] = ["early_uploads:application", "early_uploads:app"];
 
 /// Runs a test on both applications behind both servers, in both protocols. Nothing stays stored.
-fn each(options: &[&str], mut test: impl FnMut(&Server, &mut App, &Path)) {
+fn each(options: &[&str], test: impl FnMut(&Server, &mut App, &Path)) {
+    each_of(&BOTH, options, test);
+}
+
+fn each_of(targets: &[&str], options: &[&str], mut test: impl FnMut(&Server, &mut App, &Path)) {
     let Some(python) = python() else { return };
-    for target in BOTH {
+    for target in targets {
         let folder = scratch();
         let store = folder.path().join("up.XXXXXX");
         let store = store.to_str().expect("a name in UTF-8");
@@ -84,6 +88,23 @@ fn an_application_answers_about_the_first_part_before_the_rest_has_left() {
         }
         let after = peak(pid);
         assert!(after < before + GROWTH, "{before} KiB, then {after} KiB");
+    });
+}
+
+#[test]
+fn greenlets_wait_for_one_part_while_others_answer() {
+    if python_with(&["gevent"]).is_none() {
+        return;
+    }
+    each_of(&BOTH[..1], &["--io=gevent"], |server, _, _| {
+        let mut client = Client::connect(server.address);
+        client.send(&head("/quotes", 100_000)).unwrap();
+        client.send(&vec![b'a'; 60_000]).unwrap();
+        client.upto(b"first 50000\n");
+        assert_eq!(text(&ask(server.address, "GET /", "", b"")), "not read\n");
+        client.send(&vec![b'a'; 40_000]).unwrap();
+        client.upto(b"all 100000 ");
+        client.upto(b"0\r\n\r\n");
     });
 }
 
