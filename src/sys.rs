@@ -8,7 +8,7 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 #[cfg(feature = "gateway")]
 use std::os::fd::RawFd;
@@ -17,8 +17,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path};
 #[cfg(feature = "gateway")]
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 
-#[cfg(feature = "gateway")]
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// What this machine is called; `worker` where that is not known.
@@ -270,6 +270,59 @@ pub fn keep_descriptors() -> io::Result<()> {
         _ if result == 0 => Ok(()),
         error if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => Ok(()),
         error => Err(error),
+    }
+}
+
+/// Tells when a file was written to, or lost its name (inotify(7)). Not what another machine does on a network file system.
+#[derive(Debug)]
+pub struct FileWatch(AsyncFd<File>);
+
+impl FileWatch {
+    /// Watches an open file, whatever its name. Needs a runtime with I/O.
+    ///
+    /// # Errors
+    ///
+    /// When the user has as many watches as one may have (`fs.inotify.max_user_instances`), or there is no `/proc`.
+    pub fn new(file: BorrowedFd<'_>) -> io::Result<Self> {
+        const EVENTS: u32 = libc::IN_MODIFY | libc::IN_ATTRIB;
+        // SAFETY: makes a descriptor of flags alone.
+        let opened = unsafe { libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC) };
+        if opened < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was opened just now and is nobody else's.
+        let events = unsafe { OwnedFd::from_raw_fd(opened) };
+        let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        // SAFETY: the path is a C string that outlives the call, which only reads it.
+        let watched = unsafe { libc::inotify_add_watch(events.as_raw_fd(), path.as_ptr(), EVENTS) };
+        if watched < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let events = File::from(events);
+        // SAFETY: it stays open and the same for as long as it is owned, and it is owned by what comes back.
+        Ok(Self(unsafe {
+            AsyncFd::register_with_interest(events, Interest::READABLE)
+        }?))
+    }
+
+    /// Waits until something has happened since this was last asked, or since the beginning.
+    pub fn poll_changed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Several events at a time. The same one again is not told twice before it is read.
+        let mut events = [0; 512];
+        let mut changed = false;
+        loop {
+            let mut ready = match self.0.poll_read_ready(cx) {
+                Poll::Ready(ready) => ready?,
+                Poll::Pending if changed => return Poll::Ready(Ok(())),
+                Poll::Pending => return Poll::Pending,
+            };
+            match ready.try_io(|file| file.get_ref().read(&mut events)) {
+                Ok(Ok(_)) => changed = true,
+                Ok(Err(error)) => return Poll::Ready(Err(error)),
+                Err(_) if changed => return Poll::Ready(Ok(())),
+                Err(_) => {}
+            }
+        }
     }
 }
 

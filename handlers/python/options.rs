@@ -80,6 +80,11 @@ pub(crate) const OPTIONS: &[Opt] = &[
         "Load applications once and fork the workers from there, which saves memory",
     ),
     one(
+        "early-uploads",
+        "",
+        "Give applications uploads that the server stores when they begin, to be read while they arrive. Behind a Mongrel2 this program has to be the only one that receives them, and its upload.temp_store has to be known (--upload-store)",
+    ),
+    one(
         "timeout",
         "SECONDS",
         "A worker in which a WSGI request gets no further for so long, or the event loop stands still, is killed and replaced [default: never]",

@@ -391,6 +391,7 @@ impl Server {
                     started: false,
                     answered: false,
                     follows: arrived.follows,
+                    retry: arrived.retry,
                     parts: VecDeque::new(),
                     parts_bytes: 0,
                     is_stream: false,

@@ -194,6 +194,16 @@ impl Server {
                 };
                 self.notify_voice(from, id, nothing);
             }
+            // It does not wait for the end of the upload that was announced to it.
+            Ok(Extended::Ctl {
+                credits: Some(_), ..
+            }) => {
+                if let Stage::Exchange(exchange) = &conn.stage
+                    && matches!(exchange.follows, Follows::Stored(_))
+                {
+                    exchange.ticket.acted(exchange.retry);
+                }
+            }
             // What the file has is not seen here: it is taken to be what the head has promised.
             Ok(Extended::Other {
                 key: b"sendfile", ..

@@ -72,6 +72,8 @@ pub(super) struct Exchange {
     /// The response is whole; the rest of an upload is still to come.
     pub(super) answered: bool,
     pub(super) follows: Follows,
+    /// What may be done with it when its worker is lost, once that acts on it.
+    pub(super) retry: Retry,
     /// What has come behind the request and cannot go to its worker yet: frames before the 101, parts of a body.
     pub(super) parts: VecDeque<Bytes>,
     pub(super) parts_bytes: usize,

@@ -1,4 +1,4 @@
-//! Bodies in pieces: of a message, of a stored upload, and of a streamed one, whose parts are asked for as they are read.
+//! Bodies in pieces: of a message, of a stored upload, complete or not, and of a streamed one, whose parts are asked for as they are read.
 //!
 //! A streamed upload comes as messages between all others, so somebody has to sort them: [`Bodies`]. It never waits; what it
 //! holds is bounded by the credits that a reader has granted.
@@ -15,9 +15,10 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Bytes, BytesMut};
 use tokio_util::io::poll_read_buf;
 
+use super::arriving::{Arriving, Tail};
 use super::replies::ReplyError;
 use super::request::{Client, Request};
-use super::upload::{self, Upload};
+use super::upload::{self, Early, Upload, UploadError};
 
 /// Bytes of a streamed upload that may be on their way or wait to be read: enough to keep a client of a fast network busy while
 /// a handler writes to a disk.
@@ -36,7 +37,7 @@ const SWEEP_MIN: usize = 64;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BodyError {
-    /// The client went, or the connection to the server ended.
+    /// The client went, or the connection to the server ended, or the server has given the upload up.
     #[error("reading a body: the client is gone")]
     Gone,
     /// A part is missing: it went to another handler of the same `send_spec`. A Mongrel2 deals parts out in turn, so streamed
@@ -58,6 +59,9 @@ pub enum BodyError {
     /// More parts could not be asked for.
     #[error("asking for more of a body")]
     Reply(#[from] ReplyError),
+    /// The file of a stored upload could not be opened.
+    #[error(transparent)]
+    Upload(#[from] UploadError),
     /// The file of a stored upload could not be read.
     #[error("reading an upload")]
     File(#[source] io::Error),
@@ -159,6 +163,8 @@ impl Deref for Part {
 #[derive(Debug)]
 pub struct Bodies {
     open: HashMap<Client, Arc<Pipe>>,
+    /// Those of stored uploads that are read since they were announced.
+    arriving: HashMap<Client, Arc<Tail>>,
     window: u32,
     sweep_at: usize,
 }
@@ -179,6 +185,7 @@ impl Bodies {
     pub fn with_window(window: u32) -> Self {
         Self {
             open: HashMap::new(),
+            arriving: HashMap::new(),
             window: window.max(1),
             sweep_at: SWEEP_MIN,
         }
@@ -199,18 +206,69 @@ impl Bodies {
         None
     }
 
+    /// Takes a stored upload when it is announced ([`super::Event::UploadStarted`]): its body, which is to be read elsewhere while the server
+    /// writes it. None where it may not be read yet ([`Early::Never`]). Where others might be told of its end ([`Early::IfAlone`]) it is
+    /// on the caller that there are none.
+    ///
+    /// The request is answered with this; its [`super::Event::UploadDone`] is to be given to [`Bodies::done`], without which the body
+    /// does not end. The file goes when that has come and the reader is dropped, unless it is kept by then.
+    ///
+    /// Tell the server first ([`Upload::act`]): else it may give the request to another handler when this one dies.
+    pub fn announced(&mut self, upload: &Upload) -> Option<BodyReader> {
+        if upload.early() == Early::Never {
+            return None;
+        }
+        let length = upload.declared_length()?;
+        let client = upload.client();
+        self.sweep();
+        self.gone(&client);
+        upload.begin();
+        let tail = Arc::new(Tail::default());
+        self.arriving.insert(client, Arc::clone(&tail));
+        let arriving = Arriving::new(upload.clone(), tail, length);
+        Some(BodyReader {
+            remaining: Some(length),
+            source: Source::Arriving(Box::new(arriving)),
+        })
+    }
+
+    /// A stored upload is complete. True where its request was taken when it was announced: whoever reads it comes to its end, and
+    /// nothing else is to be done with it. False for a request that is to be answered now.
+    pub fn done(&mut self, upload: &Upload) -> bool {
+        let begun = upload.is_begun();
+        if let Some(tail) = self.arriving.remove(&upload.client()) {
+            if begun {
+                tail.complete();
+            } else {
+                // Another file than the announced one.
+                tail.gone();
+            }
+        }
+        begun
+    }
+
     /// The client is gone: who reads its body gets [`BodyError::Gone`].
     pub fn gone(&mut self, client: &Client) {
         if let Some(pipe) = self.open.remove(client) {
             pipe.fail(Failure::Gone);
         }
+        if let Some(tail) = self.arriving.remove(client) {
+            tail.gone();
+        }
+    }
+
+    /// Forgets bodies that nobody reads.
+    fn sweep(&mut self) {
+        if self.open.len() + self.arriving.len() >= self.sweep_at {
+            self.open.retain(|_, pipe| Arc::strong_count(pipe) > 1);
+            self.arriving.retain(|_, tail| Arc::strong_count(tail) > 1);
+            let left = self.open.len() + self.arriving.len();
+            self.sweep_at = (left * 2).max(SWEEP_MIN);
+        }
     }
 
     fn begin(&mut self, part: &Part, client: Client) -> BodyReader {
-        if self.open.len() >= self.sweep_at {
-            self.open.retain(|_, pipe| Arc::strong_count(pipe) > 1);
-            self.sweep_at = (self.open.len() * 2).max(SWEEP_MIN);
-        }
+        self.sweep();
         let pipe = Arc::new(Pipe::default());
         pipe.push(part, usize::MAX);
         // One that is not complete, and that nobody said was gone.
@@ -240,6 +298,9 @@ impl Drop for Bodies {
     fn drop(&mut self) {
         for pipe in self.open.values() {
             pipe.fail(Failure::Gone);
+        }
+        for tail in self.arriving.values() {
+            tail.gone();
         }
     }
 }
@@ -317,7 +378,7 @@ fn wake(mut held: MutexGuard<'_, Held>) {
 /// Reads a body piece by piece, wherever it is. May be given to any task; to stop reading, drop it.
 ///
 /// A body that was not read to its end keeps its client waiting, or the connection useless for the next request: close it behind the
-/// answer.
+/// answer, where [`BodyReader::is_left`] says so.
 pub struct BodyReader {
     source: Source,
     /// Bytes still to come, where that is known.
@@ -332,6 +393,7 @@ enum Source {
         /// Removes the file when this is dropped.
         _upload: Upload,
     },
+    Arriving(Box<Arriving>),
     Stream(Stream),
     Ended,
 }
@@ -358,6 +420,7 @@ impl fmt::Debug for BodyReader {
         let source = match self.source {
             Source::Whole(_) => "whole",
             Source::File { .. } => "file",
+            Source::Arriving(_) => "arriving",
             Source::Stream(_) => "stream",
             Source::Ended => "ended",
         };
@@ -401,10 +464,21 @@ impl BodyReader {
             Source::Whole(bytes) => bytes.is_none(),
             Source::Ended => true,
             Source::File { .. } => self.remaining == Some(0),
+            Source::Arriving(arriving) => arriving.is_ended(),
             Source::Stream(stream) => {
                 let held = stream.pipe.lock();
                 held.last && held.parts.is_empty()
             }
+        }
+    }
+
+    /// Whether something of it may still be on its way from the client. Dropped then, it leaves a connection that is of no use for the next
+    /// request: close it behind the answer.
+    pub fn is_left(&self) -> bool {
+        match &self.source {
+            Source::Whole(_) | Source::File { .. } | Source::Ended => false,
+            Source::Arriving(arriving) => arriving.is_left(),
+            Source::Stream(_) => !self.is_ended() && self.remaining != Some(0),
         }
     }
 
@@ -434,6 +508,7 @@ impl BodyReader {
                     Err(error) => Some(Err(BodyError::File(error))),
                 })
             }
+            Source::Arriving(arriving) => arriving.poll_next(cx),
             Source::Stream(stream) => stream.poll_next(cx),
             Source::Ended => Poll::Ready(None),
         };

@@ -67,7 +67,8 @@
 //! ```
 //!
 //! - Requests are [`Event::Request`]; so are, by their method, HEAD and the rest.
-//! - Large bodies come as the server is set up: stored ([`Event::UploadStarted`], [`Event::UploadDone`]: see [`Upload`]) or in parts
+//! - Large bodies come as the server is set up: stored ([`Event::UploadStarted`], [`Event::UploadDone`]: see [`Upload`], and
+//!   [`Bodies::announced`] for whoever reads what is not complete) or in parts
 //!   ([`Event::UploadPart`]: [`Bodies`] makes a [`BodyReader`] of them, which asks for more as it is read). Without either setting
 //!   the server answers 413 by itself.
 //! - WebSocket clients come as [`Event::WebSocketHandshake`], which [`Replies::reply_handshake`] accepts, and then as one
@@ -103,6 +104,7 @@
 //! Futures of this module may be dropped at any point, in `select!` for one: each says what has happened then. Receiving loses
 //! nothing, and a message is sent whole or not at all.
 
+mod arriving;
 pub mod blocking;
 mod body;
 mod broker;
@@ -139,7 +141,7 @@ pub use request::{Client, Event, Request};
 pub use response::{BodyWriter, Respond};
 #[cfg(feature = "service")]
 pub use serve::{Body, CONCURRENCY, GRACEFUL_TIMEOUT, Origin, Serve, serve};
-pub use upload::{Upload, UploadError, UploadFault};
+pub use upload::{Early, Upload, UploadError, UploadFault};
 pub use websocket::{CONTROL_BYTES_MAX, Frame};
 
 pub use crate::websocket::Opcode;

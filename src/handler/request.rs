@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::body::Part;
 use super::publisher::Publisher;
 use super::replies::{self, ReplyError};
-use super::upload::{Place, Upload, UploadFault};
+use super::upload::{Found, Upload, UploadFault};
 use super::websocket::Frame;
 use crate::websocket::Opcode;
 use crate::wire::{self, ConnId, request::Kind};
@@ -24,14 +24,14 @@ pub struct Request {
     message: wire::request::Request,
     server: Arc<Publisher>,
     /// Where its upload is, or why that is not believed. In a box, since few have one.
-    upload: Option<Box<Result<Place, UploadFault>>>,
+    upload: Option<Box<Result<Found, UploadFault>>>,
 }
 
 impl Request {
     pub(super) fn new(
         message: wire::request::Request,
         server: Arc<Publisher>,
-        upload: Option<Result<Place, UploadFault>>,
+        upload: Option<Result<Found, UploadFault>>,
     ) -> Self {
         Self {
             message,
@@ -54,9 +54,9 @@ impl Request {
     /// The file of an upload that is complete is removed with the event: see [`Upload::keep`].
     pub fn into_event(mut self) -> Event {
         match self.upload.take().map(|upload| *upload) {
-            Some(Ok(place)) => {
-                let done = place.is_done();
-                let upload = Upload::new(self, place);
+            Some(Ok(found)) => {
+                let done = found.is_done();
+                let upload = Upload::new(self, found);
                 return if done {
                     Event::UploadDone(upload)
                 } else {

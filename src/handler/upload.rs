@@ -19,6 +19,7 @@ use bytes::Bytes;
 
 use super::body::BodyReader;
 use super::publisher::Publisher;
+use super::replies::ReplyError;
 use super::request::Request;
 use crate::sys;
 use crate::wire::request::{Headers, Kind};
@@ -94,21 +95,66 @@ pub enum UploadError {
 /// It dereferences to the [`Request`] that it came as, which has the headers, and is answered like any other. The file of a
 /// complete one is removed with the last clone, unless it was kept with [`Upload::keep`] or [`Upload::into_path`].
 ///
-/// An announced one may be left alone: its end is another event. To refuse it, answer and close
+/// An announced one may be left alone: its end is another event. Some may be read at once: [`Upload::early`]. To refuse it, answer and close
 /// (`Connection: close` in [`super::Replies::reply_http`]); then the server removes the file.
 #[derive(Debug, Clone)]
 pub struct Upload {
     request: Request,
-    stored: Arc<Stored>,
+    found: Found,
 }
 
+/// Whether an announced upload may be read before it is complete: see [`super::Bodies::announced`].
+///
+/// Whoever reads it acts on an announcement. So that has to be the server's own, and nobody else may be told of the end of the upload,
+/// since he would act on that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Early {
+    /// It is not sure that the announcement is the server's, or the length is not known, or it is a broker who says so: wait for
+    /// [`super::Event::UploadDone`].
+    Never,
+    /// The name is one that the server makes up ([`super::Options::upload_store`]), but a Mongrel2 deals out its messages in turn: only where
+    /// no other handler receives them.
+    IfAlone,
+    /// A Lurcher tells the end to whom it has told the beginning.
+    Always,
+}
+
+/// An upload that is believed: what a message says of it.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    stored: Arc<Stored>,
+    done: bool,
+    early: Early,
+}
+
+/// A file of a server's, from its announcement on.
 #[derive(Debug)]
 struct Stored {
     place: Place,
     /// It is complete, and so ours to remove; until it is kept.
     ours: AtomicBool,
+    /// It is read since it was announced: its request has been taken.
+    begun: AtomicBool,
     /// Whose it is.
     process: u32,
+}
+
+impl Stored {
+    fn new(place: Place) -> Arc<Self> {
+        Arc::new(Self {
+            place,
+            ours: AtomicBool::new(false),
+            begun: AtomicBool::new(false),
+            process: std::process::id(),
+        })
+    }
+}
+
+impl Found {
+    pub(super) fn is_done(&self) -> bool {
+        self.done
+    }
 }
 
 /// Where an upload is: a name that goes through no `..`, perhaps below a chroot.
@@ -116,12 +162,11 @@ struct Stored {
 pub(super) struct Place {
     chroot: Option<Arc<Path>>,
     name: PathBuf,
-    done: bool,
 }
 
 impl Place {
     /// The place that a server's name means.
-    fn new(chroot: Option<Arc<Path>>, name: &[u8], done: bool) -> Result<Self, UploadFault> {
+    fn new(chroot: Option<Arc<Path>>, name: &[u8]) -> Result<Self, UploadFault> {
         let name = Path::new(OsStr::from_bytes(name));
         let plain = |component| {
             matches!(
@@ -143,11 +188,7 @@ impl Place {
                 .collect(),
             None => name.to_owned(),
         };
-        Ok(Self { chroot, name, done })
-    }
-
-    pub(super) fn is_done(&self) -> bool {
-        self.done
+        Ok(Self { chroot, name })
     }
 
     fn path(&self) -> PathBuf {
@@ -218,16 +259,11 @@ impl Drop for Stored {
 }
 
 impl Upload {
-    pub(super) fn new(request: Request, place: Place) -> Self {
-        let ours = AtomicBool::new(place.done);
-        Self {
-            request,
-            stored: Arc::new(Stored {
-                place,
-                ours,
-                process: std::process::id(),
-            }),
+    pub(super) fn new(request: Request, found: Found) -> Self {
+        if found.done {
+            found.stored.ours.store(true, Ordering::Release);
         }
+        Self { request, found }
     }
 
     /// The request that it came as.
@@ -237,12 +273,48 @@ impl Upload {
 
     /// Whether the file is complete.
     pub fn is_done(&self) -> bool {
-        self.stored.place.done
+        self.found.done
+    }
+
+    /// Whether an announced one may be read before it is complete.
+    pub fn early(&self) -> Early {
+        if self.found.done || self.declared_length().is_none() {
+            return Early::Never;
+        }
+        self.found.early
+    }
+
+    /// Tells the server that its announcement is acted on, before that is done: a Lurcher then treats it as a request that its handler
+    /// has, and gives it to no other when this one is lost, unless the method allows it. Nothing to a Mongrel2, who never does.
+    ///
+    /// # Errors
+    ///
+    /// As [`super::Client::send`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: it is sent if and only if the future completes.
+    pub async fn act(&self) -> Result<(), ReplyError> {
+        self.client().grant(0).await
+    }
+
+    /// Whether its request was taken when it was announced ([`super::Bodies::announced`]).
+    pub(super) fn is_begun(&self) -> bool {
+        self.found.stored.begun.load(Ordering::Acquire)
+    }
+
+    pub(super) fn begin(&self) {
+        self.found.stored.begun.store(true, Ordering::Release);
+    }
+
+    /// Opens the file, complete or not. For where that may take time.
+    pub(super) fn open_now(&self) -> Result<fs::File, UploadError> {
+        self.found.stored.place.open().map(|(file, _)| file)
     }
 
     /// Where the file is, as this process has to call it: below [`super::Options::chroot`], where there is one.
     pub fn path(&self) -> PathBuf {
-        self.stored.place.path()
+        self.found.stored.place.path()
     }
 
     /// How many bytes the client has said that it would send (`Content-Length`); `None` for a chunked body.
@@ -265,7 +337,7 @@ impl Upload {
         if !self.is_done() {
             return Err(UploadError::Incomplete { path: self.path() });
         }
-        let place = self.stored.place.clone();
+        let place = self.found.stored.place.clone();
         let (file, size) = self.blocking(move || place.open()).await?;
         Ok((tokio::fs::File::from_std(file), size))
     }
@@ -286,7 +358,7 @@ impl Upload {
 
     /// Leaves the file where it is when this is dropped.
     pub fn keep(&self) {
-        self.stored.ours.store(false, Ordering::Release);
+        self.found.stored.ours.store(false, Ordering::Release);
     }
 
     /// Leaves the file where it is, to be moved or read later, and tells where.
@@ -309,7 +381,7 @@ impl Upload {
         if !self.is_done() {
             return Err(UploadError::Incomplete { path: self.path() });
         }
-        let place = self.stored.place.clone();
+        let place = self.found.stored.place.clone();
         match self.blocking(move || place.remove()).await {
             Ok(()) | Err(UploadError::Gone { .. }) => {
                 self.keep();
@@ -354,6 +426,8 @@ struct Sender {
     server: usize,
     /// A Lurcher, which passes no client's upload headers on. One that feeds its workers does so with what a Mongrel2 has sent.
     honest: bool,
+    /// A broker, who may give what was announced to another worker.
+    is_broker: bool,
 }
 
 /// The uploads that were announced and are not complete. It looks at every message; nothing is done with most.
@@ -362,7 +436,7 @@ pub(super) struct Announced {
     chroot: Option<Arc<Path>>,
     /// The beginning of every name, from `upload.temp_store`.
     store: Option<Vec<u8>>,
-    names: HashMap<Key, (Bytes, u64)>,
+    started: HashMap<Key, (Arc<Stored>, u64)>,
     /// By age.
     order: BTreeMap<u64, Key>,
     next: u64,
@@ -389,10 +463,11 @@ impl Announced {
         &mut self,
         message: &wire::request::Request,
         server: &Arc<Publisher>,
-    ) -> Option<Result<Place, UploadFault>> {
+    ) -> Option<Result<Found, UploadFault>> {
         let from = Sender {
             server: Arc::as_ptr(server) as usize,
             honest: server.is_lurcher() && !server.is_feed(),
+            is_broker: server.link().is_some(),
         };
         self.look_at(message, from)
     }
@@ -401,10 +476,10 @@ impl Announced {
         &mut self,
         message: &wire::request::Request,
         from: Sender,
-    ) -> Option<Result<Place, UploadFault>> {
+    ) -> Option<Result<Found, UploadFault>> {
         let marked = message.headers.contains("x-mongrel2-upload-start")
             || message.headers.contains("x-mongrel2-upload-done");
-        if !marked && (self.names.is_empty() || message.path != "@*") {
+        if !marked && (self.started.is_empty() || message.path != "@*") {
             return None;
         }
         let key = Key {
@@ -414,8 +489,8 @@ impl Announced {
             conn_id: message.conn_id,
         };
         match message.kind() {
-            Kind::UploadStart { file } => Some(self.started(key, file, message, from.honest)),
-            Kind::UploadDone { file } => Some(self.done(&key, file, message, from.honest)),
+            Kind::UploadStart { file } => Some(self.begun(key, file, message, from)),
+            Kind::UploadDone { file } => Some(self.done(&key, file, message, from)),
             Kind::UploadForged => Some(Err(UploadFault::Headers)),
             Kind::Disconnect => {
                 self.forget(&key);
@@ -425,25 +500,37 @@ impl Announced {
         }
     }
 
-    fn started(
+    fn begun(
         &mut self,
         key: Key,
         file: &[u8],
         message: &wire::request::Request,
-        honest: bool,
-    ) -> Result<Place, UploadFault> {
-        let place = self.place(file, message, false, honest)?;
+        from: Sender,
+    ) -> Result<Found, UploadFault> {
+        let stored = Stored::new(self.place(file, message, from.honest)?);
         self.forget(&key);
-        if self.names.len() >= STARTED_MAX
+        if self.started.len() >= STARTED_MAX
             && let Some((_, oldest)) = self.order.pop_first()
         {
-            self.names.remove(&oldest);
+            self.started.remove(&oldest);
         }
         self.next += 1;
         self.order.insert(self.next, key.clone());
-        self.names
-            .insert(key, (Bytes::copy_from_slice(file), self.next));
-        Ok(place)
+        self.started.insert(key, (Arc::clone(&stored), self.next));
+        let early = if from.is_broker {
+            Early::Never
+        } else if from.honest {
+            Early::Always
+        } else if self.store.is_some() {
+            Early::IfAlone
+        } else {
+            Early::Never
+        };
+        Ok(Found {
+            stored,
+            done: false,
+            early,
+        })
     }
 
     fn done(
@@ -451,23 +538,27 @@ impl Announced {
         key: &Key,
         file: &[u8],
         message: &wire::request::Request,
-        honest: bool,
-    ) -> Result<Place, UploadFault> {
-        let place = self.place(file, message, true, honest)?;
-        let started = self.forget(key).is_some_and(|name| name == file);
-        // With the place for uploads known, the name alone says that the server has made it up.
-        if started || honest || self.store.is_some() {
-            Ok(place)
-        } else {
-            Err(UploadFault::NotStarted)
-        }
+        from: Sender,
+    ) -> Result<Found, UploadFault> {
+        let place = self.place(file, message, from.honest)?;
+        let started = self.forget(key).filter(|stored| stored.place == place);
+        let stored = match started {
+            Some(stored) => stored,
+            // With the place for uploads known, the name alone says that the server has made it up.
+            None if from.honest || self.store.is_some() => Stored::new(place),
+            None => return Err(UploadFault::NotStarted),
+        };
+        Ok(Found {
+            stored,
+            done: true,
+            early: Early::Never,
+        })
     }
 
     fn place(
         &self,
         file: &[u8],
         message: &wire::request::Request,
-        done: bool,
         honest: bool,
     ) -> Result<Place, UploadFault> {
         if !honest && !has_large_body(&message.headers) {
@@ -481,13 +572,13 @@ impl Announced {
                 return Err(UploadFault::Place);
             }
         }
-        Place::new(self.chroot.clone(), file, done)
+        Place::new(self.chroot.clone(), file)
     }
 
-    fn forget(&mut self, key: &Key) -> Option<Bytes> {
-        let (name, at) = self.names.remove(key)?;
+    fn forget(&mut self, key: &Key) -> Option<Arc<Stored>> {
+        let (stored, at) = self.started.remove(key)?;
         self.order.remove(&at);
-        Some(name)
+        Some(stored)
     }
 }
 
@@ -521,10 +612,12 @@ mod tests {
     const MONGREL2: Sender = Sender {
         server: 1,
         honest: false,
+        is_broker: false,
     };
     const OTHER: Sender = Sender {
         server: 2,
         honest: false,
+        is_broker: false,
     };
 
     fn message(id: u32, headers: &[(&str, &str)], body: &str) -> wire::request::Request {
@@ -562,27 +655,42 @@ mod tests {
         message(id, &[("METHOD", "JSON")], r#"{"type":"disconnect"}"#)
     }
 
+    /// Where what a message says is, if it says anything.
+    fn look(
+        announced: &mut Announced,
+        message: &wire::request::Request,
+        from: Sender,
+    ) -> Option<Result<PathBuf, UploadFault>> {
+        let looked = announced.look_at(message, from)?;
+        Some(looked.map(|found| found.stored.place.path()))
+    }
+
     fn done(announced: &mut Announced, id: u32) -> Result<PathBuf, UploadFault> {
-        let looked = announced.look_at(&upload(id, "500", FILE, Some(FILE)), MONGREL2);
-        looked.expect("an upload").map(|place| place.path())
+        let done = upload(id, "500", FILE, Some(FILE));
+        look(announced, &done, MONGREL2).expect("an upload")
+    }
+
+    fn early(announced: &mut Announced, from: Sender) -> Early {
+        let looked = announced.look_at(&upload(7, "500", FILE, None), from);
+        looked.expect("an upload").unwrap().early
     }
 
     #[test]
     fn an_upload_is_believed_once_where_it_was_announced() {
         let mut announced = Announced::new(None, None);
         let start = upload(7, "500", FILE, None);
-        let place = announced
+        let found = announced
             .look_at(&start, MONGREL2)
             .expect("an upload")
             .unwrap();
-        assert!(!place.is_done());
+        assert!(!found.is_done());
         assert_eq!(
             done(&mut announced, 8),
             Err(UploadFault::NotStarted),
             "another connection"
         );
         assert_eq!(
-            announced.look_at(&upload(7, "500", FILE, Some(FILE)), OTHER),
+            look(&mut announced, &upload(7, "500", FILE, Some(FILE)), OTHER),
             Some(Err(UploadFault::NotStarted)),
             "another server"
         );
@@ -597,16 +705,20 @@ mod tests {
     #[test]
     fn another_name_than_the_announced_one_is_not_believed() {
         let mut announced = Announced::new(None, None);
-        announced.look_at(&upload(7, "500", "/up/body.other1", None), MONGREL2);
+        look(
+            &mut announced,
+            &upload(7, "500", "/up/body.other1", None),
+            MONGREL2,
+        );
         assert_eq!(done(&mut announced, 7), Err(UploadFault::NotStarted));
     }
 
     #[test]
     fn what_was_announced_is_forgotten_when_the_client_goes() {
         let mut announced = Announced::new(None, None);
-        announced.look_at(&upload(7, "500", FILE, None), MONGREL2);
-        assert_eq!(announced.look_at(&disconnect(7), MONGREL2), None);
-        assert!(announced.names.is_empty() && announced.order.is_empty());
+        look(&mut announced, &upload(7, "500", FILE, None), MONGREL2);
+        assert_eq!(look(&mut announced, &disconnect(7), MONGREL2), None);
+        assert!(announced.started.is_empty() && announced.order.is_empty());
         assert_eq!(done(&mut announced, 7), Err(UploadFault::NotStarted));
     }
 
@@ -616,7 +728,7 @@ mod tests {
         let mut announced = Announced::new(None, Some(Path::new("/up/body.XXXXXX")));
         for length in ["0", "", "-1", "+5", "5x", "99999999999", "2147483648"] {
             for done in [None, Some(FILE)] {
-                let looked = announced.look_at(&upload(7, length, FILE, done), MONGREL2);
+                let looked = look(&mut announced, &upload(7, length, FILE, done), MONGREL2);
                 assert_eq!(looked, Some(Err(UploadFault::NoBody)), "{length:?}");
             }
         }
@@ -627,7 +739,7 @@ mod tests {
                 ("transfer-encoding", encoding),
                 ("x-mongrel2-upload-start", FILE),
             ];
-            let looked = announced.look_at(&message(7, &headers, ""), MONGREL2);
+            let looked = look(&mut announced, &message(7, &headers, ""), MONGREL2);
             assert_eq!(looked, Some(Err(UploadFault::NoBody)), "{encoding}");
         }
         let small = [
@@ -636,7 +748,7 @@ mod tests {
             ("content-length", "3"),
             ("x-mongrel2-upload-start", FILE),
         ];
-        let looked = announced.look_at(&message(7, &small, "abc"), MONGREL2);
+        let looked = look(&mut announced, &message(7, &small, "abc"), MONGREL2);
         assert_eq!(looked, Some(Err(UploadFault::Headers)));
     }
 
@@ -652,7 +764,7 @@ mod tests {
             "/up/body.../.x",
         ] {
             for end in [None, Some(name)] {
-                let looked = announced.look_at(&upload(7, "500", name, end), MONGREL2);
+                let looked = look(&mut announced, &upload(7, "500", name, end), MONGREL2);
                 assert_eq!(looked, Some(Err(UploadFault::Place)), "{name}");
             }
         }
@@ -662,7 +774,7 @@ mod tests {
     fn a_name_is_below_the_chroot_and_never_leaves_it() {
         let chroot: Arc<Path> = Path::new("/jail").into();
         let path = |name: &str| {
-            Place::new(Some(Arc::clone(&chroot)), name.as_bytes(), true).map(|place| place.path())
+            Place::new(Some(Arc::clone(&chroot)), name.as_bytes()).map(|place| place.path())
         };
         assert_eq!(path("/up/x"), Ok(PathBuf::from("/jail/up/x")));
         assert_eq!(path("./up/x"), Ok(PathBuf::from("/jail/up/x")));
@@ -670,7 +782,7 @@ mod tests {
             "", "/", ".", "..", "/..", "/up/../x", "../x", "/up/..", "/up\0/x",
         ] {
             assert_eq!(path(name), Err(UploadFault::Name), "{name:?}");
-            let bare = Place::new(None, name.as_bytes(), true);
+            let bare = Place::new(None, name.as_bytes());
             assert_eq!(bare, Err(UploadFault::Name), "{name:?}");
         }
     }
@@ -683,14 +795,10 @@ mod tests {
             ..MONGREL2
         };
         let large = upload(7, "5000000000", FILE, Some(FILE));
-        assert!(
-            announced
-                .look_at(&large, lurcher)
-                .is_some_and(|place| place.is_ok())
-        );
+        assert!(look(&mut announced, &large, lurcher).is_some_and(|place| place.is_ok()));
         let outside = upload(7, "500", "/up/../x", Some("/up/../x"));
         assert_eq!(
-            announced.look_at(&outside, lurcher),
+            look(&mut announced, &outside, lurcher),
             Some(Err(UploadFault::Name))
         );
     }
@@ -699,9 +807,9 @@ mod tests {
     fn the_oldest_announcement_goes_first() {
         let mut announced = Announced::new(None, None);
         for id in 0..=u32::try_from(STARTED_MAX).unwrap() {
-            announced.look_at(&upload(id, "500", FILE, None), MONGREL2);
+            look(&mut announced, &upload(id, "500", FILE, None), MONGREL2);
         }
-        assert_eq!(announced.names.len(), STARTED_MAX);
+        assert_eq!(announced.started.len(), STARTED_MAX);
         assert_eq!(announced.order.len(), STARTED_MAX);
         assert_eq!(done(&mut announced, 0), Err(UploadFault::NotStarted));
         assert!(done(&mut announced, 1).is_ok());
@@ -717,8 +825,7 @@ mod tests {
         fs::create_dir(jail.path().join("folder")).unwrap();
         std::os::unix::fs::symlink(&secret, jail.path().join("link")).unwrap();
         std::os::unix::fs::symlink(outside.path(), jail.path().join("way")).unwrap();
-        let place =
-            |name: &str| Place::new(Some(jail.path().into()), name.as_bytes(), true).unwrap();
+        let place = |name: &str| Place::new(Some(jail.path().into()), name.as_bytes()).unwrap();
         assert_eq!(place("/x").open().unwrap().1, 3);
         for name in ["/link", "/way/secret", "/folder"] {
             let opened = place(name).open();
@@ -728,12 +835,42 @@ mod tests {
             );
             assert!(place(name).remove().is_err(), "{name}");
         }
-        let bare = Place::new(None, jail.path().join("link").as_os_str().as_bytes(), true).unwrap();
+        let bare = Place::new(None, jail.path().join("link").as_os_str().as_bytes()).unwrap();
         assert!(matches!(bare.open(), Err(UploadError::NoFile { .. })));
         let gone = place("/y").open();
         assert!(matches!(gone, Err(UploadError::Gone { .. })), "{gone:?}");
         assert!(secret.exists());
         place("/x").remove().unwrap();
         assert!(!jail.path().join("x").exists());
+    }
+
+    /// Whoever reads an upload that is only announced acts on it.
+    #[test]
+    fn an_announcement_is_acted_on_where_it_is_sure_and_nobody_else_would() {
+        let lurcher = Sender {
+            honest: true,
+            ..MONGREL2
+        };
+        let broker = Sender {
+            is_broker: true,
+            ..MONGREL2
+        };
+        let mut unknown = Announced::new(None, None);
+        assert_eq!(early(&mut unknown, MONGREL2), Early::Never);
+        assert_eq!(early(&mut unknown, lurcher), Early::Always);
+        let mut known = Announced::new(None, Some(Path::new("/up/body.XXXXXX")));
+        assert_eq!(early(&mut known, MONGREL2), Early::IfAlone);
+        assert_eq!(early(&mut known, broker), Early::Never);
+    }
+
+    #[test]
+    fn the_end_is_that_of_the_file_that_was_announced() {
+        let mut announced = Announced::new(None, None);
+        let mut found = |done| {
+            let message = upload(7, "500", FILE, done);
+            announced.look_at(&message, MONGREL2).unwrap().unwrap()
+        };
+        let (start, end) = (found(None), found(Some(FILE)));
+        assert!(Arc::ptr_eq(&start.stored, &end.stored) && end.is_done());
     }
 }

@@ -223,6 +223,15 @@ impl Ticket {
         self.pool.pull(state);
     }
 
+    /// The handler acts on what was announced to it: from here on the request may be handed on as `retry` says.
+    pub fn acted(&self, retry: Retry) {
+        let state = &mut *self.pool.state.borrow_mut();
+        if let Some((open, workers)) = state.open_and_workers(self.request) {
+            open.retry = retry;
+            workers.balancer.set_retry(self.request, open.retry());
+        }
+    }
+
     /// Whether the message that completes the request is with a peer: it is the handler's business now, whatever becomes of it.
     pub fn is_completed(&self) -> bool {
         let state = self.pool.state.borrow();

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
 use lurcher::handler::{Bodies, Connection, Event, ReplyError, Request, UploadFault};
@@ -55,6 +56,12 @@ pub(crate) struct Inlet {
 /// Set once the applications are loaded, before the thread is started.
 static INLET: OnceLock<Inlet> = OnceLock::new();
 
+/// Stored uploads are given to applications when they begin.
+static EARLY: AtomicBool = AtomicBool::new(false);
+
+/// It was said that they cannot be.
+static UNSURE: Once = Once::new();
+
 const BUILT_IN: &[BuiltIn] = &[BuiltIn {
     name: options::NAME,
     about: "",
@@ -71,6 +78,7 @@ fn run(values: &Values) -> Result<Handler, String> {
     if let Some(base) = values.get("sendfile-base") {
         wsgi::sendfile_below(base);
     }
+    EARLY.store(values.is_said("early-uploads"), Ordering::Relaxed);
     let patience = values.graceful_timeout().unwrap_or(PATIENCE);
     Ok(Handler::draining(async move |connection| {
         #[expect(
@@ -182,12 +190,32 @@ async fn serve(mut connection: Connection, patience: Duration) -> Result<(), Rep
                     inlet.take(&mut turns, part.request().clone(), body).await?;
                 }
             }
+            Event::UploadStarted(upload) if EARLY.load(Ordering::Relaxed) && !sheds => {
+                if let Some(body) = bodies.announced(&upload) {
+                    // Nobody else is to begin with it when this process dies.
+                    upload.act().await?;
+                    let body = What::Body(Body::Pieces(body));
+                    inlet
+                        .take(&mut turns, upload.request().clone(), body)
+                        .await?;
+                } else if upload.declared_length().is_some() {
+                    UNSURE.call_once(|| {
+                        tracing::warn!(
+                            "--early-uploads: waiting for uploads to be complete, since it is not sure that the server has made up their names: see --upload-store; of a broker it never is"
+                        );
+                    });
+                }
+            }
+            // It is being answered since it began.
+            Event::UploadDone(upload) if bodies.done(&upload) => {}
             Event::UploadDone(upload) => {
                 let request = upload.request().clone();
                 let body = What::Body(Body::Stored(upload));
                 inlet.take(&mut turns, request, body).await?;
             }
             Event::UploadRefused(request, fault) => {
+                // Whatever was on its way is not any more.
+                bodies.gone(&request.client());
                 inlet.take(&mut turns, request, What::Fault(fault)).await?;
             }
             Event::Disconnect(client) => {

@@ -130,6 +130,8 @@ pub(super) struct Client {
     pub(super) hold: Cell<Hold>,
     /// Streamed upload: so many more bytes of the body the handler takes; `None` when none is open.
     pub(super) upload_credits: Cell<Option<i64>>,
+    /// Stored upload: its handler has said, by credits, that it acts on the announcement.
+    pub(super) upload_acted: Cell<bool>,
     /// Bytes of payloads that were taken out of the mailbox and not written yet, as far as anybody can tell: some are dropped.
     pub(super) unwritten: Cell<usize>,
     /// A handler has asked to be told what of the open response is written. Boxed, as few do.
@@ -206,6 +208,7 @@ impl Client {
             last_handler: RefCell::new(None),
             hold: Cell::default(),
             upload_credits: Cell::new(None),
+            upload_acted: Cell::new(false),
             unwritten: Cell::new(0),
             flow: RefCell::default(),
             activity: Cell::new(activity),
@@ -264,11 +267,12 @@ impl Client {
         self.tell(Mail::File { name, voice });
     }
 
-    /// Streamed upload: the handler takes so many bytes more.
+    /// Streamed upload: the handler takes so many bytes more. Stored upload: it reads what is there.
     pub(super) fn grant(&self, credits: i64) {
         let granted = self.upload_credits.get();
         self.upload_credits
             .set(granted.map(|granted| granted.saturating_add(credits)));
+        self.upload_acted.set(true);
         self.wake();
     }
 
@@ -469,6 +473,7 @@ impl pool::Caller for Client {
         // Credits are for the handler that gave them.
         self.upload_credits
             .set(self.upload_credits.get().and(Some(0)));
+        self.upload_acted.set(false);
         self.end_flow();
         self.drop_id();
     }

@@ -126,6 +126,7 @@ impl Connection {
         begun: u64,
         last: Option<(Bytes, Retry)>,
     ) {
+        self.client.upload_acted.set(false);
         let limits = self.shard.limits();
         let now = self.shard.clock.milliseconds();
         let mut upload = Upload::new(accepted.framing, sink, limits.upload_bytes, now);
@@ -161,6 +162,11 @@ impl Connection {
         };
         let received = receiving.upload.is_received();
         let answered = receiving.answered;
+        if self.client.upload_acted.take()
+            && let Some((_, retry)) = &receiving.last
+        {
+            exchange.ticket.acted(*retry);
+        }
         let ended = match receiving.upload.sink() {
             Sink::Store(writer) => match writer.poll(cx, received) {
                 Poll::Pending => false,

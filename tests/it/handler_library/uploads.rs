@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use lurcher::handler::{
-    Bodies, BodyError, BodyReader, Connection, Event, Options, UploadError, UploadFault,
+    Bodies, BodyError, BodyReader, Connection, Early, Event, Options, UploadError, UploadFault,
 };
 
 use tokio::task::JoinSet;
@@ -245,6 +245,190 @@ fn an_announced_upload_can_be_refused_or_given_up() {
         drop(leaves);
         end(handler);
     });
+}
+
+/// What the reader of an announced upload tells: so many bytes so far, or how it has ended.
+type Told = Result<usize, BodyError>;
+
+/// Gives announced uploads to readers that tell each piece; `/ignored` is not read, and answered at once with the connection left open.
+/// Ends with the last client.
+async fn read_announced(mut connection: Connection, expected: Early, tell: mpsc::Sender<Told>) {
+    let mut bodies = Bodies::new();
+    let mut readers = JoinSet::new();
+    while let Some(request) = connection.recv().await {
+        match request.into_event() {
+            Event::UploadStarted(upload) => {
+                assert_eq!(upload.early(), expected);
+                upload.act().await.unwrap();
+                let body = bodies.announced(&upload).expect("a body");
+                assert_eq!(body.remaining(), Some(SIZE as u64));
+                let tell = tell.clone();
+                readers.spawn(async move {
+                    let read = if upload.request().path == "/ignored" {
+                        drop(body);
+                        Ok(0)
+                    } else {
+                        follow(body, &tell).await
+                    };
+                    if read.is_ok() {
+                        upload.respond(200).send("thanks").await.unwrap();
+                    }
+                    // Before the file can go with it.
+                    drop(upload);
+                    tell.send(read).unwrap();
+                });
+            }
+            Event::UploadDone(upload) => assert!(bodies.done(&upload), "taken when it began"),
+            Event::Disconnect(client) => {
+                bodies.gone(&client);
+                if readers.len() == 4 {
+                    break;
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    readers.join_all().await;
+    connection.finish().await;
+}
+
+async fn follow(mut body: BodyReader, tell: &mpsc::Sender<Told>) -> Told {
+    let mut all = Vec::new();
+    while let Some(piece) = body.next().await {
+        all.extend(piece?);
+        assert!(all == content(all.len()), "in order");
+        tell.send(Ok(all.len())).unwrap();
+    }
+    assert!(body.is_ended() && !body.is_left());
+    Ok(all.len())
+}
+
+/// Waits until nothing is stored any more.
+#[track_caller]
+fn until_empty(store: &Path) {
+    let end = std::time::Instant::now() + PATIENCE;
+    while !files(store).is_empty() {
+        assert!(std::time::Instant::now() < end, "files are left");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn an_announced_upload_is_read_while_it_arrives_and_removed_afterwards() {
+    let store = scratch();
+    servers::each(&stored_in(store.path()), |server| {
+        let mut options = options(&server);
+        let expected = if server.kind == Kind::Lurcher {
+            Early::Always
+        } else {
+            options.upload_store = Some(store.path().join("body.XXXXXX"));
+            Early::IfAlone
+        };
+        let (tell, told) = mpsc::channel();
+        let handler = run(options, move |connection| {
+            read_announced(connection, expected, tell)
+        });
+        let next = || told.recv_timeout(PATIENCE).unwrap();
+        // Two on one connection: nothing of the first is taken for the second's.
+        let mut client = Client::connect(server.address);
+        for _ in 0..2 {
+            let post = post(SIZE);
+            let (early, late) = post.split_at(post.len() - 30_000);
+            client.send(early).unwrap();
+            // The rest has not left.
+            while next().unwrap() < SIZE - 30_000 {}
+            client.send(late).unwrap();
+            assert_eq!(client.answer().body, b"thanks");
+            while next().unwrap() < SIZE {}
+            // Once more by the reader's end.
+            assert!(matches!(next(), Ok(SIZE)));
+            until_empty(store.path());
+        }
+        let head = |path: &str| {
+            format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {SIZE}\r\n\r\n")
+        };
+        client.send(head("/ignored").as_bytes()).unwrap();
+        assert_eq!(client.answer().body, b"thanks");
+        client.send(&content(SIZE)).unwrap();
+        assert!(matches!(next(), Ok(0)));
+        until_empty(store.path());
+        drop(client);
+        let mut leaves = Client::connect(server.address);
+        leaves.send(head("/half").as_bytes()).unwrap();
+        leaves.send(&content(50_000)).unwrap();
+        while next().unwrap() < 50_000 {}
+        drop(leaves);
+        let left = next();
+        assert!(matches!(left, Err(BodyError::Gone)), "{left:?}");
+        end(handler);
+        until_empty(store.path());
+    });
+}
+
+/// Neither an upload of a client's making nor one that might be is given to a reader.
+#[test]
+fn an_announcement_that_may_be_a_clients_is_not_read() {
+    let store = scratch();
+    let victim = store.path().join("body.victim");
+    fs::write(&victim, "precious").unwrap();
+    for known in [false, true] {
+        servers::each(&stored_in(store.path()), |server| {
+            let kind = server.kind;
+            let mut options = options(&server);
+            options.upload_store = known.then(|| store.path().join("body.XXXXXX"));
+            let named = victim.clone();
+            let handler = run(options, async move |mut connection| {
+                let mut bodies = Bodies::new();
+                let mut ends = 0;
+                while ends < 2 {
+                    let request = connection.recv().await.expect("a message");
+                    match request.into_event() {
+                        Event::UploadStarted(upload) => {
+                            assert_ne!(upload.path(), named);
+                            let begun = bodies.announced(&upload).is_some();
+                            assert_eq!(begun, known || kind == Kind::Lurcher);
+                        }
+                        Event::UploadDone(upload) => {
+                            assert_ne!(upload.path(), named);
+                            bodies.done(&upload);
+                            upload.respond(200).close().send("done").await.unwrap();
+                            ends += 1;
+                        }
+                        Event::Request(request) => {
+                            assert_eq!(kind, Kind::Lurcher);
+                            request.respond(200).close().send("plain").await.unwrap();
+                            ends += 1;
+                        }
+                        Event::UploadRefused(request, _) => {
+                            assert_eq!(kind, Kind::Mongrel2);
+                            request.respond(400).close().send("refused").await.unwrap();
+                            ends += 1;
+                        }
+                        Event::Disconnect(_) => {}
+                        other => panic!("{other:?}"),
+                    }
+                }
+                connection.finish().await;
+            });
+            let start = format!("x-mongrel2-upload-start: {}\r\n", victim.display());
+            let small = format!(
+                "POST /up HTTP/1.1\r\nHost: localhost\r\n{start}Content-Length: 3\r\n\r\nabc"
+            );
+            assert_ne!(ask(server.address, small.as_bytes()).1, "done");
+            let large = format!(
+                "POST /up HTTP/1.1\r\nHost: localhost\r\n{start}Content-Length: {SIZE}\r\n\r\n"
+            );
+            let large = [large.as_bytes(), &content(SIZE)].concat();
+            let mut client = Client::connect(server.address);
+            // One that is refused may be gone before it has sent everything.
+            drop(client.send(&large));
+            if kind == Kind::Lurcher {
+                assert_eq!(client.answer().body, b"done");
+            }
+            end(handler);
+            assert_eq!(fs::read(&victim).unwrap(), b"precious");
+        });
+    }
 }
 
 /// Reads bodies through a small window and answers with what they were; ends when the client that sends half a body is gone.

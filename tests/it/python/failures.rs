@@ -68,7 +68,7 @@ fn get(server: &Server, path: &str) -> Answer {
     ask(server.address, &format!("GET {path}"), "", b"")
 }
 
-fn kill(pid: u32) {
+pub(super) fn kill(pid: u32) {
     let sent = Command::new("kill")
         .args(["-KILL", &pid.to_string()])
         .status();
@@ -441,7 +441,7 @@ fn upload(server: &Server, app: &App, size: usize) {
 }
 
 /// The checksum of so many of those pieces one after another, as Python has it, which is quicker at it than a test.
-fn checksum(count: usize) -> String {
+pub(super) fn checksum(count: usize) -> String {
     let program = format!(
         "import zlib; piece = bytes(at % 251 for at in range(1 << 20)); sum = 0\n\
          for _ in range({count}): sum = zlib.crc32(piece, sum)\n\

@@ -1,5 +1,5 @@
 //! Python applications by `lurcher run`: WSGI and ASGI, on both servers in both protocols. `basics` is what any application sees, `wsgi_rules`
-//! and `asgi_rules` go through what the two interfaces ask, `sites` are Django, Flask, `FastAPI` and Starlette, `failures` what becomes of
+//! and `asgi_rules` go through what the two interfaces ask, `drives` what threads owe to who waits, `uploads` are those that are read early, `sites` are Django, Flask, `FastAPI` and Starlette, `failures` what becomes of
 //! requests when an application, a worker or a client does not do as it should.
 //!
 //! The extension module is another package, which `cargo test` does not build: the first of these tests does. Without a Python from 3.10 on they
@@ -13,6 +13,7 @@ mod basics;
 mod drives;
 mod failures;
 mod sites;
+mod uploads;
 mod wsgi;
 mod wsgi_rules;
 

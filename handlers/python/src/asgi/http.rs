@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use lurcher::handler::{BodyReader, Request, UploadError};
+use lurcher::handler::{BodyError, BodyReader, Request, UploadError};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -246,7 +246,7 @@ impl Http {
         let mut head = message.head(&self.request)?;
         let mut state = self.lock();
         if let Body::Pieces(reader) = &state.body
-            && !reader.is_ended()
+            && reader.is_left()
             && head.is_bodiless
         {
             head.respond = head.respond.close();
@@ -523,7 +523,11 @@ impl Http {
                     let bytes = match piece.transpose() {
                         Ok(bytes) => bytes.unwrap_or_default(),
                         Err(error) => {
-                            tracing::debug!(%error, "the body of a request breaks off");
+                            if let BodyError::Upload(error) = error {
+                                tracing::warn!(%error, "a stored upload cannot be read");
+                            } else {
+                                tracing::debug!(%error, "the body of a request breaks off");
+                            }
                             state.body = Body::Broken;
                             continue;
                         }
@@ -579,7 +583,7 @@ impl Body {
     fn is_read(&self) -> bool {
         match self {
             Self::Whole(_) | Self::Opening(_) | Self::Read => true,
-            Self::Pieces(reader) => reader.is_ended(),
+            Self::Pieces(reader) => !reader.is_left(),
             Self::Broken => false,
         }
     }

@@ -69,7 +69,7 @@ impl Input {
     /// Whether the server is not through with the body, because it was not read to its end.
     pub(super) fn is_left(&mut self) -> bool {
         match self.rest() {
-            Rest::Pieces(reader) => !reader.is_ended() && reader.remaining() != Some(0),
+            Rest::Pieces(reader) => reader.is_left(),
             Rest::Failed => true,
             _ => false,
         }
@@ -199,6 +199,9 @@ impl Input {
 
 /// How it is told to an application: as any other trouble with a file.
 fn gone(error: &BodyError) -> PyErr {
+    if let BodyError::Upload(error) = error {
+        tracing::error!(%error, "an upload cannot be read");
+    }
     PyOSError::new_err(error.to_string())
 }
 
