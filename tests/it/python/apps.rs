@@ -145,6 +145,7 @@ fn mistakes_in_places_are_told_before_anything_starts() {
             "--io `y`: it is none of standard, gevent, eventlet",
         ),
         (&["python"], "no application named: MODULE:NAME"),
+        (&["hello"], "; a module of that name is `python:hello`"),
         (
             &["hello:application", "--timeout", "x"],
             "--timeout `x`: not a number of seconds",
