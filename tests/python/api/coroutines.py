@@ -12,7 +12,7 @@ from typing import Any, Callable
 
 import lurcher
 import lurcher.aio
-from support import DATABASE, HOST, PATIENCE, PORT, RECV, SEND, Answer, WebSocket, ask, in_thread
+from support import DATABASE, HOST, PATIENCE, PORT, RECV, SEND, Answer, WebSocket, ask, in_thread, sweep
 
 
 def connect() -> lurcher.aio.Connecting:
@@ -47,6 +47,9 @@ async def request_of(connection: lurcher.aio.Connection) -> lurcher.aio.Request:
 
 
 class Coroutines(unittest.IsolatedAsyncioTestCase):
+    def setUp(self) -> None:
+        sweep()
+
     async def test_requests_are_iterated_over_and_answered(self) -> None:
         async with connect() as connection:
             asked = asyncio.create_task(asking("/one", "POST", b"body"))

@@ -110,8 +110,20 @@ def requests(connection: lurcher.Connection) -> Iterator[lurcher.Request]:
             yield request
 
 
+def sweep() -> None:
+    """Takes the ends of earlier clients, which a server tells to whoever is there: what comes afterwards is a test's own."""
+    with connect() as connection:
+        # Whom the handler closes, the server says nothing of.
+        asked = in_thread(ask, "/sweep", "GET", None, [("Connection", "close")])
+        next(requests(connection)).respond_http("")
+        asked()
+
+
 class Case(unittest.TestCase):
     """A test that takes all that it needs a few times over before it gives up."""
+
+    def setUp(self) -> None:
+        sweep()
 
     def answered(self, answer: Callable[[lurcher.Request], None], *arguments: Any) -> Answer:
         """What comes back when one request is answered so."""
