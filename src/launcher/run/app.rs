@@ -127,6 +127,22 @@ pub(super) fn is_dotted(app: &str) -> bool {
         }
 }
 
+/// What is told of an APP that names no handler. One that is named like a module may be meant to be one.
+pub(super) fn unknown(built_in: &[BuiltIn], app: &str) -> String {
+    let in_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let is_word = !app.is_empty() && app.bytes().all(in_word);
+    let takes_names = |handler: &&BuiltIn| {
+        let mut targets = handler.targets.iter();
+        targets.any(|target| target.scheme.is_empty())
+    };
+    let hint = built_in.iter().find(takes_names).filter(|_| is_word);
+    let hint = hint.map_or_else(String::new, |handler| {
+        format!("; a module of that name is `{}:{app}`", handler.name)
+    });
+    let (app, known) = (app.escape_debug(), forms(built_in).join(", "));
+    format!("running `{app}`: no such handler: there are {known}{hint}")
+}
+
 /// How all handlers are named.
 pub(super) fn forms(built_in: &[BuiltIn]) -> Vec<&'static str> {
     let mut forms = Vec::new();

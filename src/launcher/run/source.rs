@@ -200,25 +200,7 @@ impl Source {
         if let Some(handler) = app::named(self.built_in, app) {
             return Ok(Some(handler));
         }
-        // One that is named like a module may be meant to be one.
-        let is_word = !app.is_empty()
-            && app
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        let takes_names = |handler: &&BuiltIn| {
-            handler
-                .targets
-                .iter()
-                .any(|target| target.scheme.is_empty())
-        };
-        let hint = self.built_in.iter().find(takes_names).filter(|_| is_word);
-        let hint = hint.map_or_else(String::new, |handler| {
-            format!("; a module of that name is `{}:{app}`", handler.name)
-        });
-        let (app, known) = (app.escape_debug(), app::forms(self.built_in).join(", "));
-        Err(format!(
-            "running `{app}`: no such handler: there are {known}{hint}"
-        ))
+        Err(app::unknown(self.built_in, app))
     }
 }
 
