@@ -10,12 +10,20 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 use tokio::runtime::Handle;
 
 use crate::engine::Engine;
 use crate::watchdog;
+
+/// How long the main thread waits before it looks whether a signal has come: Python's handlers run in it alone, and only when it
+/// asks. A person at ctrl-C does not notice.
+const SIGNALS_EVERY: Duration = Duration::from_millis(100);
+
+/// How long other threads wait: they need never look.
+const LONG: Duration = Duration::from_secs(3600);
 
 /// The runtime of the thread that receives, which drives sockets and timers.
 static RUNTIME: OnceLock<Handle> = OnceLock::new();
@@ -88,7 +96,8 @@ pub(crate) fn once<T>(poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T>
 ///
 /// # Errors
 ///
-/// What is raised in a greenlet that waits: it is being ended.
+/// What is raised in a greenlet that waits: it is being ended. `KeyboardInterrupt` in the main thread of a program that has its own
+/// connection.
 pub(crate) fn until<T: Send>(
     py: Python<'_>,
     mut future: Pin<Box<dyn Future<Output = T> + Send + '_>>,
@@ -113,15 +122,23 @@ pub(crate) fn until_polled<T: Send>(
         Some((company.runtime.clone(), (company.meanwhile)()))
     });
     if let Some((runtime, mut meanwhile)) = company {
-        let both = std::future::poll_fn(move |cx| {
+        let mut both = Box::pin(std::future::poll_fn(move |cx| {
             let done = poll(cx);
             if done.is_pending() && meanwhile.as_mut().poll(cx).is_ready() {
                 // It only serves others; once it has ended it must not be polled again.
                 meanwhile = Box::pin(std::future::pending());
             }
             done
-        });
-        return Ok(py.detach(|| runtime.block_on(both)));
+        }));
+        let slice = slice(py)?;
+        loop {
+            let waited =
+                || runtime.block_on(async { tokio::time::timeout(slice, both.as_mut()).await });
+            if let Ok(done) = py.detach(waited) {
+                return Ok(done);
+            }
+            py.check_signals()?;
+        }
     }
     if let Some(wait) = HUB.get() {
         return in_hub(py, wait, poll);
@@ -141,6 +158,18 @@ pub(crate) fn until_polled<T: Send>(
     });
     watchdog::resume();
     done
+}
+
+/// How long this thread waits at a time before it looks whether a signal has come.
+///
+/// # Errors
+///
+/// Where Python does not know its threads.
+pub(crate) fn slice(py: Python<'_>) -> PyResult<Duration> {
+    let threading = py.import("threading")?;
+    let main = threading.call_method0("main_thread")?.getattr("ident")?;
+    let is_main = threading.call_method0("get_ident")?.eq(main)?;
+    Ok(if is_main { SIGNALS_EVERY } else { LONG })
 }
 
 fn in_hub<T>(

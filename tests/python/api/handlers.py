@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import signal
+import socket
 import threading
 import time
 import unittest
@@ -210,6 +211,53 @@ class WSGI(Case):
         self.serve(application)
         self.assertEqual(ask("/fail").status, 500)
         self.assertEqual(ask("/").body, b"fine")
+
+    def test_ctrl_c_is_heard_while_a_client_takes_nothing(self) -> None:
+        pieces = 0
+        still = threading.Event()
+        closed = threading.Event()
+
+        def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+            nonlocal pieces
+            start_response("200 OK", [])
+            try:
+                while True:
+                    pieces += 1
+                    yield b"x" * 65536
+            finally:
+                closed.set()
+
+        def interrupt() -> None:
+            # It waits when no piece has been asked for in a while.
+            before = 0
+            while pieces == 0 or pieces != before:
+                before = pieces
+                time.sleep(0.5)
+            still.set()
+            os.kill(os.getpid(), signal.SIGINT)
+
+        handler = lurcher.WSGIHandler(application, connect())
+        with socket.create_connection((HOST, int(PORT)), PATIENCE) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: there\r\n\r\n")
+            interrupting = in_thread(interrupt)
+            with self.assertRaises(KeyboardInterrupt):
+                handler.serve()
+            self.assertTrue(still.is_set())
+            interrupting()
+        self.assertTrue(closed.is_set())
+        self.assertTrue(handler.connection.ended)
+
+    def test_ctrl_c_in_an_application_ends_its_handler(self) -> None:
+        def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(PATIENCE)
+            return []
+
+        handler = lurcher.WSGIHandler(application, connect())
+        asked = in_thread(ask)
+        with self.assertRaises(KeyboardInterrupt):
+            handler.serve()
+        self.assertEqual(asked().status, 500)
 
     def test_what_is_no_application_is_refused(self) -> None:
         with connect() as connection, self.assertRaises(TypeError):

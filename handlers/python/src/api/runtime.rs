@@ -3,19 +3,13 @@
 use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Runtime};
 
 use super::errors::ConnectError_;
-
-/// How long the main thread waits before it looks whether a signal has come: Python's handlers run in it alone, and only when it
-/// asks. A person at ctrl-C does not notice.
-const SIGNALS_EVERY: Duration = Duration::from_millis(100);
-
-/// How long other threads wait: they need never look.
-const LONG: Duration = Duration::from_secs(3600);
+use crate::wait::slice;
 
 /// The runtime of the process with that number: a child by fork has the memory of one, and no thread that runs it.
 static RUNTIME: Mutex<Option<(u32, &'static Runtime)>> = Mutex::new(None);
@@ -72,11 +66,7 @@ where
     if let Poll::Ready(done) = try_now(runtime, future.as_mut()) {
         return Ok(Some(done));
     }
-    let slice = if is_main_thread(py)? {
-        SIGNALS_EVERY
-    } else {
-        LONG
-    };
+    let slice = slice(py)?;
     loop {
         let now = Instant::now();
         if deadline.is_some_and(|deadline| deadline <= now) {
@@ -92,10 +82,4 @@ where
         }
         py.check_signals()?;
     }
-}
-
-fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
-    let threading = py.import("threading")?;
-    let main = threading.call_method0("main_thread")?.getattr("ident")?;
-    threading.call_method0("get_ident")?.eq(main)
 }

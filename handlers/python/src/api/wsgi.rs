@@ -48,7 +48,6 @@ impl WSGIApp {
             }),
         };
         let (request, body) = request.hand_over();
-        wait::in_company(company, || self.0.answer(py, request, body));
-        Ok(())
+        wait::in_company(company, || self.0.answer(py, request, body))
     }
 }

@@ -199,8 +199,13 @@ impl Single {
     }
 
     /// Answers one request, whatever happens.
-    pub(crate) fn answer(&self, py: Python<'_>, request: Request, body: Body) {
-        self.0.answer(py, Job::new(request, 0, body));
+    ///
+    /// # Errors
+    ///
+    /// `KeyboardInterrupt`, when that has come in between.
+    pub(crate) fn answer(&self, py: Python<'_>, request: Request, body: Body) -> PyResult<()> {
+        let interrupt = self.0.answer(py, Job::new(request, 0, body));
+        interrupt.map_or(Ok(()), Err)
     }
 }
 
@@ -250,13 +255,14 @@ impl Worker {
             let Some(job) = job else { return };
             requests += 1;
             watchdog::begin(&job.request);
-            self.answer(py, job);
+            // This thread is nobody's who could be interrupted: that was the application's own word.
+            let _interrupt = self.answer(py, job);
             watchdog::end();
         }
     }
 
-    /// Answers one request, whatever happens.
-    fn answer(&self, py: Python<'_>, job: Job) {
+    /// Answers one request, whatever happens. What has interrupted that.
+    fn answer(&self, py: Python<'_>, job: Job) -> Option<PyErr> {
         let client = job.request.client();
         let Job {
             request,
@@ -266,13 +272,15 @@ impl Worker {
         } = job;
         let claim = place.as_ref().map(|place| place.claim.clone());
         let claim = claim.unwrap_or_default();
-        if let Err(error) = self.begin(py, (request, claim), mount, body) {
+        let begun = self.begin(py, (request, claim), mount, body);
+        if let Err(error) = &begun {
             // Not the application's fault: there is no memory, or a greenlet is being killed.
             tracing::error!(?client, "answering a request: {error}");
             drop(wait::until(py, Box::pin(client.cancel())));
         }
         // The next one of the same client may begin.
         drop(place);
+        begun.ok().flatten()
     }
 
     fn begin(
@@ -281,7 +289,7 @@ impl Worker {
         (request, claim): (Request, Claim),
         mount: usize,
         body: Body,
-    ) -> PyResult<()> {
+    ) -> PyResult<Option<PyErr>> {
         let shared = &self.shared;
         let place = shared.site.mounts().get(mount);
         let found = place.and_then(|place| Some((place, shared.apps.get(place.app)?)));
@@ -305,11 +313,11 @@ impl Worker {
             Environs::new(template).of(py, &request, &facts)?
         };
         let start = Bound::new(py, StartResponse::new(request, claim))?;
-        response::answer(py, application, environ, &start, &input);
+        let interrupt = response::answer(py, application, environ, &start, &input);
         // The application may keep it for longer than the request.
         if let Ok(mut input) = input.try_borrow_mut() {
             input.close();
         }
-        Ok(())
+        Ok(interrupt)
     }
 }

@@ -2,7 +2,7 @@
 //! by whoever does it best. Whatever happens, `close` is called and the client gets an end.
 
 use lurcher::handler::{Client, HttpError, ReplyError, Request};
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
@@ -19,14 +19,14 @@ const WHOLE_MAX: usize = 256 << 10;
 /// What is read of a file and sent at a time, in bytes.
 const FILE_PIECE: usize = 128 << 10;
 
-/// Calls an application and sends its response.
+/// Calls an application and sends its response. What is left when that was interrupted (`KeyboardInterrupt`), for whoever owns the thread.
 pub(super) fn answer(
     py: Python<'_>,
     application: &Py<PyAny>,
     environ: Bound<'_, PyDict>,
     start: &Bound<'_, StartResponse>,
     input: &Bound<'_, Input>,
-) {
+) -> Option<PyErr> {
     let called = application.call1(py, (environ, start));
     let sent = match called {
         Ok(result) => {
@@ -46,7 +46,7 @@ pub(super) fn answer(
     let Ok(mut state) = start.try_borrow_mut() else {
         // A thread of the application's is still writing. The response goes with the last of them.
         tracing::error!("answering a request: it is written to from elsewhere");
-        return;
+        return None;
     };
     if state.is_too_long() {
         let what = name(state.request());
@@ -62,8 +62,18 @@ pub(super) fn answer(
             if left {
                 end(py, &client);
             }
+            None
         }
-        Err(fault) => failed(py, &mut state, fault),
+        Err(fault) => {
+            let interrupt = match &fault {
+                Fault::Raised(error) if error.is_instance_of::<PyKeyboardInterrupt>(py) => {
+                    Some(error.clone_ref(py))
+                }
+                _ => None,
+            };
+            failed(py, &mut state, fault);
+            interrupt
+        }
     }
 }
 
