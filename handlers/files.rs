@@ -159,7 +159,7 @@ async fn answer(site: Rc<Site>, request: Request) -> Result<(), ReplyError> {
     };
     let mut wish = Wish::new(head);
     for (name, values) in request.headers.iter() {
-        for value in values.as_slice() {
+        for value in values.iter() {
             wish.note(name, value);
         }
     }

@@ -289,8 +289,8 @@ impl Params {
         }
         for (name, values) in request.headers.iter() {
             if let Some(variable) = variable(name) {
-                let between: &[u8] = if &name[..] == b"cookie" { b"; " } else { b", " };
-                params.0.push((variable, values.as_slice().join(between)));
+                let between: &[u8] = if name == b"cookie" { b"; " } else { b", " };
+                params.0.push((variable, values.join(between)));
             }
         }
         for (name, value) in extra {

@@ -80,8 +80,8 @@ pub(super) fn request(
         if is_servers_own(name) || (!context.keep_forwarded && tells_origin(name)) {
             continue;
         }
-        if name == "te" {
-            trailers = values.as_slice().iter().any(|value| takes_trailers(value));
+        if name == b"te" {
+            trailers = values.iter().any(takes_trailers);
         }
         if is_hop(name) || named.iter().any(|word| word.eq_ignore_ascii_case(name)) {
             continue;
@@ -89,9 +89,9 @@ pub(super) fn request(
         let Ok(name) = HeaderName::from_bytes(name) else {
             continue;
         };
-        for value in values.as_slice() {
+        for value in values.iter() {
             // Mongrel2 lets control bytes through, which could end the line.
-            if let Ok(value) = HeaderValue::from_maybe_shared(value.clone()) {
+            if let Ok(value) = HeaderValue::from_maybe_shared(headers.share(value)) {
                 fields.append(name.clone(), value);
             }
         }
@@ -153,12 +153,7 @@ pub(super) fn is_current(message: &Request) -> bool {
 
 /// Whether the client has said that it takes trailer fields (RFC 9110 6.5.1).
 pub(super) fn wants_trailers(message: &Request) -> bool {
-    is_current(message)
-        && message
-            .headers
-            .all("te")
-            .iter()
-            .any(|te| takes_trailers(te))
+    is_current(message) && message.headers.all("te").iter().any(takes_trailers)
 }
 
 /// Takes off a response's head what the writer does not; `trailers`: fields behind its body are passed on too.
@@ -176,11 +171,12 @@ pub(super) fn response(fields: &mut HeaderMap, trailers: bool) {
 
 /// The target as it came.
 fn target(message: &Request, prefix: &str) -> Result<Uri, Refused> {
-    let uri = message.headers.all("URI").first().unwrap_or(&message.path);
+    let uri = message.headers.first("URI");
+    let uri = uri.map_or_else(|| message.path.clone(), |uri| message.headers.share(uri));
     let path = if prefix.is_empty() || uri.first() != Some(&b'/') {
-        PathAndQuery::from_maybe_shared(uri.clone())
+        PathAndQuery::from_maybe_shared(uri)
     } else {
-        PathAndQuery::from_maybe_shared(Bytes::from([prefix.as_bytes(), uri].concat()))
+        PathAndQuery::from_maybe_shared(Bytes::from([prefix.as_bytes(), &uri].concat()))
     };
     let mut parts = http::uri::Parts::default();
     parts.path_and_query = Some(path.map_err(|_| Refused)?);
@@ -193,12 +189,12 @@ fn client(message: &Request) -> Option<HeaderValue> {
     let mut told = headers
         .all("REMOTE_ADDR")
         .iter()
-        .chain(headers.all("x-forwarded-for"));
+        .chain(headers.all("x-forwarded-for").iter());
     let told = told.next()?;
     let address: IpAddr = std::str::from_utf8(told).ok()?.parse().ok()?;
     let canonical = address.to_canonical();
     if canonical == address {
-        HeaderValue::from_maybe_shared(told.clone()).ok()
+        HeaderValue::from_maybe_shared(headers.share(told)).ok()
     } else {
         HeaderValue::try_from(canonical.to_string()).ok()
     }

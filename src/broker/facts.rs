@@ -28,8 +28,7 @@ impl Facts for Known<'_> {
 
     fn header(&self, name: &str, nth: usize) -> Option<&[u8]> {
         // Servers write the names of what clients send in small letters.
-        let all = self.request.headers.all(name);
-        all.get(nth).map(|value| &value[..])
+        self.request.headers.all(name).get(nth)
     }
 
     fn message(&self) -> Cow<'_, [u8]> {

@@ -391,7 +391,7 @@ enum Source {
         file: Box<tokio::fs::File>,
         buffer: BytesMut,
         /// Removes the file when this is dropped.
-        _upload: Upload,
+        _upload: Box<Upload>,
     },
     Arriving(Box<Arriving>),
     Stream(Stream),
@@ -447,7 +447,7 @@ impl BodyReader {
             source: Source::File {
                 file: Box::new(file),
                 buffer: BytesMut::new(),
-                _upload: upload,
+                _upload: Box::new(upload),
             },
             remaining: Some(size),
         }

@@ -5,12 +5,12 @@
 //! a flat object of texts and lists of texts: this is not a general parser, and there is no recursion in it.
 
 use std::mem;
+use std::ops::Range;
 
-use bytes::Bytes;
 use memchr::memchr2;
 
 use super::DecodeErrorKind;
-use super::request::HeaderValue;
+use super::request::{Headers, Span, Spans};
 
 /// Appends `"text"`.
 pub(super) fn write_string(out: &mut Vec<u8>, text: &[u8]) {
@@ -52,14 +52,22 @@ fn is_plain(text: &[u8]) -> bool {
 /// Not 0 if one of the bytes is a control byte, `"`, `\`, or not ASCII: the usual arithmetic on all bytes of a word,
 /// where a byte below `n` is one whose high bit is clear and becomes set when `n` is taken away.
 fn odd_bits(word: [u8; 8]) -> u64 {
-    const ONES: u64 = u64::from_le_bytes([1; 8]);
-    const HIGH: u64 = u64::from_le_bytes([0x80; 8]);
     let word = u64::from_le_bytes(word);
-    let below =
-        |word: u64, limit: u8| word.wrapping_sub(ONES.wrapping_mul(u64::from(limit))) & !word;
-    let equal = |byte: u8| below(word ^ ONES.wrapping_mul(u64::from(byte)), 1);
-    (below(word, b' ') | equal(b'"') | equal(b'\\') | word) & HIGH
+    (below(word, b' ') | word) & HIGH | marks(word)
 }
+
+/// Not 0 if one of the bytes is `"` or `\`; the lowest bit that is set is in the first of them.
+fn marks(word: u64) -> u64 {
+    let equal = |byte: u8| below(word ^ ONES.wrapping_mul(u64::from(byte)), 1);
+    (equal(b'"') | equal(b'\\')) & HIGH
+}
+
+fn below(word: u64, limit: u8) -> u64 {
+    word.wrapping_sub(ONES.wrapping_mul(u64::from(limit))) & !word
+}
+
+const ONES: u64 = u64::from_le_bytes([1; 8]);
+const HIGH: u64 = u64::from_le_bytes([0x80; 8]);
 
 /// Not rare: browsers put quotes in their `sec-ch-ua`, and validators have them.
 fn write_escaped(out: &mut Vec<u8>, text: &[u8]) {
@@ -98,23 +106,28 @@ fn push_char(out: &mut Vec<u8>, char: char) {
     out.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes());
 }
 
-/// Reads an object; the strings are slices of `text` where they can be.
+/// Reads the object that stands there in the message; names and values are parts of it where they can be.
 ///
 /// Values that are no strings (no front sends any) are read as their text, null as nothing. Objects, and lists in
 /// lists, are refused.
-pub(super) fn read_object(text: &Bytes) -> Result<Vec<(Bytes, HeaderValue)>, DecodeErrorKind> {
+pub(super) fn read_object(message: &[u8], place: Range<usize>) -> Result<Headers, DecodeErrorKind> {
+    let object = message.get(place.clone()).unwrap_or_default();
     let mut reader = Reader {
-        text,
-        at: 0,
-        utf8: std::str::from_utf8(text).is_ok(),
+        text: message.get(..place.end).unwrap_or_default(),
+        start: place.start,
+        at: place.start,
+        utf8: std::str::from_utf8(object).is_ok(),
+        message: message.len(),
+        made: Vec::new(),
+        headers: Headers::none(),
     };
-    let mut members = Vec::with_capacity(16);
     reader.expect(b'{')?;
     if reader.peek() != Some(b'}') {
         loop {
-            let key = reader.string()?;
+            let name = reader.string()?;
             reader.expect(b':')?;
-            members.push((key, reader.value()?));
+            let values = reader.value()?;
+            reader.headers.push(name, values);
             if !reader.more() {
                 break;
             }
@@ -122,24 +135,37 @@ pub(super) fn read_object(text: &Bytes) -> Result<Vec<(Bytes, HeaderValue)>, Dec
     }
     reader.expect(b'}')?;
     match reader.peek() {
-        None => Ok(members),
+        None => Ok(reader.headers.with_made(reader.made)),
         Some(_) => Err(reader.fail()),
     }
 }
 
-/// A position in the text; `utf8` says that all of it is UTF-8, so that no string needs checking.
+/// A position in the text, which is the message to the end of the object; `utf8` says that all of the object is UTF-8, so that no
+/// string needs checking.
 struct Reader<'a> {
-    text: &'a Bytes,
+    text: &'a [u8],
+    start: usize,
     at: usize,
     utf8: bool,
+    /// How large the message is.
+    message: usize,
+    /// What does not stand in it; counted on behind it.
+    made: Vec<u8>,
+    headers: Headers,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     fn fail(&self) -> DecodeErrorKind {
-        DecodeErrorKind::Json { at: self.at }
+        self.fail_at(self.at)
     }
 
-    fn rest(&self) -> &[u8] {
+    fn fail_at(&self, at: usize) -> DecodeErrorKind {
+        DecodeErrorKind::Json {
+            at: at.saturating_sub(self.start),
+        }
+    }
+
+    fn rest(&self) -> &'a [u8] {
         self.text.get(self.at..).unwrap_or_default()
     }
 
@@ -149,13 +175,12 @@ impl Reader<'_> {
 
     /// The next byte that is no white space; stays before it.
     fn peek(&mut self) -> Option<u8> {
-        let space = self
-            .rest()
-            .iter()
-            .take_while(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n'))
-            .count();
-        self.skip(space);
-        self.rest().first().copied()
+        loop {
+            match self.text.get(self.at) {
+                Some(b' ' | b'\t' | b'\r' | b'\n') => self.skip(1),
+                byte => return byte.copied(),
+            }
+        }
     }
 
     fn expect(&mut self, byte: u8) -> Result<(), DecodeErrorKind> {
@@ -175,9 +200,9 @@ impl Reader<'_> {
         comma
     }
 
-    fn value(&mut self) -> Result<HeaderValue, DecodeErrorKind> {
+    fn value(&mut self) -> Result<Spans, DecodeErrorKind> {
         if self.peek() != Some(b'[') {
-            return Ok(HeaderValue::One(self.text()?));
+            return Ok(Spans::One(self.text()?));
         }
         self.skip(1);
         let mut values = Vec::new();
@@ -190,59 +215,97 @@ impl Reader<'_> {
             }
         }
         self.expect(b']')?;
-        Ok(HeaderValue::Many(values))
+        Ok(Spans::Many(values.into()))
     }
 
     /// A string, or the text of a number or of one of the three words.
-    fn text(&mut self) -> Result<Bytes, DecodeErrorKind> {
+    fn text(&mut self) -> Result<Span, DecodeErrorKind> {
         if self.peek() == Some(b'"') {
             return self.string();
         }
-        let word = self
-            .rest()
+        let rest = self.rest();
+        let length = rest
             .iter()
             .take_while(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte))
             .count();
-        let word = self.text.slice(self.at..self.at.saturating_add(word));
+        let word = rest.get(..length).unwrap_or_default();
         let known = match word.first() {
             Some(b'-' | b'0'..=b'9') => word
                 .iter()
                 .all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(byte)),
-            _ => matches!(&word[..], b"true" | b"false" | b"null"),
+            _ => matches!(word, b"true" | b"false" | b"null"),
         };
         if !known {
             return Err(self.fail());
         }
-        self.skip(word.len());
-        Ok(if word == "null" { Bytes::new() } else { word })
+        let start = self.at;
+        self.skip(length);
+        let length = if word == b"null" { 0 } else { length };
+        Ok(Span { start, length })
     }
 
-    fn string(&mut self) -> Result<Bytes, DecodeErrorKind> {
+    fn string(&mut self) -> Result<Span, DecodeErrorKind> {
         self.expect(b'"')?;
         let start = self.at;
         let mut escaped = false;
         loop {
-            let Some(found) = memchr2(b'"', b'\\', self.rest()) else {
+            let Some(found) = find_mark(self.rest()) else {
                 return Err(self.fail());
             };
             self.skip(found);
-            if self.rest().first() == Some(&b'"') {
+            if self.text.get(self.at) == Some(&b'"') {
                 break;
             }
             escaped = true;
             self.skip(2);
         }
-        let raw = self.text.slice(start..self.at);
+        let length = self.at.saturating_sub(start);
         self.skip(1);
-        let latin1 = !self.utf8 && std::str::from_utf8(&raw).is_err();
-        if escaped || latin1 {
-            unescape(&raw, latin1)
-                .ok_or(DecodeErrorKind::Json { at: start })
-                .map(Bytes::from)
-        } else {
-            Ok(raw)
+        if escaped || !self.utf8 {
+            return self.rewritten(start, length, escaped);
         }
+        Ok(Span { start, length })
     }
+
+    /// A string that may have to be written anew.
+    #[cold]
+    fn rewritten(
+        &mut self,
+        start: usize,
+        length: usize,
+        escaped: bool,
+    ) -> Result<Span, DecodeErrorKind> {
+        let raw = self.text.get(start..).unwrap_or_default();
+        let raw = raw.get(..length).unwrap_or_default();
+        let latin1 = !self.utf8 && std::str::from_utf8(raw).is_err();
+        if !escaped && !latin1 {
+            return Ok(Span { start, length });
+        }
+        let text = unescape(raw, latin1).ok_or_else(|| self.fail_at(start))?;
+        let start = self.message.saturating_add(self.made.len());
+        self.made.extend_from_slice(&text);
+        Ok(Span {
+            start,
+            length: text.len(),
+        })
+    }
+}
+
+/// In so many words of eight bytes a short text is looked through.
+const WORDS: usize = 4;
+
+/// Where the first quote or backslash is. Texts are mostly short, so this begins by words of eight bytes.
+fn find_mark(text: &[u8]) -> Option<usize> {
+    let (words, _) = text.as_chunks();
+    let mut looked: usize = 0;
+    for word in words.iter().take(WORDS) {
+        let marks = marks(u64::from_le_bytes(*word));
+        if marks != 0 {
+            return looked.checked_add(marks.trailing_zeros() as usize / 8);
+        }
+        looked = looked.saturating_add(word.len());
+    }
+    memchr2(b'"', b'\\', text.get(looked..)?)?.checked_add(looked)
 }
 
 /// The text that `raw`, what is between two quotes, stands for.
@@ -303,6 +366,7 @@ fn hex4(rest: &mut &[u8]) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
@@ -313,16 +377,28 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
+    fn parsed(text: impl AsRef<[u8]>) -> Result<Headers, DecodeErrorKind> {
+        Headers::from_json(Bytes::copy_from_slice(text.as_ref()))
+    }
+
     /// What the string in `{"k":STRING}` says.
     fn read(string: impl AsRef<[u8]>) -> Result<Bytes, DecodeErrorKind> {
-        let object = [b"{\"k\":", string.as_ref(), b"}"].concat();
-        let members = read_object(&Bytes::from(object))?;
-        assert_eq!(members.len(), 1);
-        assert_eq!(members[0].0, "k");
-        let HeaderValue::One(value) = members[0].1.clone() else {
-            panic!("a list")
+        let members = parsed([b"{\"k\":", string.as_ref(), b"}"].concat())?;
+        let [("k", values)] = &shown(&members)[..] else {
+            panic!("{members:?}")
         };
-        Ok(value)
+        let [value] = values[..] else {
+            panic!("{members:?}")
+        };
+        Ok(Bytes::copy_from_slice(value))
+    }
+
+    /// Names with their values.
+    fn shown(headers: &Headers) -> Vec<(&str, Vec<&[u8]>)> {
+        let text = |name| std::str::from_utf8(name).unwrap();
+        let all = headers.iter();
+        all.map(|(name, values)| (text(name), values.iter().collect()))
+            .collect()
     }
 
     #[test]
@@ -393,32 +469,38 @@ mod tests {
 
     #[test]
     fn lists_and_plain_values_are_read_as_texts() {
-        let text = Bytes::from_static(
-            br#" { "a" : [ "1" , 2,true ] , "b":[], "c":-1.5e+3, "d":null,"a":"x" } "#,
-        );
-        let members = read_object(&text).unwrap();
-        let many = |values: &[&'static str]| {
-            HeaderValue::Many(
-                values
-                    .iter()
-                    .map(|value| Bytes::from_static(value.as_bytes()))
-                    .collect(),
-            )
-        };
-        let one = |value: &'static str| HeaderValue::One(Bytes::from_static(value.as_bytes()));
-        let expected = [
-            ("a", many(&["1", "2", "true"])),
-            ("b", many(&[])),
-            ("c", one("-1.5e+3")),
-            ("d", one("")),
-            ("a", one("x")),
+        let members =
+            parsed(br#" { "a" : [ "1" , 2,true ] , "b":[], "c":-1.5e+3, "d":null,"a":"x" } "#);
+        let expected: [(&str, &[&str]); 5] = [
+            ("a", &["1", "2", "true"]),
+            ("b", &[]),
+            ("c", &["-1.5e+3"]),
+            ("d", &[""]),
+            ("a", &["x"]),
         ];
-        let expected: Vec<_> = expected
-            .into_iter()
-            .map(|(key, value)| (Bytes::from_static(key.as_bytes()), value))
-            .collect();
-        assert_eq!(members, expected);
-        assert_eq!(read_object(&Bytes::from_static(b"{}")), Ok(Vec::new()));
+        let expected = expected.map(|(name, values)| {
+            let values = values.iter().map(|value| value.as_bytes()).collect();
+            (name, values)
+        });
+        assert_eq!(shown(&members.unwrap()), expected);
+        assert!(parsed("{}").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_mark_is_found_wherever_it_is() {
+        for length in 0..80 {
+            assert_eq!(find_mark(&vec![b'a'; length]), None, "{length}");
+            for at in 0..length {
+                for mark in [b'"', b'\\'] {
+                    let mut text = vec![b'a'; length];
+                    text[at..].fill(b'#');
+                    text[at] = mark;
+                    assert_eq!(find_mark(&text), Some(at), "{mark} at {at} of {length}");
+                    text[at..].fill(mark);
+                    assert_eq!(find_mark(&text), Some(at), "{mark} from {at} of {length}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -440,8 +522,7 @@ mod tests {
             ("{a:1}", 1),
             (r#"{"a":1 "b":2}"#, 7),
         ] {
-            let found = read_object(&Bytes::copy_from_slice(bad.as_bytes()));
-            assert_eq!(found, Err(DecodeErrorKind::Json { at }), "{bad}");
+            assert_eq!(parsed(bad), Err(DecodeErrorKind::Json { at }), "{bad}");
         }
     }
 
@@ -466,18 +547,17 @@ mod tests {
             pretty: bool,
         ) {
             let text = if pretty { serde_json::to_vec_pretty(&object) } else { serde_json::to_vec(&object) };
-            let read = read_object(&Bytes::from(text.unwrap())).unwrap();
-            prop_assert_eq!(read.len(), object.len());
-            for ((key, values), (read_key, read_values)) in object.iter().zip(&read) {
-                prop_assert_eq!(key.as_bytes(), read_key);
-                let values: Vec<&[u8]> = values.iter().map(String::as_bytes).collect();
-                prop_assert_eq!(values, read_values.as_slice());
-            }
+            let read = parsed(text.unwrap()).unwrap();
+            let expected: Vec<(&str, Vec<&[u8]>)> = object
+                .iter()
+                .map(|(name, values)| (name.as_str(), values.iter().map(String::as_bytes).collect()))
+                .collect();
+            prop_assert_eq!(shown(&read), expected);
         }
 
         #[test]
         fn hostile_text_never_panics(text in "\\{?([\"\\\\u:,\\[\\]{}a1é \\x00]|\"a\":|\"b\",|\\\\ud83e){0,30}") {
-            drop(read_object(&Bytes::from(text)));
+            drop(parsed(text));
         }
     }
 }

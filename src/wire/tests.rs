@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::Value as Json;
 
 use super::request::{
-    Field, HeaderValue, Headers, Kind, NAMES_MAX, Notice, Outgoing, Request, VALUES_MAX,
+    Field, HeaderValues, Headers, Kind, NAMES_MAX, Notice, Outgoing, Request, VALUES_MAX,
     encode_body_prefix, encode_prefix,
 };
 use super::*;
@@ -45,12 +45,7 @@ fn encode_again(request: &Request, protocol: Protocol) -> Bytes {
         .partition(|(name, _)| !name.iter().any(u8::is_ascii_uppercase));
     let fields: Vec<Field<'_>> = client
         .iter()
-        .flat_map(|(name, value)| {
-            value
-                .as_slice()
-                .iter()
-                .map(move |value| Field { name, value })
-        })
+        .flat_map(|(name, value)| value.iter().map(move |value| Field { name, value }))
         .collect();
     let server: Vec<(&str, &[u8])> = server
         .iter()
@@ -73,12 +68,9 @@ fn encode_again(request: &Request, protocol: Protocol) -> Bytes {
     Bytes::from(out)
 }
 
-fn sorted(headers: &Headers) -> Vec<(Bytes, HeaderValue)> {
-    let mut pairs: Vec<_> = headers
-        .iter()
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
-    pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
+fn sorted(headers: &Headers) -> Vec<(&[u8], HeaderValues<'_>)> {
+    let mut pairs: Vec<_> = headers.iter().collect();
+    pairs.sort_by_key(|(name, _)| *name);
     pairs
 }
 
@@ -122,12 +114,7 @@ fn recorded_json_is_read_as_a_json_library_reads_it() {
             };
             assert_eq!(request.headers.len(), expected.len(), "{name}");
             for (key, value) in &expected {
-                let values: Vec<&[u8]> = request
-                    .headers
-                    .all(key)
-                    .iter()
-                    .map(|value| &value[..])
-                    .collect();
+                let values: Vec<&[u8]> = request.headers.all(key).iter().collect();
                 let expected: Vec<&[u8]> = match value {
                     Json::Array(values) => values
                         .iter()

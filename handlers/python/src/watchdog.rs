@@ -5,11 +5,13 @@
 //! who may be as slow as he likes, does not count; a piece of a response that is sent is progress.
 
 use std::cell::OnceCell;
+use std::fmt;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use lurcher::handler::Request;
 
 use crate::wait::Bell;
@@ -32,7 +34,7 @@ struct Dog {
     /// Whether it is to turn: applications are started before it has requests, and ended after them, in as long as they need.
     turns: AtomicBool,
     /// What the loop has begun with last: the likeliest to hold it up.
-    latest: Mutex<Option<Request>>,
+    latest: Mutex<Option<Asked>>,
 }
 
 /// A thread that answers requests.
@@ -40,7 +42,13 @@ struct Dog {
 struct Thread {
     /// When it got further last, in milliseconds after the beginning and one more; 0: it need not.
     since: AtomicU64,
-    request: Mutex<Option<Request>>,
+    request: Mutex<Option<Asked>>,
+}
+
+/// What is told of a request: two parts of its message, and not all of it, since this is noted for each.
+struct Asked {
+    method: Bytes,
+    path: Bytes,
 }
 
 thread_local! {
@@ -72,7 +80,7 @@ pub(crate) fn start(timeout: Duration, has_loop: bool) -> std::io::Result<()> {
 /// This thread begins with a request.
 pub(crate) fn begin(request: &Request) {
     of_this_thread(|dog, thread| {
-        *locked(&thread.request) = Some(request.clone());
+        *locked(&thread.request) = Some(Asked::of(request));
         thread.since.store(dog.now(), Ordering::Relaxed);
     });
 }
@@ -134,7 +142,7 @@ pub(crate) fn loop_serves(turns: bool) {
 /// The loop begins with a request.
 pub(crate) fn loop_begins(request: &Request) {
     if let Some(dog) = DOG.get() {
-        *locked(&dog.latest) = Some(request.clone());
+        *locked(&dog.latest) = Some(Asked::of(request));
     }
 }
 
@@ -189,11 +197,8 @@ impl Dog {
         let is_over = |since: u64| since != 0 && now.saturating_sub(since) > allowed;
         if self.turns.load(Ordering::Relaxed) && is_over(self.asked.load(Ordering::Relaxed)) {
             let latest = locked(&self.latest);
-            let what = latest.as_ref().map_or_else(String::new, |request| {
-                format!(
-                    " (the last request that it began with was {})",
-                    shown(request)
-                )
+            let what = latest.as_ref().map_or_else(String::new, |asked| {
+                format!(" (the last request that it began with was {asked})")
             });
             return Some(format!("the event loop stands still{what}"));
         }
@@ -201,17 +206,27 @@ impl Dog {
         let stuck = threads
             .iter()
             .find(|thread| is_over(thread.since.load(Ordering::Relaxed)))?;
-        let request = locked(&stuck.request);
-        let request = request.as_ref().map_or_else(String::new, shown);
-        Some(format!("{request} gets no further"))
+        let asked = locked(&stuck.request);
+        let asked = asked.as_ref().map_or_else(String::new, Asked::to_string);
+        Some(format!("{asked} gets no further"))
     }
 }
 
-/// Method and path, for people.
-fn shown(request: &Request) -> String {
-    let text = |bytes| String::from_utf8_lossy(bytes).escape_debug().to_string();
-    let method = text(request.method().unwrap_or_default());
-    format!("{method} {}", text(&request.path))
+impl Asked {
+    fn of(request: &Request) -> Self {
+        let method = request.method().unwrap_or_default();
+        Self {
+            method: request.headers.share(method),
+            path: request.path.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |bytes| String::from_utf8_lossy(bytes).escape_debug().to_string();
+        write!(f, "{} {}", text(&self.method), text(&self.path))
+    }
 }
 
 /// Says why, and goes in the way that has the interpreter say where all its threads are.

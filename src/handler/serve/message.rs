@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header};
 
 use super::body::Body;
 use crate::handler::{Client, Request};
+use crate::wire::request::HeaderValues;
 
 /// Where a request comes from: an extension of each `http::Request`, cheap to clone. With axum: `Extension(origin): Extension<Origin>`.
 #[derive(Debug, Clone)]
@@ -136,21 +137,16 @@ pub(super) fn to_http(asked: &Arc<Asked>, body: Body) -> Result<http::Request<Bo
 
 /// The target as it stands in the request line: `URI`, or the path where a server does not tell it.
 pub(super) fn target(message: &Request) -> Option<Uri> {
-    match message.headers.all("URI").first() {
-        Some(uri) => Uri::from_maybe_shared(uri.clone()).ok(),
-        None => Uri::from_maybe_shared(message.path.clone()).ok(),
-    }
+    let uri = message.headers.first("URI");
+    let uri = uri.map_or_else(|| message.path.clone(), |uri| message.headers.share(uri));
+    Uri::from_maybe_shared(uri).ok()
 }
 
 /// The client's headers; those of the server have upper-case names.
-pub(super) fn client_headers(message: &Request) -> impl Iterator<Item = (&[u8], &[bytes::Bytes])> {
-    message
-        .headers
-        .iter()
-        .filter(|(name, _)| {
-            !name.iter().any(u8::is_ascii_uppercase) && !name.starts_with(b"x-mongrel2-upload-")
-        })
-        .map(|(name, value)| (&name[..], value.as_slice()))
+pub(super) fn client_headers(message: &Request) -> impl Iterator<Item = (&[u8], HeaderValues<'_>)> {
+    message.headers.iter().filter(|(name, _)| {
+        !name.iter().any(u8::is_ascii_uppercase) && !name.starts_with(b"x-mongrel2-upload-")
+    })
 }
 
 fn headers(message: &Request, headers: &mut HeaderMap) {
@@ -163,9 +159,10 @@ fn headers(message: &Request, headers: &mut HeaderMap) {
         if name == header::TRANSFER_ENCODING {
             continue;
         }
-        for value in values {
+        for value in values.iter() {
             // Mongrel2 passes on what is no header value; a service could do nothing with it.
-            if let Ok(value) = HeaderValue::from_maybe_shared(value.clone()) {
+            let value = message.headers.share(value);
+            if let Ok(value) = HeaderValue::from_maybe_shared(value) {
                 headers.append(&name, value);
             }
         }

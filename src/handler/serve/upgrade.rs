@@ -198,7 +198,7 @@ fn head(asked: &Asked) -> Option<Vec<u8>> {
         if between.iter().any(|between| name == between.as_bytes()) {
             continue;
         }
-        for value in values {
+        for value in values.iter() {
             // Or it would be another line.
             if fields::check(name, value).is_ok() {
                 fields::write_field(&mut out, name, value);

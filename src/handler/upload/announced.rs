@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{Early, Found, PLACES, Place, Stored, UploadFault};
 use crate::handler::publisher::Publisher;
-use crate::wire::request::{Headers, Kind};
+use crate::wire::request::{HeaderValues, Headers, Kind};
 use crate::wire::{self, ConnId};
 
 /// Announced uploads that are remembered. The oldest is forgotten then: of a server that deals its notices to several handlers
@@ -200,7 +200,7 @@ fn has_large_body(headers: &Headers) -> bool {
     }
     headers
         .get("transfer-encoding")
-        .and_then(|value| value.single())
+        .and_then(HeaderValues::single)
         == Some(b"chunked")
 }
 

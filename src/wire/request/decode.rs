@@ -6,7 +6,7 @@ use memchr::memchr;
 use super::headers::{Headers, take};
 use super::kind::Kind;
 use crate::tnetstring::Limits;
-use crate::wire::{ConnId, DecodeError, DecodeErrorKind};
+use crate::wire::{ConnId, DecodeError, DecodeErrorKind, json};
 
 /// What a message may hold: its size is bounded by the socket it came through, and lengths have ten digits at most,
 /// so that bodies of a gigabyte and more can be said, which nine digits (the tnetstring specification) cannot.
@@ -38,34 +38,44 @@ impl Request {
     /// # Errors
     /// The part that is malformed, with the reason. Raw control bytes and bad UTF-8 in JSON are not errors.
     pub fn decode(message: Bytes) -> Result<Request, DecodeError> {
-        let mut left = message;
-        let sender = word(&mut left).map_err(|kind| kind.field("sender"))?;
+        let (sender, rest) = word(&message).map_err(|kind| kind.field("sender"))?;
         if sender.is_empty() {
             return Err(DecodeErrorKind::Empty.field("sender"));
         }
-        let conn_id = word(&mut left)
-            .and_then(|id| number(&id))
+        let (conn_id, rest) = word(rest)
+            .and_then(|(id, rest)| Ok((number(id)?, rest)))
             .map_err(|kind| kind.field("connection id"))?;
-        let path = word(&mut left).map_err(|kind| kind.field("path"))?;
-        let headers = take(&mut left, LIMITS).and_then(|(tag, payload)| match tag {
-            b',' => Headers::from_json(&payload),
-            b'}' => Headers::from_tnetstring(&payload, LIMITS),
-            _ => Err(DecodeErrorKind::Shape("a netstring of JSON or a dict")),
+        let (path, rest) = word(rest).map_err(|kind| kind.field("path"))?;
+        let place = |before: usize, length: usize, rest: &[u8]| {
+            let start = message.len().saturating_sub(rest.len());
+            let start = start.saturating_add(before);
+            start..start.saturating_add(length)
+        };
+        let headers = take(rest, LIMITS).and_then(|cut| {
+            let place = place(cut.before, cut.payload.len(), rest);
+            let headers = match cut.tag {
+                b',' => json::read_object(&message, place),
+                b'}' => Headers::read_tnetstring(&message, place, LIMITS),
+                _ => Err(DecodeErrorKind::Shape("a netstring of JSON or a dict")),
+            };
+            Ok((headers?, cut.rest))
         });
-        let headers = headers.map_err(|kind| kind.field("headers"))?;
-        let body = match take(&mut left, LIMITS) {
-            Ok((b',', body)) if left.is_empty() => Ok(body),
-            Ok((b',', _)) => Err(DecodeErrorKind::Trailing { bytes: left.len() }),
+        let (headers, rest) = headers.map_err(|kind| kind.field("headers"))?;
+        let body = match take(rest, LIMITS) {
+            Ok(cut) if cut.tag == b',' && cut.rest.is_empty() => Ok(cut.payload),
+            Ok(cut) if cut.tag == b',' => Err(DecodeErrorKind::Trailing {
+                bytes: cut.rest.len(),
+            }),
             Ok(_) => Err(DecodeErrorKind::Shape("a netstring")),
             Err(kind) => Err(kind),
         };
         let body = body.map_err(|kind| kind.field("body"))?;
         Ok(Request {
-            sender,
+            sender: message.slice_ref(sender),
             conn_id,
-            path,
-            headers,
-            body,
+            path: message.slice_ref(path),
+            body: message.slice_ref(body),
+            headers: headers.of(message),
         })
     }
 
@@ -95,8 +105,7 @@ impl Request {
     /// Whether HTTP wants the connection closed behind the response: `Connection: close`, or HTTP/1.0 without
     /// `keep-alive`. Mongrel2 leaves that closing to the handler.
     pub fn should_close(&self) -> bool {
-        let values = self.headers.all("connection");
-        says_close(&values.iter().map(|value| &value[..]), self.version())
+        says_close(&self.headers.all("connection").iter(), self.version())
     }
 }
 
@@ -119,12 +128,13 @@ pub(super) fn is_token(word: &[u8], token: &[u8]) -> bool {
     word.trim_ascii().eq_ignore_ascii_case(token)
 }
 
-/// Takes what is before the next space, and the space.
-fn word(left: &mut Bytes) -> Result<Bytes, DecodeErrorKind> {
-    let end = memchr(b' ', left).ok_or(DecodeErrorKind::Truncated)?;
-    let word = left.split_to(end);
-    *left = left.slice(1..);
-    Ok(word)
+/// What is before the next space, and what is behind it.
+fn word(text: &[u8]) -> Result<(&[u8], &[u8]), DecodeErrorKind> {
+    let end = memchr(b' ', text).ok_or(DecodeErrorKind::Truncated)?;
+    match text.split_at_checked(end) {
+        Some((word, [_, rest @ ..])) => Ok((word, rest)),
+        _ => Err(DecodeErrorKind::Truncated),
+    }
 }
 
 pub(super) fn number(text: &[u8]) -> Result<ConnId, DecodeErrorKind> {

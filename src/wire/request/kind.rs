@@ -4,7 +4,7 @@
 //! body of a disconnect notice. Keys in upper case are the server's own, and so is what it never adds to a notice.
 
 use super::decode::{Request, is_token};
-use super::headers::Headers;
+use super::headers::{HeaderValues, Headers};
 use crate::wire::reply::Flow;
 
 /// What a message is about.
@@ -93,7 +93,7 @@ impl Request {
     }
 
     fn notice(&self) -> Kind<'_> {
-        let body = Headers::from_json(&self.body).unwrap_or_default();
+        let body = Headers::from_json(self.body.clone()).unwrap_or_default();
         match body.first("type") {
             Some(b"disconnect") => Kind::Disconnect,
             Some(b"drained") => Kind::Drained,
@@ -111,7 +111,7 @@ impl Request {
         let Kind::Credits(_) = self.kind() else {
             return None;
         };
-        let body = Headers::from_json(&self.body).ok()?;
+        let body = Headers::from_json(self.body.clone()).ok()?;
         Some(Flow {
             window: body.first("flow").and_then(decimal)?,
             sent: body.first("sent").and_then(decimal)?,
@@ -122,7 +122,7 @@ impl Request {
         let start = self.headers.get("x-mongrel2-upload-start");
         let done = self.headers.get("x-mongrel2-upload-done");
         let single =
-            |header: &'_ super::HeaderValue| header.single().is_some_and(|file| !file.is_empty());
+            |header: HeaderValues<'_>| header.single().is_some_and(|file| !file.is_empty());
         match (start, done) {
             (None, None) => Kind::Http,
             (Some(start), None) if single(start) && self.body.is_empty() => start
@@ -167,7 +167,7 @@ fn is_upgrade(headers: &Headers) -> bool {
             .first("upgrade")
             .is_some_and(|word| is_token(word, b"websocket"));
     // In any of its lines, as HTTP has it and a Lurcher reads it; Mongrel2 looks at the first.
-    let upgrade = |connection: &bytes::Bytes| {
+    let upgrade = |connection: &[u8]| {
         connection
             .windows(b"upgrade".len())
             .any(|word| word.eq_ignore_ascii_case(b"upgrade"))

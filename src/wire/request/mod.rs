@@ -16,5 +16,6 @@ pub use encode::{
     Field, NAMES_MAX, Notice, Outgoing, VALUES_MAX, encode_body, encode_body_prefix, encode_prefix,
 };
 pub use glance::Glance;
-pub use headers::{HeaderValue, Headers};
+pub use headers::{HeaderValues, Headers};
+pub(super) use headers::{Span, Spans};
 pub use kind::{Kind, Language};

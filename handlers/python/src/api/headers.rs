@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use lurcher::wire::request::HeaderValues;
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
@@ -29,11 +30,11 @@ pub(super) fn add(module: &Bound<'_, PyModule>) -> PyResult<()> {
 }
 
 impl Headers {
-    fn all(&self, name: &Bound<'_, PyAny>) -> PyResult<&[bytes::Bytes]> {
+    fn all(&self, name: &Bound<'_, PyAny>) -> PyResult<HeaderValues<'_>> {
         let mut name = bytes_of_text(name)?;
         let headers = &self.message.request().headers;
         if let Some(value) = headers.get(&name) {
-            return Ok(value.as_slice());
+            return Ok(value);
         }
         name.make_ascii_lowercase();
         Ok(headers.all(&name))
@@ -131,7 +132,7 @@ impl Headers {
     fn raw<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let items = self.message.request().headers.iter();
         let items: Vec<_> = items
-            .flat_map(|(name, value)| value.as_slice().iter().map(move |value| (name, value)))
+            .flat_map(|(name, value)| value.iter().map(move |value| (name, value)))
             .map(|(name, value)| (PyBytes::new(py, name), PyBytes::new(py, value)))
             .collect();
         PyList::new(py, items)

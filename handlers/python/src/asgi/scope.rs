@@ -4,12 +4,12 @@
 //! headers that came before are not made again. Nothing that identifies somebody is kept, and what is kept is compared byte for
 //! byte before it is used.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 use lurcher::handler::Request;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
+use rustc_hash::FxHashMap;
 
 /// Pairs of name and value that are kept.
 const PAIRS: usize = 512;
@@ -33,8 +33,8 @@ pub(crate) struct Scopes {
     http_extensions: Py<PyDict>,
     websocket_extensions: Py<PyDict>,
     pairs: Vec<Option<Pair>>,
-    words: HashMap<Bytes, Py<PyBytes>>,
-    texts: HashMap<Bytes, Py<PyString>>,
+    words: FxHashMap<Bytes, Py<PyBytes>>,
+    texts: FxHashMap<Bytes, Py<PyString>>,
     /// The pairs of host and port that came last.
     client: Option<(Bytes, Py<PyTuple>)>,
     server: Option<(Bytes, bool, Py<PyAny>)>,
@@ -52,11 +52,23 @@ impl Scopes {
         let versions = PyDict::new(py);
         versions.set_item("version", "3.0")?;
         versions.set_item("spec_version", SPEC_VERSION)?;
-        let template = |kind: &str| {
+        // All that a scope has, so that a copy need not grow; what is so almost always is not set again.
+        let template = |kind: &str, scheme: &str, own: &Bound<'_, PyString>| {
             let dict = PyDict::new(py);
-            dict.set_item("type", kind)?;
-            dict.set_item("asgi", &versions)?;
-            PyResult::Ok(dict)
+            dict.set_item(intern!(py, "type"), kind)?;
+            dict.set_item(intern!(py, "asgi"), &versions)?;
+            dict.set_item(intern!(py, "http_version"), "1.1")?;
+            dict.set_item(intern!(py, "scheme"), scheme)?;
+            dict.set_item(intern!(py, "path"), "")?;
+            dict.set_item(intern!(py, "raw_path"), PyBytes::new(py, b""))?;
+            dict.set_item(intern!(py, "query_string"), PyBytes::new(py, b""))?;
+            dict.set_item(intern!(py, "root_path"), "")?;
+            dict.set_item(intern!(py, "headers"), py.None())?;
+            dict.set_item(intern!(py, "client"), py.None())?;
+            dict.set_item(intern!(py, "server"), py.None())?;
+            dict.set_item(intern!(py, "extensions"), py.None())?;
+            dict.set_item(own, py.None())?;
+            PyResult::Ok(dict.unbind())
         };
         let extensions = |names: &[&str]| {
             let dict = PyDict::new(py);
@@ -66,13 +78,13 @@ impl Scopes {
             PyResult::Ok(dict.unbind())
         };
         Ok(Self {
-            http: template("http")?.unbind(),
-            websocket: template("websocket")?.unbind(),
+            http: template("http", "http", intern!(py, "method"))?,
+            websocket: template("websocket", "ws", intern!(py, "subprotocols"))?,
             http_extensions: extensions(&["http.response.trailers", "http.response.pathsend"])?,
             websocket_extensions: extensions(&["websocket.http.response"])?,
             pairs: (0..PAIRS).map(|_| None).collect(),
-            words: HashMap::new(),
-            texts: HashMap::new(),
+            words: FxHashMap::default(),
+            texts: FxHashMap::default(),
             client: None,
             server: None,
         })
@@ -99,58 +111,58 @@ impl Scopes {
         for (name, values) in request.headers.iter() {
             // Those of the server have upper-case names, which a client's never have.
             if name.first().is_some_and(u8::is_ascii_uppercase) {
-                told.note(name, values.as_slice().first());
+                told.note(name, values.first());
                 continue;
             }
-            match &name[..] {
-                b"host" if told.host.is_none() => told.host = values.as_slice().first(),
+            match name {
+                b"host" if told.host.is_none() => told.host = values.first(),
                 // The chunks were taken off.
                 b"transfer-encoding" => continue,
                 name if name.starts_with(b"x-mongrel2-upload-") => continue,
                 _ => {}
             }
-            for value in values.as_slice() {
+            for value in values.iter() {
                 headers.append(self.pair(py, name, value)?)?;
             }
         }
-        let version = if told.version == Some(b"HTTP/1.0") {
-            "1.0"
-        } else {
-            "1.1"
-        };
+        if told.version == Some(b"HTTP/1.0") {
+            let version = intern!(py, "1.0");
+            scope.set_item(intern!(py, "http_version"), version)?;
+        }
         let is_secure = told.scheme == Some(b"https");
         let path = path_only(&request.path);
-        scope.set_item(pyo3::intern!(py, "http_version"), version_text(py, version))?;
-        scope.set_item(pyo3::intern!(py, "path"), decoded(py, path))?;
-        scope.set_item(pyo3::intern!(py, "raw_path"), PyBytes::new(py, path))?;
-        let query = told.query.map_or(&b""[..], |query| &query[..]);
-        scope.set_item(pyo3::intern!(py, "query_string"), self.word(py, query))?;
-        scope.set_item(
-            pyo3::intern!(py, "root_path"),
-            self.text(py, root.as_bytes()),
-        )?;
-        scope.set_item(pyo3::intern!(py, "headers"), headers)?;
-        scope.set_item(pyo3::intern!(py, "client"), self.client(py, told.client)?)?;
+        scope.set_item(intern!(py, "path"), decoded(py, path))?;
+        scope.set_item(intern!(py, "raw_path"), PyBytes::new(py, path))?;
+        if let Some(query) = told.query {
+            scope.set_item(intern!(py, "query_string"), self.word(py, query))?;
+        }
+        if !root.is_empty() {
+            let root = self.text(py, root.as_bytes());
+            scope.set_item(intern!(py, "root_path"), root)?;
+        }
+        scope.set_item(intern!(py, "headers"), headers)?;
+        scope.set_item(intern!(py, "client"), self.client(py, told.client)?)?;
         let server = self.server(py, told.host, is_secure)?;
-        scope.set_item(pyo3::intern!(py, "server"), server)?;
-        scope.set_item(pyo3::intern!(py, "extensions"), extensions)?;
-        let scheme = match (is_websocket, is_secure) {
-            (false, false) => pyo3::intern!(py, "http"),
-            (false, true) => pyo3::intern!(py, "https"),
-            (true, false) => pyo3::intern!(py, "ws"),
-            (true, true) => pyo3::intern!(py, "wss"),
-        };
-        scope.set_item(pyo3::intern!(py, "scheme"), scheme)?;
+        scope.set_item(intern!(py, "server"), server)?;
+        scope.set_item(intern!(py, "extensions"), extensions)?;
+        if is_secure {
+            let scheme = if is_websocket {
+                intern!(py, "wss")
+            } else {
+                intern!(py, "https")
+            };
+            scope.set_item(intern!(py, "scheme"), scheme)?;
+        }
         if is_websocket {
             let protocols = PyList::new(py, request.websocket_protocols())?;
-            scope.set_item(pyo3::intern!(py, "subprotocols"), protocols)?;
+            scope.set_item(intern!(py, "subprotocols"), protocols)?;
         } else {
-            let method = told.method.map_or(&b"GET"[..], |method| &method[..]);
-            scope.set_item(pyo3::intern!(py, "method"), self.text(py, method))?;
+            let method = told.method.unwrap_or(b"GET");
+            scope.set_item(intern!(py, "method"), self.text(py, method))?;
         }
         if let Some(state) = state {
             // Its own, so that what one request puts there is no other's.
-            scope.set_item(pyo3::intern!(py, "state"), state.copy()?)?;
+            scope.set_item(intern!(py, "state"), state.copy()?)?;
         }
         Ok(scope)
     }
@@ -159,8 +171,8 @@ impl Scopes {
     fn pair<'py>(
         &mut self,
         py: Python<'py>,
-        name: &Bytes,
-        value: &Bytes,
+        name: &[u8],
+        value: &[u8],
     ) -> PyResult<Bound<'py, PyTuple>> {
         let hash = hash(name, value);
         let at = usize::try_from(hash % PAIRS as u64).unwrap_or_default();
@@ -175,7 +187,7 @@ impl Scopes {
         let content = PyBytes::new(py, value);
         let both = PyTuple::new(py, [&shown, &content])?;
         if value.len() <= VALUE_BYTES_MAX
-            && !SECRETS.contains(&&name[..])
+            && !SECRETS.contains(&name)
             && let Some(place) = self.pairs.get_mut(at)
         {
             *place = Some(Pair {
@@ -218,13 +230,13 @@ impl Scopes {
     fn client<'py>(
         &mut self,
         py: Python<'py>,
-        address: Option<&Bytes>,
+        address: Option<&[u8]>,
     ) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let Some(address) = address else {
             return Ok(None);
         };
         if let Some((known, client)) = &self.client
-            && known == address
+            && *known == address
         {
             return Ok(Some(client.bind(py).clone()));
         }
@@ -238,14 +250,14 @@ impl Scopes {
     fn server<'py>(
         &mut self,
         py: Python<'py>,
-        host: Option<&Bytes>,
+        host: Option<&[u8]>,
         is_secure: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let Some(host) = host else {
             return Ok(py.None().into_bound(py));
         };
         if let Some((known, secure, server)) = &self.server
-            && known == host
+            && *known == host
             && *secure == is_secure
         {
             return Ok(server.bind(py).clone());
@@ -265,21 +277,21 @@ impl Scopes {
 /// What the server tells of a request.
 #[derive(Default)]
 struct Told<'a> {
-    method: Option<&'a Bytes>,
+    method: Option<&'a [u8]>,
     version: Option<&'a [u8]>,
-    query: Option<&'a Bytes>,
+    query: Option<&'a [u8]>,
     scheme: Option<&'a [u8]>,
-    client: Option<&'a Bytes>,
-    host: Option<&'a Bytes>,
+    client: Option<&'a [u8]>,
+    host: Option<&'a [u8]>,
 }
 
 impl<'a> Told<'a> {
-    fn note(&mut self, name: &[u8], value: Option<&'a Bytes>) {
+    fn note(&mut self, name: &[u8], value: Option<&'a [u8]>) {
         match name {
             b"METHOD" => self.method = value,
-            b"VERSION" => self.version = value.map(|value| &value[..]),
+            b"VERSION" => self.version = value,
             b"QUERY" => self.query = value,
-            b"URL_SCHEME" => self.scheme = value.map(|value| &value[..]),
+            b"URL_SCHEME" => self.scheme = value,
             b"REMOTE_ADDR" => self.client = value,
             _ => {}
         }
@@ -334,14 +346,6 @@ fn decoded<'py>(py: Python<'py>, path: &[u8]) -> Bound<'py, PyString> {
         }
     }
     PyString::new(py, &String::from_utf8_lossy(&plain))
-}
-
-fn version_text<'py>(py: Python<'py>, version: &str) -> Bound<'py, PyString> {
-    if version == "1.0" {
-        pyo3::intern!(py, "1.0").clone()
-    } else {
-        pyo3::intern!(py, "1.1").clone()
-    }
 }
 
 fn host_and_port(host: &[u8], is_secure: bool) -> (String, u16) {

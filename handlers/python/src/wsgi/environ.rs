@@ -5,7 +5,6 @@
 //! compared too, so nobody ever gets what another has sent. Applications get copies only.
 
 use lurcher::handler::Request;
-use lurcher::wire::request::HeaderValue;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
@@ -125,7 +124,7 @@ impl Shape {
                 _ => names::key(py, name),
             };
             slots.push(Slot {
-                name: name[..].into(),
+                name: name.into(),
                 means,
                 key: key.unbind(),
                 last: None,
@@ -156,7 +155,7 @@ impl Shape {
                 .slots
                 .iter()
                 .zip(request.headers.iter())
-                .all(|(slot, (name, _))| *slot.name == name[..])
+                .all(|(slot, (name, _))| *slot.name == *name)
     }
 
     fn fill<'py>(
@@ -172,7 +171,7 @@ impl Shape {
             let Some(slot) = self.slots.get_mut(at) else {
                 break;
             };
-            let HeaderValue::One(value) = value else {
+            let Some(value) = value.single() else {
                 late.push(at);
                 continue;
             };
@@ -192,7 +191,7 @@ impl Shape {
                 }
                 _ => {}
             }
-            if slot.last.as_deref() == Some(&value[..]) {
+            if slot.last.as_deref() == Some(value) {
                 continue;
             }
             moved |= slot.names_server();
@@ -241,11 +240,11 @@ impl Shape {
             let Some(slot) = self.slots.get(at).filter(|_| late.contains(&at)) else {
                 continue;
             };
-            let between: &[u8] = if &name[..] == b"cookie" { b"; " } else { b", " };
+            let between: &[u8] = if name == b"cookie" { b"; " } else { b", " };
             match slot.means {
                 Means::Nothing | Means::Pattern => {}
                 Means::Header | Means::Secret => {
-                    let value = value.as_slice().join(between);
+                    let value = value.join(between);
                     slot.set(py, environ, &value)?;
                 }
                 // There is one of these; of several the first is as good as any.
