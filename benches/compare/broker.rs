@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::Options;
-use crate::fronts::{Front, free_ports};
+use crate::fronts::{Front, Sockets, free_ports};
 use crate::measure::{self, Figures, processor_seconds};
 use crate::paced::{self, Lateness};
 
@@ -63,7 +63,7 @@ impl Service {
     fn start(front: &str, way: &str, times: &[Duration], slots: &str) -> Result<Self, String> {
         let directory =
             tempfile::tempdir().map_err(|error| format!("a temporary directory: {error}"))?;
-        let front = Front::alone(front)?;
+        let front = Front::alone(front, Sockets::Tcp)?;
         let mut service = Self {
             front,
             broker: None,

@@ -27,35 +27,52 @@ pub(crate) struct Front {
     directory: tempfile::TempDir,
 }
 
+/// What a front and its handlers talk over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Sockets {
+    Tcp,
+    /// As on one machine it costs less.
+    Ipc,
+}
+
 impl Front {
     /// Starts `mongrel2`, `lurcher` or `nginx` on a configuration of its own, and waits for the first answer, through a handler
     /// where there are any. All serve the same files below `/files/`.
     pub(crate) fn start(name: &str) -> Result<Self, String> {
-        Self::start_with(name, None, true)
+        Self::start_with(name, Sockets::Tcp, None, true)
     }
 
     /// The same without a handler: whoever measures starts some.
-    pub(crate) fn alone(name: &str) -> Result<Self, String> {
-        Self::start_with(name, None, false)
+    pub(crate) fn alone(name: &str, sockets: Sockets) -> Result<Self, String> {
+        Self::start_with(name, sockets, None, false)
     }
 
     /// Starts `nginx` or `lurcher` before an app, to which everything goes.
     pub(crate) fn before(name: &str, app: &App) -> Result<Self, String> {
-        Self::start_with(name, Some(app), true)
+        Self::start_with(name, Sockets::Tcp, Some(app), true)
     }
 
     /// Starts `nginx` or Lurcher as a `proxy` before an app, or Lurcher with an app of `serve`.
     pub(crate) fn hop(name: &str, app: &App) -> Result<Self, String> {
-        let mut front = Self::start_with(name, Some(app), true)?;
+        let mut front = Self::start_with(name, Sockets::Tcp, Some(app), true)?;
         front.app = Some(app.id());
         Ok(front)
     }
 
-    fn start_with(name: &str, app: Option<&App>, handled: bool) -> Result<Self, String> {
+    fn start_with(
+        name: &str,
+        sockets: Sockets,
+        app: Option<&App>,
+        handled: bool,
+    ) -> Result<Self, String> {
         let directory =
             tempfile::tempdir().map_err(|error| format!("a temporary directory: {error}"))?;
         let [http, send, recv] = free_ports()?;
-        let specs = [send, recv].map(|port| format!("tcp://127.0.0.1:{port}"));
+        let specs = match sockets {
+            Sockets::Tcp => [send, recv].map(|port| format!("tcp://127.0.0.1:{port}")),
+            Sockets::Ipc => ["send", "recv"]
+                .map(|name| format!("ipc://{}", directory.path().join(name).display())),
+        };
         let database = directory.path().join("config.sqlite");
         configure(&database, http, &specs)
             .map_err(|error| format!("write {}: {error}", database.display()))?;

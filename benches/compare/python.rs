@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::Options;
-use crate::fronts::{Front, free_ports};
+use crate::fronts::{Front, Sockets, free_ports};
 use crate::measure::{self, Figures, processor_seconds, tree_seconds};
 
 /// All that are compared, Lurcher first.
@@ -100,7 +100,7 @@ impl Server {
         let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
         let [port, ..] = free_ports()?;
         let mut front = if name == "lurcher" {
-            Some(Front::alone("lurcher")?)
+            Some(Front::alone("lurcher", Sockets::Ipc)?)
         } else {
             None
         };
