@@ -365,6 +365,49 @@ fn an_announced_upload_is_read_while_it_arrives_and_removed_afterwards() {
     });
 }
 
+/// A server removes what it cannot complete; whoever reads it does not wait for ever.
+#[test]
+fn an_announced_upload_whose_file_vanishes_is_an_error_to_its_reader() {
+    let store = scratch();
+    servers::each(&stored_in(store.path()), |server| {
+        let mut options = options(&server);
+        options.upload_store = Some(store.path().join("body.XXXXXX"));
+        let (tell, told) = mpsc::channel();
+        let handler = run(options, async move |mut connection| {
+            let mut bodies = Bodies::new();
+            while let Some(request) = connection.recv().await {
+                match request.into_event() {
+                    Event::UploadStarted(upload) => {
+                        let body = bodies.announced(&upload).expect("a body");
+                        let read = follow(body, &tell).await;
+                        let respond = upload.respond(500).close();
+                        respond.send("no such file").await.unwrap();
+                        tell.send(read).unwrap();
+                        // Whether the server tells of the end of a client whom we have closed is its own matter.
+                        break;
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            connection.finish().await;
+        });
+        let next = || told.recv_timeout(PATIENCE).unwrap();
+        let mut client = Client::connect(server.address);
+        let post = post(SIZE);
+        let (early, _) = post.split_at(post.len() - 30_000);
+        client.send(early).unwrap();
+        while next().unwrap() < SIZE - 30_000 {}
+        for file in files(store.path()) {
+            fs::remove_file(store.path().join(file)).unwrap();
+        }
+        let gone = next();
+        assert!(matches!(gone, Err(BodyError::Gone)), "{gone:?}");
+        assert_eq!(client.answer().status, 500);
+        drop(client);
+        end(handler);
+    });
+}
+
 /// Neither an upload of a client's making nor one that might be is given to a reader.
 #[test]
 fn an_announcement_that_may_be_a_clients_is_not_read() {

@@ -304,6 +304,7 @@ impl Http {
                 outlet::whole(&self.hub.get().desk, &self.line, sending);
                 // Who waits for the client to go has seen enough of it.
                 self.wake(py);
+                self.hub.get().said();
                 return Ok(false);
             }
             Stage::Held(..) => self.stream(&mut state)?,
@@ -375,6 +376,7 @@ impl Http {
         if !has_more {
             self.wake(py);
         }
+        self.hub.get().said();
         Ok(has_more && outlet.is_full())
     }
 

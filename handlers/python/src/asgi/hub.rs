@@ -4,6 +4,7 @@
 
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{ThreadId, current};
 use std::time::{Duration, Instant};
 
 use lurcher::handler::Request;
@@ -27,6 +28,9 @@ const TURN: usize = 64;
 
 /// What the loop is called for follows closely when it comes in less than this.
 const BUSY: Duration = Duration::from_millis(1);
+
+/// So long the loop may work until what applications have said leaves, and others' requests are received.
+const SPEECH: Duration = Duration::from_millis(1);
 
 /// Seconds that the beginning of a response waits for its body.
 const HEAD_PAUSE: f64 = 0.02;
@@ -95,6 +99,8 @@ pub(crate) struct Hub {
     /// What the loop drives while one request follows the other.
     engine: Option<Arc<Engine>>,
     drives: Mutex<Drives>,
+    /// Where the loop runs.
+    thread: OnceLock<ThreadId>,
 }
 
 /// How the loop stands to the engine.
@@ -102,8 +108,10 @@ pub(crate) struct Hub {
 struct Drives {
     /// What it watches while it drives.
     watched: Option<RawFd>,
-    /// When it was called last.
-    called: Option<Instant>,
+    /// When it was called last, or an application has said something.
+    busy: Option<Instant>,
+    /// When the engine had its last turn.
+    turned: Option<Instant>,
 }
 
 #[pymethods]
@@ -170,6 +178,7 @@ impl Hub {
             end: end.clone().unbind(),
         };
         drop(self.around.set(around));
+        let _once = self.thread.set(current().id());
         let begin = self
             .begin
             .lock()
@@ -196,6 +205,7 @@ impl Hub {
         let Some(engine) = &hub.engine else {
             return Ok(());
         };
+        lock(&hub.drives).turned = Some(Instant::now());
         hub.desk.inbox.look_soon();
         let has_driven = engine.turn();
         let began = Self::take(slf);
@@ -241,6 +251,7 @@ impl Hub {
             begin: Mutex::new(Some(begin)),
             engine,
             drives: Mutex::default(),
+            thread: OnceLock::new(),
         })
     }
 
@@ -279,7 +290,7 @@ impl Hub {
         };
         let now = Instant::now();
         let mut drives = lock(&hub.drives);
-        let before = drives.called.replace(now);
+        let before = drives.busy.replace(now);
         let is_busy = before.is_some_and(|before| now.duration_since(before) < BUSY);
         if drives.watched.is_some() || !is_busy {
             return Ok(());
@@ -293,6 +304,25 @@ impl Hub {
         let turn = slf.getattr(pyo3::intern!(slf.py(), "turn"))?;
         around.add_reader.call1(slf.py(), (epoll, turn))?;
         Ok(())
+    }
+
+    /// An application has said something. What was said leaves soon, also when others keep the loop busy for longer: by a turn in between,
+    /// since to call another thread for it costs more.
+    pub(crate) fn said(&self) {
+        let Some(engine) = &self.engine else { return };
+        let mut drives = lock(&self.drives);
+        let now = Instant::now();
+        drives.busy = Some(now);
+        let is_due = drives
+            .turned
+            .is_none_or(|turned| now.duration_since(turned) >= SPEECH);
+        if drives.watched.is_none() || !is_due || self.thread.get() != Some(&current().id()) {
+            return;
+        }
+        drives.turned = Some(now);
+        drop(drives);
+        // Where the attendant drives it has done that.
+        engine.turn();
     }
 
     /// The attendant drives, since it has become quiet, or the loop was held up.

@@ -287,6 +287,7 @@ impl WebSocket {
             self.line.leave(ABNORMAL, "");
             return Err(gone());
         }
+        self.hub.get().said();
         Ok(())
     }
 
