@@ -375,20 +375,15 @@ fn an_announced_upload_whose_file_vanishes_is_an_error_to_its_reader() {
         let (tell, told) = mpsc::channel();
         let handler = run(options, async move |mut connection| {
             let mut bodies = Bodies::new();
-            while let Some(request) = connection.recv().await {
-                match request.into_event() {
-                    Event::UploadStarted(upload) => {
-                        let body = bodies.announced(&upload).expect("a body");
-                        let read = follow(body, &tell).await;
-                        let respond = upload.respond(500).close();
-                        respond.send("no such file").await.unwrap();
-                        tell.send(read).unwrap();
-                        // Whether the server tells of the end of a client whom we have closed is its own matter.
-                        break;
-                    }
-                    other => panic!("{other:?}"),
-                }
-            }
+            let request = connection.recv().await.expect("a message");
+            let Event::UploadStarted(upload) = request.into_event() else {
+                panic!("an upload");
+            };
+            let body = bodies.announced(&upload).expect("a body");
+            let read = follow(body, &tell).await;
+            let respond = upload.respond(500).close();
+            respond.send("no such file").await.unwrap();
+            tell.send(read).unwrap();
             connection.finish().await;
         });
         let next = || told.recv_timeout(PATIENCE).unwrap();
