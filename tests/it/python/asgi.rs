@@ -114,6 +114,50 @@ fn each_request_has_its_own_state_and_context() {
 }
 
 #[test]
+fn requests_that_come_together_find_no_traces_of_each_other() {
+    const TRACES: [&str; 11] = [
+        "",
+        "attribute",
+        "new-variable",
+        "variable",
+        "reference",
+        "weak-reference",
+        "name",
+        "cancel",
+        "callback",
+        "waits",
+        "raises",
+    ];
+    each("traces:app", &["--timeout", "0"], |server, app| {
+        let mut client = Client::connect(server.address);
+        for trace in TRACES {
+            // Of those that leave none, several may share a task again.
+            for _ in 0..70 {
+                let plain = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+                client.send(plain).expect("send a request");
+                assert_eq!(text(&client.answer()), "nothing");
+            }
+            // While the first one holds the loop, the others come together.
+            let all = ["holds", "", trace, "", trace, "", ""];
+            let clients: Vec<_> = all
+                .iter()
+                .map(|path| open(server, &format!("/{path}")))
+                .collect();
+            for mut client in clients {
+                assert_eq!(
+                    text(&client.answer()),
+                    "nothing",
+                    "{trace}\n{}",
+                    app.program
+                );
+            }
+        }
+        assert_eq!(text(&get(server, "/called")), "2");
+        app.program.said("in its frame", 2);
+    });
+}
+
+#[test]
 fn a_body_is_received_and_then_the_end_of_the_response() {
     each(APP, &[], |server, app| {
         let body = vec![b'x'; 10_000];

@@ -1,6 +1,6 @@
 """The parts of serving ASGI applications that Python says better: the event loop and lifespans.
 
-Requests are none of its business, but for the coroutine that runs one.
+Requests are none of its business.
 """
 
 from __future__ import annotations
@@ -18,16 +18,6 @@ LAST_TASKS = 1.0
 
 class Failed(Exception):
     """An application could not be started; says why."""
-
-
-async def run(app: Any, scope: Any, exchange: Any) -> None:
-    """Runs one request. Whatever it raises ends in the log: not even SystemExit is the worker's business."""
-    try:
-        await app(scope, exchange.receive, exchange.send)
-    except BaseException as error:
-        exchange.ended(error)
-    else:
-        exchange.ended(None)
 
 
 class Lifespan:
@@ -131,7 +121,7 @@ async def main(hub: Any, lifespans: list[tuple[list[int], Lifespan]]) -> None:
     running.add_reader(hub.descriptor(), hub.drain)
     if hub.watched() is not None:
         running.add_reader(hub.watched(), hub.turned)
-    hub.begin(running, run, end)
+    hub.begin(running, end)
     try:
         await end
     finally:

@@ -69,9 +69,8 @@ struct State {
     stage: Stage,
     outlet: Option<Arc<Outlet>>,
     waiters: Vec<Py<PyAny>>,
+    /// Where the application has waited, if it has.
     task: Option<Py<PyAny>>,
-    /// The application has returned.
-    has_ended: bool,
 }
 
 #[pymethods]
@@ -112,55 +111,6 @@ impl Http {
         }
         Ok(http.hub.get().done(py))
     }
-
-    /// The application has returned, or raised that.
-    fn ended(slf: &Bound<'_, Self>, error: Option<&Bound<'_, PyAny>>) {
-        let py = slf.py();
-        let http = slf.get();
-        let (stage, outlet, waiters) = {
-            let mut state = http.lock();
-            state.has_ended = true;
-            state.task = None;
-            state.body = Body::Broken;
-            let stage = std::mem::replace(&mut state.stage, Stage::Complete);
-            let waiters = std::mem::take(&mut state.waiters);
-            (stage, state.outlet.take(), waiters)
-        };
-        let is_complete = matches!(stage, Stage::Complete);
-        let hub = http.hub.get();
-        let is_cancelled = error.is_some_and(|error| hub.is_cancelled(error));
-        if let Some(error) = error {
-            hub.tell_raised(
-                py,
-                &http.request,
-                error,
-                http.line.is_gone() && !is_complete,
-            );
-        } else if !is_complete && !http.line.is_gone() {
-            let (method, path) = shown(&http.request);
-            tracing::error!("{method} {path}: the application returned without a whole response");
-        }
-        match stage {
-            Stage::Nothing | Stage::Held(..) if !http.line.is_gone() => {
-                let sending = sorry(&http.request, is_cancelled);
-                outlet::whole(&hub.desk, &http.line, sending);
-            }
-            Stage::Streaming { .. } | Stage::Trailers(_) if !is_cancelled => {
-                if let Some(outlet) = &outlet {
-                    outlet.abandon();
-                }
-            }
-            Stage::Streaming { .. } | Stage::Trailers(_) | Stage::Failed => {
-                if let Some(outlet) = &outlet {
-                    outlet.cut();
-                }
-            }
-            _ => {}
-        }
-        // Tasks that the application has left behind hear that it is over, and end.
-        hub.release(py, waiters);
-        hub.left(py, &http.line);
-    }
 }
 
 impl Http {
@@ -176,7 +126,6 @@ impl Http {
             outlet: None,
             waiters: Vec::new(),
             task: None,
-            has_ended: false,
         };
         Self {
             hub,
@@ -186,17 +135,66 @@ impl Http {
         }
     }
 
-    pub(crate) fn request(&self) -> &Request {
-        &self.request
+    /// The application waits in this task, which is kept as long as it runs.
+    pub(crate) fn waits(&self, hub: &Bound<'_, Hub>, task: Py<PyAny>) -> PyResult<&Arc<Line>> {
+        let mut state = self.lock();
+        state.task = Some(task);
+        let is_held = matches!(state.stage, Stage::Held(..));
+        drop(state);
+        if is_held {
+            Hub::held(hub, &self.line)?;
+        }
+        Ok(&self.line)
     }
 
-    /// Keeps the task as long as it runs; false when it has ended.
-    pub(crate) fn keep(&self, task: Py<PyAny>) -> bool {
-        let mut state = self.lock();
-        if !state.has_ended {
-            state.task = Some(task);
+    /// The application has returned, or raised that. Who and where it was.
+    pub(crate) fn ended(
+        &self,
+        py: Python<'_>,
+        error: Option<&Bound<'_, PyAny>>,
+    ) -> (&Hub, &Arc<Line>) {
+        let (stage, outlet, waiters) = {
+            let mut state = self.lock();
+            state.task = None;
+            state.body = Body::Broken;
+            let stage = std::mem::replace(&mut state.stage, Stage::Complete);
+            let waiters = std::mem::take(&mut state.waiters);
+            (stage, state.outlet.take(), waiters)
+        };
+        let is_complete = matches!(stage, Stage::Complete);
+        let hub = self.hub.get();
+        let is_cancelled = error.is_some_and(|error| hub.is_cancelled(error));
+        if let Some(error) = error {
+            hub.tell_raised(
+                py,
+                &self.request,
+                error,
+                self.line.is_gone() && !is_complete,
+            );
+        } else if !is_complete && !self.line.is_gone() {
+            let (method, path) = shown(&self.request);
+            tracing::error!("{method} {path}: the application returned without a whole response");
         }
-        !state.has_ended
+        match stage {
+            Stage::Nothing | Stage::Held(..) if !self.line.is_gone() => {
+                let sending = sorry(&self.request, is_cancelled);
+                outlet::whole(&hub.desk, &self.line, sending);
+            }
+            Stage::Streaming { .. } | Stage::Trailers(_) if !is_cancelled => {
+                if let Some(outlet) = &outlet {
+                    outlet.abandon();
+                }
+            }
+            Stage::Streaming { .. } | Stage::Trailers(_) | Stage::Failed => {
+                if let Some(outlet) = &outlet {
+                    outlet.cut();
+                }
+            }
+            _ => {}
+        }
+        // Tasks that the application has left behind hear that it is over, and end.
+        hub.release(py, waiters);
+        (hub, &self.line)
     }
 
     /// There may be news: whoever waits looks.
@@ -252,8 +250,12 @@ impl Http {
             head.respond = head.respond.close();
         }
         state.stage = Stage::Held(Box::new(head), has_trailers);
+        let has_waited = state.task.is_some();
         drop(state);
-        Hub::held(self.hub.bind(py), &self.line)
+        if has_waited {
+            Hub::held(self.hub.bind(py), &self.line)?;
+        }
+        Ok(())
     }
 
     /// Sends a piece of the body; true when the application should wait.

@@ -2,6 +2,7 @@
 //!
 //! Everything here runs in the loop's thread.
 
+use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{ThreadId, current};
@@ -17,11 +18,15 @@ use super::http::{Http, shown};
 use super::inbox::{Farewell, Incoming};
 use super::line::Line;
 use super::outlet;
+use super::runner::{Runner, Running, Start};
 use super::scope::{self, Scopes};
 use super::wait::Done;
 use super::websocket::WebSocket;
 use crate::engine::Engine;
 use crate::watchdog;
+
+/// After a request that has not left its task as it was, so many get tasks of their own until that is tried again.
+const ALONE: usize = 64;
 
 /// What is begun in one turn of the loop: then its other callbacks have theirs.
 const TURN: usize = 64;
@@ -45,12 +50,69 @@ pub(crate) struct Place {
 }
 
 /// What is open.
-enum Exchange {
+pub(crate) enum Exchange {
     Http(Py<Http>),
     WebSocket(Py<WebSocket>),
 }
 
 impl Exchange {
+    /// Calls an application with it.
+    pub(crate) fn called<'py>(
+        &self,
+        app: &Bound<'py, PyAny>,
+        scope: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = app.py();
+        let exchange = match self {
+            Self::Http(http) => http.bind(py).as_any(),
+            Self::WebSocket(websocket) => websocket.bind(py).as_any(),
+        };
+        let receive = exchange.getattr(pyo3::intern!(py, "receive"))?;
+        let send = exchange.getattr(pyo3::intern!(py, "send"))?;
+        app.call1((scope, receive, send))
+    }
+
+    /// The application waits, and others have their turn: from now on there may be news for it.
+    pub(crate) fn waits(&self, hub: &Bound<'_, Hub>, task: Bound<'_, PyAny>) -> PyResult<()> {
+        let py = hub.py();
+        let line = match self {
+            Self::Http(http) => http.get().waits(hub, task.unbind())?,
+            Self::WebSocket(websocket) => websocket.get().waits(task.unbind()),
+        };
+        lock(&hub.get().open).insert(key(line), self.clone_ref(py));
+        // What was said to all that were open then.
+        let latest = *lock(&hub.get().farewell);
+        for farewell in [Farewell::Soon, Farewell::Now, Farewell::AtOnce] {
+            if Some(farewell) <= latest {
+                self.hear(py, farewell);
+            }
+        }
+        Ok(())
+    }
+
+    /// The application has returned, or has raised that.
+    pub(crate) fn ended(&self, py: Python<'_>, error: Option<PyErr>, has_waited: bool) {
+        // With the way there.
+        let error = error.map(|error| error.into_value(py).into_bound(py).into_any());
+        let error = error.as_ref();
+        let (hub, line) = match self {
+            Self::Http(http) => http.get().ended(py, error),
+            Self::WebSocket(websocket) => websocket.get().ended(py, error),
+        };
+        hub.left(line, has_waited);
+    }
+
+    /// The end is near.
+    fn hear(&self, py: Python<'_>, farewell: Farewell) {
+        match (self, farewell) {
+            (Self::WebSocket(websocket), Farewell::Soon) => websocket.get().go_away(),
+            (Self::Http(http), Farewell::Now) => http.get().go_away(),
+            (Self::WebSocket(websocket), Farewell::AtOnce) => websocket.get().cancel(py),
+            (Self::Http(http), Farewell::AtOnce) => http.get().cancel(py),
+            _ => {}
+        }
+    }
+
     fn clone_ref(&self, py: Python<'_>) -> Self {
         match self {
             Self::Http(http) => Self::Http(http.clone_ref(py)),
@@ -75,10 +137,10 @@ struct Loop {
     remove_reader: Py<PyAny>,
     task: Py<PyAny>,
     task_options: Py<PyDict>,
+    /// The context that tasks begin with.
+    context: Py<PyAny>,
     cancelled: Py<PyAny>,
     format_exception: Py<PyAny>,
-    /// The coroutine function that runs an application.
-    run: Py<PyAny>,
     /// Ends when all is over.
     end: Py<PyAny>,
 }
@@ -91,7 +153,12 @@ pub(crate) struct Hub {
     places: Vec<Place>,
     done: Py<Done>,
     scopes: Mutex<Scopes>,
+    /// Those whose applications wait.
     open: Mutex<FxHashMap<usize, Exchange>>,
+    /// What was said last to all that are open.
+    farewell: Mutex<Option<Farewell>>,
+    /// Requests that get tasks of their own until it is tried again to run several in one.
+    alone: Mutex<usize>,
     /// Those whose beginnings were held back since the last look.
     held: Mutex<Vec<Arc<Line>>>,
     around: OnceLock<Loop>,
@@ -147,12 +214,7 @@ impl Hub {
     }
 
     /// The loop runs: requests may come.
-    fn begin(
-        &self,
-        running: &Bound<'_, PyAny>,
-        run: &Bound<'_, PyAny>,
-        end: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
+    fn begin(&self, running: &Bound<'_, PyAny>, end: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = running.py();
         let asyncio = py.import("asyncio")?;
         let task_options = PyDict::new(py);
@@ -169,12 +231,16 @@ impl Hub {
             remove_reader: running.getattr("remove_reader")?.unbind(),
             task: asyncio.getattr("Task")?.unbind(),
             task_options: task_options.unbind(),
+            context: py
+                .import("contextvars")?
+                .getattr("copy_context")?
+                .call0()?
+                .unbind(),
             cancelled: asyncio.getattr("CancelledError")?.unbind(),
             format_exception: py
                 .import("traceback")?
                 .getattr("format_exception")?
                 .unbind(),
-            run: run.clone().unbind(),
             end: end.clone().unbind(),
         };
         drop(self.around.set(around));
@@ -246,6 +312,8 @@ impl Hub {
             done: Py::new(py, Done)?,
             scopes: Mutex::new(Scopes::new(py)?),
             open: Mutex::default(),
+            farewell: Mutex::default(),
+            alone: Mutex::default(),
             held: Mutex::default(),
             around: OnceLock::new(),
             begin: Mutex::new(Some(begin)),
@@ -262,13 +330,10 @@ impl Hub {
         let mut taken = Vec::with_capacity(TURN);
         hub.desk.inbox.take(TURN, &mut taken);
         let count = taken.len();
+        let mut starts = VecDeque::new();
         for incoming in taken {
             match incoming {
-                Incoming::Start(work, line) => {
-                    if let Err(error) = Self::start(slf, *work, &line) {
-                        error.print(py);
-                    }
-                }
+                Incoming::Start(work, line) => starts.push_back((work, line)),
                 Incoming::News(line) => {
                     line.told();
                     if let Some(exchange) = hub.exchange(py, &line) {
@@ -279,6 +344,7 @@ impl Hub {
                 Incoming::End => hub.end(py),
             }
         }
+        Self::run(slf, starts);
         count
     }
 
@@ -424,13 +490,12 @@ impl Hub {
     }
 
     /// An application is done with a client.
-    pub(crate) fn left(&self, py: Python<'_>, line: &Arc<Line>) {
-        let exchange = lock(&self.open).remove(&key(line));
+    fn left(&self, line: &Arc<Line>, has_waited: bool) {
+        let exchange = has_waited.then(|| lock(&self.open).remove(&key(line)));
         if line.left() {
             self.desk.done(line);
         }
         // The last reference may be this one: not under the lock.
-        let _ = py;
         drop(exchange);
     }
 
@@ -440,79 +505,115 @@ impl Hub {
             .map(|exchange| exchange.clone_ref(py))
     }
 
-    /// Begins with a request: makes what the application needs, and a task that runs it.
-    fn start(slf: &Bound<'_, Self>, work: Work, line: &Arc<Line>) -> PyResult<()> {
+    /// Has applications run for these.
+    fn run(slf: &Bound<'_, Self>, starts: VecDeque<Start>) {
+        let mut alone = lock(&slf.get().alone);
+        let is_alone = *alone > 0;
+        *alone = alone.saturating_sub(starts.len());
+        drop(alone);
+        if is_alone {
+            Self::run_each(slf, starts);
+        } else if !starts.is_empty() {
+            Self::run_in_task(slf, starts);
+        }
+    }
+
+    /// Has each run in a task of its own, and those that come soon.
+    pub(crate) fn run_alone(slf: &Bound<'_, Self>, starts: VecDeque<Start>) {
+        *lock(&slf.get().alone) = ALONE;
+        Self::run_each(slf, starts);
+    }
+
+    fn run_each(slf: &Bound<'_, Self>, starts: VecDeque<Start>) {
+        for start in starts {
+            Self::run_in_task(slf, VecDeque::from([start]));
+        }
+    }
+
+    fn run_in_task(slf: &Bound<'_, Self>, starts: VecDeque<Start>) {
         let py = slf.py();
         let hub = slf.get();
-        let around = hub.around.get().ok_or_else(not_begun)?;
-        let place = hub.places.get(work.mount).ok_or_else(not_begun)?;
-        let is_websocket = work.is_websocket();
-        let state = place.state.get().map(|state| state.bind(py));
-        let scope = {
-            let root = scope::root(&place.root, &work.request);
-            let mut scopes = hub.scopes.lock().unwrap_or_else(PoisonError::into_inner);
-            scopes.make(py, &work.request, is_websocket, root, state)
-        };
-        let scope = match scope {
-            Ok(scope) => scope,
-            Err(error) => {
-                hub.could_not_start(&work.request, line, error.value(py));
-                return Ok(());
-            }
-        };
-        watchdog::loop_begins(&work.request);
-        let own = slf.clone().unbind();
-        if is_websocket {
-            let websocket = WebSocket::new(own, Arc::clone(line), work.request);
-            let websocket = Bound::new(py, websocket)?;
-            match hub.task(py, around, (&place.app, scope, &websocket)) {
-                Ok(task) => {
-                    if websocket.get().keep(task) {
-                        let exchange = Exchange::WebSocket(websocket.unbind());
-                        lock(&hub.open).insert(key(line), exchange);
-                    }
-                }
-                Err(error) => {
-                    hub.could_not_start(websocket.get().request(), line, error.value(py));
-                }
-            }
-        } else {
-            let http = Bound::new(py, Http::new(own, Arc::clone(line), work))?;
-            match hub.task(py, around, (&place.app, scope, &http)) {
-                Ok(task) => {
-                    if http.get().keep(task) {
-                        lock(&hub.open).insert(key(line), Exchange::Http(http.unbind()));
-                    }
-                }
-                Err(error) => hub.could_not_start(http.get().request(), line, error.value(py)),
-            }
+        let runner = Runner::new(slf.clone().unbind(), starts);
+        let made = Bound::new(py, runner).and_then(|runner| {
+            let made = hub.make_task(&runner);
+            made.inspect_err(|error| runner.get().give_up(py, error))
+        });
+        if let Err(error) = made {
+            error.print(py);
         }
+    }
+
+    fn make_task(&self, runner: &Bound<'_, Runner>) -> PyResult<()> {
+        let py = runner.py();
+        let around = self.around.get().ok_or_else(not_begun)?;
+        let options = Some(around.task_options.bind(py));
+        // In a context of its own, since it may be called by a task that has left its traces here. A task copies it.
+        let context = around.context.call_method0(py, pyo3::intern!(py, "copy"))?;
+        let run = context.getattr(py, pyo3::intern!(py, "run"))?;
+        run.call(py, (&around.task, runner), options)?;
         Ok(())
     }
 
-    /// Answers for an application that never had the request.
-    fn could_not_start(&self, request: &Request, line: &Arc<Line>, error: &Bound<'_, PyAny>) {
-        let py = error.py();
-        self.tell_raised(py, request, error, false);
-        let sending = super::http::sorry(request, false);
-        outlet::whole(&self.desk, line, sending);
-        self.left(py, line);
+    /// Begins with a request: makes what the application needs, and calls it. None: that could not be, and was answered.
+    pub(crate) fn begin_one(
+        slf: &Bound<'_, Self>,
+        work: Work,
+        line: &Arc<Line>,
+    ) -> Option<Running> {
+        let py = slf.py();
+        let hub = slf.get();
+        watchdog::loop_begins(&work.request);
+        let is_websocket = work.is_websocket();
+        let place = hub.places.get(work.mount).ok_or_else(not_begun);
+        let prepared = place.and_then(|place| {
+            let root = scope::root(&place.root, &work.request);
+            let state = place.state.get().map(|state| state.bind(py));
+            let scope = lock(&hub.scopes).make(py, &work.request, is_websocket, root, state)?;
+            Ok((place.app.bind(py), scope))
+        });
+        let (app, scope) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                hub.could_not_start(&work.request, line, error.value(py));
+                return None;
+            }
+        };
+        let (own, its) = (slf.clone().unbind(), Arc::clone(line));
+        let exchange = if is_websocket {
+            Py::new(py, WebSocket::new(own, its, work.request)).map(Exchange::WebSocket)
+        } else {
+            Py::new(py, Http::new(own, its, work)).map(Exchange::Http)
+        };
+        let exchange = match exchange {
+            Ok(exchange) => exchange,
+            Err(error) => {
+                error.print(py);
+                hub.left(line, false);
+                return None;
+            }
+        };
+        let running = Running::new(exchange, app, &scope);
+        running
+            .map_err(|(exchange, error)| exchange.ended(py, Some(error), false))
+            .ok()
     }
 
-    #[expect(clippy::unused_self, reason = "it is the loop's business")]
-    fn task<'py>(
+    /// Answers for an application that never had the request.
+    pub(crate) fn could_not_start(
         &self,
-        py: Python<'py>,
-        around: &Loop,
-        arguments: impl pyo3::call::PyCallArgs<'py>,
-    ) -> PyResult<Py<PyAny>> {
-        let coroutine = around.run.bind(py).call1(arguments)?;
-        around
-            .task
-            .call(py, (coroutine,), Some(around.task_options.bind(py)))
+        request: &Request,
+        line: &Arc<Line>,
+        error: &Bound<'_, PyAny>,
+    ) {
+        let py = error.py();
+        self.tell_raised(py, request, error, false);
+        let sending = super::http::sorry(request, self.is_cancelled(error));
+        outlet::whole(&self.desk, line, sending);
+        self.left(line, false);
     }
 
     fn say_farewell(&self, py: Python<'_>, farewell: Farewell) {
+        *lock(&self.farewell) = Some(farewell);
         let open: Vec<Exchange> = {
             let open = lock(&self.open);
             open.values()
@@ -520,13 +621,7 @@ impl Hub {
                 .collect()
         };
         for exchange in open {
-            match (exchange, farewell) {
-                (Exchange::WebSocket(websocket), Farewell::Soon) => websocket.get().go_away(),
-                (Exchange::Http(http), Farewell::Now) => http.get().go_away(),
-                (Exchange::WebSocket(websocket), Farewell::AtOnce) => websocket.get().cancel(py),
-                (Exchange::Http(http), Farewell::AtOnce) => http.get().cancel(py),
-                _ => {}
-            }
+            exchange.hear(py, farewell);
         }
     }
 

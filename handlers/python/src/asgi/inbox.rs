@@ -13,7 +13,7 @@ use super::desk::Work;
 use super::line::Line;
 
 /// How open requests are asked to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Farewell {
     /// WebSockets are closed; answers go on.
     Soon,

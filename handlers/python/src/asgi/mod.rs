@@ -1,8 +1,8 @@
 //! ASGI 3: applications on an event loop, in Python's main thread.
 //!
 //! `desk` are the books, which the receiving thread puts requests into; `inbox` is how it calls the loop; `line` is one client as both
-//! threads know it. On the loop, `hub` begins with what has come: it has a `scope` made, and a task that talks to `http` or
-//! `websocket`, in `message`s, and awaits what `wait` gives it. `outlet` brings the answers on their way, `soon` what has to wait
+//! threads know it. On the loop, `hub` has tasks begin with what has come: their `runner` has a `scope` made, and runs the
+//! application, which talks to `http` or `websocket`, in `message`s, and awaits what `wait` gives it. `outlet` brings the answers on their way, `soon` what has to wait
 //! there. `lurcher._asgi` has the loop itself and lifespans.
 
 mod desk;
@@ -12,6 +12,7 @@ mod inbox;
 mod line;
 mod message;
 mod outlet;
+mod runner;
 mod scope;
 mod soon;
 mod wait;

@@ -116,7 +116,7 @@ impl Wait {
 }
 
 /// The exception of a `throw`, in either of its two forms.
-fn thrown(
+pub(crate) fn thrown(
     kind: &Bound<'_, PyAny>,
     value: Option<&Bound<'_, PyAny>>,
     traceback: Option<&Bound<'_, PyAny>>,

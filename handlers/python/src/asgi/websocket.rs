@@ -54,7 +54,6 @@ struct State {
     code: Option<u16>,
     waiters: Vec<Py<PyAny>>,
     task: Option<Py<PyAny>>,
-    has_ended: bool,
 }
 
 #[pymethods]
@@ -85,56 +84,6 @@ impl WebSocket {
         }
         Ok(websocket.hub.get().done(py))
     }
-
-    /// The application has returned, or raised that.
-    fn ended(slf: &Bound<'_, Self>, error: Option<&Bound<'_, PyAny>>) {
-        let py = slf.py();
-        let websocket = slf.get();
-        let (stage, waiters) = {
-            let mut state = websocket.lock();
-            state.has_ended = true;
-            state.task = None;
-            let stage = std::mem::replace(&mut state.stage, Stage::Closed);
-            (stage, std::mem::take(&mut state.waiters))
-        };
-        let hub = websocket.hub.get();
-        let is_gone = websocket.line.is_gone();
-        let is_cancelled = error.is_some_and(|error| hub.is_cancelled(error));
-        if let Some(error) = error {
-            hub.tell_raised(py, &websocket.request, error, is_gone);
-        }
-        match stage {
-            Stage::Asked if !is_gone => {
-                if error.is_none() {
-                    let (_, path) = shown(&websocket.request);
-                    tracing::error!(
-                        "WebSocket {path}: the application returned without an answer to the handshake"
-                    );
-                }
-                let sending = sorry(&websocket.request, is_cancelled);
-                websocket.outlet.put([Step::Do(sending)]);
-            }
-            Stage::Open if !is_gone => {
-                let code = match (error, is_cancelled) {
-                    (None, _) => NORMAL,
-                    (Some(_), true) => GOING_AWAY,
-                    (Some(_), false) => BROKEN,
-                };
-                websocket.say_close(code, "");
-            }
-            Stage::Denying(Some(head)) => {
-                websocket
-                    .outlet
-                    .put([Step::Do(Box::pin(head.respond.send(b"")))]);
-            }
-            Stage::Denying(None) => websocket.outlet.cut(),
-            _ => {}
-        }
-        // Tasks that the application has left behind hear that it is over, and end.
-        websocket.lock().code.get_or_insert(ABNORMAL);
-        hub.release(py, waiters);
-        hub.left(py, &websocket.line);
-    }
 }
 
 impl WebSocket {
@@ -146,7 +95,6 @@ impl WebSocket {
             code: None,
             waiters: Vec::new(),
             task: None,
-            has_ended: false,
         };
         Self {
             hub,
@@ -157,21 +105,67 @@ impl WebSocket {
         }
     }
 
-    pub(crate) fn request(&self) -> &Request {
-        &self.request
+    /// The application waits in this task, which is kept as long as it runs.
+    pub(crate) fn waits(&self, task: Py<PyAny>) -> &Arc<Line> {
+        self.lock().task = Some(task);
+        self.answer_close();
+        &self.line
     }
 
-    /// Keeps the task as long as it runs; false when it has ended.
-    pub(crate) fn keep(&self, task: Py<PyAny>) -> bool {
-        let mut state = self.lock();
-        if !state.has_ended {
-            state.task = Some(task);
+    /// The application has returned, or raised that. Who and where it was.
+    pub(crate) fn ended(
+        &self,
+        py: Python<'_>,
+        error: Option<&Bound<'_, PyAny>>,
+    ) -> (&Hub, &Arc<Line>) {
+        // The application may have heard of it before the loop.
+        self.answer_close();
+        let (stage, waiters) = {
+            let mut state = self.lock();
+            state.task = None;
+            let stage = std::mem::replace(&mut state.stage, Stage::Closed);
+            (stage, std::mem::take(&mut state.waiters))
+        };
+        let hub = self.hub.get();
+        let is_gone = self.line.is_gone();
+        let is_cancelled = error.is_some_and(|error| hub.is_cancelled(error));
+        if let Some(error) = error {
+            hub.tell_raised(py, &self.request, error, is_gone);
         }
-        !state.has_ended
+        match stage {
+            Stage::Asked if !is_gone => {
+                if error.is_none() {
+                    let (_, path) = shown(&self.request);
+                    tracing::error!(
+                        "WebSocket {path}: the application returned without an answer to the handshake"
+                    );
+                }
+                let sending = sorry(&self.request, is_cancelled);
+                self.outlet.put([Step::Do(sending)]);
+            }
+            Stage::Open if !is_gone => {
+                let code = match (error, is_cancelled) {
+                    (None, _) => NORMAL,
+                    (Some(_), true) => GOING_AWAY,
+                    (Some(_), false) => BROKEN,
+                };
+                self.say_close(code, "");
+            }
+            Stage::Denying(Some(head)) => {
+                self.outlet
+                    .put([Step::Do(Box::pin(head.respond.send(b"")))]);
+            }
+            Stage::Denying(None) => self.outlet.cut(),
+            _ => {}
+        }
+        // Tasks that the application has left behind hear that it is over, and end.
+        self.lock().code.get_or_insert(ABNORMAL);
+        hub.release(py, waiters);
+        (hub, &self.line)
     }
 
-    /// There may be news: whoever waits looks. A close is answered at once, whether the application listens or not.
-    pub(crate) fn wake(&self, py: Python<'_>) {
+    /// A close is answered at once, whether the application listens or not.
+    fn answer_close(&self) {
         if let Some(code) = self.line.closed() {
             let mut state = self.lock();
             if matches!(state.stage, Stage::Open) {
@@ -182,6 +176,11 @@ impl WebSocket {
                 self.outlet.put([Step::Frame(frame), Step::Finish(None)]);
             }
         }
+    }
+
+    /// There may be news: whoever waits looks.
+    pub(crate) fn wake(&self, py: Python<'_>) {
+        self.answer_close();
         let waiters = std::mem::take(&mut self.lock().waiters);
         self.hub.get().release(py, waiters);
     }
