@@ -159,6 +159,10 @@ pub(super) enum Refused {
 
 /// What a worker does next.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are jobs, and they are taken out at once"
+)]
 pub(super) enum Next {
     Job(Job),
     /// Wait for one here.

@@ -412,9 +412,11 @@ impl Connection {
                 if message.sender != self.last_sender || self.sources.len() > 1 {
                     self.learn(&message.sender, &server);
                 }
-                server.received(&message);
-                let upload = self.uploads.look(&message, &server);
-                Some(Request::new(message, server, upload))
+                let kind = message.kind();
+                server.received(&message, kind);
+                let upload = self.uploads.look(&message, kind, &server);
+                let is_http = kind == Kind::Http;
+                Some(Request::new(message, server, upload, is_http))
             }
             Err(error) => {
                 self.malformed += 1;
@@ -520,7 +522,7 @@ impl Connection {
             let message = wire::request::Request::decode(message.into());
             self.announced = message
                 .ok()
-                .map(|message| Request::new(message, server, None));
+                .map(|message| Request::new(message, server, None, false));
         }
         self.announced.is_some()
     }

@@ -173,7 +173,7 @@ impl Flows {
     }
 
     /// Takes note of a message from the server.
-    pub(super) fn received(&self, message: &Request, key: impl FnOnce() -> Key) {
+    pub(super) fn received(&self, message: &Request, kind: Kind<'_>, key: impl FnOnce() -> Key) {
         if message.path != "@*" {
             if !self.controlled.load(Ordering::Acquire)
                 && message.headers.contains("DOWNLOAD_CREDITS")
@@ -182,7 +182,6 @@ impl Flows {
             }
             return;
         }
-        let kind = message.kind();
         match kind {
             Kind::Disconnect => self.forget(key()),
             Kind::Credits(bytes) => self.credit(key(), bytes, message.flow()),

@@ -138,7 +138,7 @@ pub use observer::{Counts, End, Exchange, Observer};
 pub use options::{ConnectError, Options};
 pub use replies::{IDS_PER_MESSAGE, Replies, ReplyError};
 pub use request::{Client, Event, Request};
-pub use response::{BodyWriter, Respond};
+pub use response::{BodyWriter, Respond, Unsent};
 #[cfg(feature = "service")]
 pub use serve::{Body, CONCURRENCY, GRACEFUL_TIMEOUT, Origin, Serve, serve};
 pub use upload::{Early, Upload, UploadError, UploadFault};

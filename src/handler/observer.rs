@@ -272,8 +272,8 @@ impl Watch {
     }
 
     /// Takes note of a message from the server.
-    pub(super) fn received(&self, key: Key, message: &Request) {
-        match message.kind() {
+    pub(super) fn received(&self, key: Key, message: &Request, kind: Kind<'_>) {
+        match kind {
             Kind::Disconnect => self.ended(key, End::ClientGone).tell(true),
             Kind::Http
             | Kind::WebSocketHandshake
@@ -316,9 +316,12 @@ impl Watch {
     }
 
     /// The same for a whole response of that status, and so many bytes of body; none: it has to be followed.
-    pub(super) fn answering(&self, key: Key, status: u16, bytes: u64) -> Option<Endings> {
-        let ended = self.lock().skip(key, status, bytes)?;
-        Some(self.endings(vec![ended]))
+    pub(super) fn answering(&self, key: Key, status: u16, bytes: u64) -> Option<Answering<'_>> {
+        let exchange = self.lock().skip(key, status, bytes)?;
+        Some(Answering {
+            watch: self,
+            exchange,
+        })
     }
 
     /// All requests of a connection are over.
@@ -511,6 +514,24 @@ impl Open {
             end,
             ..self.exchange
         }
+    }
+}
+
+/// A request that a message answers, which is sent or not right now.
+pub(super) struct Answering<'a> {
+    watch: &'a Watch,
+    exchange: Exchange,
+}
+
+impl Answering<'_> {
+    /// It is on its way.
+    pub(super) fn sent(self) {
+        self.watch.observer.ended(&self.exchange);
+    }
+
+    /// It has to wait.
+    pub(super) fn wait(self) -> Endings {
+        self.watch.endings(vec![self.exchange])
     }
 }
 

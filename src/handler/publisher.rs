@@ -11,9 +11,10 @@ use tokio::time::Instant;
 
 use super::broker::Link;
 use super::flow::{Flows, Outstanding, Receiving};
-use super::observer::{Endings, Observer, Watch};
+use super::observer::{Answering, Endings, Observer, Watch};
 use crate::bus::client::{self, Sent};
 use crate::endpoint::Endpoint;
+use crate::wire::request::Kind;
 use crate::wire::{self, reply};
 
 /// Idents of handler entries that are told apart behind one address: more share a number. A server has one for each address.
@@ -78,11 +79,11 @@ impl Publisher {
     }
 
     /// Takes note of a message that the server has sent.
-    pub(super) fn received(&self, message: &wire::request::Request) {
-        self.flows
-            .received(message, || self.key(&message.sender, message.conn_id));
+    pub(super) fn received(&self, message: &wire::request::Request, kind: Kind<'_>) {
+        let key = || self.key(&message.sender, message.conn_id);
+        self.flows.received(message, kind, key);
         if let Some(watch) = &self.watch {
-            watch.received(self.key(&message.sender, message.conn_id), message);
+            watch.received(key(), message, kind);
         }
     }
 
@@ -92,30 +93,54 @@ impl Publisher {
         self.send_passing(message, passing).await
     }
 
-    /// The same for a message that is a whole response of this status to one client, with so many bytes of body.
-    pub(super) async fn send_response(
+    /// Sends a whole response of this status to one client, with so many bytes of body, if that can be done without waiting.
+    pub(super) fn send_response(
         &self,
         message: Vec<u8>,
         (sender, id): (&[u8], wire::ConnId),
         (status, bytes): (u16, u64),
-    ) -> io::Result<Sent> {
-        let known = match &self.watch {
+    ) -> io::Result<Option<Blocked>> {
+        let mut known = match &self.watch {
             Some(watch) if !self.flows.are_counted() => {
                 watch.answering(self.key(sender, id), status, bytes)
             }
             _ => None,
         };
-        let passing = match known {
-            Some(endings) => Some(Passing {
-                endings: Some(endings),
-                ..Passing::default()
-            }),
+        let passing = match &known {
+            Some(_) => None,
             None => self.passing(&message),
         };
-        self.send_passing(message, passing).await
+        let sent = match &self.way {
+            Way::Server(socket) => socket.try_send(message.into()),
+            Way::Broker(_) => Ok(Some(message.into())),
+        };
+        let message = sent.inspect_err(|_| {
+            // Dropped untold: it was not sent.
+            drop(known.take().map(Answering::wait));
+        })?;
+        match (message, known, passing) {
+            (Some(message), known, passing) => {
+                let endings = known.map(Answering::wait);
+                let passing = passing.or_else(|| endings.map(Passing::ending));
+                return Ok(Some(Blocked { message, passing }));
+            }
+            (None, Some(known), _) => known.sent(),
+            (None, None, Some(passing)) => passing.done(Sent::Queued),
+            (None, None, None) => {}
+        }
+        Ok(None)
     }
 
-    async fn send_passing(&self, message: Vec<u8>, passing: Option<Passing>) -> io::Result<Sent> {
+    /// Sends what had to wait.
+    pub(super) async fn send_blocked(&self, blocked: Blocked) -> io::Result<Sent> {
+        self.send_passing(blocked.message, blocked.passing).await
+    }
+
+    async fn send_passing(
+        &self,
+        message: impl Into<Bytes>,
+        passing: Option<Passing>,
+    ) -> io::Result<Sent> {
         let sent = match &self.way {
             Way::Server(socket) => socket.send(message).await?,
             Way::Broker(link) => link.send_all([message]).await?,
@@ -292,6 +317,12 @@ impl Publisher {
     }
 }
 
+/// A message that could not leave at once. Dropped, it was not sent.
+pub(super) struct Blocked {
+    message: Bytes,
+    passing: Option<Passing>,
+}
+
 /// A message that is being handed over. Dropped before that is done, it was not sent.
 #[derive(Default)]
 struct Passing {
@@ -300,6 +331,13 @@ struct Passing {
 }
 
 impl Passing {
+    fn ending(endings: Endings) -> Self {
+        Self {
+            endings: Some(endings),
+            ..Self::default()
+        }
+    }
+
     fn done(self, sent: Sent) {
         if sent == Sent::Queued {
             self.outstanding.into_iter().for_each(Outstanding::keep);

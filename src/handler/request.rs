@@ -25,6 +25,8 @@ pub struct Request {
     server: Arc<Publisher>,
     /// Where its upload is, or why that is not believed. In a box, since few have one.
     upload: Option<Box<Result<Found, UploadFault>>>,
+    /// It was looked at, and is an HTTP request.
+    is_http: bool,
 }
 
 impl Request {
@@ -32,11 +34,13 @@ impl Request {
         message: wire::request::Request,
         server: Arc<Publisher>,
         upload: Option<Result<Found, UploadFault>>,
+        is_http: bool,
     ) -> Self {
         Self {
             message,
             server,
             upload: upload.map(Box::new),
+            is_http,
         }
     }
 
@@ -53,6 +57,9 @@ impl Request {
     ///
     /// The file of an upload that is complete is removed with the event: see [`Upload::keep`].
     pub fn into_event(mut self) -> Event {
+        if self.is_http {
+            return Event::Request(self);
+        }
         match self.upload.take().map(|upload| *upload) {
             Some(Ok(found)) => {
                 let done = found.is_done();

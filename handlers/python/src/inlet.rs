@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
-use lurcher::handler::{Bodies, Connection, Event, ReplyError, Request, UploadFault};
+use lurcher::handler::{
+    Bodies, Client, Connection, Event, Replies, ReplyError, Request, UploadFault,
+};
 use lurcher::launcher::{BuiltIn, Handler, Target, Values};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::asgi::{Desk, Farewell, Incoming, Source, Work};
+use crate::asgi::{Desk, Farewell, Incoming, Source};
 use crate::engine::Engine;
 use crate::queue::{Body, Full, Job, Queue};
 use crate::site::{Interface, Site};
@@ -29,6 +31,9 @@ const LAST_WAIT: Duration = Duration::from_millis(700);
 
 /// How often it is looked which responses have become streams, while others wait for their places.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// Requests that are received before it is looked again whether there is room for more.
+const TURN: usize = 64;
 
 /// Nothing is received for so long when too much waits and nothing ends.
 const STALL: Duration = Duration::from_secs(1);
@@ -125,43 +130,44 @@ async fn serve(mut connection: Connection, patience: Duration) -> Result<(), Rep
     if let Some(asgi) = &inlet.asgi {
         asgi.begin(Handle::current(), connection.replies(), inlet.concurrency);
     }
-    let mut bodies = Bodies::new();
-    let mut turns = Turns::default();
-    let mut drained = false;
-    let mut last_words = VecDeque::new();
+    let mut serving = Serving {
+        inlet,
+        replies: connection.replies(),
+        patience,
+        bodies: Bodies::new(),
+        turns: Turns::default(),
+        sheds: false,
+        drained: false,
+        last_words: VecDeque::new(),
+    };
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut sheds = false;
+    let mut requests = Vec::with_capacity(TURN);
     loop {
         let is_full = inlet.asgi.as_ref().is_some_and(|asgi| asgi.is_full());
-        sheds &= is_full;
+        serving.sheds &= is_full;
         let has_waiting = inlet.asgi.as_ref().is_some_and(|asgi| asgi.has_waiting());
-        let next = last_words.front().map_or_else(Instant::now, |(at, _)| *at);
-        let request = tokio::select! {
+        let Serving {
+            sheds,
+            drained,
+            turns,
+            ..
+        } = &serving;
+        let (sheds, is_over) = (*sheds, *drained && turns.is_empty());
+        let next = serving.last_words.front().map(|(at, _)| *at);
+        let count = tokio::select! {
             // What is open gets its credits and the parts of its bodies until then.
-            () = inlet.idle(), if drained && turns.is_empty() => break,
+            () = inlet.idle(), if is_over => break,
             () = turns::changed(), if !turns.is_empty() => {
-                while let Some(parcel) = turns.next(|parcel| inlet.may_go(parcel)) {
-                    inlet.give(parcel).await?;
-                }
-                if drained && turns.is_empty() {
-                    inlet.wsgi.close();
-                }
+                serving.go_on().await?;
                 continue;
             }
-            () = tokio::time::sleep_until(next), if !last_words.is_empty() => {
-                let Some((_, Some(farewell))) = last_words.pop_front() else {
-                    inlet.give_up().await?;
-                    connection.finish().await;
-                    return Ok(());
-                };
-                wsgi::leave();
-                // Those who wait for more of a body hear that there will be none.
-                bodies = Bodies::new();
-                if let Some(asgi) = &inlet.asgi {
-                    asgi.end(farewell);
+            () = until(next), if next.is_some() => {
+                if serving.say_last().await? {
+                    continue;
                 }
-                continue;
+                connection.finish().await;
+                return Ok(());
             }
             _ = look.tick(), if has_waiting => {
                 if let Some(asgi) = &inlet.asgi {
@@ -169,35 +175,63 @@ async fn serve(mut connection: Connection, patience: Duration) -> Result<(), Rep
                 }
                 continue;
             }
-            request = connection.recv(), if !is_full || sheds => request,
+            count = connection.recv_many(&mut requests, TURN), if !is_full || sheds => count,
             () = tokio::time::sleep(STALL), if is_full && !sheds => {
-                sheds = true;
+                serving.sheds = true;
                 continue;
             }
         };
-        let Some(request) = request else {
+        if count == 0 {
             break;
-        };
-        match request.into_event() {
-            Event::Request(request) if sheds => inlet.shed(&request).await?,
-            Event::Request(request) => {
-                let body = What::Body(Body::Whole);
-                inlet.take(&mut turns, request, body).await?;
+        }
+        for request in requests.drain(..) {
+            serving.receive(request.into_event()).await?;
+        }
+    }
+    // Whose parts can no longer come must not wait for them.
+    drop(serving);
+    inlet.wsgi.close();
+    inlet.wsgi.idle().await;
+    connection.finish().await;
+    Ok(())
+}
+
+async fn until(at: Option<Instant>) {
+    if let Some(at) = at {
+        tokio::time::sleep_until(at).await;
+    }
+}
+
+/// What the receiving thread knows while it serves.
+struct Serving {
+    inlet: &'static Inlet,
+    replies: Replies,
+    patience: Duration,
+    bodies: Bodies,
+    turns: Turns,
+    /// What comes is turned away.
+    sheds: bool,
+    drained: bool,
+    last_words: VecDeque<(Instant, Option<Farewell>)>,
+}
+
+impl Serving {
+    async fn receive(&mut self, event: Event) -> Result<(), ReplyError> {
+        let inlet = self.inlet;
+        let what = match event {
+            Event::Request(request) if self.sheds => {
+                return Last::Shed(request).say().await;
             }
-            Event::UploadPart(part) => {
-                if let Some(body) = bodies.part(&part) {
-                    let body = What::Body(Body::Pieces(body));
-                    inlet.take(&mut turns, part.request().clone(), body).await?;
-                }
-            }
-            Event::UploadStarted(upload) if EARLY.load(Ordering::Relaxed) && !sheds => {
-                if let Some(body) = bodies.announced(&upload) {
+            Event::Request(request) => Some((request, What::Body(Body::Whole))),
+            Event::UploadPart(part) => self.bodies.part(&part).map(|body| {
+                let body = What::Body(Body::Pieces(Box::new(body)));
+                (part.request().clone(), body)
+            }),
+            Event::UploadStarted(upload) if EARLY.load(Ordering::Relaxed) && !self.sheds => {
+                let body = self.bodies.announced(&upload);
+                if body.is_some() {
                     // Nobody else is to begin with it when this process dies.
                     upload.act().await?;
-                    let body = What::Body(Body::Pieces(body));
-                    inlet
-                        .take(&mut turns, upload.request().clone(), body)
-                        .await?;
                 } else if upload.declared_length().is_some() {
                     UNSURE.call_once(|| {
                         tracing::warn!(
@@ -205,29 +239,45 @@ async fn serve(mut connection: Connection, patience: Duration) -> Result<(), Rep
                         );
                     });
                 }
+                body.map(|body| {
+                    let body = What::Body(Body::Pieces(Box::new(body)));
+                    (upload.request().clone(), body)
+                })
             }
             // It is being answered since it began.
-            Event::UploadDone(upload) if bodies.done(&upload) => {}
+            Event::UploadDone(upload) if self.bodies.done(&upload) => None,
             Event::UploadDone(upload) => {
                 let request = upload.request().clone();
-                let body = What::Body(Body::Stored(upload));
-                inlet.take(&mut turns, request, body).await?;
+                Some((request, What::Body(Body::Stored(Box::new(upload)))))
             }
             Event::UploadRefused(request, fault) => {
                 // Whatever was on its way is not any more.
-                bodies.gone(&request.client());
-                inlet.take(&mut turns, request, What::Fault(fault)).await?;
+                self.bodies.gone(&request.client());
+                Some((request, What::Fault(fault)))
             }
+            Event::WebSocketHandshake(request) => Some((request, What::Handshake)),
+            event => return self.note(event).await,
+        };
+        let Some((request, what)) = what else {
+            return Ok(());
+        };
+        match inlet.take(&mut self.turns, request, what) {
+            Ok(()) => Ok(()),
+            Err(last) => last.say().await,
+        }
+    }
+
+    /// Takes note of what is no request.
+    async fn note(&mut self, event: Event) -> Result<(), ReplyError> {
+        let inlet = self.inlet;
+        match event {
             Event::Disconnect(client) => {
-                bodies.gone(&client);
-                turns.gone(&client);
+                self.bodies.gone(&client);
+                self.turns.gone(&client);
                 inlet.wsgi.gone(&client);
                 if let Some(asgi) = &inlet.asgi {
                     asgi.gone(&client);
                 }
-            }
-            Event::WebSocketHandshake(request) => {
-                inlet.take(&mut turns, request, What::Handshake).await?;
             }
             Event::WebSocketFrame(frame) => match &inlet.asgi {
                 Some(asgi) => asgi.frame(frame),
@@ -235,26 +285,52 @@ async fn serve(mut connection: Connection, patience: Duration) -> Result<(), Rep
                 None => frame.client().cancel().await?,
             },
             // Nobody listens, and a client that waits for an answer should not wait for ever.
-            Event::Message(message) => connection.replies().close(&message).await?,
+            Event::Message(message) => self.replies.close(&message).await?,
             Event::Drained => {
-                drained = true;
-                if turns.is_empty() {
+                self.drained = true;
+                if self.turns.is_empty() {
                     inlet.wsgi.close();
                 }
                 if let Some(asgi) = &inlet.asgi {
                     asgi.stop();
                 }
-                last_words = time_table(patience);
+                self.last_words = time_table(self.patience);
             }
             _ => {}
         }
+        Ok(())
     }
-    // Whose parts can no longer come must not wait for them.
-    drop(bodies);
-    inlet.wsgi.close();
-    inlet.wsgi.idle().await;
-    connection.finish().await;
-    Ok(())
+
+    /// Gives to their applications those that may go now.
+    async fn go_on(&mut self) -> Result<(), ReplyError> {
+        let inlet = self.inlet;
+        let may_go = |parcel: &Parcel| inlet.may_go(&parcel.request, parcel.mount, &parcel.what);
+        while let Some(parcel) = self.turns.next(may_go) {
+            if let Err(last) = inlet.give(parcel.request, parcel.mount, parcel.what) {
+                last.say().await?;
+            }
+        }
+        if self.drained && self.turns.is_empty() {
+            inlet.wsgi.close();
+        }
+        Ok(())
+    }
+
+    /// Does what is due before the time is up; false when it is.
+    async fn say_last(&mut self) -> Result<bool, ReplyError> {
+        let inlet = self.inlet;
+        let Some((_, Some(farewell))) = self.last_words.pop_front() else {
+            inlet.give_up().await?;
+            return Ok(false);
+        };
+        wsgi::leave();
+        // Those who wait for more of a body hear that there will be none.
+        self.bodies = Bodies::new();
+        if let Some(asgi) = &inlet.asgi {
+            asgi.end(farewell);
+        }
+        Ok(true)
+    }
 }
 
 /// When what does not end by itself is asked to, and how; at last it is given up, in time for the last words.
@@ -273,9 +349,46 @@ fn time_table(patience: Duration) -> VecDeque<(Instant, Option<Farewell>)> {
     table.collect()
 }
 
-async fn refuse(request: &Request, fault: UploadFault) -> Result<(), ReplyError> {
-    let text = format!("Bad Request: {fault}\n");
-    request.respond(400).close().send(text).await
+/// What is said to a client whose request reaches no application.
+enum Last {
+    Refuse(Request, UploadFault),
+    NoWebSocket(Request),
+    NotFound(Request),
+    /// Too much waits.
+    Shed(Request),
+    Sorry(Request),
+    Cut(Client),
+}
+
+impl Last {
+    async fn say(self) -> Result<(), ReplyError> {
+        let (request, code, text) = match self {
+            Self::Cut(client) => return client.cancel().await,
+            Self::Refuse(request, fault) => (request, 400, format!("Bad Request: {fault}\n")),
+            Self::NoWebSocket(request) => {
+                (request, 400, "Bad Request: no WebSocket here\n".to_owned())
+            }
+            Self::NotFound(request) => (
+                request,
+                404,
+                "Not Found: no application is here\n".to_owned(),
+            ),
+            Self::Shed(request) => (request, 503, "Service Unavailable\n".to_owned()),
+            Self::Sorry(request) => {
+                let text = "Service Unavailable: too many requests wait for this application\n";
+                (request, 503, text.to_owned())
+            }
+        };
+        let mut respond = request.respond(code).header("Content-Type", "text/plain");
+        if code == 503 {
+            respond = respond.header("Retry-After", "1");
+        }
+        // One that has found no application may ask another.
+        if code != 404 {
+            respond = respond.close();
+        }
+        respond.send(text).await
+    }
 }
 
 impl Inlet {
@@ -304,26 +417,20 @@ impl Inlet {
         Ok(())
     }
 
-    async fn shed(&self, request: &Request) -> Result<(), ReplyError> {
-        let respond = request.respond(503).header("Content-Type", "text/plain");
-        let respond = respond.header("Retry-After", "1").close();
-        respond.send("Service Unavailable\n").await
-    }
-
     /// Gives it to its application, in its turn.
-    async fn take(
-        &self,
-        turns: &mut Turns,
-        request: Request,
-        what: What,
-    ) -> Result<(), ReplyError> {
+    fn take(&self, turns: &mut Turns, request: Request, what: What) -> Result<(), Box<Last>> {
+        let mount = self.site.find(&request);
+        if turns.is_empty() && self.may_go(&request, mount, &what) {
+            return self.give(request, mount, what);
+        }
         let parcel = Parcel {
-            mount: self.site.find(&request),
             request,
+            mount,
             what,
         };
-        match turns.take(parcel, |parcel| self.may_go(parcel)) {
-            Ok(Some(parcel)) => self.give(parcel).await,
+        let may_go = |parcel: &Parcel| self.may_go(&parcel.request, parcel.mount, &parcel.what);
+        match turns.take(parcel, may_go) {
+            Ok(Some(parcel)) => self.give(parcel.request, parcel.mount, parcel.what),
             Ok(None) => Ok(()),
             Err(client) => {
                 turns.gone(&client);
@@ -331,7 +438,7 @@ impl Inlet {
                 if let Some(asgi) = &self.asgi {
                     asgi.gone(&client);
                 }
-                client.cancel().await
+                Err(Box::new(Last::Cut(client)))
             }
         }
     }
@@ -341,9 +448,9 @@ impl Inlet {
     }
 
     /// Whether it overtakes nothing of the same client that is at another side: what is at the same one waits there.
-    fn may_go(&self, parcel: &Parcel) -> bool {
-        let interface = self.interface(parcel.mount);
-        let side = match parcel.what {
+    fn may_go(&self, request: &Request, mount: Option<usize>, what: &What) -> bool {
+        let interface = self.interface(mount);
+        let side = match what {
             What::Body(_) => interface,
             What::Handshake => interface.filter(|interface| *interface == Interface::Asgi),
             What::Fault(_) => None,
@@ -351,7 +458,7 @@ impl Inlet {
         if side.is_some() && !self.is_mixed {
             return true;
         }
-        let client = parcel.request.client();
+        let client = request.client();
         let is_at = |other| match other {
             Interface::Wsgi => self.wsgi.has(&client),
             Interface::Asgi => self.asgi.as_ref().is_some_and(|asgi| asgi.has(&client)),
@@ -364,73 +471,36 @@ impl Inlet {
         }
     }
 
-    async fn give(&self, parcel: Parcel) -> Result<(), ReplyError> {
-        let Parcel {
-            request,
-            mount,
-            what,
-        } = parcel;
-        match what {
-            What::Body(body) => self.push(request, mount, body).await,
-            What::Handshake => self.handshake(request, mount).await,
-            What::Fault(fault) => refuse(&request, fault).await,
-        }
-    }
-
-    async fn handshake(&self, request: Request, mount: Option<usize>) -> Result<(), ReplyError> {
-        match (mount, self.interface(mount), &self.asgi) {
-            (Some(mount), Some(Interface::Asgi), Some(asgi)) => {
-                asgi.take(Work {
-                    request,
-                    mount,
-                    source: Source::Handshake,
-                });
-                Ok(())
+    fn give(&self, request: Request, mount: Option<usize>, what: What) -> Result<(), Box<Last>> {
+        let mount = mount.and_then(|mount| Some((mount, self.interface(Some(mount))?)));
+        let last = match (what, mount, &self.asgi) {
+            (What::Fault(fault), ..) => Last::Refuse(request, fault),
+            (What::Handshake, Some((mount, Interface::Asgi)), Some(asgi)) => {
+                asgi.take(request, mount, Source::Handshake);
+                return Ok(());
             }
-            _ => {
-                let text = "Bad Request: no WebSocket here\n";
-                request.respond(400).close().send(text).await
+            (What::Handshake, ..) => Last::NoWebSocket(request),
+            (What::Body(body), Some((mount, Interface::Asgi)), Some(asgi)) => {
+                let source = match body {
+                    Body::Whole => Source::Whole,
+                    Body::Pieces(reader) => Source::Pieces(reader),
+                    Body::Stored(upload) => Source::Stored(upload),
+                };
+                asgi.take(request, mount, source);
+                return Ok(());
             }
-        }
-    }
-
-    async fn push(
-        &self,
-        request: Request,
-        mount: Option<usize>,
-        body: Body,
-    ) -> Result<(), ReplyError> {
-        let (Some(mount), Some(interface)) = (mount, self.interface(mount)) else {
-            let respond = request.respond(404).header("Content-Type", "text/plain");
-            return respond.send("Not Found: no application is here\n").await;
+            (What::Body(body), Some((mount, _)), _) => {
+                match self.wsgi.push(Job::new(request, mount, body)) {
+                    Ok(()) => return Ok(()),
+                    Err(Full::Sorry(job)) => Last::Sorry(job.request),
+                    Err(Full::Cut(client)) => {
+                        self.wsgi.gone(&client);
+                        Last::Cut(client)
+                    }
+                }
+            }
+            (What::Body(_), None, _) => Last::NotFound(request),
         };
-        if let (Interface::Asgi, Some(asgi)) = (interface, &self.asgi) {
-            let source = match body {
-                Body::Whole => Source::Whole,
-                Body::Pieces(reader) => Source::Pieces(reader),
-                Body::Stored(upload) => Source::Stored(upload),
-            };
-            asgi.take(Work {
-                request,
-                mount,
-                source,
-            });
-            return Ok(());
-        }
-        match self.wsgi.push(Job::new(request, mount, body)) {
-            Ok(()) => Ok(()),
-            Err(Full::Sorry(job)) => {
-                let text = "Service Unavailable: too many requests wait for this application\n";
-                let respond = job.request.respond(503).header("Retry-After", "1").close();
-                respond
-                    .header("Content-Type", "text/plain")
-                    .send(text)
-                    .await
-            }
-            Err(Full::Cut(client)) => {
-                self.wsgi.gone(&client);
-                client.cancel().await
-            }
-        }
+        Err(Box::new(last))
     }
 }

@@ -46,9 +46,9 @@ pub(crate) enum Body {
     /// In the request.
     Whole,
     /// On its way, as it is asked for.
-    Pieces(BodyReader),
+    Pieces(Box<BodyReader>),
     /// In a file of the server's.
-    Stored(Upload),
+    Stored(Box<Upload>),
 }
 
 /// Why a job was not taken.

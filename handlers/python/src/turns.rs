@@ -47,10 +47,6 @@ pub(crate) struct Parcel {
 }
 
 /// What comes with a request.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all have a body, and few of them wait"
-)]
 pub(crate) enum What {
     Body(Body),
     Handshake,

@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use lurcher::handler::Request;
 
 use crate::wait::Bell;
@@ -34,7 +33,7 @@ struct Dog {
     /// Whether it is to turn: applications are started before it has requests, and ended after them, in as long as they need.
     turns: AtomicBool,
     /// What the loop has begun with last: the likeliest to hold it up.
-    latest: Mutex<Option<Asked>>,
+    latest: Mutex<Asked>,
 }
 
 /// A thread that answers requests.
@@ -42,14 +41,18 @@ struct Dog {
 struct Thread {
     /// When it got further last, in milliseconds after the beginning and one more; 0: it need not.
     since: AtomicU64,
-    request: Mutex<Option<Asked>>,
+    request: Mutex<Asked>,
 }
 
-/// What is told of a request: two parts of its message, and not all of it, since this is noted for each.
+/// What is told of a request; of none there is no method. It is noted for each, so the room for it is kept.
+#[derive(Default)]
 struct Asked {
-    method: Bytes,
-    path: Bytes,
+    method: Vec<u8>,
+    path: Vec<u8>,
 }
+
+/// More of a path is not told.
+const PATH_MAX: usize = 1024;
 
 thread_local! {
     static THREAD: OnceCell<Arc<Thread>> = const { OnceCell::new() };
@@ -80,7 +83,7 @@ pub(crate) fn start(timeout: Duration, has_loop: bool) -> std::io::Result<()> {
 /// This thread begins with a request.
 pub(crate) fn begin(request: &Request) {
     of_this_thread(|dog, thread| {
-        *locked(&thread.request) = Some(Asked::of(request));
+        locked(&thread.request).note(request);
         thread.since.store(dog.now(), Ordering::Relaxed);
     });
 }
@@ -102,7 +105,7 @@ pub(crate) fn pause() {
 /// It does so no longer.
 pub(crate) fn resume() {
     of_this_thread(|dog, thread| {
-        if locked(&thread.request).is_some() {
+        if !locked(&thread.request).is_none() {
             thread.since.store(dog.now(), Ordering::Relaxed);
         }
     });
@@ -112,7 +115,7 @@ pub(crate) fn resume() {
 pub(crate) fn end() {
     of_this_thread(|_, thread| {
         thread.since.store(0, Ordering::Relaxed);
-        *locked(&thread.request) = None;
+        locked(&thread.request).clear();
     });
 }
 
@@ -142,7 +145,7 @@ pub(crate) fn loop_serves(turns: bool) {
 /// The loop begins with a request.
 pub(crate) fn loop_begins(request: &Request) {
     if let Some(dog) = DOG.get() {
-        *locked(&dog.latest) = Some(Asked::of(request));
+        locked(&dog.latest).note(request);
     }
 }
 
@@ -197,9 +200,11 @@ impl Dog {
         let is_over = |since: u64| since != 0 && now.saturating_sub(since) > allowed;
         if self.turns.load(Ordering::Relaxed) && is_over(self.asked.load(Ordering::Relaxed)) {
             let latest = locked(&self.latest);
-            let what = latest.as_ref().map_or_else(String::new, |asked| {
-                format!(" (the last request that it began with was {asked})")
-            });
+            let what = if latest.is_none() {
+                String::new()
+            } else {
+                format!(" (the last request that it began with was {latest})")
+            };
             return Some(format!("the event loop stands still{what}"));
         }
         let threads = locked(&self.threads);
@@ -207,24 +212,32 @@ impl Dog {
             .iter()
             .find(|thread| is_over(thread.since.load(Ordering::Relaxed)))?;
         let asked = locked(&stuck.request);
-        let asked = asked.as_ref().map_or_else(String::new, Asked::to_string);
         Some(format!("{asked} gets no further"))
     }
 }
 
 impl Asked {
-    fn of(request: &Request) -> Self {
-        let method = request.method().unwrap_or_default();
-        Self {
-            method: request.headers.share(method),
-            path: request.path.clone(),
-        }
+    fn note(&mut self, request: &Request) {
+        self.clear();
+        self.method
+            .extend_from_slice(request.method().unwrap_or_default());
+        let path = request.path.get(..PATH_MAX).unwrap_or(&request.path);
+        self.path.extend_from_slice(path);
+    }
+
+    fn clear(&mut self) {
+        self.method.clear();
+        self.path.clear();
+    }
+
+    fn is_none(&self) -> bool {
+        self.method.is_empty() && self.path.is_empty()
     }
 }
 
 impl fmt::Display for Asked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = |bytes| String::from_utf8_lossy(bytes).escape_debug().to_string();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).escape_debug().to_string();
         write!(f, "{} {}", text(&self.method), text(&self.path))
     }
 }

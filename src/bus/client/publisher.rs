@@ -203,7 +203,7 @@ impl Publisher {
     /// # Cancel safety
     ///
     /// Safe: the message is queued if and only if the future completes.
-    pub async fn send(&self, message: Vec<u8>) -> io::Result<Sent> {
+    pub async fn send(&self, message: impl Into<Bytes>) -> io::Result<Sent> {
         match self.try_send(message.into())? {
             None => Ok(Sent::Queued),
             Some(message) => self.send_slowly(VecDeque::from([message])).await,

@@ -101,7 +101,7 @@ async fn topics_say_what_would_pass() {
         (Some(true), Some(false))
     );
     for message in ["abc", "ba", "ab last"] {
-        assert_eq!(publisher.send(message.into()).await.unwrap(), Sent::Queued);
+        assert_eq!(publisher.send(message).await.unwrap(), Sent::Queued);
     }
     // Waits until it is written.
     drop(publisher);
@@ -265,7 +265,7 @@ async fn a_bound_publisher_tells_each_what_it_wants() {
     };
     timeout(PATIENCE, all_there).await.unwrap();
     for message in ["a1", "b1", "c1", "a2", "b2"] {
-        assert_eq!(publisher.send(message.into()).await.unwrap(), Sent::Queued);
+        assert_eq!(publisher.send(message).await.unwrap(), Sent::Queued);
     }
     drop(publisher);
     context.close().await;

@@ -257,9 +257,9 @@ impl Link {
     /// All or nothing: with the first message that is handed over, the others are on their way.
     pub(super) async fn send_all(
         &self,
-        messages: impl IntoIterator<Item = Vec<u8>>,
+        messages: impl IntoIterator<Item = impl Into<Bytes>>,
     ) -> io::Result<Sent> {
-        let mut messages: VecDeque<_> = messages.into_iter().map(Bytes::from).collect();
+        let mut messages: VecDeque<Bytes> = messages.into_iter().map(Into::into).collect();
         std::future::poll_fn(|cx| {
             let Self(core) = self;
             let mut state = core.lock();
@@ -294,7 +294,7 @@ impl Link {
     /// Waits until nothing waits to be handed over any more.
     pub(super) async fn settled(&self) -> io::Result<()> {
         if self.0.lock().owes() {
-            return self.send_all([]).await.map(drop);
+            return self.send_all(std::iter::empty::<Bytes>()).await.map(drop);
         }
         Ok(())
     }

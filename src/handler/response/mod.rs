@@ -18,6 +18,7 @@ pub use body::BodyWriter;
 use super::control;
 use super::flow::Outflow;
 use super::http::{self as fields, Form, HttpError};
+use super::publisher::Blocked;
 use super::replies::{ReplyError, begin, note};
 use super::request::{Client, Request};
 use crate::wire::reply::encode_extended;
@@ -199,7 +200,19 @@ impl Respond {
     ///
     /// Safe: dropped early, either nothing is sent or all, the close included. One that goes in pieces, because it is larger than what
     /// `download.flow_control` lets be outstanding, is cut then, and its client with it.
-    pub async fn send(mut self, body: impl AsRef<[u8]>) -> Result<(), ReplyError> {
+    pub async fn send(self, body: impl AsRef<[u8]>) -> Result<(), ReplyError> {
+        match self.send_now(body.as_ref())? {
+            None => Ok(()),
+            Some(left) => left.send().await,
+        }
+    }
+
+    /// As [`Respond::send`], for those who cannot wait: `None` when the response is on its way, else what is left to be sent.
+    ///
+    /// # Errors
+    ///
+    /// As [`Respond::send`].
+    pub fn send_now(mut self, body: impl AsRef<[u8]>) -> Result<Option<Unsent>, ReplyError> {
         let body = body.as_ref();
         self.checked()?;
         let length = u64::try_from(body.len()).unwrap_or(u64::MAX);
@@ -212,15 +225,21 @@ impl Respond {
         }
         let close = self.closes();
         let server = self.client.server();
-        if close || !server.flows().takes_whole(self.payload().len()) {
-            return send_whole(&self.client, self.message, self.address, close).await;
-        }
-        let to = (&self.client.sender()[..], self.client.conn_id());
-        let sent = server
-            .send_response(self.message, to, (self.code, bytes))
-            .await?;
-        note(server, sent);
-        Ok(())
+        let message = if close || !server.flows().takes_whole(self.payload().len()) {
+            Waiting::New(self.message)
+        } else {
+            let to = (&self.client.sender()[..], self.client.conn_id());
+            match server.send_response(self.message, to, (self.code, bytes))? {
+                None => return Ok(None),
+                Some(blocked) => Waiting::Blocked(blocked),
+            }
+        };
+        Ok(Some(Unsent {
+            client: self.client,
+            message,
+            address: self.address,
+            close,
+        }))
     }
 
     /// Sends the head, and has the server write a file of `length` bytes as the body, in order with what is sent before and after:
@@ -402,6 +421,54 @@ impl Respond {
             out.extend_from_slice(b"\r\n");
         }
         out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// A response that is written and has not left, since its server is behind, or because it goes in pieces or closes its connection.
+/// Dropping it sends nothing.
+#[must_use = "nothing is sent before `send`"]
+pub struct Unsent {
+    client: Client,
+    message: Waiting,
+    /// How much of it is the address.
+    address: usize,
+    close: bool,
+}
+
+enum Waiting {
+    New(Vec<u8>),
+    Blocked(Blocked),
+}
+
+impl fmt::Debug for Unsent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unsent")
+            .field("client", &self.client)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Unsent {
+    /// Sends it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Respond::send`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Respond::send`].
+    pub async fn send(self) -> Result<(), ReplyError> {
+        let server = self.client.server();
+        match self.message {
+            Waiting::New(message) => {
+                send_whole(&self.client, message, self.address, self.close).await
+            }
+            Waiting::Blocked(blocked) => {
+                note(server, server.send_blocked(blocked).await?);
+                Ok(())
+            }
+        }
     }
 }
 

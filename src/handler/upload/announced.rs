@@ -72,8 +72,12 @@ impl Announced {
     pub(in crate::handler) fn look(
         &mut self,
         message: &wire::request::Request,
+        kind: Kind<'_>,
         server: &Arc<Publisher>,
     ) -> Option<Result<Found, UploadFault>> {
+        if kind == Kind::Http {
+            return None;
+        }
         let from = Sender {
             server: Arc::as_ptr(server) as usize,
             honest: server.is_lurcher() && !server.is_feed(),
@@ -87,9 +91,12 @@ impl Announced {
         message: &wire::request::Request,
         from: Sender,
     ) -> Option<Result<Found, UploadFault>> {
-        let marked = message.headers.contains("x-mongrel2-upload-start")
-            || message.headers.contains("x-mongrel2-upload-done");
-        if !marked && (self.started.is_empty() || message.path != "@*") {
+        let kind = message.kind();
+        let is_marked = matches!(
+            kind,
+            Kind::UploadStart { .. } | Kind::UploadDone { .. } | Kind::UploadForged
+        );
+        if !is_marked && (self.started.is_empty() || kind != Kind::Disconnect) {
             return None;
         }
         let key = Key {
@@ -98,7 +105,7 @@ impl Announced {
             sender: Bytes::copy_from_slice(&message.sender),
             conn_id: message.conn_id,
         };
-        match message.kind() {
+        match kind {
             Kind::UploadStart { file } => Some(self.begun(key, file, message, from)),
             Kind::UploadDone { file } => Some(self.done(&key, file, message, from)),
             Kind::UploadForged => Some(Err(UploadFault::Headers)),

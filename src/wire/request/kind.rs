@@ -66,6 +66,9 @@ pub enum Language {
 impl Request {
     /// What this message is about.
     pub fn kind(&self) -> Kind<'_> {
+        if self.is_plain() {
+            return Kind::Http;
+        }
         let headers = &self.headers;
         // HTTP requests alone have a version, and there it is always: nothing below needs one but handshakes, frames
         // and uploads.
@@ -90,6 +93,27 @@ impl Request {
             (Some(b"WEBSOCKET_HANDSHAKE"), _) if is_upgrade(headers) => Kind::WebSocketHandshake,
             _ => self.upload(),
         }
+    }
+
+    /// Whether a single look at all names tells that it is an HTTP request, as nearly all messages are: without any of the names and
+    /// methods that could mean something else.
+    fn is_plain(&self) -> bool {
+        let mut has_version = false;
+        for (name, values) in self.headers.iter() {
+            match name.len() {
+                7 => has_version |= name == b"VERSION",
+                6 if name == b"METHOD" => {
+                    let is_other = |method: &[u8]| method.starts_with(b"WEBSOCKET");
+                    if values.first().is_none_or(is_other) {
+                        return false;
+                    }
+                }
+                13 if name == b"UPLOAD_STREAM" => return false,
+                18.. if name.starts_with(b"x-mongrel2-upload-") => return false,
+                _ => {}
+            }
+        }
+        has_version
     }
 
     fn notice(&self) -> Kind<'_> {

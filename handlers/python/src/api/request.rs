@@ -130,8 +130,8 @@ impl BaseRequest {
             .get()
             .and_then(|content| content.try_lock().ok());
         let body = match content.map(|mut content| content.take()) {
-            Some(Source::Stored(upload)) => queue::Body::Stored(upload),
-            Some(Source::Reader(reader)) => queue::Body::Pieces(reader),
+            Some(Source::Stored(upload)) => queue::Body::Stored(Box::new(upload)),
+            Some(Source::Reader(reader)) => queue::Body::Pieces(Box::new(reader)),
             Some(Source::Ended) | None => queue::Body::Whole,
         };
         (self.request().clone(), body)

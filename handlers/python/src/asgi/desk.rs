@@ -35,7 +35,8 @@ const STREAM_AFTER: Duration = Duration::from_secs(1);
 
 /// A request, and where its body is.
 pub(crate) struct Work {
-    pub(crate) request: Request,
+    /// In a box, since it goes through several hands.
+    pub(crate) request: Box<Request>,
     /// The number of its mount in the site.
     pub(crate) mount: usize,
     pub(crate) source: Source,
@@ -46,9 +47,9 @@ pub(crate) enum Source {
     /// In the request.
     Whole,
     /// On its way, as it is asked for.
-    Pieces(BodyReader),
+    Pieces(Box<BodyReader>),
     /// In a file of the server's.
-    Stored(Upload),
+    Stored(Box<Upload>),
     /// There is none: a client wants to speak WebSocket.
     Handshake,
 }
@@ -73,7 +74,7 @@ pub(crate) struct Desk {
 #[derive(Default)]
 struct State {
     clients: FxHashMap<Client, Open>,
-    waiting: VecDeque<Box<Work>>,
+    waiting: VecDeque<Work>,
     /// Requests in `waiting` and behind others, and the bytes of their messages.
     held: (usize, usize),
     /// Requests that count.
@@ -86,7 +87,7 @@ struct State {
 
 struct Open {
     line: Arc<Line>,
-    behind: VecDeque<Box<Work>>,
+    behind: VecDeque<Work>,
 }
 
 impl Desk {
@@ -124,8 +125,12 @@ impl Desk {
     }
 
     /// Takes a request.
-    pub(crate) fn take(&self, work: Work) {
-        let work = Box::new(work);
+    pub(crate) fn take(&self, request: Request, mount: usize, source: Source) {
+        let work = Work {
+            request: Box::new(request),
+            mount,
+            source,
+        };
         let client = work.request.client();
         let mut state = self.lock();
         if let Some(open) = state.clients.get_mut(&client) {
@@ -167,7 +172,7 @@ impl Desk {
         }
     }
 
-    fn start(&self, state: &mut State, work: Box<Work>, behind: VecDeque<Box<Work>>) {
+    fn start(&self, state: &mut State, work: Work, behind: VecDeque<Work>) {
         let client = work.request.client();
         let counts = !work.is_websocket();
         state.running += usize::from(counts);

@@ -29,7 +29,7 @@ type Opening = Pin<Box<dyn Future<Output = Result<BodyReader, UploadError>> + Se
 enum Body {
     Whole(Bytes),
     Opening(Opening),
-    Pieces(BodyReader),
+    Pieces(Box<BodyReader>),
     /// The application has had it.
     Read,
     /// It will never be whole.
@@ -60,7 +60,7 @@ enum Stage {
 pub(crate) struct Http {
     hub: Py<Hub>,
     line: Arc<Line>,
-    request: Request,
+    request: Box<Request>,
     state: Mutex<State>,
 }
 
@@ -293,17 +293,21 @@ impl Http {
                 };
                 let is_read = state.body.is_read();
                 drop(state);
-                self.line.begin();
                 let respond = if is_read {
                     head.respond
                 } else {
                     head.respond.close()
                 };
-                let sending: outlet::Sending = match body {
-                    Some(body) => Box::pin(respond.send(body)),
-                    None => Box::pin(respond.send(b"")),
-                };
-                outlet::whole(&self.hub.get().desk, &self.line, sending);
+                let body = body.as_deref().unwrap_or_default();
+                match respond.send_now(body) {
+                    Ok(None) => {}
+                    Ok(Some(left)) => {
+                        self.line.begin();
+                        let sending = Box::pin(left.send());
+                        outlet::whole(&self.hub.get().desk, &self.line, sending);
+                    }
+                    Err(error) => outlet::tell(&error, &self.line),
+                }
                 // Who waits for the client to go has seen enough of it.
                 self.wake(py);
                 self.hub.get().said();
@@ -509,7 +513,7 @@ impl Http {
                 Body::Opening(opening) => {
                     let opened = http.polled(|context| opening.as_mut().poll(context));
                     match opened {
-                        Poll::Ready(Ok(reader)) => state.body = Body::Pieces(reader),
+                        Poll::Ready(Ok(reader)) => state.body = Body::Pieces(Box::new(reader)),
                         Poll::Ready(Err(error)) => {
                             tracing::warn!(%error, "a stored upload cannot be read");
                             state.body = Body::Broken;

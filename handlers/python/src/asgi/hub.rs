@@ -18,7 +18,7 @@ use super::http::{Http, shown};
 use super::inbox::{Farewell, Incoming};
 use super::line::Line;
 use super::outlet;
-use super::runner::{Runner, Running, Start};
+use super::runner::{Looks, Runner, Running, Start};
 use super::scope::{self, Scopes};
 use super::wait::Done;
 use super::websocket::WebSocket;
@@ -139,6 +139,7 @@ struct Loop {
     task_options: Py<PyDict>,
     /// The context that tasks begin with.
     context: Py<PyAny>,
+    looks: Looks,
     cancelled: Py<PyAny>,
     format_exception: Py<PyAny>,
     /// Ends when all is over.
@@ -236,6 +237,7 @@ impl Hub {
                 .getattr("copy_context")?
                 .call0()?
                 .unbind(),
+            looks: Looks::new(py)?,
             cancelled: asyncio.getattr("CancelledError")?.unbind(),
             format_exception: py
                 .import("traceback")?
@@ -405,6 +407,11 @@ impl Hub {
         self.done.bind(py).clone().into_any()
     }
 
+    pub(crate) fn looks(&self) -> PyResult<&Looks> {
+        let around = self.around.get().ok_or_else(not_begun)?;
+        Ok(&around.looks)
+    }
+
     /// A new future of the loop.
     pub(crate) fn future(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let around = self.around.get();
@@ -555,11 +562,7 @@ impl Hub {
     }
 
     /// Begins with a request: makes what the application needs, and calls it. None: that could not be, and was answered.
-    pub(crate) fn begin_one(
-        slf: &Bound<'_, Self>,
-        work: Work,
-        line: &Arc<Line>,
-    ) -> Option<Running> {
+    pub(crate) fn begin_one(slf: &Bound<'_, Self>, work: Work, line: Arc<Line>) -> Option<Running> {
         let py = slf.py();
         let hub = slf.get();
         watchdog::loop_begins(&work.request);
@@ -574,24 +577,19 @@ impl Hub {
         let (app, scope) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
-                hub.could_not_start(&work.request, line, error.value(py));
+                hub.could_not_start(&work.request, &line, error.value(py));
                 return None;
             }
         };
-        let (own, its) = (slf.clone().unbind(), Arc::clone(line));
+        let own = slf.clone().unbind();
         let exchange = if is_websocket {
-            Py::new(py, WebSocket::new(own, its, work.request)).map(Exchange::WebSocket)
+            Py::new(py, WebSocket::new(own, line, *work.request)).map(Exchange::WebSocket)
         } else {
-            Py::new(py, Http::new(own, its, work)).map(Exchange::Http)
+            Py::new(py, Http::new(own, line, work)).map(Exchange::Http)
         };
-        let exchange = match exchange {
-            Ok(exchange) => exchange,
-            Err(error) => {
-                error.print(py);
-                hub.left(line, false);
-                return None;
-            }
-        };
+        // Only where there is no memory left.
+        let exchange = exchange.inspect_err(|error| error.clone_ref(py).print(py));
+        let exchange = exchange.ok()?;
         let running = Running::new(exchange, app, &scope);
         running
             .map_err(|(exchange, error)| exchange.ended(py, Some(error), false))

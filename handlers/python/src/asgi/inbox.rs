@@ -26,7 +26,7 @@ pub(crate) enum Farewell {
 /// Something for the event loop.
 pub(crate) enum Incoming {
     /// A request to begin with.
-    Start(Box<Work>, Arc<Line>),
+    Start(Work, Arc<Line>),
     /// There is news for whoever waits for this client.
     News(Arc<Line>),
     Farewell(Farewell),

@@ -26,7 +26,7 @@ use crate::engine::Engine;
 use crate::load::App;
 use crate::site::{Interface, Site};
 
-pub(crate) use desk::{CONCURRENCY, Desk, Source, Work};
+pub(crate) use desk::{CONCURRENCY, Desk, Source};
 pub(crate) use inbox::{Farewell, Inbox, Incoming};
 
 use hub::{Hub, Place};

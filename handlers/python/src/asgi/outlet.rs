@@ -87,21 +87,20 @@ pub(crate) fn whole(desk: &Arc<Desk>, line: &Arc<Line>, sending: Sending) {
     line.sends();
     let (desk, line) = (Arc::clone(desk), Arc::clone(line));
     soon(runtime, async move {
-        tell(sending.await, &line);
+        if let Err(error) = sending.await {
+            tell(&error, &line);
+        }
         if line.sent() {
             desk.done(&line);
         }
     });
 }
 
-/// Logs what went wrong; true when nothing did.
-fn tell(sent: Result<(), ReplyError>, line: &Line) -> bool {
-    match sent {
-        Ok(()) => return true,
-        Err(ReplyError::ClientGone) => {}
-        Err(error) => tracing::warn!(client = ?line.client(), %error, "could not answer"),
+/// Logs what went wrong.
+pub(crate) fn tell(error: &ReplyError, line: &Line) {
+    if !matches!(error, ReplyError::ClientGone) {
+        tracing::warn!(client = ?line.client(), %error, "could not answer");
     }
-    false
 }
 
 impl Outlet {
@@ -181,7 +180,8 @@ impl Outlet {
             while let Some(step) = self.next() {
                 let bytes = step.len();
                 let done = self.done(step, &mut writer).await;
-                if !tell(done, &self.line) {
+                if let Err(error) = done {
+                    tell(&error, &self.line);
                     self.fail();
                     drop(writer);
                     return self.rest(None);
@@ -197,7 +197,8 @@ impl Outlet {
                     flushed = open.flush() => flushed,
                     () = self.more.notified() => continue,
                 };
-                if !tell(flushed, &self.line) {
+                if let Err(error) = flushed {
+                    tell(&error, &self.line);
                     self.fail();
                     drop(writer);
                     return self.rest(None);

@@ -11,7 +11,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyIterator, PyList, PyString};
+use pyo3::types::{PyIterator, PyString};
 
 use super::desk::Work;
 use super::hub::{Exchange, Hub};
@@ -19,7 +19,7 @@ use super::line::Line;
 use super::wait::thrown;
 
 /// A request that has come.
-pub(crate) type Start = (Box<Work>, Arc<Line>);
+pub(crate) type Start = (Work, Arc<Line>);
 
 /// What a task runs: for Python a coroutine.
 #[pyclass(frozen, name = "Runner", module = "lurcher")]
@@ -166,6 +166,7 @@ impl Runner {
         let py = slf.py();
         let runner = slf.get();
         let hub = runner.hub.bind(py);
+        let looks = hub.get().looks()?;
         let mut blank = None;
         loop {
             let (start, has_more) = {
@@ -177,9 +178,9 @@ impl Runner {
                 return Ok(None);
             };
             if has_more && blank.is_none() {
-                blank = Some(Blank::here(py)?);
+                blank = Some(Blank::here(looks, py)?);
             }
-            let Some(running) = Hub::begin_one(hub, *work, &line) else {
+            let Some(running) = Hub::begin_one(hub, work, line) else {
                 continue;
             };
             match running.step(py) {
@@ -193,7 +194,7 @@ impl Runner {
             }
             drop(running);
             if let Some(blank) = blank.as_ref().filter(|_| has_more)
-                && !blank.is_still_so(py).unwrap_or_default()
+                && !blank.is_still_so(looks).unwrap_or_default()
             {
                 runner.pass_on(hub);
                 return Ok(None);
@@ -295,63 +296,69 @@ fn current_task(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     CURRENT_TASK.import(py, "asyncio", "current_task")?.call0()
 }
 
-fn current_context(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    static COPY_CONTEXT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let copy_context = COPY_CONTEXT.import(py, "contextvars", "copy_context")?;
-    copy_context.call0()
-}
-
 /// How the task and its context look before anybody has had them.
-struct Blank {
-    task: Py<PyAny>,
-    context: Py<PyAny>,
-    /// What the task refers to: its name, callbacks, attributes that it was given.
-    referents: Py<PyList>,
-    references: usize,
-    weak_references: usize,
+struct Blank<'py> {
+    task: Bound<'py, PyAny>,
+    references: Bound<'py, PyAny>,
+    weak_references: Bound<'py, PyAny>,
+    /// What the task refers to: its name, its callbacks, the attributes that it was given.
+    referents: Bound<'py, PyAny>,
+    context: Bound<'py, PyAny>,
 }
 
-impl Blank {
-    fn here(py: Python<'_>) -> PyResult<Self> {
+impl<'py> Blank<'py> {
+    fn here(looks: &Looks, py: Python<'py>) -> PyResult<Self> {
         let task = current_task(py)?;
-        let referents = referents(&task)?;
-        let context = current_context(py)?;
         Ok(Self {
-            references: references(&task)?,
-            weak_references: weak_references(&task)?,
-            referents: referents.unbind(),
-            context: context.unbind(),
-            task: task.unbind(),
+            references: looks.references.bind(py).call1((&task,))?,
+            weak_references: looks.weak_references.bind(py).call1((&task,))?,
+            referents: looks.referents.bind(py).call1((&task,))?,
+            context: looks.context.bind(py).call0()?,
+            task,
         })
     }
 
-    fn is_still_so(&self, py: Python<'_>) -> PyResult<bool> {
-        let task = self.task.bind(py);
-        let context = current_context(py)?;
-        Ok(references(task)? == self.references
-            && context.eq(&self.context)?
+    /// Whether that is so still. Small numbers are the same when they are equal; others, which are not there, count as different.
+    fn is_still_so(&self, looks: &Looks) -> PyResult<bool> {
+        let (task, py) = (&self.task, self.task.py());
+        Ok(looks
+            .references
+            .bind(py)
+            .call1((task,))?
+            .is(&self.references)
+            && looks.context.bind(py).call0()?.eq(&self.context)?
             && !task.getattr(intern!(py, "_must_cancel"))?.is_truthy()?
-            && weak_references(task)? == self.weak_references
-            && referents(task)?.eq(&self.referents)?)
+            && looks
+                .weak_references
+                .bind(py)
+                .call1((task,))?
+                .is(&self.weak_references)
+            && looks
+                .referents
+                .bind(py)
+                .call1((task,))?
+                .eq(&self.referents)?)
     }
 }
 
-fn references(task: &Bound<'_, PyAny>) -> PyResult<usize> {
-    static COUNT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let count = COUNT.import(task.py(), "sys", "getrefcount")?;
-    count.call1((task,))?.extract()
+/// What tells how a task looks.
+pub(crate) struct Looks {
+    references: Py<PyAny>,
+    weak_references: Py<PyAny>,
+    referents: Py<PyAny>,
+    context: Py<PyAny>,
 }
 
-fn weak_references(task: &Bound<'_, PyAny>) -> PyResult<usize> {
-    static COUNT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let count = COUNT.import(task.py(), "weakref", "getweakrefcount")?;
-    count.call1((task,))?.extract()
-}
-
-fn referents<'py>(task: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
-    static GET_REFERENTS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let get_referents = GET_REFERENTS.import(task.py(), "gc", "get_referents")?;
-    Ok(get_referents.call1((task,))?.cast_into()?)
+impl Looks {
+    pub(crate) fn new(py: Python<'_>) -> PyResult<Self> {
+        let function = |module, name| py.import(module)?.getattr(name).map(Bound::unbind);
+        Ok(Self {
+            references: function("sys", "getrefcount")?,
+            weak_references: function("weakref", "getweakrefcount")?,
+            referents: function("gc", "get_referents")?,
+            context: function("contextvars", "copy_context")?,
+        })
+    }
 }
 
 /// What a step of a coroutine gives, as its method `send` gives it.

@@ -1,8 +1,8 @@
 //! What an application is told of a request: its `scope`.
 //!
-//! Most of it is the same from one request to the next. What never changes stands in a template that is copied; names and values of
-//! headers that came before are not made again. Nothing that identifies somebody is kept, and what is kept is compared byte for
-//! byte before it is used.
+//! Most of it is the same from one request to the next. It stands in a template that is copied: what never changes, and the method, the
+//! query, client and server of the request before; names and values of headers that came before are not made again. Of what identifies
+//! somebody no more is kept than that, and what is kept is compared byte for byte before it is used.
 
 use bytes::Bytes;
 use lurcher::handler::Request;
@@ -28,16 +28,24 @@ const SPEC_VERSION: &str = "2.5";
 
 /// Makes scopes, one after the other.
 pub(crate) struct Scopes {
-    http: Py<PyDict>,
-    websocket: Py<PyDict>,
-    http_extensions: Py<PyDict>,
-    websocket_extensions: Py<PyDict>,
+    http: Template,
+    websocket: Template,
     pairs: Vec<Option<Pair>>,
     words: FxHashMap<Bytes, Py<PyBytes>>,
-    texts: FxHashMap<Bytes, Py<PyString>>,
-    /// The pairs of host and port that came last.
-    client: Option<(Bytes, Py<PyTuple>)>,
-    server: Option<(Bytes, bool, Py<PyAny>)>,
+}
+
+/// The scope of the request before, but for its path and its headers.
+struct Template {
+    scope: Py<PyDict>,
+    extensions: Py<PyDict>,
+    /// What stands in it, as it came.
+    method: Vec<u8>,
+    query: Vec<u8>,
+    root: String,
+    client: Option<Vec<u8>>,
+    host: Option<Vec<u8>>,
+    is_secure: bool,
+    is_old: bool,
 }
 
 struct Pair {
@@ -52,41 +60,16 @@ impl Scopes {
         let versions = PyDict::new(py);
         versions.set_item("version", "3.0")?;
         versions.set_item("spec_version", SPEC_VERSION)?;
-        // All that a scope has, so that a copy need not grow; what is so almost always is not set again.
-        let template = |kind: &str, scheme: &str, own: &Bound<'_, PyString>| {
-            let dict = PyDict::new(py);
-            dict.set_item(intern!(py, "type"), kind)?;
-            dict.set_item(intern!(py, "asgi"), &versions)?;
-            dict.set_item(intern!(py, "http_version"), "1.1")?;
-            dict.set_item(intern!(py, "scheme"), scheme)?;
-            dict.set_item(intern!(py, "path"), "")?;
-            dict.set_item(intern!(py, "raw_path"), PyBytes::new(py, b""))?;
-            dict.set_item(intern!(py, "query_string"), PyBytes::new(py, b""))?;
-            dict.set_item(intern!(py, "root_path"), "")?;
-            dict.set_item(intern!(py, "headers"), py.None())?;
-            dict.set_item(intern!(py, "client"), py.None())?;
-            dict.set_item(intern!(py, "server"), py.None())?;
-            dict.set_item(intern!(py, "extensions"), py.None())?;
-            dict.set_item(own, py.None())?;
-            PyResult::Ok(dict.unbind())
-        };
-        let extensions = |names: &[&str]| {
-            let dict = PyDict::new(py);
-            for name in names {
-                dict.set_item(name, PyDict::new(py))?;
-            }
-            PyResult::Ok(dict.unbind())
-        };
         Ok(Self {
-            http: template("http", "http", intern!(py, "method"))?,
-            websocket: template("websocket", "ws", intern!(py, "subprotocols"))?,
-            http_extensions: extensions(&["http.response.trailers", "http.response.pathsend"])?,
-            websocket_extensions: extensions(&["websocket.http.response"])?,
+            http: Template::new(
+                py,
+                "http",
+                &versions,
+                &["http.response.trailers", "http.response.pathsend"],
+            )?,
+            websocket: Template::new(py, "websocket", &versions, &["websocket.http.response"])?,
             pairs: (0..PAIRS).map(|_| None).collect(),
             words: FxHashMap::default(),
-            texts: FxHashMap::default(),
-            client: None,
-            server: None,
         })
     }
 
@@ -99,13 +82,6 @@ impl Scopes {
         root: &str,
         state: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let (template, extensions) = if is_websocket {
-            (&self.websocket, &self.websocket_extensions)
-        } else {
-            (&self.http, &self.http_extensions)
-        };
-        let scope = template.bind(py).copy()?;
-        let extensions = extensions.bind(py).copy()?;
         let headers = PyList::empty(py);
         let mut told = Told::default();
         for (name, values) in request.headers.iter() {
@@ -125,40 +101,22 @@ impl Scopes {
                 headers.append(self.pair(py, name, value)?)?;
             }
         }
-        if told.version == Some(b"HTTP/1.0") {
-            let version = intern!(py, "1.0");
-            scope.set_item(intern!(py, "http_version"), version)?;
-        }
-        let is_secure = told.scheme == Some(b"https");
+        let template = if is_websocket {
+            &mut self.websocket
+        } else {
+            &mut self.http
+        };
+        template.follow(py, &told, root, is_websocket)?;
+        let scope = template.scope.bind(py).copy()?;
+        let extensions = template.extensions.bind(py).copy()?;
         let path = path_only(&request.path);
         scope.set_item(intern!(py, "path"), decoded(py, path))?;
         scope.set_item(intern!(py, "raw_path"), PyBytes::new(py, path))?;
-        if let Some(query) = told.query {
-            scope.set_item(intern!(py, "query_string"), self.word(py, query))?;
-        }
-        if !root.is_empty() {
-            let root = self.text(py, root.as_bytes());
-            scope.set_item(intern!(py, "root_path"), root)?;
-        }
         scope.set_item(intern!(py, "headers"), headers)?;
-        scope.set_item(intern!(py, "client"), self.client(py, told.client)?)?;
-        let server = self.server(py, told.host, is_secure)?;
-        scope.set_item(intern!(py, "server"), server)?;
         scope.set_item(intern!(py, "extensions"), extensions)?;
-        if is_secure {
-            let scheme = if is_websocket {
-                intern!(py, "wss")
-            } else {
-                intern!(py, "https")
-            };
-            scope.set_item(intern!(py, "scheme"), scheme)?;
-        }
         if is_websocket {
             let protocols = PyList::new(py, request.websocket_protocols())?;
             scope.set_item(intern!(py, "subprotocols"), protocols)?;
-        } else {
-            let method = told.method.unwrap_or(b"GET");
-            scope.set_item(intern!(py, "method"), self.text(py, method))?;
         }
         if let Some(state) = state {
             // Its own, so that what one request puts there is no other's.
@@ -212,66 +170,115 @@ impl Scopes {
         }
         made
     }
+}
 
-    /// The same as text.
-    fn text<'py>(&mut self, py: Python<'py>, word: &[u8]) -> Bound<'py, PyString> {
-        if let Some(known) = self.texts.get(word) {
-            return known.bind(py).clone();
+impl Template {
+    fn new(
+        py: Python<'_>,
+        kind: &str,
+        versions: &Bound<'_, PyDict>,
+        extensions: &[&str],
+    ) -> PyResult<Self> {
+        // All that a scope has, so that a copy need not grow.
+        let scope = PyDict::new(py);
+        scope.set_item(intern!(py, "type"), kind)?;
+        scope.set_item(intern!(py, "asgi"), versions)?;
+        scope.set_item(intern!(py, "http_version"), "1.1")?;
+        scope.set_item(intern!(py, "path"), "")?;
+        scope.set_item(intern!(py, "raw_path"), PyBytes::new(py, b""))?;
+        scope.set_item(intern!(py, "query_string"), PyBytes::new(py, b""))?;
+        scope.set_item(intern!(py, "root_path"), "")?;
+        scope.set_item(intern!(py, "headers"), py.None())?;
+        scope.set_item(intern!(py, "client"), py.None())?;
+        scope.set_item(intern!(py, "server"), py.None())?;
+        scope.set_item(intern!(py, "extensions"), py.None())?;
+        if kind == "websocket" {
+            scope.set_item(intern!(py, "scheme"), "ws")?;
+            scope.set_item(intern!(py, "subprotocols"), py.None())?;
+        } else {
+            scope.set_item(intern!(py, "scheme"), "http")?;
+            scope.set_item(intern!(py, "method"), "GET")?;
         }
-        let made = PyString::new(py, &String::from_utf8_lossy(word));
-        if self.texts.len() < WORDS_MAX && word.len() <= 64 {
-            let kept = made.clone().unbind();
-            self.texts.insert(Bytes::copy_from_slice(word), kept);
+        let all = PyDict::new(py);
+        for name in extensions {
+            all.set_item(name, PyDict::new(py))?;
         }
-        made
+        Ok(Self {
+            scope: scope.unbind(),
+            extensions: all.unbind(),
+            method: b"GET".to_vec(),
+            query: Vec::new(),
+            root: String::new(),
+            client: None,
+            host: None,
+            is_secure: false,
+            is_old: false,
+        })
     }
 
-    /// Who asks. Servers do not tell the port.
-    fn client<'py>(
+    /// Changes what is not as it was in the request before.
+    fn follow(
         &mut self,
-        py: Python<'py>,
-        address: Option<&[u8]>,
-    ) -> PyResult<Option<Bound<'py, PyTuple>>> {
-        let Some(address) = address else {
-            return Ok(None);
-        };
-        if let Some((known, client)) = &self.client
-            && *known == address
-        {
-            return Ok(Some(client.bind(py).clone()));
+        py: Python<'_>,
+        told: &Told<'_>,
+        root: &str,
+        is_websocket: bool,
+    ) -> PyResult<()> {
+        let scope = self.scope.bind(py);
+        let method = told.method.unwrap_or(b"GET");
+        if !is_websocket && self.method != method {
+            let text = PyString::new(py, &String::from_utf8_lossy(method));
+            scope.set_item(intern!(py, "method"), text)?;
+            replace(&mut self.method, method);
         }
-        let text = PyString::new(py, &String::from_utf8_lossy(address));
-        let client = PyTuple::new(py, [text.into_any(), 0u16.into_pyobject(py)?.into_any()])?;
-        self.client = Some((Bytes::copy_from_slice(address), client.clone().unbind()));
-        Ok(Some(client))
+        let query = told.query.unwrap_or_default();
+        if self.query != query {
+            scope.set_item(intern!(py, "query_string"), PyBytes::new(py, query))?;
+            replace(&mut self.query, query);
+        }
+        if self.root != root {
+            scope.set_item(intern!(py, "root_path"), root)?;
+            root.clone_into(&mut self.root);
+        }
+        let is_old = told.version == Some(b"HTTP/1.0");
+        if self.is_old != is_old {
+            let version = if is_old { "1.0" } else { "1.1" };
+            scope.set_item(intern!(py, "http_version"), version)?;
+            self.is_old = is_old;
+        }
+        if self.client.as_deref() != told.client {
+            // Servers do not tell the port.
+            let client = told
+                .client
+                .map(|client| (String::from_utf8_lossy(client), 0));
+            scope.set_item(intern!(py, "client"), client)?;
+            self.client = told.client.map(<[u8]>::to_vec);
+        }
+        let is_secure = told.scheme == Some(b"https");
+        if self.host.as_deref() != told.host || self.is_secure != is_secure {
+            let server = told.host.map(|host| host_and_port(host, is_secure));
+            scope.set_item(intern!(py, "server"), server)?;
+            self.host = told.host.map(<[u8]>::to_vec);
+        }
+        if self.is_secure != is_secure {
+            let scheme = match (is_websocket, is_secure) {
+                (false, false) => "http",
+                (false, true) => "https",
+                (true, false) => "ws",
+                (true, true) => "wss",
+            };
+            scope.set_item(intern!(py, "scheme"), scheme)?;
+            self.is_secure = is_secure;
+        }
+        Ok(())
     }
+}
 
-    /// Who was asked, as the client calls it.
-    fn server<'py>(
-        &mut self,
-        py: Python<'py>,
-        host: Option<&[u8]>,
-        is_secure: bool,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let Some(host) = host else {
-            return Ok(py.None().into_bound(py));
-        };
-        if let Some((known, secure, server)) = &self.server
-            && *known == host
-            && *secure == is_secure
-        {
-            return Ok(server.bind(py).clone());
-        }
-        let (name, port) = host_and_port(host, is_secure);
-        let name = PyString::new(py, &name);
-        let server = PyTuple::new(py, [name.into_any(), port.into_pyobject(py)?.into_any()])?;
-        let server = server.into_any();
-        if host.len() <= VALUE_BYTES_MAX {
-            let kept = server.clone().unbind();
-            self.server = Some((Bytes::copy_from_slice(host), is_secure, kept));
-        }
-        Ok(server)
-    }
+/// Puts others in the place of these bytes. Room for long ones is not kept.
+fn replace(bytes: &mut Vec<u8>, others: &[u8]) {
+    bytes.clear();
+    bytes.shrink_to(VALUE_BYTES_MAX);
+    bytes.extend_from_slice(others);
 }
 
 /// What the server tells of a request.

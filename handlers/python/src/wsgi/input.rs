@@ -53,13 +53,13 @@ impl Input {
             }
             Body::Pieces(reader) => {
                 let length = reader.remaining();
-                (Bytes::new(), Rest::Pieces(reader), length)
+                (Bytes::new(), Rest::Pieces(*reader), length)
             }
             Body::Stored(upload) => {
                 let length = upload.declared_length();
                 let size = || Some(upload.path().metadata().ok()?.len());
                 let length = length.or_else(size);
-                (Bytes::new(), Rest::Stored(upload), length)
+                (Bytes::new(), Rest::Stored(*upload), length)
             }
         };
         let rest = Mutex::new(rest);
