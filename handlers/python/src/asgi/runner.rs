@@ -169,37 +169,39 @@ impl Runner {
         let looks = hub.get().looks()?;
         let mut blank = None;
         loop {
-            let (start, has_more) = {
-                let mut state = runner.lock();
-                let start = state.starts.pop_front();
-                (start, !state.starts.is_empty())
-            };
+            let (start, has_more) = runner.next();
             let Some((work, line)) = start else {
                 return Ok(None);
             };
             if has_more && blank.is_none() {
-                blank = Some(Blank::here(looks, py)?);
+                blank = Blank::here(looks, py).ok();
             }
-            let Some(running) = Hub::begin_one(hub, work, line) else {
-                continue;
-            };
-            match running.step(py) {
-                Went::Waits(future) => {
-                    running.exchange.waits(hub, current_task(py)?)?;
-                    runner.lock().waiting = Some(running);
-                    runner.pass_on(hub);
-                    return Ok(Some(future));
+            if let Some(running) = Hub::begin_one(hub, work, line) {
+                match running.step(py) {
+                    Went::Waits(future) => {
+                        if let Err(error) = running.exchange.waits(hub, current_task(py)?) {
+                            error.print(py);
+                        }
+                        runner.lock().waiting = Some(running);
+                        runner.pass_on(hub);
+                        return Ok(Some(future));
+                    }
+                    Went::Ended(error) => running.exchange.ended(py, error, false),
                 }
-                Went::Ended(error) => running.exchange.ended(py, error, false),
             }
-            drop(running);
-            if let Some(blank) = blank.as_ref().filter(|_| has_more)
-                && !blank.is_still_so(looks).unwrap_or_default()
-            {
+            let is_blank = |blank: &Blank<'_>| blank.is_still_so(looks).unwrap_or_default();
+            if has_more && !blank.as_ref().is_some_and(is_blank) {
                 runner.pass_on(hub);
                 return Ok(None);
             }
         }
+    }
+
+    /// The next one, and whether there are more.
+    fn next(&self) -> (Option<Start>, bool) {
+        let mut state = self.lock();
+        let start = state.starts.pop_front();
+        (start, !state.starts.is_empty())
     }
 
     /// Gives what is left to others.
