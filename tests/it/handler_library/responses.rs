@@ -62,6 +62,30 @@ fn one_response_is_one_message_with_length_and_date() {
 }
 
 #[test]
+fn a_response_leaves_without_being_waited_for_if_it_can() {
+    let replies = sent(&get(1), async |request| {
+        let left = text(request.respond(201)).send_now("abc").unwrap();
+        assert!(left.is_none(), "{left:?}");
+    });
+    let expect =
+        "front 1:1, HTTP/1.1 201 Created\r\nX-A: b\r\nDate: D\r\nContent-Length: 3\r\n\r\nabc";
+    assert_eq!(replies, [expect]);
+    // One with an end of the connection behind it is two messages, which go when they are sent.
+    let replies = sent(&get_old(1), async |request| {
+        let left = request.respond(200).send_now("abc").unwrap();
+        left.expect("a close is left").send().await.unwrap();
+    });
+    let head = "front 1:1, HTTP/1.1 200 OK\r\nDate: D\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc";
+    assert_eq!(replies, [head, "front 1:1, "]);
+    let replies = sent(&get_old(1), async |request| {
+        drop(request.respond(200).send_now("abc").unwrap());
+        let mistake = request.respond(200).header("a b", "c").send_now("abc");
+        assert!(matches!(mistake, Err(ReplyError::Http(HttpError::Name(_)))));
+    });
+    assert_eq!(replies, [""; 0]);
+}
+
+#[test]
 fn the_end_of_the_connection_is_said_and_done() {
     let replies = sent(&get_old(1), async |request| {
         request.respond(200).send("abc").await.unwrap();
