@@ -20,6 +20,9 @@ async def app(scope, receive, send):
         return
     if scope["path"] == "/called":
         return await answer(send, str(len(called)))
+    if scope["path"] == "/named":
+        # Python counts tasks by their names.
+        return await answer(send, asyncio.current_task().get_name())
     leave = LEAVES[scope["path"][1:]]
     found = traces()
     await answer(send, found or "nothing")

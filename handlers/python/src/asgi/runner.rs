@@ -311,6 +311,8 @@ struct Blank<'py> {
 impl<'py> Blank<'py> {
     fn here(looks: &Looks, py: Python<'py>) -> PyResult<Self> {
         let task = current_task(py)?;
+        // It is made when it is asked for (Python 3.13), by a log for one, which is no trace.
+        task.call_method0(intern!(py, "get_name"))?;
         Ok(Self {
             references: looks.references.bind(py).call1((&task,))?,
             weak_references: looks.weak_references.bind(py).call1((&task,))?,
