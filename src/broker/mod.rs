@@ -19,6 +19,7 @@
 
 mod answer;
 mod device;
+mod endings;
 mod facts;
 mod inward;
 mod leaving;
