@@ -477,6 +477,57 @@ impl Drop for SharedWords {
     }
 }
 
+/// Has all threads of this process wait for their turns whenever they are woken (`SCHED_BATCH` of sched(7)), or no longer. Threads of a
+/// policy that is neither that nor the usual one keep it.
+#[cfg(feature = "gateway")]
+pub fn set_batch(batch: bool) -> io::Result<()> {
+    let (from, to) = if batch {
+        (libc::SCHED_OTHER, libc::SCHED_BATCH)
+    } else {
+        (libc::SCHED_BATCH, libc::SCHED_OTHER)
+    };
+    let is_gone = |error: &io::Error| error.raw_os_error() == Some(libc::ESRCH);
+    for entry in std::fs::read_dir("/proc/self/task")? {
+        let name = entry?.file_name();
+        let Some(thread) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        match set_policy(thread, from, to) {
+            Err(error) if !is_gone(&error) => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(feature = "gateway")]
+fn set_policy(thread: libc::pid_t, from: libc::c_int, to: libc::c_int) -> io::Result<()> {
+    // Both by number: musl's functions of these names only say that there are none.
+    // SAFETY: it takes a number, and fails where no thread has it.
+    let policy = unsafe { libc::syscall(libc::SYS_sched_getscheduler, thread) };
+    if policy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if policy != libc::c_long::from(from) {
+        return Ok(());
+    }
+    // Both policies have the one priority 0.
+    let priority: libc::c_int = 0;
+    // SAFETY: a `struct sched_param` is for the system the one int that it is given, which outlives the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_sched_setscheduler,
+            thread,
+            to,
+            &raw const priority,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// The user in whose name this process opens files.
 pub fn effective_user() -> u32 {
     // SAFETY: it takes nothing and cannot fail.

@@ -11,6 +11,7 @@ pub(super) mod beginning;
 mod env_file;
 mod m2wsgi;
 mod options;
+mod patience;
 mod plan;
 mod rights;
 pub(super) mod source;

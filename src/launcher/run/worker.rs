@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::access_log::{AccessLog, Sink, Tally};
+use super::patience::Patience;
 use super::plan::{App, Plan};
 use super::supervise::order::{Message, ORDER_MAX, Order, Word};
 use super::{BuiltIn, Drive, Handler, Leaving, Program, Serving, Work, beginning, rights, zygote};
@@ -479,13 +480,14 @@ impl Above {
     }
 }
 
-/// Tells the supervisor how it goes, now and then, for ever.
+/// Tells the supervisor how it goes, now and then, for ever; how it goes tells this process how to wait.
 async fn report(supervisor: Option<&UnixStream>, counts: &Counts) -> Infallible {
     if supervisor.is_none() {
         return std::future::pending().await;
     }
     let mut told = (0, 0);
     let mut files = Vec::new();
+    let mut patience = Patience::default();
     let mut look = tokio::time::interval(REPORTS);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -499,6 +501,7 @@ async fn report(supervisor: Option<&UnixStream>, counts: &Counts) -> Infallible 
             }
         }
         let (in_flight, served) = (counts.open(), counts.served());
+        patience.look(served);
         if told != (in_flight, served) {
             told = (in_flight, served);
             tell(supervisor, &Message::Counts { in_flight, served });

@@ -1,9 +1,10 @@
 //! `lurcher run` as a supervisor: its workers come, go, are counted and replaced, and no request is lost by it. `rolling` is about that
-//! last point, `fed` about workers behind their supervisor's feed, `ends` about how workers and supervisors end, `rights` about who
+//! last point, `fed` about workers behind their supervisor's feed, `ends` about how workers and supervisors end, `patience` about when they wait, `rights` about who
 //! workers are.
 
 mod ends;
 mod fed;
+mod patience;
 mod rights;
 mod rolling;
 
