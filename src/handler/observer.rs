@@ -260,7 +260,22 @@ struct Open {
     serial: u64,
     since: Instant,
     scanner: Scanner,
-    exchange: Exchange,
+    conn_id: ConnId,
+    /// Where they are wanted.
+    texts: Option<Box<Texts>>,
+}
+
+/// What the request said, in copies, so that a message of any size is not kept.
+#[derive(Debug)]
+struct Texts {
+    sender: Bytes,
+    method: Bytes,
+    uri: Bytes,
+    version: Bytes,
+    remote_addr: Bytes,
+    referer: Bytes,
+    user_agent: Bytes,
+    started: SystemTime,
 }
 
 impl Watch {
@@ -291,7 +306,9 @@ impl Watch {
         self.observer.begun(message);
         let texts = self.observer.wants_texts();
         let oldest = self.lock().add(key, message, texts);
-        self.endings(oldest.into_iter().collect()).tell(true);
+        if let Some(oldest) = oldest {
+            self.observer.ended(&oldest);
+        }
     }
 
     /// Follows what is sent to a client, and says which of its requests that ends.
@@ -449,21 +466,6 @@ impl Table {
 }
 
 fn open(message: &Request, serial: u64, texts: bool) -> Open {
-    // Copies, so that a message of any size is not kept.
-    let copy = |bytes: &[u8]| {
-        if texts {
-            Bytes::copy_from_slice(bytes)
-        } else {
-            Bytes::new()
-        }
-    };
-    let field = |name: &str| {
-        if texts {
-            copy(message.headers.first(name).unwrap_or_default())
-        } else {
-            Bytes::new()
-        }
-    };
     let method = match message.method() {
         Some(b"WEBSOCKET_HANDSHAKE") => &b"GET"[..],
         method => method.unwrap_or_default(),
@@ -481,21 +483,40 @@ fn open(message: &Request, serial: u64, texts: bool) -> Open {
         serial,
         since: Instant::now(),
         scanner: Scanner::new(asked, version, !message.should_close()),
-        exchange: Exchange {
-            sender: copy(&message.sender),
-            conn_id: message.conn_id,
-            method: copy(method),
+        conn_id: message.conn_id,
+        texts: texts.then(|| Box::new(Texts::of(message, method))),
+    }
+}
+
+impl Texts {
+    fn of(message: &Request, method: &[u8]) -> Self {
+        let field = |name: &str| {
+            let value = message.headers.first(name).unwrap_or_default();
+            Bytes::copy_from_slice(value)
+        };
+        Self {
+            sender: Bytes::copy_from_slice(&message.sender),
+            method: Bytes::copy_from_slice(method),
             uri: field("URI"),
             version: field("VERSION"),
             remote_addr: field("REMOTE_ADDR"),
             referer: field("referer"),
             user_agent: field("user-agent"),
-            started: if texts { SystemTime::now() } else { UNIX_EPOCH },
-            duration: Duration::ZERO,
-            status: None,
-            bytes: 0,
-            end: End::GivenUp,
-        },
+            started: SystemTime::now(),
+        }
+    }
+
+    fn none() -> Self {
+        Self {
+            sender: Bytes::new(),
+            method: Bytes::new(),
+            uri: Bytes::new(),
+            version: Bytes::new(),
+            remote_addr: Bytes::new(),
+            referer: Bytes::new(),
+            user_agent: Bytes::new(),
+            started: UNIX_EPOCH,
+        }
     }
 }
 
@@ -507,12 +528,21 @@ impl Line {
 
 impl Open {
     fn over(self, end: End) -> Exchange {
+        let texts = self.texts.map_or_else(Texts::none, |texts| *texts);
         Exchange {
+            sender: texts.sender,
+            conn_id: self.conn_id,
+            method: texts.method,
+            uri: texts.uri,
+            version: texts.version,
+            remote_addr: texts.remote_addr,
+            referer: texts.referer,
+            user_agent: texts.user_agent,
+            started: texts.started,
             duration: self.since.elapsed(),
             status: self.scanner.status(),
             bytes: self.scanner.bytes(),
             end,
-            ..self.exchange
         }
     }
 }
