@@ -16,11 +16,26 @@ fn bytes() -> Vec<u8> {
     (0..=250_u8).cycle().take(LENGTH).collect()
 }
 
+/// Fails where bytes are not those that were sent, and says from where on.
+#[track_caller]
+fn same(seen: &[u8], sent: &[u8]) {
+    assert_eq!(seen.len(), sent.len());
+    let differs = seen.iter().zip(sent).position(|(one, other)| one != other);
+    if let Some(at) = differs {
+        let end = sent.len().min(at + 16);
+        panic!(
+            "from byte {at} on: {:?} in place of {:?}",
+            &seen[at..end],
+            &sent[at..end]
+        );
+    }
+}
+
 #[test]
 fn a_stored_body_is_sent_and_its_file_removed() {
     let folder = crate::support::scratch();
     let store = folder.path().join("up.XXXXXX").display().to_string();
-    let settings = format!(", 'limits.content_length': 1000, 'upload.temp_store': '{store}'");
+    let settings = format!(", 'limits.content_length': 5000, 'upload.temp_store': '{store}'");
     with_backend(&settings, &[], |server, backend, _| {
         let mut client = asks(server, &post());
         client.send(&bytes()).unwrap();
@@ -31,7 +46,7 @@ fn a_stored_body_is_sent_and_its_file_removed() {
             "{head}"
         );
         assert!(!head.contains("upload"), "{head}");
-        assert!(body(&mut connection, LENGTH) == bytes());
+        same(&body(&mut connection, LENGTH), &bytes());
         says(&mut connection, HELLO);
         assert_eq!(client.answer().body, b"hello");
         while fs::read_dir(folder.path()).unwrap().next().is_some() {
@@ -42,7 +57,7 @@ fn a_stored_body_is_sent_and_its_file_removed() {
 
 #[test]
 fn a_streamed_body_flows_as_the_backend_reads_it() {
-    let settings = ", 'limits.content_length': 1000, 'upload.stream': 1";
+    let settings = ", 'limits.content_length': 5000, 'upload.stream': 1";
     with_backend(settings, &[], |server, backend, _| {
         let mut client = asks(server, &post());
         let bytes = bytes();
@@ -54,9 +69,9 @@ fn a_streamed_body_flows_as_the_backend_reads_it() {
             head.contains(&format!("\ncontent-length: {LENGTH}\n")),
             "{head}"
         );
-        assert!(body(&mut connection, 50_000) == early[..50_000]);
+        same(&body(&mut connection, 50_000), &early[..50_000]);
         client.send(late).unwrap();
-        assert!(body(&mut connection, LENGTH - 50_000) == bytes[50_000..]);
+        same(&body(&mut connection, LENGTH - 50_000), &bytes[50_000..]);
         says(&mut connection, HELLO);
         assert_eq!(client.answer().body, b"hello");
     });
@@ -64,7 +79,7 @@ fn a_streamed_body_flows_as_the_backend_reads_it() {
 
 #[test]
 fn a_client_that_leaves_within_its_body_takes_the_request_along() {
-    let settings = ", 'limits.content_length': 1000, 'upload.stream': 1";
+    let settings = ", 'limits.content_length': 5000, 'upload.stream': 1";
     with_backend(settings, &["--timeout", "1"], |server, backend, _| {
         let mut client = asks(server, &post());
         client.send(&bytes()[..5000]).unwrap();
@@ -81,7 +96,7 @@ fn a_client_that_leaves_within_its_body_takes_the_request_along() {
 
 #[test]
 fn a_body_that_streams_when_the_handler_is_told_to_stop_is_passed_on_to_its_end() {
-    let settings = ", 'limits.content_length': 1000, 'upload.stream': 1";
+    let settings = ", 'limits.content_length': 5000, 'upload.stream': 1";
     with_backend(settings, &[], |server, backend, program| {
         let mut client = asks(server, &post());
         let bytes = bytes();

@@ -120,7 +120,7 @@ fn a_clients_end_is_told_to_the_worker_that_has_its_request() {
 fn an_upload_is_announced_and_told_to_one_worker() {
     let store = scratch();
     let settings = format!(
-        ", 'limits.content_length': 100, 'upload.temp_store': '{}/u.XXXXXX'",
+        ", 'limits.content_length': 5000, 'upload.temp_store': '{}/u.XXXXXX'",
         store.path().display()
     );
     servers::each(&settings, |server| {
@@ -168,7 +168,7 @@ fn an_upload_is_announced_and_told_to_one_worker() {
 #[test]
 fn parts_of_a_body_go_to_the_worker_that_grants_them() {
     servers::each(
-        ", 'limits.content_length': 100, 'upload.stream': 1",
+        ", 'limits.content_length': 5000, 'upload.stream': 1",
         |server| {
             let feed = feed(&server);
             let workers = [feed.worker(), feed.worker()];

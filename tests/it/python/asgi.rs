@@ -207,9 +207,9 @@ fn a_large_body_is_received_in_pieces_however_the_server_passes_it() {
         let store = crate::support::scratch();
         let settings = if stored {
             let store = store.path().display();
-            format!(", 'limits.content_length': 1000, 'upload.temp_store': '{store}/up.XXXXXX'")
+            format!(", 'limits.content_length': 5000, 'upload.temp_store': '{store}/up.XXXXXX'")
         } else {
-            ", 'limits.content_length': 1000, 'upload.stream': 1".to_owned()
+            ", 'limits.content_length': 5000, 'upload.stream': 1".to_owned()
         };
         let Some(server) = Server::start(kind, "tnetstring", &settings) else {
             continue;

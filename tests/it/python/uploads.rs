@@ -1,7 +1,9 @@
 //! `--early-uploads`: stored uploads that applications read while they arrive, on both servers.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -127,6 +129,98 @@ fn a_client_that_leaves_is_an_error_of_the_body_and_an_early_answer_ends_the_con
         client.rest();
         // Others are answered.
         assert_eq!(text(&ask(server.address, "GET /", "", b"")), "not read\n");
+    });
+}
+
+#[test]
+fn the_answer_to_head_has_no_body_however_much_was_read() {
+    each(&[], |server, _, _| {
+        let mut client = Client::connect(server.address);
+        let head = head("/quotes", 100_000);
+        let head = [b"HEAD", head.strip_prefix(b"POST").expect("a POST")].concat();
+        client.send(&head).unwrap();
+        client.send(&vec![b'a'; 100_000]).unwrap();
+        let answer = client.upto(b"\r\n\r\n");
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"));
+        if String::from_utf8_lossy(&answer).contains("\r\nConnection: close\r\n") {
+            // It was whole before the application had read everything.
+            assert_eq!(client.rest(), b"");
+            return;
+        }
+        client
+            .send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .unwrap();
+        // Nothing lies between the two.
+        assert_eq!(text(&client.answer()), "not read\n");
+    });
+}
+
+/// Has the system watch no files for a program, as where a user has as many watches as one may have. False, with a printed line, where
+/// nobody may make user namespaces.
+fn without_watches(command: &mut Command) -> bool {
+    const NONE: &str = "echo 0 > /proc/sys/user/max_inotify_instances && exec \"$@\"";
+    let unshare = |program: &OsStr| {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--user", "--map-root-user", "sh", "-c", NONE, "sh"])
+            .arg(program);
+        command
+    };
+    if !unshare("true".as_ref())
+        .status()
+        .is_ok_and(|it| it.success())
+    {
+        println!("skipped: no user namespace to be had");
+        return false;
+    }
+    let mut outer = unshare(command.get_program());
+    outer.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        outer.current_dir(folder);
+    }
+    *command = outer;
+    true
+}
+
+#[test]
+fn files_that_nothing_tells_of_are_looked_at_now_and_then() {
+    let Some(python) = python() else { return };
+    let folder = scratch();
+    let store = folder.path().join("up.XXXXXX");
+    let store = store.to_str().expect("a name in UTF-8");
+    let settings = format!(", 'limits.content_length': 10000, 'upload.temp_store': '{store}'");
+    servers::each(&settings, |server| {
+        for target in BOTH {
+            let options = [
+                "--early-uploads",
+                "--upload-store",
+                store,
+                "--log=lurcher=debug",
+            ];
+            let mut is_so = false;
+            let mut app = App::starting(python, &server, target, &options, |command| {
+                is_so = without_watches(command);
+            });
+            app.ready(1);
+            let mut client = Client::connect(server.address);
+            client.send(&head("/quotes", 100_000)).unwrap();
+            client.send(&vec![b'a'; 60_000]).unwrap();
+            client.upto(b"first 50000\n");
+            if is_so {
+                app.program.said("looking now and then", 1);
+            }
+            client.send(&vec![b'a'; 40_000]).unwrap();
+            client.upto(b"all 100000 ");
+            client.upto(b"0\r\n\r\n");
+            assert!(app.program.terminate().success(), "{}", app.program);
+            assert!(is_empty(folder.path()));
+        }
     });
 }
 

@@ -30,6 +30,9 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts one; `settings` are lines as they stand in a `.conf`. `None`, with a printed line, where Mongrel2 is not installed.
+    ///
+    /// Large bodies want a `limits.content_length` of 4096 at least: below that, its `limits.buffer_size`, Mongrel2 puts what lies about in
+    /// its memory in place of what it has read of them with their heads.
     pub(crate) fn start(kind: Kind, protocol: &'static str, settings: &str) -> Option<Self> {
         let directory = scratch();
         let here = directory.path().display().to_string();
