@@ -147,9 +147,8 @@ def _name_and_port(host: str | None) -> tuple[str, str]:
 
 
 def _pairs(headers: Headers) -> list[tuple[str, str]]:
-    if isinstance(headers, Mapping):
-        headers = headers.items()
-    return [(str(name), str(value)) for name, value in headers]
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    return [(str(name), str(value)) for name, value in pairs]
 
 
 def _environ(

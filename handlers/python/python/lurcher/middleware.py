@@ -30,6 +30,7 @@ class StartResponse(Protocol):
 
     def __call__(self, status: str, headers: Headers, exc_info: ExcInfo = None, /) -> Write:
         """Take note of the head of the response."""
+        ...
 
 
 Application = Callable[[Environ, Any], Iterable[bytes]]
