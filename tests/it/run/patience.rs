@@ -1,7 +1,9 @@
 //! Workers that requests come to in bunches wait for their turns when they are woken (`SCHED_BATCH`), and no others.
 
 use std::fs;
-use std::time::Instant;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use super::Run;
 use crate::support::{PATIENCE, free_port, scratch};
@@ -14,7 +16,7 @@ const SCHED_BATCH: &str = "3";
 const BUNCH: u32 = 500;
 
 /// Requests that are handed over one by one.
-const LONE: u32 = 2_000;
+const LONE: u32 = 1_000;
 
 /// A server made of plain libzmq sockets.
 struct Server {
@@ -68,19 +70,20 @@ fn policies(pid: u32) -> Vec<String> {
     policies.collect()
 }
 
+/// A server, a worker of it that answers by itself, and the worker's process.
+fn start(directory: &Path) -> (Server, Run, u32) {
+    let server = Server::bind();
+    let [send, recv] = &server.specs;
+    let options = ["--feed=direct"];
+    let mut run = Run::start_at(directory, [send, recv], "echo", &options, |_| {});
+    let pid = run.ready(1)[0].pid;
+    (server, run, pid)
+}
+
 #[test]
 fn a_worker_waits_for_its_turns_while_requests_come_in_bunches() {
     let directory = scratch();
-    let server = Server::bind();
-    let [send, recv] = &server.specs;
-    let mut run = Run::start_at(
-        directory.path(),
-        [send, recv],
-        "echo",
-        &["--feed=direct"],
-        |_| {},
-    );
-    let pid = run.ready(1)[0].pid;
+    let (server, mut run, pid) = start(directory.path());
     let all = |policy| policies(pid).iter().all(|seen| seen == policy);
     for _ in 0..LONE {
         server.ask(1);
@@ -102,23 +105,14 @@ fn a_worker_waits_for_its_turns_while_requests_come_in_bunches() {
 #[test]
 fn a_policy_that_somebody_has_chosen_stays() {
     let directory = scratch();
-    let server = Server::bind();
-    let [send, recv] = &server.specs;
-    let mut run = Run::start_at(
-        directory.path(),
-        [send, recv],
-        "echo",
-        &["--feed=direct"],
-        |_| {},
-    );
-    let pid = run.ready(1)[0].pid;
-    let chosen = std::process::Command::new("chrt")
+    let (server, mut run, pid) = start(directory.path());
+    let chosen = Command::new("chrt")
         .args(["--idle", "--all-tasks", "--pid", "0", &pid.to_string()])
         .status();
     assert!(chosen.expect("util-linux").success());
     let idle = policies(pid);
     // Two looks at the least see these bunches, and what follows them.
-    let end = Instant::now() + std::time::Duration::from_millis(800);
+    let end = Instant::now() + Duration::from_millis(800);
     while Instant::now() < end {
         server.ask(BUNCH);
         assert_eq!(policies(pid), idle);
