@@ -500,15 +500,28 @@ pub fn set_batch(batch: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether the main thread of this process has the usual policy (`SCHED_OTHER`), and not one that somebody has chosen.
+#[cfg(feature = "gateway")]
+pub fn is_scheduled_as_usual() -> bool {
+    let main = libc::pid_t::try_from(std::process::id());
+    main.is_ok_and(|main| {
+        policy(main).is_ok_and(|policy| policy == libc::c_long::from(libc::SCHED_OTHER))
+    })
+}
+
+#[cfg(feature = "gateway")]
+fn policy(thread: libc::pid_t) -> io::Result<libc::c_long> {
+    // By number, as below: musl's functions of these names only say that there are none.
+    // SAFETY: it takes a number, and fails where no thread has it.
+    match unsafe { libc::syscall(libc::SYS_sched_getscheduler, thread) } {
+        policy if policy < 0 => Err(io::Error::last_os_error()),
+        policy => Ok(policy),
+    }
+}
+
 #[cfg(feature = "gateway")]
 fn set_policy(thread: libc::pid_t, from: libc::c_int, to: libc::c_int) -> io::Result<()> {
-    // Both by number: musl's functions of these names only say that there are none.
-    // SAFETY: it takes a number, and fails where no thread has it.
-    let policy = unsafe { libc::syscall(libc::SYS_sched_getscheduler, thread) };
-    if policy < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if policy != libc::c_long::from(from) {
+    if policy(thread)? != libc::c_long::from(from) {
         return Ok(());
     }
     // Both policies have the one priority 0.

@@ -41,6 +41,11 @@ impl Patience {
         let Some(is_patient) = self.decide(requests, waits) else {
             return;
         };
+        // Between two times of patience all is as it was before the first: what is not is somebody's choice.
+        if is_patient && !sys::is_scheduled_as_usual() {
+            self.is_denied = true;
+            return;
+        }
         match sys::set_batch(is_patient) {
             Ok(()) => tracing::debug!(is_patient, "the worker's scheduling has changed"),
             Err(error) => {

@@ -1,6 +1,6 @@
 //! `lurcher run` as a supervisor: its workers come, go, are counted and replaced, and no request is lost by it. `rolling` is about that
-//! last point, `fed` about workers behind their supervisor's feed, `ends` about how workers and supervisors end, `patience` about when they wait, `rights` about who
-//! workers are.
+//! last point, `fed` about workers behind their supervisor's feed, `ends` about how workers and supervisors end, `patience` about when
+//! workers wait for the processor, `rights` about who they are.
 
 mod ends;
 mod fed;

@@ -18,6 +18,9 @@ const BUNCH: u32 = 500;
 /// Requests that are handed over one by one.
 const LONE: u32 = 1_000;
 
+/// So long two looks take at the least: there are four in a second.
+const LOOKS: Duration = Duration::from_millis(800);
+
 /// A server made of plain libzmq sockets.
 struct Server {
     push: zmq::Socket,
@@ -104,18 +107,22 @@ fn a_worker_waits_for_its_turns_while_requests_come_in_bunches() {
 
 #[test]
 fn a_policy_that_somebody_has_chosen_stays() {
-    let directory = scratch();
-    let (server, mut run, pid) = start(directory.path());
-    let chosen = Command::new("chrt")
-        .args(["--idle", "--all-tasks", "--pid", "0", &pid.to_string()])
-        .status();
-    assert!(chosen.expect("util-linux").success());
-    let idle = policies(pid);
-    // Two looks at the least see these bunches, and what follows them.
-    let end = Instant::now() + Duration::from_millis(800);
-    while Instant::now() < end {
-        server.ask(BUNCH);
-        assert_eq!(policies(pid), idle);
+    for policy in ["--idle", "--batch"] {
+        let directory = scratch();
+        let (server, mut run, pid) = start(directory.path());
+        let chosen = Command::new("chrt")
+            .args([policy, "--all-tasks", "--pid", "0", &pid.to_string()])
+            .status();
+        assert!(chosen.expect("util-linux").success());
+        let before = policies(pid);
+        // Two looks at the least see bunches, and as many none.
+        for count in [BUNCH, 1] {
+            let end = Instant::now() + LOOKS;
+            while Instant::now() < end {
+                server.ask(count);
+                assert_eq!(policies(pid), before, "{policy}");
+            }
+        }
+        assert!(run.program.terminate().success(), "{}", run.program);
     }
-    assert!(run.program.terminate().success(), "{}", run.program);
 }
